@@ -1,0 +1,110 @@
+"""The cut of the plain training loop: one autograd function between two modules.
+
+Forward it passes ``h`` on. Backward it receives the true gradient of ``h`` and hands the rule's credit
+to the module below instead; the rule's own prediction is a second input, and receives the gradient of
+the rule's loss. So one ordinary ``loss.backward()`` trains both, and optimizers, clipping, scalers,
+DDP and ``torch.compile`` see nothing unusual. Nothing here calls ``.backward()`` or writes ``.grad``:
+a variant that does breaks under ``torch.compile(fullgraph=True)`` and ``torch.autograd.grad``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .interface import Interface
+from .quality import Monitor
+from .rule import Info, Message, Rule
+from .units import Units
+
+__all__ = ["PlainCrossing", "pending_gradient"]
+
+
+def pending_gradient(
+    rule: Rule, h: Tensor, info: Info, message: Message, pending: tuple[Tensor, ...]
+) -> tuple[Tensor | None, ...]:
+    """Return the gradient of ``rule.observe`` with respect to what the rule left pending.
+
+    By the rule's own formula where it has one, else by a small graph over ``pending`` alone.
+    """
+    if not pending:
+        with torch.no_grad():
+            rule.observe(h, info, message)
+        return ()
+    grads = rule.observe_grad(h, info, message, pending)
+    if grads is not None:
+        return grads
+    with torch.enable_grad():
+        leaves = tuple(p.detach().requires_grad_() for p in pending)
+        loss = rule.observe(h, info, message, leaves)
+        if loss is None:
+            return (None,) * len(pending)
+        return torch.autograd.grad(loss, leaves, allow_unused=True)
+
+
+class _Cut(torch.autograd.Function):
+    """``cut(h, delta, loss, *pending)``: identity on ``h`` forward, the rule's credit backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        h: Tensor,
+        interface: Interface,
+        crossing: PlainCrossing,
+        info: Info,
+        delta: Tensor | None,
+        loss: Tensor | None,
+        *pending: Tensor,
+    ) -> Tensor:
+        ctx.interface, ctx.crossing, ctx.info = interface, crossing, info
+        ctx.has_delta, ctx.has_loss = delta is not None, loss is not None
+        ctx.save_for_backward(h, *([] if delta is None else [delta]), *pending)
+        return h.clone() if interface.copies else h.view_as(h)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        saved = ctx.saved_tensors
+        h = saved[0]
+        delta = saved[1] if ctx.has_delta else None
+        pending = saved[1 + ctx.has_delta :]
+        crossing: PlainCrossing = ctx.crossing
+        rule = ctx.interface.rule
+        scale = crossing.units.scale()
+        factor = scale / crossing.units.divisor(h)  # criterion's units = per-example units * factor
+        gradient = grad / factor
+        grads: tuple[Tensor | None, ...] = (None,) * len(pending)
+        if rule.listens:
+            grads = pending_gradient(rule, h, ctx.info, Message(gradient), pending)
+        if crossing.monitor is not None and not torch.compiler.is_compiling():
+            crossing.monitor.record(ctx.interface.name, delta, gradient)
+        return (
+            None if delta is None else (delta * factor).to(h.dtype),
+            None,
+            None,
+            None,
+            None,
+            torch.as_tensor(scale, device=h.device, dtype=h.dtype) if ctx.has_loss else None,
+            *(None if g is None else g * scale for g in grads),
+        )
+
+
+class PlainCrossing:
+    """Puts the cut of the plain training loop at every interface.
+
+    Args:
+        units: how the criterion reduced and scaled its losses.
+        monitor: measures the quality of every credit when the true gradient passes; or None.
+    """
+
+    def __init__(self, units: Units, monitor: Monitor | None = None) -> None:
+        self.units = units
+        self.monitor = monitor
+
+    def __call__(self, interface: Interface, h: Tensor) -> Tensor:
+        info = interface.frame.info
+        rule = interface.rule
+        rule.check(h, info)
+        credit = rule.credit(h, info)
+        return _Cut.apply(h, interface, self, info, credit.delta, credit.loss, *credit.pending)

@@ -1,0 +1,274 @@
+"""What lies between the cuts: finds the modules of a network by running it once and reading its graph.
+
+The example batch runs through a copy of the network in which every cut hands on a new leaf. The
+autograd graph then falls apart into pieces that touch only at these leaves. A piece is a *module* in
+the sense of the papers: it ends in one or more cuts (or in the output) and is fed by others. A piece
+that both ends in a cut and is fed by it is a skip connection across that cut.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from .errors import CutError
+from .rule import Site
+
+__all__ = ["OUTPUT", "Graph", "Module", "trace"]
+
+#: The name of the end of the last module, where the true gradient comes from.
+OUTPUT = "output"
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A piece of the network that learns as one.
+
+    Attributes:
+        ends: the interfaces at which it ends; ``("output",)`` for the last one.
+        inputs: the interfaces that feed it.
+        parameters: names of its parameters, as in the plain model.
+    """
+
+    ends: tuple[str, ...]
+    inputs: tuple[str, ...]
+    parameters: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the module: the interfaces at which it ends, joined by ``+``."""
+        return "+".join(self.ends)
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """The decoupled graph: modules, and the interfaces between them, in the order of the forward pass.
+
+    Attributes:
+        modules: in the order in which they finish; the one that ends in the output is last.
+        sites: what the example was like at each interface.
+        copies: interfaces above which a module changes its input in place.
+    """
+
+    modules: tuple[Module, ...]
+    sites: Mapping[str, Site]
+    copies: frozenset[str]
+
+    @property
+    def is_chain(self) -> bool:
+        """Is every module fed by exactly the one before it?"""
+        ends = [m.ends for m in self.modules]
+        return all(
+            m.inputs == (ends[k - 1] if k else ()) and len(m.ends) == 1 for k, m in enumerate(self.modules)
+        )
+
+    def consumers(self, interface: str) -> tuple[int, ...]:
+        """Return the positions in `modules` of those that this interface feeds."""
+        return tuple(k for k, m in enumerate(self.modules) if interface in m.inputs)
+
+
+@dataclass
+class _Piece:
+    """The graph behind one end: its nodes, the parameters and the cut leaves that it reaches."""
+
+    ends: list[str]
+    nodes: set[Any] = field(default_factory=set[Any])
+    parameters: set[str] = field(default_factory=set[str])
+    inputs: set[str] = field(default_factory=set[str])
+
+
+class _Probe:
+    """Forward hook that ends one piece of the graph at a cut and starts the next from a new leaf."""
+
+    def __init__(self, name: str, record: dict[str, _Probe]) -> None:
+        self.name, self.record = name, record
+        self.calls = 0
+        self.h: Tensor
+        self.leaf: Tensor
+        self.fed: Tensor
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor:
+        self.calls += 1
+        if self.calls > 1:
+            raise CutError(
+                f"cannot cut after '{self.name}': it runs more than once in a forward pass, so it has "
+                "more than one message; cut after a module around it that runs once"
+            )
+        if not isinstance(output, Tensor):
+            raise CutError(
+                f"cannot cut after '{self.name}': it returns a {type(output).__name__}, and a message "
+                "is one tensor; cut after a submodule that returns one tensor (wrap this one if need be)"
+            )
+        if not output.is_floating_point():
+            raise CutError(
+                f"cannot cut after '{self.name}': it returns {output.dtype}, and gradients need a "
+                "floating type; cut later, where the values are floating"
+            )
+        self.record[self.name] = self  # in the order of the forward pass
+        self.h = output
+        self.leaf = output.detach().requires_grad_()
+        # Not the leaf itself: a module above may change its input in place, which a leaf refuses.
+        self.fed = self.leaf.clone()
+        return self.fed
+
+
+def trace(model: nn.Module, names: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+    """Find the modules of ``model`` between the cuts after the submodules ``names``.
+
+    Args:
+        model: any network; it is neither changed nor kept.
+        names: dotted names of submodules.
+        args, kwargs: one batch for the forward pass.
+
+    Raises:
+        CutError: if a cut cannot be made; says which and why.
+    """
+    _check_names(model, names)
+    copied = copy.deepcopy(model)
+    for p in copied.parameters():
+        if p.is_floating_point():
+            p.requires_grad_()  # a frozen parameter still belongs to a module: it may thaw later
+    met: dict[str, _Probe] = {}
+    probes = {name: _Probe(name, met) for name in names}
+    handles = [copied.get_submodule(n).register_forward_hook(probe) for n, probe in probes.items()]
+    try:
+        with torch.enable_grad(), torch.random.fork_rng(_devices(copied)):
+            output = copied(*args, **kwargs)
+    except CutError:
+        raise
+    except Exception as error:
+        error.add_note("raised while synthgrad.decouple ran the example batch through the model")
+        raise
+    finally:
+        for handle in handles:
+            handle.remove()
+    never = [n for n in names if not probes[n].calls]
+    if never:
+        raise CutError(
+            f"cannot cut after '{never[0]}': it never runs in the forward pass of the example; "
+            "cut after a submodule that does, or give an example that reaches it"
+        )
+    roots: dict[str, list[Tensor]] = {name: [probe.h] for name, probe in met.items()}
+    roots[OUTPUT] = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor)]
+    parameters = {id(p): n for n, p in copied.named_parameters()}
+    modules = _modules(roots, {id(p.leaf): n for n, p in met.items()}, parameters)
+    _check_consumers(modules, met, roots[OUTPUT])
+    return Graph(
+        modules=modules,
+        sites={
+            n: Site(n, tuple(p.h.shape), p.h.dtype, p.h.device, model.get_submodule(n))
+            for n, p in met.items()
+        },
+        copies=frozenset(n for n, p in met.items() if p.fed._version),
+    )
+
+
+def _check_names(model: nn.Module, names: Sequence[str]) -> None:
+    known = {n for n, _ in model.named_modules() if n}
+    for name in names:
+        if name not in known:
+            some = ", ".join(sorted(known)[:12]) or "none"
+            raise CutError(
+                f"cannot cut after '{name}': the model has no submodule of that name; it has: {some}"
+                + (" …" if len(known) > 12 else "")
+            )
+    if len(set(names)) != len(names):
+        raise CutError(f"cuts {list(names)}: a name is given twice; give each once")
+    if not names:
+        raise CutError("no cut was given: name at least one submodule after which to cut, as in at=['0']")
+    slots = [n.replace(".", "_") for n in names]
+    if len(set(slots)) != len(slots):
+        raise CutError(
+            f"cuts {list(names)}: two names are the same when dots become underscores, which is how their "
+            "rules are stored; rename a submodule"
+        )
+
+
+def _devices(model: nn.Module) -> list[int]:
+    """Return the CUDA devices whose random state the trace must leave alone."""
+    return sorted({p.device.index for p in model.parameters() if p.is_cuda})
+
+
+def _modules(
+    roots: dict[str, list[Tensor]], leaves: dict[int, str], parameters: dict[int, str]
+) -> tuple[Module, ...]:
+    """Walk the graph behind every end, and join the ends that share a part of it."""
+    pieces: list[_Piece] = []
+    for end, tensors in roots.items():
+        piece = _walk(end, tensors, leaves, parameters)
+        # Two ends that share a node of the graph learn as one: neither can be updated without the other.
+        for other in [p for p in pieces if p.nodes & piece.nodes]:
+            pieces.remove(other)
+            piece = _Piece(
+                other.ends + piece.ends,
+                other.nodes | piece.nodes,
+                other.parameters | piece.parameters,
+                other.inputs | piece.inputs,
+            )
+        pieces.append(piece)
+    order = list(roots)
+    modules = tuple(
+        Module(
+            ends=tuple(p.ends),
+            inputs=tuple(n for n in order if n in p.inputs),
+            parameters=tuple(n for n in parameters.values() if n in p.parameters),
+        )
+        for p in sorted(pieces, key=lambda p: max(order.index(e) for e in p.ends))
+    )
+    _check_crossings(modules)
+    return modules
+
+
+def _walk(end: str, tensors: list[Tensor], leaves: dict[int, str], parameters: dict[int, str]) -> _Piece:
+    piece = _Piece([end])
+    stack: list[Any] = [t.grad_fn for t in tensors if t.grad_fn is not None]
+    while stack:
+        node = stack.pop()
+        if node is None or node in piece.nodes:
+            continue
+        variable = getattr(node, "variable", None)  # a node that accumulates into a leaf
+        if variable is not None:
+            if id(variable) in leaves:
+                piece.inputs.add(leaves[id(variable)])
+            elif id(variable) in parameters:
+                piece.parameters.add(parameters[id(variable)])
+            continue
+        piece.nodes.add(node)
+        stack.extend(parent for parent, _ in node.next_functions)
+    return piece
+
+
+def _check_crossings(modules: tuple[Module, ...]) -> None:
+    """Refuse a module that an interface leads both out of and back into."""
+    producer = {end: k for k, m in enumerate(modules) for end in m.ends}
+    for k, module in enumerate(modules):
+        for name in module.inputs:
+            # Modules are sorted by when they finish, so what feeds one must have finished before it.
+            if producer[name] >= k:
+                raise CutError(
+                    f"cannot cut after '{name}': a skip connection crosses the cut (the part of the network "
+                    f"that ends in {' and '.join(repr(e) for e in module.ends)} uses a tensor from below "
+                    f"'{name}' that does not pass through it); cut where the skip connection begins or "
+                    "where it has joined again"
+                )
+
+
+def _check_consumers(modules: tuple[Module, ...], met: Mapping[str, _Probe], outputs: list[Tensor]) -> None:
+    used = {name for m in modules for name in m.inputs}
+    for name, probe in met.items():
+        if any(t is probe.fed for t in outputs):
+            raise CutError(
+                f"cannot cut after '{name}': its output is the output of the network, where the true "
+                "gradient is at hand; cut before the last module"
+            )
+        if name not in used:
+            raise CutError(
+                f"cannot cut after '{name}': no gradient flows back to it from the output, so there is no "
+                "message to learn from; cut after a submodule that the output depends on"
+            )

@@ -1,0 +1,126 @@
+"""How good is the credit? Quality per interface, and the guard against numbers that are not finite."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .errors import DivergedError
+
+__all__ = ["Guard", "Monitor", "Quality", "quality"]
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Agreement between a credit and the message that came back for it.
+
+    Attributes:
+        cosine: cosine of the angle between the two, over the whole batch; 1 is perfect, 0 unrelated.
+        relative_error: norm of the difference over the norm of the true message; 0 is perfect,
+            1 is what a credit of zero gives.
+        sign_agreement: share of the non-zero elements of the message whose sign the credit has.
+    """
+
+    cosine: float
+    relative_error: float
+    sign_agreement: float
+
+
+def _measure(delta: Tensor, gradient: Tensor) -> Tensor:
+    """Return ``(3,)`` float32: cosine, relative error, sign agreement. Stays on the device."""
+    a, b = delta.detach().float().flatten(), gradient.detach().float().flatten()
+    tiny = torch.finfo(torch.float32).tiny
+    # Rescaled first: late in training gradients are small enough for their squares to underflow.
+    a_max, b_max = a.abs().amax().clamp_min(tiny), b.abs().amax().clamp_min(tiny)
+    cosine = (a / a_max) @ (b / b_max) / ((a / a_max).norm() * (b / b_max).norm()).clamp_min(tiny)
+    relative = ((a - b) / b_max).norm() / (b / b_max).norm().clamp_min(tiny)
+    moves = b != 0
+    signs = ((a.sign() == b.sign()) & moves).sum() / moves.sum().clamp_min(1)
+    return torch.stack((cosine, relative, signs))
+
+
+def quality(delta: Tensor, gradient: Tensor) -> Quality:
+    """Compare a credit with the message that came back, both of any one shape and unit.
+
+    >>> import torch
+    >>> quality(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0])).sign_agreement
+    0.5
+    """
+    return Quality(*(float(v) for v in _measure(delta, gradient).tolist()))
+
+
+@dataclass
+class Monitor:
+    """Measures, every so many messages, how well each interface's credit agrees with the message.
+
+    Args:
+        every: measure one message in this many at each interface; 1 measures all.
+
+    In the plain loop: ``net.monitor = Monitor(every=50)``. Engines take it as ``monitor=``.
+    """
+
+    every: int = 50
+    _seen: dict[str, int] = field(default_factory=dict[str, int], repr=False)
+    _kept: dict[str, list[Tensor]] = field(default_factory=dict[str, "list[Tensor]"], repr=False)
+
+    def due(self, name: str) -> bool:
+        """Count a message at this interface; return whether it is one to measure."""
+        seen = self._seen.get(name, 0)
+        self._seen[name] = seen + 1
+        return seen % self.every == 0
+
+    def record(self, name: str, delta: Tensor | None, gradient: Tensor) -> None:
+        """Count a message and measure it if it is due. Does not wait for the device."""
+        if self.due(name) and delta is not None and delta.numel():
+            self._kept.setdefault(name, []).append(_measure(delta, gradient))
+
+    def collect(self) -> dict[str, Quality]:
+        """Return the mean over what was measured since the last call, by interface, and start anew."""
+        kept, self._kept = self._kept, {}
+        return {
+            name: Quality(*(float(v) for v in torch.stack(rows).mean(0).tolist()))
+            for name, rows in kept.items()
+        }
+
+
+class Guard:
+    """Stops a run at the first message or loss that is not finite, naming interface and step.
+
+    On a CPU the check is made at once. On an accelerator it is queued, so that no step waits for the
+    device, and read every `every` steps: the error still names the step at which it happened.
+    """
+
+    def __init__(self, every: int = 50) -> None:
+        self.every = every
+        self._queue: list[tuple[str, int, Tensor]] = []
+
+    def check(self, where: str, step: int, value: Tensor) -> None:
+        """Note ``value``, detached. A sum is not finite where an element is not: one pass, no copy.
+
+        Raises:
+            DivergedError: if it, or one noted earlier, is not finite.
+        """
+        total = value.sum()
+        if value.is_cpu:
+            if not math.isfinite(total.item()):
+                raise DivergedError(where, step)
+            return
+        if self._queue and step - self._queue[0][1] >= self.every:
+            self.flush()
+        self._queue.append((where, step, total.isfinite()))
+
+    def flush(self) -> None:
+        """Read what is queued.
+
+        Raises:
+            DivergedError: if any of it was not finite.
+        """
+        queue, self._queue = self._queue, []
+        if not queue:
+            return
+        for (where, step, _), fine in zip(queue, torch.stack([f for *_, f in queue]).tolist(), strict=True):
+            if not fine:
+                raise DivergedError(where, step)

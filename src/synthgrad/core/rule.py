@@ -1,0 +1,155 @@
+"""The rule protocol: what credit does a module get now, and what is learned when the truth arrives.
+
+A rule sits at one interface. An engine may assume nothing but the two questions ``credit`` and
+``observe``; it calls ``backward`` on the losses that they return and steps the optimizers itself.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Credit", "Info", "Message", "Rule", "Site"]
+
+
+@dataclass(slots=True)
+class Info:
+    """What is known locally at an interface when a batch of ``B`` examples crosses it.
+
+    Attributes:
+        context: privileged information, the ``c`` of ``M(h, c)`` (DNI §2): class indices ``(B,)``
+            int64, or any tensor with ``B`` rows; None where there is none.
+        ids: ``(B,)`` int64, which examples of the data set these are (rules with a memory need it).
+        step: number of the batch, counted from 0; None in a loop that does not say.
+        inputs: the network's own input, ``(B, ...)``.
+        receiver: state of the module that the rule speaks for, the ``s_B`` of ``M_B(h_A, s_B, c)``.
+    """
+
+    context: Tensor | None = None
+    ids: Tensor | None = None
+    step: int | None = None
+    inputs: Tensor | None = None
+    receiver: Tensor | None = None
+
+
+@dataclass(slots=True)
+class Message:
+    """What comes back to an interface from above.
+
+    Attributes:
+        gradient: ``(B, ...)``, shape and dtype of ``h``: the gradient of the *per-example* loss,
+            whatever reduction the user's criterion has. Detached. A rule may receive something else
+            that tells how useful ``h`` was (a target, a reward); engines pass it through unread.
+        loss: ``(B,)``, the loss of each example, where the sender has it.
+    """
+
+    gradient: Tensor
+    loss: Tensor | None = None
+
+
+@dataclass(slots=True)
+class Credit:
+    """What the module below an interface learns from now.
+
+    Attributes:
+        delta: the message for ``h``: its shape and dtype, per-example units, detached. None says
+            that the module has nothing to learn from and is left as it is.
+        loss: what the rule itself learns from locally, a scalar, mean per example; or None.
+        pending: what ``observe`` can use again: the rule's own prediction, still attached to the
+            rule's parameters, as a tuple of tensors. Valid until these parameters change.
+    """
+
+    delta: Tensor | None
+    loss: Tensor | None = None
+    pending: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a rule is to work: learned from the example batch that ``decouple`` was given.
+
+    Attributes:
+        name: name of the interface, which is the name of the submodule after which the cut lies.
+        shape: shape of ``h`` in the example, batch dimension first.
+        dtype, device: those of ``h``.
+        module: the submodule after which the cut lies (for models structured like their layer).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    module: nn.Module = field(repr=False)
+
+
+class Rule(nn.Module):
+    """Base of all rules. Subclass it, build what depends on shapes in `build`, answer two questions.
+
+    ``credit`` may be called long before ``observe``, in another thread or process, and ``observe``
+    may never be called. A rule never runs ``backward`` and never steps an optimizer.
+    """
+
+    #: Does `observe` do anything? Where False, engines need not compute the message at all.
+    listens: bool = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = "?"
+
+    def bind(self, site: Site) -> Self:
+        """Return a fresh copy of this rule, built for one interface; `self` is not changed."""
+        rule = copy.deepcopy(self)
+        rule.name = site.name
+        rule.build(site)
+        return rule.to(site.device)
+
+    def build(self, site: Site) -> None:
+        """Make the parameters that depend on the shape of ``h``. Called once, by `bind`.
+
+        Raises:
+            CutError: if the rule cannot work at such an interface.
+        """
+
+    def check(self, h: Tensor, info: Info) -> None:
+        """Raise a clear error if this batch cannot be credited. Called by engines before a step's work."""
+
+    def credit(self, h: Tensor, info: Info) -> Credit:
+        """Answer: what does the module below learn from now?
+
+        Args:
+            h: ``(B, ...)``, the message forward. A rule detaches it, unless it is asked to let its
+                own error flow into ``h``.
+            info: what is known locally.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must answer credit(h, info)")
+
+    def observe(
+        self, h: Tensor, info: Info, message: Message, pending: tuple[Tensor, ...] = ()
+    ) -> Tensor | None:
+        """Answer: what is learned, now that the real (or bootstrapped) message has arrived?
+
+        Args:
+            h: ``(B, ...)``, the activation that the message belongs to, detached.
+            info: what was known when ``h`` crossed.
+            message: what came back.
+            pending: what `credit` left, or ``()`` where it is no longer valid: compute it again.
+
+        Returns:
+            The loss to learn from, a scalar, mean per example, attached to the rule's parameters;
+            None if there is nothing to learn by gradient.
+        """
+        return None
+
+    def observe_grad(
+        self, h: Tensor, info: Info, message: Message, pending: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...] | None:
+        """Return the gradient of the loss of `observe` with respect to ``pending``, if it is simple.
+
+        An option that saves the forward of that loss, and what the plain training loop needs under
+        ``torch.compile``, where no graph can be built inside a backward pass. None: not offered.
+        """
+        return None

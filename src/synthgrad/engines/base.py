@@ -1,0 +1,80 @@
+"""What every engine shares: the record of a step, and how optimizers are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ..core import ConfigError
+
+__all__ = ["Criterion", "OptimizerFactory", "StepRecord", "make_optimizer", "zero_grad"]
+
+#: Takes the network's output and the target, returns a scalar loss.
+Criterion = Callable[[Any, Any], Tensor]
+
+#: Takes parameters (a list of tensors, or of parameter groups) and returns an optimizer for them.
+OptimizerFactory = Callable[[Any], Optimizer]
+
+
+@dataclass(slots=True)
+class StepRecord:
+    """What one step did.
+
+    Attributes:
+        step: number of the step, from 0.
+        loss: the criterion's value, detached, on the device; None if no batch has reached the output
+            yet (with forward lags).
+        updated: names of the modules whose optimizer stepped.
+    """
+
+    step: int
+    loss: Tensor | None = None
+    updated: list[str] = field(default_factory=list[str])
+
+
+def make_optimizer(
+    factory: OptimizerFactory,
+    parameters: Iterable[Tensor],
+    rule_parameters: Iterable[Tensor] = (),
+    rule_options: Mapping[str, Any] | None = None,
+) -> Optimizer | None:
+    """Make one optimizer for a module's parameters and those of the rules that speak for it.
+
+    Args:
+        factory: the user's factory.
+        parameters: of the module; frozen ones are left out.
+        rule_parameters: of the rules at the interfaces that feed the module.
+        rule_options: options of the rules' parameter group, such as ``{"lr": 1e-3}``.
+
+    Returns:
+        The optimizer; None if there is nothing to train.
+
+    Raises:
+        ConfigError: if the factory does not return an optimizer.
+    """
+    own = [p for p in parameters if p.requires_grad]
+    rules = [p for p in rule_parameters if p.requires_grad]
+    if not own and not rules:
+        return None
+    if rules and rule_options:
+        groups: Any = [{"params": g, **o} for g, o in ((own, {}), (rules, rule_options)) if g]
+    else:
+        groups = own + rules
+    optimizer = factory(groups)
+    if not isinstance(optimizer, Optimizer):
+        raise ConfigError(
+            f"the optimizer factory returned a {type(optimizer).__name__}, expected a torch.optim.Optimizer, "
+            "as in lambda params: torch.optim.Adam(params, 3e-4)"
+        )
+    return optimizer
+
+
+def zero_grad(optimizer: Optimizer) -> None:
+    """Drop all gradients. Spelled out: the optimizer's own method costs 6 µs in profiling hooks."""
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            p.grad = None

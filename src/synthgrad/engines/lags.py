@@ -1,0 +1,140 @@
+"""Lags per interface: how many steps late messages cross it, forward and backward."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from torch import Tensor
+
+from ..core import ConfigError, Credit, Graph, Info, Message
+
+__all__ = ["Batch", "Crossed", "Lag", "Mailbox", "check_lags"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """Lags of one interface, in steps.
+
+    Attributes:
+        forward: the module above is fed with what the module below produced this many steps ago.
+        observe: a message is observed this many steps after the module above has sent it.
+    """
+
+    forward: int = 0
+    observe: int = 0
+
+
+@dataclass(slots=True)
+class Batch:
+    """A batch on its way through the network: what it is, and the step at which it entered."""
+
+    info: Info
+    target: Any
+    entered: int
+
+
+@dataclass(slots=True)
+class Crossed:
+    """A batch that has crossed an interface: what is kept until its message has been observed.
+
+    Attributes:
+        batch: which batch.
+        h: the message forward, ``(B, ...)``, detached.
+        leaf: the leaf that the module above was fed with; its gradient becomes the message back.
+        credit: what the rule gave, if it was asked; ``pending`` is emptied where it will be outdated.
+        message: what came back, once it has.
+        due: the step at which to observe it.
+    """
+
+    batch: Batch
+    h: Tensor
+    leaf: Tensor | None = None
+    credit: Credit | None = None
+    message: Message | None = None
+    due: int = 0
+
+
+@dataclass
+class Mailbox:
+    """What waits at one interface: activations going up and messages coming down, oldest first."""
+
+    lag: Lag
+    up: deque[Crossed] = field(default_factory=deque["Crossed"])
+    down: deque[Crossed] = field(default_factory=deque["Crossed"])
+
+    def pass_up(self, crossed: Crossed) -> Crossed | None:
+        """Put in what crosses now; take out what is due above, or None while the lag fills."""
+        self.up.append(crossed)
+        return self.up.popleft() if len(self.up) > self.lag.forward else None
+
+    def pass_down(self, crossed: Crossed, step: int) -> None:
+        """Put in a message that was sent at ``step``."""
+        crossed.due = step + self.lag.observe
+        self.down.append(crossed)
+
+    def take_due(self, step: int) -> list[Crossed]:
+        """Take out the messages that are due at ``step``."""
+        due: list[Crossed] = []
+        while self.down and self.down[0].due <= step:
+            due.append(self.down.popleft())
+        return due
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is under way, as plain containers of tensors."""
+        return {"up": [_pack(c) for c in self.up], "down": [_pack(c) for c in self.down]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self.up = deque(_unpack(c) for c in state["up"])
+        self.down = deque(_unpack(c) for c in state["down"])
+
+
+def _pack(crossed: Crossed) -> dict[str, Any]:
+    # A pending prediction or a leaf is never saved: a lag has dropped the one, a step's end the other.
+    info, credit, message = crossed.batch.info, crossed.credit, crossed.message
+    return {
+        "info": {f.name: getattr(info, f.name) for f in fields(info)},
+        "target": crossed.batch.target,
+        "entered": crossed.batch.entered,
+        "h": crossed.h,
+        "delta": None if credit is None else credit.delta,
+        "credited": credit is not None,
+        "gradient": None if message is None else message.gradient,
+        "loss": None if message is None else message.loss,
+        "due": crossed.due,
+    }
+
+
+def _unpack(saved: Mapping[str, Any]) -> Crossed:
+    gradient = saved["gradient"]
+    return Crossed(
+        batch=Batch(Info(**saved["info"]), saved["target"], saved["entered"]),
+        h=saved["h"],
+        credit=Credit(saved["delta"]) if saved["credited"] else None,
+        message=None if gradient is None else Message(gradient, saved["loss"]),
+        due=saved["due"],
+    )
+
+
+def check_lags(graph: Graph, lags: Mapping[str, Lag]) -> dict[str, Lag]:
+    """Return a lag for every interface.
+
+    Raises:
+        ConfigError: if an interface is unknown, a lag negative, or a forward lag given where the network
+            is not a chain (a batch would meet another one where branches join).
+    """
+    known = list(graph.sites)
+    for name, lag in lags.items():
+        if name not in graph.sites:
+            raise ConfigError(f"lags name the interface '{name}', expected one of {known}")
+        if lag.forward < 0 or lag.observe < 0:
+            raise ConfigError(f"lag of interface '{name}' is {lag}, expected numbers of steps from 0")
+        if lag.forward and not graph.is_chain:
+            raise ConfigError(
+                f"interface '{name}' has a forward lag, but the modules of this network are no chain: where "
+                "branches join, two batches would meet; use observe lags only"
+            )
+    return {name: lags.get(name, Lag()) for name in known}

@@ -1,0 +1,137 @@
+"""Complete configurations of training runs, as frozen dataclasses; nothing is read from elsewhere."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from ..core import ConfigError
+
+__all__ = ["Cell", "RuleSettings", "RunConfig", "Schedule"]
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How a run trains; the same for every method of a comparison.
+
+    Attributes:
+        steps: number of batches.
+        batch_size: examples in a batch.
+        lr: learning rate of Adam at the start.
+        milestones: shares of ``steps`` at which the learning rate is divided by ten.
+        eval_every: steps between evaluations.
+    """
+
+    steps: int
+    batch_size: int = 256
+    lr: float = 3e-4
+    milestones: tuple[float, ...] = (0.6, 0.8)
+    eval_every: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "eval_every"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ConfigError(f"{name.replace('_', ' ')} {value}: expected at least 1")
+        if not math.isfinite(self.lr) or self.lr <= 0:
+            raise ConfigError(f"learning rate {self.lr}: expected a finite number over 0, such as 3e-4")
+
+    def lr_factor(self, step: int) -> float:
+        """Return the factor on the learning rate at a step."""
+        return 0.1 ** sum(step >= share * self.steps for share in self.milestones)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What is trained on what: a cell of an experiment's table.
+
+    Attributes:
+        data: name of the data set.
+        arch: ``fcn``, or ``package.module:factory`` for a user's model.
+        layers: weight layers, the output layer included; None for a user's model.
+        width: units of a hidden layer; None for a user's model.
+        at: names of the submodules after which to cut; empty for the network's own.
+        update_prob: probability of an update of each module in a step, in unlocked training.
+        engine: ``in-process`` or ``plain``.
+    """
+
+    data: str
+    arch: str = "fcn"
+    layers: int | None = 4
+    width: int | None = 256
+    at: tuple[str, ...] = ()
+    update_prob: float = 1.0
+    engine: str = "in-process"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.update_prob <= 1:
+            raise ConfigError(f"update probability {self.update_prob}: expected a number over 0 and up to 1")
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSettings:
+    """Settings of a method's rule.
+
+    Attributes:
+        hidden: widths of the hidden layers of ``M``.
+        norm: BatchNorm in these.
+        like_layer: ``M`` structured like its layer, in place of ``hidden``.
+        lr_factor: learning rate of the rules' parameters over that of the network.
+        per_example: messages in per-example units; False for gradients as the criterion reduced them,
+            the common mistake, kept for the record of what it costs.
+    """
+
+    hidden: tuple[int, ...] = ()
+    norm: bool = True
+    like_layer: bool = False
+    lr_factor: float = 1.0
+    per_example: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """One training run, complete.
+
+    Attributes:
+        experiment, tier, method, seed: its place in the results.
+        cell, schedule, rule: what, how, and with which rule.
+        hold_out: number of training examples to measure on in place of the test set, for selections.
+        monitor_every: steps between measurements of the interfaces' quality; 0 for none.
+        target_error_pct: error whose first crossing is timed.
+        device: ``cpu`` or ``cuda``.
+        data_dir: directory of data files, or None.
+    """
+
+    experiment: str
+    tier: str
+    method: str
+    seed: int
+    cell: Cell
+    schedule: Schedule
+    rule: RuleSettings = field(default_factory=RuleSettings)
+    hold_out: int = 0
+    monitor_every: int = 100
+    target_error_pct: float = 5.0
+    device: str = "cpu"
+    data_dir: str | None = None
+
+    @property
+    def label(self) -> str:
+        """A short name for progress bars."""
+        return f"{self.method}, seed {self.seed}"
+
+    def with_method(self, method: str, seed: int) -> RunConfig:
+        """Return the same run with another method and seed."""
+        return replace(self, method=method, seed=seed)
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the settings that stand under ``config`` in a record: all that the results depend on."""
+        return {
+            **{k: v for k, v in asdict(self.schedule).items() if k not in ("steps", "batch_size")},
+            "rule": asdict(self.rule),
+            "optimizer": "Adam",
+            "hold_out": self.hold_out,
+            "monitor_every": self.monitor_every,
+            "target_error_pct": self.target_error_pct,
+        }

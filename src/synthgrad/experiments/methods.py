@@ -1,0 +1,65 @@
+"""The methods by name: which rule and which schedule each stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from ..core import ConfigError, Rule
+from ..rules import NoBackprop, SyntheticGradient
+from ..rules.models import like_layer
+from .config import RuleSettings
+
+__all__ = ["METHODS", "Method", "method_named"]
+
+MakeRule = Callable[[RuleSettings, int], Rule]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A way to train.
+
+    Attributes:
+        name: as given on the command line.
+        about: one line.
+        rule: makes the rule of every cut from settings and number of classes; None for backpropagation.
+        defaults: settings of the rule, by data set; the entry ``""`` serves for all others. Chosen on
+            held-out training examples (``synthgrad run dni_search``), never on test data.
+    """
+
+    name: str
+    about: str
+    rule: MakeRule | None = None
+    defaults: Mapping[str, RuleSettings] = field(default_factory=lambda: {"": RuleSettings()})
+
+    def settings(self, data: str) -> RuleSettings:
+        """Return the rule's settings for a data set."""
+        return self.defaults.get(data, self.defaults[""])
+
+
+def _synthetic(settings: RuleSettings, context: int | None) -> Rule:
+    if settings.like_layer:
+        return SyntheticGradient(context=context, model=like_layer())
+    return SyntheticGradient(settings.hidden, context, norm=settings.norm)
+
+
+METHODS: dict[str, Method] = {
+    m.name: m
+    for m in (
+        Method("backprop", "backpropagation, everything locked: the reference"),
+        Method("no_bprop", "only the last module learns", lambda s, classes: NoBackprop()),
+        Method("dni", "synthetic gradients from the activation alone", lambda s, classes: _synthetic(s, None)),
+        Method("cdni", "synthetic gradients from activation and label", lambda s, classes: _synthetic(s, classes)),
+    )
+}
+
+
+def method_named(name: str) -> Method:
+    """Return a method.
+
+    Raises:
+        ConfigError: if there is none of that name.
+    """
+    if name not in METHODS:
+        raise ConfigError(f"method '{name}' is unknown; accepted: {', '.join(METHODS)}")
+    return METHODS[name]

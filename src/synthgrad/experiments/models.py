@@ -1,0 +1,57 @@
+"""The network of a cell: a reference network by name, or the user's own from its factory."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+from torch import nn
+
+from ..core import ConfigError
+from ..tasks import Images, fully_connected
+from .config import Cell
+
+__all__ = ["build_model", "user_model"]
+
+
+def build_model(cell: Cell, data: Images) -> nn.Module:
+    """Return the network of a cell for a data set, with fresh weights.
+
+    Raises:
+        ConfigError: if the cell's network cannot be built; says why.
+    """
+    if ":" in cell.arch:
+        return user_model(cell.arch)
+    assert cell.layers is not None
+    assert cell.width is not None
+    return fully_connected(data.train.x.shape[1:], data.classes, cell.layers, cell.width)
+
+
+def user_model(path: str) -> nn.Module:
+    """Call a factory ``package.module:factory`` without arguments and return the network it makes.
+
+    Raises:
+        ConfigError: if it does not exist, raises, or makes something else; names it and its error.
+    """
+    module_name, _, name = path.partition(":")
+    if not module_name or not name:
+        raise ConfigError(f"--model {path}: expected package.module:factory")
+    here = str(Path.cwd())
+    added = here not in sys.path
+    if added:
+        sys.path.insert(0, here)  # a module beside the user, as `python -m` would find it
+    try:
+        factory = getattr(importlib.import_module(module_name), name)
+        model = factory()
+    except Exception as error:
+        raise ConfigError(
+            f"--model {path}: {type(error).__name__}: {error}; expected an importable factory that takes no "
+            "arguments and returns a torch.nn.Module"
+        ) from error
+    finally:
+        if added:
+            sys.path.remove(here)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"--model {path}: returned a {type(model).__name__}, expected a torch.nn.Module")
+    return model

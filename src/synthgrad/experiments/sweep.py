@@ -1,0 +1,106 @@
+"""Runs many configurations, one after the other or side by side, and writes each record as it comes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from .config import RunConfig
+from .machine import prepare
+from .records import Record, append, finished, identity, open_folder, read
+from .train import blank, run
+
+__all__ = ["Listener", "Sweep"]
+
+
+class Listener:
+    """Is told how a sweep goes; the command line shows it, a test may ignore it."""
+
+    def started(self, config: RunConfig) -> None:
+        """A run begins (only where runs come one after the other)."""
+
+    def stepped(self, config: RunConfig, step: int) -> None:
+        """A run has done this many steps."""
+
+    def ended(self, config: RunConfig, record: Record) -> None:
+        """A run has ended and its record is written."""
+
+    def skipped(self, config: RunConfig) -> None:
+        """A run was done before, and is not repeated."""
+
+
+@dataclass
+class Sweep:
+    """A list of runs and where their records go.
+
+    Attributes:
+        configs: the runs.
+        out: the results folder.
+        resume: skip the runs that the folder's records show as done.
+        jobs: runs side by side, each in a process of its own.
+        threads: threads of each.
+    """
+
+    configs: Sequence[RunConfig]
+    out: Path
+    resume: bool = False
+    jobs: int = 1
+    threads: int | None = None
+
+    def records(self, listener: Listener) -> Iterator[Record]:
+        """Do what is left to do; yield every record, those of skipped runs first.
+
+        Raises:
+            ConfigError: if nothing can be written to the folder.
+        """
+        path = open_folder(self.out)
+        known = {identity(r): r for r in read(path)[0]} if self.resume else {}
+        done = finished(known.values())
+        todo: list[RunConfig] = []
+        for config in self.configs:
+            key = identity(blank(config, self.jobs))
+            if key in done:
+                listener.skipped(config)
+                yield known[key]
+            else:
+                todo.append(config)
+        runs = self._side_by_side if self.jobs > 1 else self._in_turn
+        for config, record in runs(todo, listener):
+            append(path, record)
+            listener.ended(config, record)
+            yield record
+
+    def _in_turn(self, todo: Sequence[RunConfig], listener: Listener) -> Iterator[tuple[RunConfig, Record]]:
+        prepare(self.threads)
+        for config in todo:
+            listener.started(config)
+            yield config, run(config, _steps_of(listener, config))
+
+    def _side_by_side(
+        self, todo: Sequence[RunConfig], listener: Listener
+    ) -> Iterator[tuple[RunConfig, Record]]:
+        # Spawned, not forked: a fork of a process with live threads may hang.
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(
+            self.jobs, mp_context=context, initializer=_prepare_worker, initargs=(self.threads,)
+        )
+        try:
+            futures = {pool.submit(run, config, None, self.jobs): config for config in todo}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            # Ctrl-C reaches the workers as well: they stop, and nothing is left to wait for.
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _steps_of(listener: Listener, config: RunConfig) -> Callable[[int], None]:
+    return lambda step: listener.stepped(config, step)
+
+
+def _prepare_worker(threads: int | None) -> None:
+    warnings.simplefilter("ignore")  # the first process has shown them
+    prepare(threads)

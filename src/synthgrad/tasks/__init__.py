@@ -1,0 +1,7 @@
+"""What is trained on what: data sets, reference networks. Add a data set in ``datasets.py``."""
+
+from .datasets import DATASETS, Dataset, load
+from .images import Images, Split, draw_batches
+from .networks import cut_names, fully_connected
+
+__all__ = ["DATASETS", "Dataset", "Images", "Split", "cut_names", "draw_batches", "fully_connected", "load"]

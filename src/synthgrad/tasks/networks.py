@@ -1,0 +1,51 @@
+"""Reference networks of the papers: fully connected and convolutional stacks, and where to cut them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from torch import nn
+
+from ..core import ConfigError
+
+__all__ = ["cut_names", "fully_connected"]
+
+
+def fully_connected(in_shape: Sequence[int], classes: int, layers: int, width: int) -> nn.Sequential:
+    """Return a fully connected network of Linear–BatchNorm–ReLU layers and a linear output (DNI §3.1).
+
+    Args:
+        in_shape: shape of one input, flattened by the first module.
+        classes: number of outputs.
+        layers: weight layers, the output layer included; at least 2.
+        width: units of a hidden layer.
+
+    Returns:
+        A Sequential whose hidden layers are named ``layer1`` …, its output layer ``output``.
+
+    Raises:
+        ConfigError: if there is no hidden layer to cut after, or a size is not positive.
+    """
+    if layers < 2:
+        raise ConfigError(
+            f"layers={layers}: expected at least 2 (the output layer counts), or there is nowhere to cut"
+        )
+    if width < 1:
+        raise ConfigError(f"width={width}: expected at least 1 unit")
+    size = 1
+    for n in in_shape:
+        size *= n
+    blocks: list[tuple[str, nn.Module]] = []
+    for k in range(1, layers):
+        parts: list[nn.Module] = [nn.Flatten()] if k == 1 else []
+        parts += [nn.Linear(size, width), nn.BatchNorm1d(width), nn.ReLU()]
+        blocks.append((f"layer{k}", nn.Sequential(*parts)))
+        size = width
+    blocks.append(("output", nn.Linear(size, classes)))
+    return nn.Sequential(OrderedDict(blocks))
+
+
+def cut_names(network: nn.Sequential) -> list[str]:
+    """Return the names of all layers but the last: a cut after every hidden layer."""
+    return [name for name, _ in network.named_children()][:-1]
