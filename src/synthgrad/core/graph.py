@@ -75,7 +75,7 @@ class Graph:
 
 @dataclass
 class _Piece:
-    """The graph behind one end: its nodes, the parameters and the cut leaves that it reaches."""
+    """The graph behind one end: its nodes, the parameters and the cuts that it reaches."""
 
     ends: list[str]
     nodes: set[Any] = field(default_factory=set[Any])
@@ -90,8 +90,8 @@ class _Probe:
         self.name, self.record = name, record
         self.calls = 0
         self.h: Tensor
-        self.leaf: Tensor
         self.fed: Tensor
+        self.start: Any
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor:
         self.calls += 1
@@ -112,9 +112,9 @@ class _Probe:
             )
         self.record[self.name] = self  # in the order of the forward pass
         self.h = output
-        self.leaf = output.detach().requires_grad_()
         # Not the leaf itself: a module above may change its input in place, which a leaf refuses.
-        self.fed = self.leaf.clone()
+        self.fed = output.detach().requires_grad_().clone()
+        self.start = self.fed.grad_fn  # the node at which the pieces above begin
         return self.fed
 
 
@@ -157,12 +157,14 @@ def trace(model: nn.Module, names: Sequence[str], args: tuple[Any, ...], kwargs:
     roots: dict[str, list[Tensor]] = {name: [probe.h] for name, probe in met.items()}
     roots[OUTPUT] = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor)]
     parameters = {id(p): n for n, p in copied.named_parameters()}
-    modules = _modules(roots, {id(p.leaf): n for n, p in met.items()}, parameters)
+    modules = _modules(roots, {p.start: n for n, p in met.items()}, parameters)
     _check_consumers(modules, met, roots[OUTPUT])
+    # Under autocast h may be of another type than the parameters, which is what a rule goes by.
+    dtypes = [p.dtype for p in copied.parameters() if p.is_floating_point()]
     return Graph(
         modules=modules,
         sites={
-            n: Site(n, tuple(p.h.shape), p.h.dtype, p.h.device, model.get_submodule(n))
+            n: Site(n, tuple(p.h.shape), (dtypes or [p.h.dtype])[0], p.h.device, model.get_submodule(n))
             for n, p in met.items()
         },
         copies=frozenset(n for n, p in met.items() if p.fed._version),
@@ -196,12 +198,12 @@ def _devices(model: nn.Module) -> list[int]:
 
 
 def _modules(
-    roots: dict[str, list[Tensor]], leaves: dict[int, str], parameters: dict[int, str]
+    roots: dict[str, list[Tensor]], starts: dict[Any, str], parameters: dict[int, str]
 ) -> tuple[Module, ...]:
     """Walk the graph behind every end, and join the ends that share a part of it."""
     pieces: list[_Piece] = []
     for end, tensors in roots.items():
-        piece = _walk(end, tensors, leaves, parameters)
+        piece = _walk(end, tensors, starts, parameters)
         # Two ends that share a node of the graph learn as one: neither can be updated without the other.
         for other in [p for p in pieces if p.nodes & piece.nodes]:
             pieces.remove(other)
@@ -225,18 +227,19 @@ def _modules(
     return modules
 
 
-def _walk(end: str, tensors: list[Tensor], leaves: dict[int, str], parameters: dict[int, str]) -> _Piece:
+def _walk(end: str, tensors: list[Tensor], starts: dict[Any, str], parameters: dict[int, str]) -> _Piece:
     piece = _Piece([end])
     stack: list[Any] = [t.grad_fn for t in tensors if t.grad_fn is not None]
     while stack:
         node = stack.pop()
         if node is None or node in piece.nodes:
             continue
+        if node in starts:
+            piece.inputs.add(starts[node])
+            continue
         variable = getattr(node, "variable", None)  # a node that accumulates into a leaf
         if variable is not None:
-            if id(variable) in leaves:
-                piece.inputs.add(leaves[id(variable)])
-            elif id(variable) in parameters:
+            if id(variable) in parameters:
                 piece.parameters.add(parameters[id(variable)])
             continue
         piece.nodes.add(node)

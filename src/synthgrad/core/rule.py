@@ -75,7 +75,8 @@ class Site:
     Attributes:
         name: name of the interface, which is the name of the submodule after which the cut lies.
         shape: shape of ``h`` in the example, batch dimension first.
-        dtype, device: those of ``h``.
+        dtype: of the model's parameters (of ``h``, if it has none): what a rule's own should have.
+        device: of ``h``.
         module: the submodule after which the cut lies (for models structured like their layer).
     """
 
@@ -105,7 +106,7 @@ class Rule(nn.Module):
         rule = copy.deepcopy(self)
         rule.name = site.name
         rule.build(site)
-        return rule.to(site.device)
+        return rule.to(site.device, site.dtype)
 
     def build(self, site: Site) -> None:
         """Make the parameters that depend on the shape of ``h``. Called once, by `bind`.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from .config import Cell, RuleSettings, RunConfig, Schedule
 
-__all__ = ["VARIANTS", "configs"]
+__all__ = ["TIERS", "VARIANTS", "configs"]
 
 #: One thing varied at a time, around the linear ``M`` of equal learning rate; then what looked best.
 VARIANTS: tuple[RuleSettings, ...] = (
@@ -26,12 +26,18 @@ VARIANTS: tuple[RuleSettings, ...] = (
     RuleSettings(hidden=(1024, 1024)),
     RuleSettings(hidden=(1024, 1024), lr_factor=3.0),
     RuleSettings(like_layer=True),
+    RuleSettings(hidden=(256,), lr_factor=10.0),
+    RuleSettings(hidden=(1024,), lr_factor=30.0),
+    RuleSettings(hidden=(2048,), lr_factor=10.0),
+    RuleSettings(hidden=(1024,), norm=False, lr_factor=10.0),
+    RuleSettings(hidden=(1024, 1024), lr_factor=10.0),
 )
 
 _SCHEDULES = {
     "smoke": ("mnist-10k", Schedule(steps=60, eval_every=30), 2000),
     "quick": ("mnist", Schedule(steps=6000, eval_every=1000), 5000),
 }
+TIERS = tuple(_SCHEDULES)
 
 
 def configs(tier: str, seeds: Sequence[int], device: str, data_dir: str | None) -> list[RunConfig]:

@@ -6,13 +6,13 @@ import importlib
 import sys
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
-from ..core import ConfigError
-from ..tasks import Images, fully_connected
+from ..core import ConfigError, propose_cuts
+from ..tasks import Images, cut_names, fully_connected
 from .config import Cell
 
-__all__ = ["build_model", "user_model"]
+__all__ = ["build_model", "cuts_of", "user_model"]
 
 
 def build_model(cell: Cell, data: Images) -> nn.Module:
@@ -26,6 +26,20 @@ def build_model(cell: Cell, data: Images) -> nn.Module:
     assert cell.layers is not None
     assert cell.width is not None
     return fully_connected(data.train.x.shape[1:], data.classes, cell.layers, cell.width)
+
+
+def cuts_of(cell: Cell, model: nn.Module, example: Tensor) -> list[str]:
+    """Return the cuts of a cell: those named, else the reference network's own, else proposed ones.
+
+    Raises:
+        CutError: if none can be proposed.
+    """
+    if cell.at:
+        return list(cell.at)
+    if ":" in cell.arch:
+        return propose_cuts(model, example)
+    assert isinstance(model, nn.Sequential)
+    return cut_names(model)
 
 
 def user_model(path: str) -> nn.Module:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .config import RunConfig
 from .machine import prepare
-from .records import Record, append, finished, identity, open_folder, read
+from ..records import Record, append, finished, identity, open_folder, read
 from .train import blank, run
 
 __all__ = ["Listener", "Sweep"]

@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core import DivergedError, Monitor, SynthgradError, decouple
+from ..core import ConfigError, DivergedError, Monitor, SynthgradError, decouple
 from ..engines import InProcess, Locked, StepRecord
-from ..tasks import Images, Split, cut_names, draw_batches, load
+from ..tasks import Images, Split, draw_batches, load
 from .config import RunConfig
 from .machine import describe, synchronize
 from .methods import method_named
-from .models import build_model
-from .records import SCHEMA, Record
+from .models import build_model, cuts_of
+from ..records import SCHEMA, Record
 
-__all__ = ["Progress", "blank", "data_for", "run"]
+__all__ = ["Progress", "blank", "data_for", "rehearse", "run"]
 
 #: Called with the number of steps done, now and then.
 Progress = Callable[[int], None]
@@ -94,6 +94,29 @@ def blank(config: RunConfig, jobs: int) -> Record:
     }
 
 
+def rehearse(config: RunConfig) -> None:
+    """Do what a run does before its first step, and one batch without learning, to find errors early.
+
+    Raises:
+        SynthgradError: if the run cannot begin.
+    """
+    with torch.random.fork_rng():
+        loop = _Loop(config, None)
+        loop.prepare()
+        train = loop.data.train
+        draw = draw_batches(len(train), config.schedule.batch_size, config.seed, torch.device(config.device))
+        ids = next(draw)
+        try:
+            with torch.no_grad():
+                nn.functional.cross_entropy(loop.net(train.x[ids]), train.y[ids])
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise ConfigError(
+                f"the network '{config.cell.arch}' fails on a batch of {len(ids)} from '{config.cell.data}': "
+                f"{type(error).__name__}: {str(error).splitlines()[0]}; it must take {tuple(train.x.shape[1:])} "
+                f"and return scores for {loop.data.classes} classes"
+            ) from error
+
+
 class _Loop:
     """One run: its data, its trainer, its clock and its curve."""
 
@@ -106,6 +129,7 @@ class _Loop:
         self._chunks: list[float] = []
         self._elapsed = 0.0
         self._parameters = 0
+        self._modules = 1
         self._monitor = Monitor(config.monitor_every) if config.monitor_every else None
 
     def prepare(self) -> None:
@@ -128,19 +152,20 @@ class _Loop:
 
         if method.rule is None:
             return model, Locked(model, criterion, optimizer)
-        at = list(config.cell.at) or cut_names(model)  # pyright: ignore[reportArgumentType]
+        example = self.data.train.x[: config.schedule.batch_size]
         settings = config.rule
         net = decouple(
             model,
-            at,
+            cuts_of(config.cell, model, example),
             method.rule(settings, self.data.classes),
-            self.data.train.x[: config.schedule.batch_size],
+            example,
             reduction="mean" if settings.per_example else "sum",
         )
         options = {"lr": lr * settings.lr_factor} if settings.lr_factor != 1 else None
         if config.cell.engine == "plain":
             net.monitor = self._monitor
             return net, Locked(net, criterion, optimizer, rule_options=options)
+        self._modules = len(net.graph.modules)
         generator = torch.Generator().manual_seed(config.seed)
         return net, InProcess(
             net,
@@ -226,7 +251,7 @@ class _Loop:
             "train_error_pct": train_error,
             "train_loss": train_loss,
             "time_to_target_s": reached[0] if reached else None,
-            "updates_per_step": self.updates / self.config.schedule.steps,
+            "updates_skipped_share": 1 - self.updates / (self._modules * self.config.schedule.steps),
             "num_parameters": self._parameters,
         }
 

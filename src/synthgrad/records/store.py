@@ -11,7 +11,7 @@ from typing import Any
 
 from ..core import ConfigError
 
-__all__ = ["SCHEMA", "Record", "append", "finished", "identity", "open_folder", "read"]
+__all__ = ["FILE", "SCHEMA", "Record", "append", "finished", "identity", "open_folder", "read"]
 
 SCHEMA = 1
 FILE = "results.jsonl"

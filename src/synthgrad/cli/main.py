@@ -1,0 +1,97 @@
+"""The command line: arguments in, tables out; the work is done in `experiments` and `report`."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from ..core import SynthgradError
+from ..version import __version__
+
+__all__ = ["main"]
+
+OK, BAD_RUN, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+class _Lazy(click.Group):
+    """Imports a command's module when the command is used: ``--help`` and errors come at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return ["compare", "run", "bench", "report", "list"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        from . import commands
+
+        return getattr(commands, cmd_name + "_command")
+
+
+def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if not value:
+        return
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    click.echo(f"synthgrad {__version__} · torch {torch.__version__} · {device}")
+    ctx.exit()
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--version", is_flag=True, callback=_version, expose_value=False, is_eager=True, help="Say versions.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def cli(debug: bool) -> None:
+    """Decoupled neural interfaces: train network modules that do not wait for each other."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with the contract's status: 0, 1, 2, or 130 when interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    # --debug is common to all commands: it is taken wherever it stands.
+    arguments = [a for a in arguments if a != "--debug"]
+    warnings.showwarning = _show_warning
+    sys.exit(_guarded(arguments, debug))
+
+
+def _guarded(arguments: list[str], debug: bool) -> int:
+    try:
+        result = cli.main(arguments, prog_name="synthgrad", standalone_mode=False)
+        return result if isinstance(result, int) else OK
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return BAD_USAGE
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        if debug:
+            traceback.print_exc()
+        return _fail(error.format_message(), BAD_USAGE)
+    except SynthgradError as error:
+        if debug:
+            traceback.print_exc()
+        return _fail(str(error), BAD_USAGE)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted; what had ended is in the records, --resume goes on from there", INTERRUPTED)
+    except BrokenPipeError:
+        return OK
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        return _fail(f"{type(error).__name__}: {error}; this is a bug, --debug shows where", BAD_RUN)
+
+
+def _fail(message: str, status: int) -> int:
+    line = " ".join(message.split())
+    click.echo(f"synthgrad: error: {line}", err=True)
+    return status
+
+
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: object) -> None:
+    source = "" if "synthgrad" in Path(filename).parts else f"{category.__name__}: "
+    click.echo(f"synthgrad: warning: {source}{' '.join(str(message).split())}", err=True)

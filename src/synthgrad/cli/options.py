@@ -1,0 +1,93 @@
+"""The options of the commands, and how their texts become values; errors are one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["Names", "Numbers", "common", "measured"]
+
+
+class Names(click.ParamType[tuple[str, ...]]):
+    """A list of names, separated by commas."""
+
+    name = "a,b,…"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        names = tuple(part.strip() for part in str(value).split(","))
+        if not all(names):
+            self.fail(f"{value!r} has an empty name; expected names separated by commas, as in a,b", param, ctx)
+        if len(set(names)) != len(names):
+            self.fail(f"{value!r} has a name twice; give each once", param, ctx)
+        return names
+
+
+class Numbers(click.ParamType[tuple[int, ...]]):
+    """A list of whole numbers from a least one up, separated by commas."""
+
+    name = "1,2,…"
+
+    def __init__(self, least: int = 0) -> None:
+        self.least = least
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r}: expected whole numbers separated by commas, as in 1,2,3", param, ctx)
+        if min(numbers) < self.least or len(set(numbers)) != len(numbers):
+            self.fail(f"{value!r}: expected different numbers, each at least {self.least}", param, ctx)
+        return numbers
+
+
+_Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+_COMMON: tuple[_Decorator, ...] = (
+    click.option("--out", type=click.Path(path_type=Path), help="Folder for the results [default: runs/NAME-TIME]."),
+    click.option("--device", default="auto", show_default=True, metavar="cpu|cuda|auto", help="Where to train."),
+    click.option("--threads", type=click.IntRange(1), help="CPU threads of each run [default: PyTorch's choice]."),
+    click.option("--quiet", is_flag=True, help="Print the final table only."),
+)
+
+_RUNS: tuple[_Decorator, ...] = (
+    click.option(
+        "--seeds", type=Numbers(), default="0", show_default=True, help="Seeds, separated by commas."
+    ),
+    click.option(
+        "--tier", default="quick", show_default=True, metavar="smoke|quick|full", help="How much work."
+    ),
+    click.option(
+        "--data-dir",
+        type=click.Path(path_type=Path),
+        help="Directory of data files [default: SYNTHGRAD_DATA, then the cache].",
+    ),
+    click.option("--resume", is_flag=True, help="Skip the runs that the records in --out show as done."),
+    click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs side by side."),
+)
+
+
+def _apply(decorators: tuple[_Decorator, ...], function: Callable[..., Any]) -> Callable[..., Any]:
+    for decorator in reversed(decorators):
+        function = decorator(function)
+    return function
+
+
+def common(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of commands that train: output, seeds, tier, device, data, resuming, jobs."""
+    return _apply(_COMMON + _RUNS, function)
+
+
+def measured(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of commands that measure: output, device, threads."""
+    return _apply(_COMMON, function)

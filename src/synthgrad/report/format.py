@@ -1,0 +1,73 @@
+"""The text of a table's cells, the same on the terminal, in the page and in the documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..records import Record
+from .summary import Row, Table
+
+#: Columns of a table of step times.
+BENCH_HEADINGS = ("method", "layers × width", "batch", "threads", "step", "ratio to backprop", "10–90 %", "arithmetic")
+
+__all__ = ["BENCH_HEADINGS", "bench_cells", "bench_markdown", "cells", "headings", "markdown"]
+
+
+def headings(table: Table) -> tuple[str, ...]:
+    """Return the column titles."""
+    part = "validation" if table.part == "val" else "test"
+    target = "target" if table.target_error_pct is None else f"{table.target_error_pct:g} % error"
+    return ("method", f"{part} error", "step", "ratio to backprop", f"time to {target}", "cause of speed-up", "runs")
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """Return the texts of a row; a dash where there is nothing to say."""
+    spread = "" if row.spread_pct is None else f" ± {row.spread_pct:.2f}"
+    runs = str(row.num_ok) + (f", {row.num_bad} not ok" if row.num_bad else "")
+    time = "—" if row.time_s is None else f"{row.time_s:.1f} s"
+    if row.time_s is not None and row.num_reached < row.num_ok:
+        time += f" ({row.num_reached} of {row.num_ok})"
+    return (
+        row.method,
+        "—" if row.error_pct is None else f"{row.error_pct:.2f}{spread} %",
+        "—" if row.step_ms is None else f"{row.step_ms:.2f} ms",
+        "—" if row.ratio is None else f"{row.ratio:.2f} ×",
+        time,
+        row.cause or "—",
+        runs,
+    )
+
+
+def _markdown(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    names = tuple(headings)
+    lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def markdown(table: Table) -> str:
+    """Return the table for a document."""
+    return _markdown(headings(table), (cells(row) for row in table.rows))
+
+
+def bench_cells(record: Record) -> tuple[str, ...]:
+    """Return the texts of one record of step times, for `BENCH_HEADINGS`."""
+    cell, metrics = record.get("cell") or {}, record.get("metrics") or {}
+    prob = cell.get("update_prob", 1)
+    name = f"{record.get('method')}, {cell.get('engine')}" + (f", p={prob:g}" if prob != 1 else "")
+    size = (name, f"{cell.get('layers')} × {cell.get('width')}", str(cell.get("batch_size")), str(cell.get("threads")))
+    if not metrics:
+        return (*size, str(record.get("error") or "—"), "—", "—", "—")
+    arithmetic = metrics.get("ratio_arithmetic")
+    return (
+        *size,
+        f"{metrics['step_ms_median']:.2f} ms",
+        f"{metrics['ratio_to_backprop']:.2f} ×",
+        f"{metrics['ratio_to_backprop_p10']:.2f}–{metrics['ratio_to_backprop_p90']:.2f}",
+        f"{100 * (1 - prob):.0f} % of updates skipped" if arithmetic is None else f"{arithmetic:.2f} ×",
+    )
+
+
+def bench_markdown(records: Iterable[Record]) -> str:
+    """Return records of step times as a table for a document."""
+    return _markdown(BENCH_HEADINGS, (bench_cells(r) for r in records))

@@ -1,0 +1,137 @@
+"""Plots of a table's runs, as SVG text to stand inside a page."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..records import Record
+from .summary import Table
+
+__all__ = ["curves", "quality_plots"]
+
+# Colours that colour-blind readers can tell apart (Okabe and Ito), each with a line style of its own.
+_COLOURS = ("#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
+_STYLES = ("-", "--", "-.", ":")
+_METHODS = ("backprop", "no_bprop", "dni", "cdni")
+
+
+def _style(method: str, position: int) -> dict[str, Any]:
+    k = _METHODS.index(method) if method in _METHODS else len(_METHODS) + position
+    return {"color": _COLOURS[k % len(_COLOURS)], "linestyle": _STYLES[k % len(_STYLES)], "linewidth": 1.8}
+
+
+def _svg(draw: Callable[[Axes], None], width: float = 5.2, height: float = 3.4) -> str:
+    """Draw on a pair of axes and return them as SVG, with text as text and no fixed size."""
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "synthgrad", "font.size": 10}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.subplots()
+        axes.grid(True, alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        draw(axes)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    # Black becomes the page's text colour, so that the plot can be read in the dark as well.
+    text = re.sub(r"(fill|stroke): #000000", r"\1: currentColor", text)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    return re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+
+
+def _runs(table: Table) -> list[tuple[str, list[Record]]]:
+    groups: dict[str, list[Record]] = {}
+    for record in table.records:
+        if record.get("curve"):
+            groups.setdefault(str(record.get("method")), []).append(record)
+    return list(groups.items())
+
+
+def curves(table: Table) -> list[tuple[str, str]]:
+    """Return titled plots: error over steps and over seconds, losses over steps."""
+    error, part = f"{table.part}_error_pct", "validation" if table.part == "val" else "test"
+    plots = [
+        (f"{part} error over steps", _curve(table, "step", error, "step", f"{part} error (%)", log=True)),
+        (
+            f"{part} error over time",
+            _curve(table, "elapsed_s", error, "training time (s)", f"{part} error (%)", log=True),
+        ),
+        ("training loss", _curve(table, "step", "train_loss", "step", "training loss (nats)", log=True)),
+        (f"{part} loss", _curve(table, "step", f"{table.part}_loss", "step", f"{part} loss (nats)", log=True)),
+    ]
+    return [(title, svg) for title, svg in plots if svg]
+
+
+def _curve(table: Table, x: str, y: str, x_label: str, y_label: str, *, log: bool) -> str:
+    runs = _runs(table)
+    if not runs:
+        return ""
+
+    def draw(axes: Axes) -> None:
+        for position, (method, records) in enumerate(runs):
+            for k, record in enumerate(records):
+                points = [p for p in record["curve"] if p.get(x) is not None and p.get(y) is not None]
+                axes.plot(
+                    [p[x] for p in points],
+                    [p[y] for p in points],
+                    label=method if k == 0 else None,
+                    alpha=0.9 if len(records) == 1 else 0.6,
+                    marker="." if len(points) < 12 else None,
+                    **_style(method, position),
+                )
+        axes.set(xlabel=x_label, ylabel=y_label)
+        axes.set_xlim(left=0)
+        if log:
+            _plain_log(axes)
+        axes.legend(frameon=False)
+
+    return _svg(draw)
+
+
+def _plain_log(axes: Axes) -> None:
+    """A logarithmic axis with plain numbers: 2, 5, 10, not 10 to some power."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def quality_plots(table: Table) -> list[tuple[str, str]]:
+    """Return a plot for each method with measured interfaces: cosine of credit and true message."""
+    plots: list[tuple[str, str]] = []
+    for method, records in _runs(table):
+        points = [p for p in records[0]["curve"] if p.get("quality")]
+        if points:
+            plots.append((f"{method}: quality of the credit", _quality(points)))
+    return plots
+
+
+def _quality(points: Sequence[dict[str, Any]]) -> str:
+    names = list(points[0]["quality"])
+
+    def draw(axes: Axes) -> None:
+        for k, name in enumerate(names):
+            pairs = [(p["step"], p["quality"][name]["cosine"]) for p in points if name in p["quality"]]
+            axes.plot(
+                [s for s, _ in pairs],
+                [c for _, c in pairs],
+                label=f"after {name}",
+                color=_COLOURS[k % len(_COLOURS)],
+                linestyle=_STYLES[k % len(_STYLES)],
+            )
+        axes.set(xlabel="step", ylabel="cosine with the message", ylim=(-0.05, 1.05))
+        axes.set_xlim(left=0)
+        axes.legend(frameon=False)
+
+    return _svg(draw)

@@ -1,0 +1,27 @@
+"""Hygiene for every test: one thread, a fixed seed, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> Iterator[None]:
+    """Fail a test that leaves a thread, an environment variable or a global setting of torch behind."""
+    torch.manual_seed(0)
+    threads = set(threading.enumerate())
+    environment = dict(os.environ)
+    dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
+    yield
+    assert torch.get_default_dtype() == dtype
+    assert torch.is_grad_enabled() == grad
+    assert {t for t in threading.enumerate() if t.is_alive() and not t.daemon} <= threads
+    changed = {k for k in environment.keys() | os.environ.keys() if environment.get(k) != os.environ.get(k)}
+    assert not {k for k in changed if not k.startswith(("PYTEST", "TORCH", "KMP"))}
