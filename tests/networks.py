@@ -23,7 +23,9 @@ class Case:
     shape: tuple[int, ...]
     criterion: Callable[[Any, Any], Tensor] = F.cross_entropy
 
-    def batch(self, size: int = 8, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    def batch(
+        self, size: int = 8, seed: int = 0, dtype: torch.dtype = torch.float64
+    ) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(seed)
         x = torch.randn(size, *self.shape, generator=generator, dtype=torch.float64).to(dtype)
         return x, torch.randint(0, CLASSES, (size,), generator=generator)
@@ -118,6 +120,11 @@ CASES = {
         Case("residual", Residual, ("stem", "join_one", "join_two"), (6,)),
         Case("two_headed", TwoHeaded, ("trunk", "inner"), (6,), two_losses),
         Case("shared_trunk", SharedTrunk, ("left", "right"), (6,)),
-        Case("nested", lambda: nn.Sequential(linear_stack(), nn.Tanh(), nn.Linear(CLASSES, CLASSES)), ("0.1", "0.3", "1"), (6,)),
+        Case(
+            "nested",
+            lambda: nn.Sequential(linear_stack(), nn.Tanh(), nn.Linear(CLASSES, CLASSES)),
+            ("0.1", "0.3", "1"),
+            (6,),
+        ),
     )
 }

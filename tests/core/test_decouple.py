@@ -56,8 +56,12 @@ def test_the_users_model_is_not_changed() -> None:
     net(CASES["batchnorm"].batch()[0])
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert not any(m._forward_hooks for m in model.modules())
-    assert all(torch.equal(v, before[k]) for k, v in sg.decouple(
-        model, ["0"], sg.NoBackprop(), CASES["batchnorm"].batch()[0]).model.state_dict().items())
+    assert all(
+        torch.equal(v, before[k])
+        for k, v in sg.decouple(model, ["0"], sg.NoBackprop(), CASES["batchnorm"].batch()[0])
+        .model.state_dict()
+        .items()
+    )
 
 
 def test_keys_of_the_state_dict() -> None:
@@ -80,7 +84,9 @@ def test_every_cut_gets_a_fresh_rule() -> None:
 
 def test_a_rule_for_each_name() -> None:
     case = CASES["linear"]
-    net = sg.decouple(case.model(), case.at, {"1": sg.NoBackprop(), "3": sg.SyntheticGradient()}, case.batch()[0])
+    net = sg.decouple(
+        case.model(), case.at, {"1": sg.NoBackprop(), "3": sg.SyntheticGradient()}, case.batch()[0]
+    )
     assert isinstance(net.rules["1"], sg.NoBackprop)
     assert isinstance(net.rules["3"], sg.SyntheticGradient)
 
@@ -252,7 +258,12 @@ def test_decoupling_twice_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("case", "cuts"),
-    [("batchnorm", ["0", "1", "2"]), ("nested", ["0"]), ("residual", ["stem", "one"]), ("two_headed", ["trunk", "inner"])],
+    [
+        ("batchnorm", ["0", "1", "2"]),
+        ("nested", ["0"]),
+        ("residual", ["stem", "one"]),
+        ("two_headed", ["trunk", "inner"]),
+    ],
 )
 def test_proposed_cuts(case: str, cuts: list[str]) -> None:
     made = CASES[case]

@@ -35,7 +35,9 @@ def _folder(out: Path | None, name: str, *, resume: bool = False) -> Path:
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _train(configs: Sequence[RunConfig], out: Path, resume: bool, jobs: int, threads: int | None, quiet: bool) -> int:
+def _train(
+    configs: Sequence[RunConfig], out: Path, resume: bool, jobs: int, threads: int | None, quiet: bool
+) -> int:
     """Run configurations, write their records and a report; return the exit status."""
     _rehearse(configs)
     records: list[Record] = []
@@ -71,7 +73,9 @@ def _rehearse(configs: Sequence[RunConfig]) -> None:
 @click.command("compare")
 @common
 @click.option("--data", default="mnist-10k", show_default=True, help="Data set; see synthgrad list.")
-@click.option("--methods", type=Names(), default=",".join(compare.METHODS), show_default=True, help="Methods.")
+@click.option(
+    "--methods", type=Names(), default=",".join(compare.METHODS), show_default=True, help="Methods."
+)
 @click.option("--layers", type=int, help="Weight layers, the output layer included [default: 4].")
 @click.option("--width", type=int, help="Units of a hidden layer [default: 256; cifar10: 1000].")
 @click.option("--steps", type=int, help="Batches to train on [default: the tier's].")
@@ -140,7 +144,9 @@ def run_command(
 @click.option("--layers", type=Numbers(2), help="Weight layers, as a list.")
 @click.option("--batch-size", "batch_sizes", type=Numbers(1), help="Examples in a batch, as a list.")
 @click.option("--methods", type=Names(), help="Methods to measure.")
-@click.option("--rounds", type=click.IntRange(2), default=15, show_default=True, help="Rounds, methods in turn.")
+@click.option(
+    "--rounds", type=click.IntRange(2), default=15, show_default=True, help="Rounds, methods in turn."
+)
 def bench_command(
     name: str,
     out: Path | None,
@@ -174,7 +180,9 @@ def bench_command(
 
 @click.command("report")
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR…")
-@click.option("--out", type=click.Path(path_type=Path), help="The page [default: report.html in the first DIR].")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The page [default: report.html in the first DIR]."
+)
 def report_command(folders: tuple[Path, ...], out: Path | None) -> int:
     """Tables and a page from the results folders DIR…."""
     records: list[Record] = []

@@ -43,7 +43,9 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--version", is_flag=True, callback=_version, expose_value=False, is_eager=True, help="Say versions.")
+@click.option(
+    "--version", is_flag=True, callback=_version, expose_value=False, is_eager=True, help="Say versions."
+)
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def cli(debug: bool) -> None:
     """Decoupled neural interfaces: train network modules that do not wait for each other."""
@@ -77,7 +79,9 @@ def _guarded(arguments: list[str], debug: bool) -> int:
             traceback.print_exc()
         return _fail(str(error), BAD_USAGE)
     except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted; what had ended is in the records, --resume goes on from there", INTERRUPTED)
+        return _fail(
+            "interrupted; what had ended is in the records, --resume goes on from there", INTERRUPTED
+        )
     except BrokenPipeError:
         return OK
     except Exception as error:
@@ -92,6 +96,8 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
-def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: object) -> None:
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: object
+) -> None:
     source = "" if "synthgrad" in Path(filename).parts else f"{category.__name__}: "
     click.echo(f"synthgrad: warning: {source}{' '.join(str(message).split())}", err=True)

@@ -23,7 +23,9 @@ class Names(click.ParamType[tuple[str, ...]]):
             return value
         names = tuple(part.strip() for part in str(value).split(","))
         if not all(names):
-            self.fail(f"{value!r} has an empty name; expected names separated by commas, as in a,b", param, ctx)
+            self.fail(
+                f"{value!r} has an empty name; expected names separated by commas, as in a,b", param, ctx
+            )
         if len(set(names)) != len(names):
             self.fail(f"{value!r} has a name twice; give each once", param, ctx)
         return names
@@ -54,9 +56,15 @@ class Numbers(click.ParamType[tuple[int, ...]]):
 _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 _COMMON: tuple[_Decorator, ...] = (
-    click.option("--out", type=click.Path(path_type=Path), help="Folder for the results [default: runs/NAME-TIME]."),
-    click.option("--device", default="auto", show_default=True, metavar="cpu|cuda|auto", help="Where to train."),
-    click.option("--threads", type=click.IntRange(1), help="CPU threads of each run [default: PyTorch's choice]."),
+    click.option(
+        "--out", type=click.Path(path_type=Path), help="Folder for the results [default: runs/NAME-TIME]."
+    ),
+    click.option(
+        "--device", default="auto", show_default=True, metavar="cpu|cuda|auto", help="Where to train."
+    ),
+    click.option(
+        "--threads", type=click.IntRange(1), help="CPU threads of each run [default: PyTorch's choice]."
+    ),
     click.option("--quiet", is_flag=True, help="Print the final table only."),
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from torch import Tensor
@@ -24,7 +24,7 @@ _CURRENT = _Current()
 @contextmanager
 def context(
     c: Tensor | None = None, *, ids: Tensor | None = None, step: int | None = None
-) -> Iterator[None]:
+) -> Generator[None]:
     """Tell every decoupled network that runs inside this block about the batch at hand.
 
     Args:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +76,7 @@ class Decoupled(nn.Module):
         return self._run(PlainCrossing(self.units, self.monitor), info, args, kwargs)
 
     @contextmanager
-    def crossed_by(self, crossing: Crossing) -> Iterator[None]:
+    def crossed_by(self, crossing: Crossing) -> Generator[None]:
         """Put an engine in charge of the cuts: inside this block, run ``net.model`` itself."""
         before = self._frame.crossing
         self._frame.crossing = crossing
@@ -156,7 +156,7 @@ def _arguments(example: Tensor | Sequence[Any] | Mapping[str, Any]) -> tuple[tup
     if isinstance(example, Tensor):
         return (example,), {}
     if isinstance(example, Mapping):
-        return (), dict(cast("Mapping[str, Any]", example))
+        return (), dict(example)
     return tuple(example), {}
 
 
@@ -172,7 +172,8 @@ def recouple(net: Decoupled) -> nn.Module:
     memo: dict[int, Any] = {id(interface): None for interface in net.interfaces.values()}
     model = copy.deepcopy(net.model, memo)
     for name in net.interfaces:
-        hooks = model.get_submodule(name)._forward_hooks
+        # torch removes a hook by its handle only, and handles do not survive a copy.
+        hooks = model.get_submodule(name)._forward_hooks  # pyright: ignore[reportPrivateUsage]
         for key in [key for key, hook in hooks.items() if hook is None]:
             del hooks[key]
     return model

@@ -124,7 +124,8 @@ def trace(model: nn.Module, names: Sequence[str], args: tuple[Any, ...], kwargs:
     Args:
         model: any network; it is neither changed nor kept.
         names: dotted names of submodules.
-        args, kwargs: one batch for the forward pass.
+        args: positional arguments of the forward pass, one batch.
+        kwargs: keyword arguments of it.
 
     Raises:
         CutError: if a cut cannot be made; says which and why.

@@ -322,10 +322,12 @@ class InProcess:
 
     # -- the rest ---------------------------------------------------------------------------------------
 
-    def _parameters(self, module: Module) -> tuple[list[Tensor], list[Tensor]]:
+    def _parameters(self, module: Module) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         own = [self.net.model.get_parameter(n) for n in module.parameters]
         # A rule at an interface that feeds several modules belongs to the last of them to finish.
-        speaks = [n for n in module.inputs if self.net.graph.consumers(n)[-1] == self._ends_at[module.ends[0]]]
+        speaks = [
+            n for n in module.inputs if self.net.graph.consumers(n)[-1] == self._ends_at[module.ends[0]]
+        ]
         rules = [p for n in speaks for p in self.net.interfaces[n].rule.parameters()]
         return own, rules
 

@@ -139,7 +139,8 @@ class StepBench:
                 "time": {},
                 "curve": [],
                 "status": "ok" if metrics else "failed",
-                "error": failed.get(candidate) or (None if metrics else "backpropagation could not be measured"),
+                "error": failed.get(candidate)
+                or (None if metrics else "backpropagation could not be measured"),
                 "config": {"optimizer": "Adam, fused", "rule": "linear M", "rounds": self.rounds},
                 "env": describe(self.device),
             }
@@ -216,14 +217,15 @@ def _make_step(
         trainer: Locked | InProcess = Locked(net, criterion, optimizer)
     else:
         generator = torch.Generator().manual_seed(0)
-        trainer = InProcess(
-            net, criterion, optimizer, update_prob=candidate.update_prob, generator=generator
-        )
+        trainer = InProcess(net, criterion, optimizer, update_prob=candidate.update_prob, generator=generator)
     return lambda: trainer.step(*next(feed))
 
 
 def _hand_written(
-    model: nn.Module, criterion: nn.Module, optimizer: torch.optim.Optimizer, feed: Iterator[tuple[Tensor, Tensor]]
+    model: nn.Module,
+    criterion: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    feed: Iterator[tuple[Tensor, Tensor]],
 ) -> Step:
     """Return the loop that anybody would write: the 1.0 of every ratio."""
 

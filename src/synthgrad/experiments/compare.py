@@ -131,5 +131,7 @@ def _schedule(tier: str, data: str, over: Overrides) -> Schedule:
         batch_size=schedule.batch_size if over.batch_size is None else over.batch_size,
         lr=schedule.lr if over.lr is None else over.lr,
         # As many evaluations as the tier makes, whatever the number of steps.
-        eval_every=max(1, schedule.eval_every * max(steps, 0) // schedule.steps) if over.steps else schedule.eval_every,
+        eval_every=max(1, schedule.eval_every * max(steps, 0) // schedule.steps)
+        if over.steps
+        else schedule.eval_every,
     )

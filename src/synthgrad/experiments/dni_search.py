@@ -31,6 +31,10 @@ VARIANTS: tuple[RuleSettings, ...] = (
     RuleSettings(hidden=(2048,), lr_factor=10.0),
     RuleSettings(hidden=(1024,), norm=False, lr_factor=10.0),
     RuleSettings(hidden=(1024, 1024), lr_factor=10.0),
+    RuleSettings(hidden=(1024,), lr_factor=100.0),
+    RuleSettings(hidden=(2048,), lr_factor=30.0),
+    RuleSettings(hidden=(1024, 1024), lr_factor=30.0),
+    RuleSettings(lr_factor=30.0),
 )
 
 _SCHEDULES = {

@@ -48,8 +48,12 @@ METHODS: dict[str, Method] = {
     for m in (
         Method("backprop", "backpropagation, everything locked: the reference"),
         Method("no_bprop", "only the last module learns", lambda s, classes: NoBackprop()),
-        Method("dni", "synthetic gradients from the activation alone", lambda s, classes: _synthetic(s, None)),
-        Method("cdni", "synthetic gradients from activation and label", lambda s, classes: _synthetic(s, classes)),
+        Method(
+            "dni", "synthetic gradients from the activation alone", lambda s, classes: _synthetic(s, None)
+        ),
+        Method(
+            "cdni", "synthetic gradients from activation and label", lambda s, classes: _synthetic(s, classes)
+        ),
     )
 }
 

@@ -38,7 +38,9 @@ def _compare(tier: str, seeds: Sequence[int], device: str, data_dir: str | None)
 EXPERIMENTS = {
     e.name: e
     for e in (
-        Experiment("compare", "backprop against decoupled methods on MNIST (Bisong 2017)", _compare, compare.TIERS),
+        Experiment(
+            "compare", "backprop against decoupled methods on MNIST (Bisong 2017)", _compare, compare.TIERS
+        ),
         Experiment(
             "dni_search",
             "which M makes unconditioned DNI learn soonest, on held-out data",
@@ -61,5 +63,7 @@ def experiment_named(name: str, tier: str) -> Experiment:
         raise ConfigError(f"experiment '{name}' is unknown; accepted: {', '.join(EXPERIMENTS)}")
     experiment = EXPERIMENTS[name]
     if tier not in experiment.tiers:
-        raise ConfigError(f"experiment '{name}' has no tier '{tier}'; accepted: {', '.join(experiment.tiers)}")
+        raise ConfigError(
+            f"experiment '{name}' has no tier '{tier}'; accepted: {', '.join(experiment.tiers)}"
+        )
     return experiment

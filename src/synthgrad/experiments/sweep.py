@@ -9,9 +9,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..records import Record, append, finished, identity, open_folder, read
 from .config import RunConfig
 from .machine import prepare
-from ..records import Record, append, finished, identity, open_folder, read
 from .train import blank, run
 
 __all__ = ["Listener", "Sweep"]

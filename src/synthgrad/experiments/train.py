@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from ..core import ConfigError, DivergedError, Monitor, SynthgradError, decouple
 from ..engines import InProcess, Locked, StepRecord
+from ..records import SCHEMA, Record
 from ..tasks import Images, Split, draw_batches, load
 from .config import RunConfig
 from .machine import describe, synchronize
 from .methods import method_named
 from .models import build_model, cuts_of
-from ..records import SCHEMA, Record
 
 __all__ = ["Progress", "blank", "data_for", "rehearse", "run"]
 

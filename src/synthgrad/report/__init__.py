@@ -4,4 +4,15 @@ from .format import BENCH_HEADINGS, bench_cells, bench_markdown, cells, headings
 from .html import write_report
 from .summary import Row, Table, tabulate
 
-__all__ = ["BENCH_HEADINGS", "Row", "Table", "bench_cells", "bench_markdown", "cells", "headings", "markdown", "tabulate", "write_report"]
+__all__ = [
+    "BENCH_HEADINGS",
+    "Row",
+    "Table",
+    "bench_cells",
+    "bench_markdown",
+    "cells",
+    "headings",
+    "markdown",
+    "tabulate",
+    "write_report",
+]

@@ -8,7 +8,16 @@ from ..records import Record
 from .summary import Row, Table
 
 #: Columns of a table of step times.
-BENCH_HEADINGS = ("method", "layers × width", "batch", "threads", "step", "ratio to backprop", "10–90 %", "arithmetic")
+BENCH_HEADINGS = (
+    "method",
+    "layers × width",
+    "batch",
+    "threads",
+    "step",
+    "ratio to backprop",
+    "10–90 %",
+    "arithmetic",
+)
 
 __all__ = ["BENCH_HEADINGS", "bench_cells", "bench_markdown", "cells", "headings", "markdown"]
 
@@ -17,7 +26,15 @@ def headings(table: Table) -> tuple[str, ...]:
     """Return the column titles."""
     part = "validation" if table.part == "val" else "test"
     target = "target" if table.target_error_pct is None else f"{table.target_error_pct:g} % error"
-    return ("method", f"{part} error", "step", "ratio to backprop", f"time to {target}", "cause of speed-up", "runs")
+    return (
+        "method",
+        f"{part} error",
+        "step",
+        "ratio to backprop",
+        f"time to {target}",
+        "cause of speed-up",
+        "runs",
+    )
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -55,7 +72,12 @@ def bench_cells(record: Record) -> tuple[str, ...]:
     cell, metrics = record.get("cell") or {}, record.get("metrics") or {}
     prob = cell.get("update_prob", 1)
     name = f"{record.get('method')}, {cell.get('engine')}" + (f", p={prob:g}" if prob != 1 else "")
-    size = (name, f"{cell.get('layers')} × {cell.get('width')}", str(cell.get("batch_size")), str(cell.get("threads")))
+    size = (
+        name,
+        f"{cell.get('layers')} × {cell.get('width')}",
+        str(cell.get("batch_size")),
+        str(cell.get("threads")),
+    )
     if not metrics:
         return (*size, str(record.get("error") or "—"), "—", "—", "—")
     arithmetic = metrics.get("ratio_arithmetic")

@@ -66,7 +66,10 @@ def curves(table: Table) -> list[tuple[str, str]]:
             _curve(table, "elapsed_s", error, "training time (s)", f"{part} error (%)", log=True),
         ),
         ("training loss", _curve(table, "step", "train_loss", "step", "training loss (nats)", log=True)),
-        (f"{part} loss", _curve(table, "step", f"{table.part}_loss", "step", f"{part} loss (nats)", log=True)),
+        (
+            f"{part} loss",
+            _curve(table, "step", f"{table.part}_loss", "step", f"{part} loss (nats)", log=True),
+        ),
     ]
     return [(title, svg) for title, svg in plots if svg]
 

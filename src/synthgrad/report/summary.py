@@ -131,7 +131,10 @@ def _table(records: Sequence[Record]) -> Table:
 def _title(record: Record, cell: dict[str, Any]) -> str:
     size = f"{cell.get('layers')} layers × {cell.get('width')}" if cell.get("layers") else ""
     words = [str(record.get("experiment")), str(record.get("tier")), str(cell.get("data"))]
-    words += [f"{cell.get('arch')} {size}".strip(), f"{record.get('steps')} steps of {record.get('batch_size')}"]
+    words += [
+        f"{cell.get('arch')} {size}".strip(),
+        f"{record.get('steps')} steps of {record.get('batch_size')}",
+    ]
     return " · ".join(words)
 
 

@@ -245,7 +245,7 @@ def like_layer() -> ModelFactory:
 
     def build(site: Site, width: int) -> GradientModel:
         parts = list(site.module.modules())
-        norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in parts)
+        norm = any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) for m in parts)
         nonlinear = [m for m in parts if type(m).__module__ == nn.ReLU.__module__]
         activation: Activation = (lambda: copy.deepcopy(nonlinear[-1])) if nonlinear else nn.ReLU
         if len(site.shape) != 4:

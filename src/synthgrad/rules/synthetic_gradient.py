@@ -75,9 +75,7 @@ class SyntheticGradient(Rule):
         prediction = self.predict(h if self.error_to_h else h.detach(), info)
         return Credit(prediction.detach(), pending=(prediction,))
 
-    def observe(
-        self, h: Tensor, info: Info, message: Message, pending: tuple[Tensor, ...] = ()
-    ) -> Tensor:
+    def observe(self, h: Tensor, info: Info, message: Message, pending: tuple[Tensor, ...] = ()) -> Tensor:
         prediction = pending[0] if pending else self.predict(h.detach(), info)
         return (prediction - message.gradient).square().sum() / max(h.shape[0], 1)
 

@@ -84,7 +84,11 @@ def load_cifar10(data_dir: Path | None) -> Images:
     """
     content, paths = _read(data_dir)
     parts = {name: parse_batch(content[name], paths[name]) for name in OFFICIAL_MD5}
-    others = [n for n in OFFICIAL_MD5 if hashlib.md5(content[n], usedforsecurity=False).hexdigest() != OFFICIAL_MD5[n]]
+    others = [
+        n
+        for n in OFFICIAL_MD5
+        if hashlib.md5(content[n], usedforsecurity=False).hexdigest() != OFFICIAL_MD5[n]
+    ]
     if others:
         warnings.warn(
             f"{paths[others[0]].parent}: well-formed, but {len(others)} of {len(OFFICIAL_MD5)} batches are not the "

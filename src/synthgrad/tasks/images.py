@@ -85,7 +85,9 @@ def to_split(images: NDArray[np.uint8], labels: NDArray[np.integer], classes: in
     if len(images) == 0:
         raise DataError(f"{what}: the data set is empty; expected at least one example")
     if len(images) != len(labels):
-        raise DataError(f"{what}: {len(images)} images but {len(labels)} labels; the files do not belong together")
+        raise DataError(
+            f"{what}: {len(images)} images but {len(labels)} labels; the files do not belong together"
+        )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise DataError(f"{what}: label {low if low < 0 else high} found, expected 0 to {classes - 1}")

@@ -38,7 +38,9 @@ def load_mnist(data_dir: Path | None) -> Images:
     content: dict[str, bytes] = {}
     paths: dict[str, Path] = {}
     for name in SHA256:
-        path = find(data_dir, [f"mnist/{name}.gz", f"mnist/{name}", f"MNIST/raw/{name}", f"MNIST/raw/{name}.gz"])
+        path = find(
+            data_dir, [f"mnist/{name}.gz", f"mnist/{name}", f"MNIST/raw/{name}", f"MNIST/raw/{name}.gz"]
+        )
         paths[name] = path or missing(data_dir, f"mnist/{name}.gz")
         content[name] = read_bytes(paths[name])
 
@@ -72,7 +74,9 @@ def load_mnist_10k() -> Images:
     raw = source.read_bytes()
     found = hashlib.sha256(raw).hexdigest()
     if found != EMBEDDED_SHA256:
-        raise DataError(f"{source}: the embedded data set is damaged (SHA-256 {found[:12]}…); reinstall synthgrad")
+        raise DataError(
+            f"{source}: the embedded data set is damaged (SHA-256 {found[:12]}…); reinstall synthgrad"
+        )
     with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
         train = to_split(arrays["train_x"], arrays["train_y"], 10, "mnist-10k")
         test = to_split(arrays["test_x"], arrays["test_y"], 10, "mnist-10k")
