@@ -13,7 +13,7 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def _clean() -> Iterator[None]:
+def _clean(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a thread, an environment variable or a global setting of torch behind."""
     torch.manual_seed(0)
     threads = set(threading.enumerate())
@@ -22,6 +22,7 @@ def _clean() -> Iterator[None]:
     yield
     assert torch.get_default_dtype() == dtype
     assert torch.is_grad_enabled() == grad
-    assert {t for t in threading.enumerate() if t.is_alive() and not t.daemon} <= threads
+    if "compiles" not in request.keywords:  # the compiler keeps its pool of threads
+        assert {t for t in threading.enumerate() if t.is_alive() and not t.daemon} <= threads
     changed = {k for k in environment.keys() | os.environ.keys() if environment.get(k) != os.environ.get(k)}
-    assert not {k for k in changed if not k.startswith(("PYTEST", "TORCH", "KMP"))}
+    assert not {k for k in changed if not k.startswith(("PYTEST", "TORCH", "PYTORCH", "KMP", "ACCELERATE"))}

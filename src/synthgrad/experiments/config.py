@@ -77,7 +77,8 @@ class RuleSettings:
         hidden: widths of the hidden layers of ``M``.
         norm: BatchNorm in these.
         like_layer: ``M`` structured like its layer, in place of ``hidden``.
-        lr_factor: learning rate of the rules' parameters over that of the network.
+        lr_factor: learning rate of the rules' parameters over that of the network, at the start.
+        constant_lr: keep the rules' learning rate when the network's falls.
         per_example: messages in per-example units; False for gradients as the criterion reduced them,
             the common mistake, kept for the record of what it costs.
     """
@@ -86,6 +87,7 @@ class RuleSettings:
     norm: bool = True
     like_layer: bool = False
     lr_factor: float = 1.0
+    constant_lr: bool = False
     per_example: bool = True
 
 

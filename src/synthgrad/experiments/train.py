@@ -161,7 +161,9 @@ class _Loop:
             example,
             reduction="mean" if settings.per_example else "sum",
         )
-        options = {"lr": lr * settings.lr_factor} if settings.lr_factor != 1 else None
+        options: dict[str, Any] | None = None  # one parameter group for module and rule is the faster way
+        if settings.lr_factor != 1 or settings.constant_lr:
+            options = {"lr": lr * settings.lr_factor, "constant_lr": settings.constant_lr}
         if config.cell.engine == "plain":
             net.monitor = self._monitor
             return net, Locked(net, criterion, optimizer, rule_options=options)
@@ -206,7 +208,8 @@ class _Loop:
         factor = self.config.schedule.lr_factor(step)
         for optimizer, lrs in zip(self.trainer.optimizers, self._base_lrs, strict=True):
             for group, lr in zip(optimizer.param_groups, lrs, strict=True):
-                group["lr"] = lr * factor
+                if not group.get("constant_lr"):
+                    group["lr"] = lr * factor
 
     def _chunk(self, batches: Iterator[Tensor], n: int) -> list[Tensor]:
         train, losses = self.data.train, []

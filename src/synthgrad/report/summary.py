@@ -112,6 +112,7 @@ def _rule_label(rule: dict[str, Any]) -> str:
     words = ["like its layer" if rule.get("like_layer") else f"hidden {hidden}" if hidden else "linear"]
     words += [] if rule.get("norm", True) else ["no norm"]
     words += [f"lr ×{rule['lr_factor']:g}"] if rule.get("lr_factor", 1) != 1 else []
+    words += ["not decayed"] if rule.get("constant_lr") else []
     words += [] if rule.get("per_example", True) else ["mean-reduced units"]
     return ", ".join(words)
 

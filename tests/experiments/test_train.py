@@ -1,0 +1,136 @@
+"""The run loop on real digits: learning far from chance, the same again from the same seed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from synthgrad.core import ConfigError
+from synthgrad.experiments import compare, train
+from synthgrad.experiments.config import RuleSettings, RunConfig, Schedule
+from synthgrad.experiments.methods import METHODS
+from synthgrad.experiments.train import rehearse, run
+
+
+def config(method: str, **changes: Any) -> RunConfig:
+    overrides = compare.Overrides(layers=3, width=64, steps=changes.pop("steps", 120), batch_size=128)
+    made = compare.configs("smoke", "mnist-10k", [method], [0], overrides)[0]
+    return replace(made, rule=RuleSettings(), **changes)
+
+
+@pytest.mark.parametrize(("method", "worst"), [("backprop", 15), ("cdni", 25), ("dni", 45), ("no_bprop", 70)])
+def test_every_method_learns_digits(method: str, worst: float) -> None:
+    record = run(config(method))
+    assert record["status"] == "ok", record["error"]
+    assert record["metrics"]["test_error_pct"] < worst  # chance is 90
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_same_seed_same_figures(method: str) -> None:
+    first, second = run(config(method, steps=12)), run(config(method, steps=12))
+    for key, value in first["metrics"].items():
+        if not key.endswith("_s"):
+            assert value == second["metrics"][key], key
+    other = run(config(method, steps=12, seed=1))
+    assert other["metrics"]["test_loss"] != first["metrics"]["test_loss"]
+
+
+def test_record_has_the_contracts_keys() -> None:
+    record = run(config("cdni", steps=30, monitor_every=5))
+    assert set(record) >= {
+        "schema", "experiment", "tier", "method", "seed", "cell", "steps", "batch_size", "metrics", "time",
+        "curve", "status", "error", "config", "env",
+    }  # fmt: skip
+    assert set(record["time"]) == {"train_s", "step_ms_median", "step_ms_p10", "step_ms_p90"}
+    assert set(record["env"]) >= {"synthgrad", "commit", "dirty", "torch", "python", "device", "threads"}
+    point = record["curve"][-1]
+    assert point["step"] == 30
+    assert set(point) >= {"elapsed_s", "train_loss", "test_loss", "test_error_pct", "quality"}
+    assert set(point["quality"]) == {"layer1", "layer2"}
+
+
+def test_all_methods_start_from_the_same_weights_and_see_the_same_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: dict[str, list[Any]] = {}
+    drawn = train.draw_batches
+
+    def listen(*args: Any) -> Any:
+        for ids in drawn(*args):
+            seen[current].append(ids.clone())
+            yield ids
+
+    monkeypatch.setattr(train, "draw_batches", listen)
+    weights: dict[str, dict[str, torch.Tensor]] = {}
+    build = train.build_model
+
+    def remember(*args: Any) -> Any:
+        model = build(*args)
+        weights[current] = {k: v.clone() for k, v in model.state_dict().items()}
+        return model
+
+    monkeypatch.setattr(train, "build_model", remember)
+    for current in METHODS:
+        seen[current] = []
+        run(config(current, steps=5))
+    for name in METHODS:
+        assert all(torch.equal(v, weights["backprop"][k]) for k, v in weights[name].items())
+        assert all(torch.equal(a, b) for a, b in zip(seen[name], seen["backprop"], strict=True))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_that_diverges_is_recorded_as_that() -> None:
+    made = config("backprop")
+    record = run(replace(made, schedule=replace(made.schedule, lr=1e30)))
+    assert record["status"] == "diverged"
+    assert "not finite at step" in record["error"]
+    assert record["metrics"] == {}
+
+
+def test_a_run_that_fails_is_recorded_with_its_error() -> None:
+    made = config("cdni")
+    record = run(replace(made, cell=replace(made.cell, at=("nowhere",))))
+    assert record["status"] == "failed"
+    assert "no submodule of that name" in record["error"]
+
+
+def test_rehearsal_finds_what_would_fail() -> None:
+    made = config("cdni")
+    rehearse(made)
+    with pytest.raises(ConfigError, match="expected 1 to 10000"):
+        rehearse(replace(made, schedule=Schedule(5, batch_size=10_001)))
+
+
+def test_skipped_updates_are_counted() -> None:
+    made = config("cdni", steps=100)
+    record = run(replace(made, cell=replace(made.cell, update_prob=0.2)))
+    assert record["metrics"]["updates_skipped_share"] == pytest.approx(0.8, abs=0.08)
+    assert run(config("cdni", steps=5))["metrics"]["updates_skipped_share"] == 0
+    assert run(config("no_bprop", steps=5))["metrics"]["updates_skipped_share"] == pytest.approx(2 / 3)
+
+
+def test_learning_rate_falls_at_its_milestones() -> None:
+    schedule = Schedule(10, milestones=(0.6, 0.8))
+    factors = [schedule.lr_factor(t) for t in range(10)]
+    assert factors == pytest.approx([1] * 6 + [0.1] * 2 + [0.01] * 2)
+    rates: list[float] = []
+
+    class Listening(train._Loop):
+        def _chunk(self, batches: Any, n: int) -> list[torch.Tensor]:
+            rates.extend([self.trainer.optimizers[0].param_groups[0]["lr"]] * n)
+            return super()._chunk(batches, n)
+
+    made = config("dni", steps=10)
+    loop = Listening(replace(made, schedule=replace(schedule, eval_every=3, lr=1.0)), None)
+    loop.prepare()
+    loop.train()
+    assert rates == pytest.approx(factors)
+
+
+def test_selection_is_made_on_held_out_training_data() -> None:
+    record = run(config("backprop", steps=20, hold_out=1000))
+    assert "val_error_pct" in record["metrics"]
+    assert not any(k.startswith("test") for k in (*record["metrics"], *record["curve"][-1]))

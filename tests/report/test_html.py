@@ -1,0 +1,234 @@
+"""The report page: one file that needs nothing else, and shows texts as texts."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from synthgrad.report import write_report
+
+
+def _point(step: int, **more: Any) -> dict[str, Any]:
+    error = 50.0 / step
+    return {
+        "step": step,
+        "elapsed_s": step / 10,
+        "train_loss": 2.0 / step,
+        "test_loss": 1 / step,
+        "test_error_pct": error,
+    } | more
+
+
+def _record(method: str = "backprop", seed: int = 0, **changes: Any) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "schema": 1,
+        "experiment": "compare",
+        "tier": "quick",
+        "method": method,
+        "seed": seed,
+        "cell": {"data": "mnist", "arch": "fcn", "layers": 4, "width": 256},
+        "steps": 30,
+        "batch_size": 32,
+        "metrics": {"test_error_pct": 2.5},
+        "time": {"step_ms_median": 10.0},
+        "curve": [_point(10), _point(20), _point(30)],
+        "status": "ok",
+        "error": None,
+        "config": {"lr": 0.00125},
+        "env": {"torch": "9.9.9", "device": "a processor"},
+    }
+    return record | changes
+
+
+def _failed(error: str, **changes: Any) -> dict[str, Any]:
+    return _record("dni", metrics={}, time={}, curve=[], status="failed", error=error, **changes)
+
+
+def _page(tmp_path: Path, *records: dict[str, Any], problems: tuple[str, ...] = ()) -> str:
+    path = tmp_path / "report.html"
+    write_report(path, records, problems)
+    return path.read_text(encoding="utf-8")
+
+
+class _Tags(HTMLParser):
+    """Collects the elements, and complains about those that are not closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def _parse(page: str) -> _Tags:
+    tags = _Tags()
+    tags.feed(page)
+    tags.close()
+    assert tags.open == []
+    return tags
+
+
+def test_page_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    page = _page(tmp_path, _record(), _record("dni"), _failed("x"))
+    names = {tag for tag, _ in _parse(page).found}
+    assert names.isdisjoint({"link", "script", "img", "iframe", "object", "embed", "base", "image"})
+    assert "src=" not in page
+    assert "@import" not in page
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", page))
+
+
+def test_page_refers_only_to_itself(tmp_path: Path) -> None:
+    page = _page(tmp_path, _record())
+    targets = [v for _, attrs in _parse(page).found for k, v in attrs.items() if k.endswith("href")]
+    assert targets  # the markers of the plots
+    assert all(target is not None and target.startswith("#") for target in targets)
+
+
+def test_page_is_written_whole(tmp_path: Path) -> None:
+    page = _page(tmp_path, _record())
+    assert page.startswith("<!doctype html>")
+    assert page.rstrip().endswith("</html>")
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_page_replaces_an_older_one(tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("older" * 100_000)
+    assert "older" not in _page(tmp_path, _record())
+
+
+def test_page_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        write_report(tmp_path / "report.html", [_record()])
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_page_without_records_says_so(tmp_path: Path) -> None:
+    assert "No finished runs to show." in _page(tmp_path)
+
+
+def test_table_has_every_method_and_number(tmp_path: Path) -> None:
+    page = _page(tmp_path, _record(), _record("cdni", time={"step_ms_median": 15.0}))
+    assert "compare · quick · mnist · fcn 4 layers × 256 · 30 steps of 32" in page
+    for cell in ("backprop", "cdni", "2.50 %", "15.00 ms", "1.50 ×"):
+        assert f"<td>{cell}</td>" in page
+
+
+def test_settings_and_machine_are_named(tmp_path: Path) -> None:
+    page = _page(tmp_path, _record(), _record(seed=3))
+    for name, value in (
+        ("lr", "0.00125"),
+        ("torch", "9.9.9"),
+        ("device", "a processor"),
+        ("seeds", "[0, 3]"),
+    ):
+        assert f"<dt>{name}</dt><dd>{value}</dd>" in page
+
+
+def test_failed_row_is_marked_and_explained(tmp_path: Path) -> None:
+    page = _page(tmp_path, _record(), _failed("no memory left"))
+    assert page.count('<tr class="bad">') == 1
+    assert '<p class="note">dni: failed: no memory left</p>' in page
+
+
+def test_only_failures_make_a_page(tmp_path: Path) -> None:
+    page = _page(tmp_path, _failed("no memory left"))
+    assert "no memory left" in page
+    assert "<svg" not in page
+
+
+@pytest.mark.parametrize("place", ["error", "method", "problem", "data", "env"])
+def test_texts_are_escaped(place: str, tmp_path: Path) -> None:
+    evil = "<script>alert('1')</script> & more"
+    records = {
+        "error": _failed(evil),
+        "method": _record(evil),
+        "data": _record(cell={"data": evil}),
+        "env": _record(env={evil: evil}),
+    }
+    page = _page(tmp_path, records.get(place, _record()), problems=(evil,) if place == "problem" else ())
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    _parse(page)
+
+
+# Plots
+
+
+def test_plots_have_labelled_axes(tmp_path: Path) -> None:
+    page = _page(tmp_path, _record(), _record("dni"))
+    figures = re.findall(r"<figure>.*?</figure>", page, re.DOTALL)
+    assert len(figures) == 4
+    labels = [("step", "test error (%)"), ("training time (s)", "test error (%)")]
+    labels += [("step", "training loss (nats)"), ("step", "test loss (nats)")]
+    for figure, pair in zip(figures, labels, strict=True):
+        assert figure.count("<svg") == figure.count("</svg>") == 1
+        assert all(f">{label}</text>" in figure for label in (*pair, "backprop", "dni"))
+
+
+def test_plots_grow_with_the_page(tmp_path: Path) -> None:
+    for tag in re.findall(r"<svg[^>]*>", _page(tmp_path, _record())):
+        assert "viewBox=" in tag
+        assert " width=" not in tag
+        assert " height=" not in tag
+
+
+def test_validation_plots_say_so(tmp_path: Path) -> None:
+    curve = [{"step": 10, "elapsed_s": 1.0, "train_loss": 1.0, "val_loss": 1.0, "val_error_pct": 9.0}]
+    page = _page(tmp_path, _record(curve=curve, metrics={"val_error_pct": 9.0}, config={"hold_out": 500}))
+    assert ">validation error (%)</text>" in page
+    assert "test error" not in page
+
+
+def test_quality_of_interfaces_is_plotted(tmp_path: Path) -> None:
+    curve = [_point(s, quality={"layer1": {"cosine": 0.5}, "layer2": {"cosine": 0.7}}) for s in (10, 20)]
+    page = _page(tmp_path, _record("dni", curve=curve), _record())
+    assert "dni: quality of the credit" in page
+    assert "backprop: quality" not in page
+    for label in ("cosine with the message", "after layer1", "after layer2"):
+        assert f">{label}</text>" in page
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [
+        [_point(10)],
+        [_point(10, test_error_pct=0.0), _point(20, test_error_pct=0.0)],
+        [_point(10), _point(20, test_loss=None, test_error_pct=None, train_loss=None)],
+        [_point(10, test_loss=None, test_error_pct=None, train_loss=None)],
+        [_point(10, test_loss=float("nan"), train_loss=float("inf"), test_error_pct=90.0)],
+        [_point(10, quality={"layer1": {"cosine": None}}), _point(20, quality={"layer1": {"cosine": 0.5}})],
+        [{"step": 10}],
+    ],
+    ids=[
+        "one point",
+        "no error left",
+        "a diverged end",
+        "diverged at once",
+        "not yet null",
+        "quality",
+        "bare",
+    ],
+)
+def test_odd_curves_are_drawn(curve: list[dict[str, Any]], tmp_path: Path) -> None:
+    page = _page(tmp_path, _record(curve=curve))
+    _parse(page)
+    assert "<td>2.50 %</td>" in page
+
+
+def test_same_records_same_page(tmp_path: Path) -> None:
+    assert _page(tmp_path, _record(), _record("dni")) == _page(tmp_path, _record(), _record("dni"))
