@@ -12,7 +12,7 @@ from synthgrad.report.summary import cause_of
 
 def _record(
     method: str = "backprop", seed: int = 0, error: float | None = 2.0, ms: float = 10.0, **changes: Any
-) -> dict:
+) -> dict[str, Any]:
     record: dict[str, Any] = {
         "schema": 1,
         "experiment": "compare",
@@ -29,7 +29,7 @@ def _record(
         },
         "steps": 100,
         "batch_size": 32,
-        "metrics": {"test_error_pct": error, "time_to_target_s": None, "updates_skipped_share": 0.0},
+        "metrics": {"test_error_pct": error_pct, "time_to_target_s": None, "updates_skipped_share": 0.0},
         "time": {"train_s": 1.0, "step_ms_median": ms},
         "curve": [],
         "status": "ok",
@@ -40,11 +40,11 @@ def _record(
     return record | changes
 
 
-def _failed(method: str, seed: int = 0, status: str = "failed", error: str = "out of memory") -> dict:
+def _failed(method: str, seed: int = 0, status: str = "failed", error: str = "out of memory") -> dict[str, Any]:
     return _record(method, seed, metrics={}, time={}, status=status, error=error)
 
 
-def _bench(**changes: Any) -> dict:
+def _bench(**changes: Any) -> dict[str, Any]:
     metrics = {
         "step_ms_median": 1.5,
         "ratio_to_backprop": 0.5,
@@ -56,12 +56,12 @@ def _bench(**changes: Any) -> dict:
     return _record("dni", experiment="bench/step", metrics=metrics, cell=cell, **changes)
 
 
-def _table(*records: dict) -> Table:
+def _table(*records: dict[str, Any]) -> Table:
     (table,) = tabulate(records)
     return table
 
 
-def _row(*records: dict, method: str) -> Row:
+def _row(*records: dict[str, Any], method: str) -> Row:
     (row,) = [row for row in _table(*records).rows if row.method == method]
     return row
 
@@ -109,8 +109,8 @@ def test_settings_of_a_method_make_rows_of_one_table(cell: dict[str, Any], name:
 
 
 def test_other_cuts_make_another_row() -> None:
-    base = _record("dni", error=1.0)
-    other = _record("dni", error=9.0, cell=base["cell"] | {"at": ["layer1"]})
+    base = _record("dni", error_pct=1.0)
+    other = _record("dni", error_pct=9.0, cell=base["cell"] | {"at": ["layer1"]})
     table = _table(base | {"cell": base["cell"] | {"at": []}}, other)
     assert sorted(row.errors_pct for row in table.rows) == [(1.0,), (9.0,)]
     assert len({row.method for row in table.rows}) == 2
@@ -141,7 +141,7 @@ def test_title_says_what_is_trained_on_what() -> None:
 
 
 def test_last_record_of_a_run_wins() -> None:
-    row = _table(_failed("dni"), _record("dni", error=9.0), _record("dni", error=3.0)).rows[0]
+    row = _table(_failed("dni"), _record("dni", error_pct=9.0), _record("dni", error_pct=3.0)).rows[0]
     assert (row.errors_pct, row.num_ok, row.num_bad, row.note) == ((3.0,), 1, 0, "")
 
 
@@ -174,7 +174,7 @@ def test_step_is_the_median_over_runs_and_ratio_that_over_backprop() -> None:
 
 
 def test_ratio_is_to_the_same_seeds() -> None:
-    # DNI was stopped after seed 0: its 20 ms are to be held against the 10 ms of seed 0.
+    # As `Row.ratio` says. DNI was stopped after seed 0: its 20 ms are to be held against the 10 ms of seed 0.
     records = [_record(seed=0, ms=10.0), _record(seed=1, ms=30.0), _record("dni", 0, ms=20.0)]
     assert _row(*records, method="dni").ratio == pytest.approx(2.0)
 
@@ -214,7 +214,7 @@ def test_bad_run_keeps_its_row_and_says_why(status: str) -> None:
 
 
 def test_bad_run_does_not_count_in_the_numbers() -> None:
-    bad = _record("dni", 1, error=90.0, ms=99.0, status="diverged", error_text="x") | {"error": "diverged"}
+    bad = _record("dni", 1, error_pct=90.0, ms=99.0, status="diverged", error="not finite")
     row = _row(_record("dni", 0, 2.0, 10.0), bad, method="dni")
     assert (row.errors_pct, row.step_ms, row.num_ok, row.num_bad) == ((2.0,), 10.0, 1, 1)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..records import Record
-from .format import cells, headings
+from .format import BENCH_HEADINGS, bench_cells, cells, headings
 from .plots import curves, quality_plots
 from .summary import Table, tabulate
 
@@ -20,12 +20,17 @@ def write_report(path: Path, records: Iterable[Record], problems: Sequence[str] 
 
     The file appears whole or not at all.
     """
+    records = list(records)
     tables = tabulate(records)
+    benches = [r for r in records if str(r.get("experiment", "")).startswith("bench/")]
     environment = Environment(
         loader=PackageLoader("synthgrad.report"), autoescape=True, undefined=StrictUndefined
     )
     page = environment.get_template("report.html.j2").render(
-        sections=[_section(t) for t in tables], problems=list(problems)
+        sections=[_section(t) for t in tables],
+        bench_headings=BENCH_HEADINGS,
+        benches=[(bench_cells(r), r.get("status") != "ok") for r in benches],
+        problems=list(problems),
     )
     partial = path.with_suffix(".partial")
     partial.write_text(page, encoding="utf-8")

@@ -1,0 +1,34 @@
+# Two commands: `make demo` and `make test`. Both build an environment first, with Python and nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+# Address of a package index with the PyTorch build wanted (CPU, CUDA …); empty: pip's default.
+TORCH_INDEX ?=
+BIN = $(VENV)/bin
+
+.PHONY: demo test lint types tables clean
+
+demo: $(VENV)/.installed
+	$(BIN)/synthgrad compare --out runs/demo
+	@echo "open runs/demo/report.html"
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed
+	$(BIN)/basedpyright
+
+tables: $(VENV)/.installed
+	$(BIN)/python scripts/fill_tables.py
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep ^torch== constraints.txt)"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) dist build runs

@@ -1,0 +1,63 @@
+"""Fill the tables of the documents from committed records, or check that they agree.
+
+Usage: python scripts/fill_tables.py [--check]
+
+A table stands between two comments, the first of which names the folder of its records:
+
+    <!-- table results/compare/2026-11-21-… -->
+    <!-- end -->
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from synthgrad.records import FILE, Record, read
+from synthgrad.report import bench_markdown, markdown, tabulate
+
+ROOT = Path(__file__).parent.parent
+MARKED = re.compile(r"(<!-- table (?P<folder>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def table(folder: str) -> str:
+    """Return the tables of a results folder, with the machine that they were measured on."""
+    path = ROOT / folder / FILE
+    records, problems = read(path)
+    if problems or not records:
+        sys.exit("\n".join(problems) or f"{path}: holds no records")
+    parts: list[str] = []
+    for made in tabulate(records):
+        parts += [f"**{made.title}**\n", markdown(made)]
+    benches = [r for r in records if str(r["experiment"]).startswith("bench/")]
+    if benches:
+        parts += [bench_markdown(benches)]
+    return "\n".join([*parts, _machine(records)]) + "\n"
+
+
+def _machine(records: list[Record]) -> str:
+    env = records[-1]["env"]
+    words = [str(env["device"]), f"{env['threads']} thread{'s' if env['threads'] > 1 else ''}"]
+    words += [f"{env['jobs']} runs side by side"] if env.get("jobs", 1) > 1 else []
+    return f"*{', '.join(words)}; torch {env['torch']}.*\n"
+
+
+def main() -> None:
+    """Rewrite the documents; with ``--check`` fail if that would change one."""
+    check = "--check" in sys.argv[1:]
+    drifted: list[Path] = []
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        before = path.read_text(encoding="utf-8")
+        after = MARKED.sub(lambda m: m[1] + "\n" + table(m["folder"]) + m[3], before)
+        if after != before:
+            drifted.append(path)
+            if not check:
+                path.write_text(after, encoding="utf-8")
+    for path in drifted:
+        print(f"{path.relative_to(ROOT)}: {'differs from the records, run `make tables`' if check else 'filled'}")
+    sys.exit(1 if check and drifted else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Ctrl-C: what had ended is kept and shown, and the rest is one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+#: Far more runs than are done before the signal comes.
+SEEDS = ",".join(str(k) for k in range(400))
+COMMAND = [
+    *(sys.executable, "-m", "synthgrad", "compare", "--methods", "backprop", "--seeds", SEEDS, "--steps", "40"),
+    *("--batch-size", "32", "--width", "8", "--layers", "2", "--threads", "1", "--device", "cpu", "--quiet"),
+]
+PATIENCE_S = 120  # against hanging for ever, not a claim
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+
+
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Have children heed SIGINT, even where these tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def _await_records(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not (path.exists() and path.read_bytes().count(b"\n")):
+        assert process.poll() is None, "it ended before a run was recorded"
+        assert time.monotonic() < deadline, "no run was recorded"
+        time.sleep(0.02)
+
+
+def _interrupt(out: Path, *extra: str) -> tuple[int, str, str]:
+    """Start, interrupt after the first record as a terminal would, and return status and what was said."""
+    environment = {k: v for k, v in os.environ.items() if k != "SYNTHGRAD_DATA"} | {"COLUMNS": "120"}
+    process = subprocess.Popen(
+        [*COMMAND, *extra, "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    with process:
+        try:
+            _await_records(out / "results.jsonl", process)
+            os.killpg(process.pid, signal.SIGINT)  # a terminal signals the whole group
+            said, errors = process.communicate(timeout=PATIENCE_S)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, said, errors
+
+
+@pytest.mark.usefixtures("_interruptible")
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_interrupted_comparison(jobs: str, tmp_path: Path) -> None:
+    status, said, errors = _interrupt(tmp_path / "out", "--jobs", jobs)
+    lines = errors.splitlines()
+    assert len(lines) == 1, errors
+    assert lines[0].startswith("synthgrad: error: interrupted")
+    assert "--resume" in lines[0]
+    assert status == 130
+    records = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text("utf-8").splitlines()]
+    assert 1 <= len(records) < 400
+    assert {r["status"] for r in records} == {"ok"}
+    assert "backprop" in said
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert page.rstrip().endswith("</html>")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["report.html", "results.jsonl"]
