@@ -11,7 +11,7 @@ from synthgrad.report.summary import cause_of
 
 
 def _record(
-    method: str = "backprop", seed: int = 0, error: float | None = 2.0, ms: float = 10.0, **changes: Any
+    method: str = "backprop", seed: int = 0, error_pct: float | None = 2.0, ms: float = 10.0, **changes: Any
 ) -> dict[str, Any]:
     record: dict[str, Any] = {
         "schema": 1,

@@ -60,8 +60,8 @@ class Decoupled(nn.Module):
     def forward(self, *args: Any, context: Tensor | None = None, **kwargs: Any) -> Any:
         """Run the network; ``context`` is the ``c`` of the rules, ``(B, ...)``.
 
-        A model whose own forward takes ``context`` gets it through `synthgrad.context` being used for
-        the rules' one instead: the keyword is always the rules'.
+        The keyword is always the rules': a model whose own forward has one of that name is given it by
+        position.
         """
         if not (self.training and torch.is_grad_enabled()):
             return self.model(*args, **kwargs)

@@ -30,13 +30,11 @@ VARIANTS: tuple[RuleSettings, ...] = (
     RuleSettings(hidden=(1024,), lr_factor=30.0),
     RuleSettings(hidden=(2048,), lr_factor=10.0),
     RuleSettings(hidden=(1024,), norm=False, lr_factor=10.0),
-    RuleSettings(hidden=(1024, 1024), lr_factor=10.0),
     RuleSettings(hidden=(1024,), lr_factor=100.0),
     RuleSettings(hidden=(2048,), lr_factor=30.0),
-    RuleSettings(hidden=(1024, 1024), lr_factor=30.0),
     RuleSettings(lr_factor=30.0),
     RuleSettings(hidden=(1024,), lr_factor=30.0, constant_lr=True),
-    RuleSettings(hidden=(1024,), lr_factor=10.0, constant_lr=True),
+    RuleSettings(hidden=(2048,), lr_factor=30.0, constant_lr=True),
     RuleSettings(hidden=(4096,), lr_factor=10.0),
 )
 

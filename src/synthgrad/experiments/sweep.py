@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,9 +93,12 @@ class Sweep:
         try:
             futures = {pool.submit(run, config, None, self.jobs): config for config in todo}
             for future in as_completed(futures):
-                yield futures[future], future.result()
+                yield futures[future], _result(future, futures[future], self.jobs)
+        except BaseException:
+            for worker in multiprocessing.active_children():
+                worker.terminate()  # interrupted: do not wait for runs that nobody wants any more
+            raise
         finally:
-            # Ctrl-C reaches the workers as well: they stop, and nothing is left to wait for.
             pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -101,6 +106,16 @@ def _steps_of(listener: Listener, config: RunConfig) -> Callable[[int], None]:
     return lambda step: listener.stepped(config, step)
 
 
+def _result(future: Future[Record], config: RunConfig, jobs: int) -> Record:
+    """Return a worker's record, or one that says that the worker died (out of memory, say)."""
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        error = "its process died without a word; the machine may be out of memory, try fewer --jobs"
+        return {**blank(config, jobs), "status": "failed", "error": error}
+
+
 def _prepare_worker(threads: int | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a traceback
     warnings.simplefilter("ignore")  # the first process has shown them
     prepare(threads)
