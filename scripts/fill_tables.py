@@ -55,7 +55,9 @@ def main() -> None:
             if not check:
                 path.write_text(after, encoding="utf-8")
     for path in drifted:
-        print(f"{path.relative_to(ROOT)}: {'differs from the records, run `make tables`' if check else 'filled'}")
+        print(
+            f"{path.relative_to(ROOT)}: {'differs from the records, run `make tables`' if check else 'filled'}"
+        )
     sys.exit(1 if check and drifted else 0)
 
 

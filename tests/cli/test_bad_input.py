@@ -144,7 +144,9 @@ def _refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     ],
     ids=lambda value: value if isinstance(value, str) else "says",
 )
-def test_compare_refuses(given: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_refuses(
+    given: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     line = _refused(capsys, *COMPARE, *given.split(), "--out", out)
     assert not [word for word in words if word not in line], line
@@ -172,7 +174,12 @@ def test_cuda_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[
 )
 @pytest.mark.parametrize("methods", ["backprop", "cdni", "backprop,cdni"])
 def test_factory_is_refused(
-    factory: str, words: list[str], methods: str, factories: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    factory: str,
+    words: list[str],
+    methods: str,
+    factories: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "out"
     model = f"{factories}:{factory}"
@@ -181,7 +188,9 @@ def test_factory_is_refused(
     assert not out.exists()
 
 
-def test_cut_that_the_network_lacks(factories: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cut_that_the_network_lacks(
+    factories: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     own = ["--model", f"{factories}:good", "--at", "1,layer1"]
     assert "layer1" in _refused(capsys, *COMPARE, *own, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -200,7 +209,9 @@ def test_data_folder_that_does_not_exist(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("name", "file"), [("mnist", "mnist/train-images-idx3-ubyte.gz"), ("cifar10", "cifar-10-python.tar.gz")]
 )
-def test_data_that_is_not_there(name: str, file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_that_is_not_there(
+    name: str, file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "data").mkdir()
     data = ["--data", name, "--data-dir", tmp_path / "data"]
     line = _refused(capsys, *COMPARE, *data, "--out", tmp_path / "out")
@@ -232,14 +243,18 @@ def test_out_that_is_a_file(below: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert (tmp_path / "file").read_text() == "kept"
 
 
-def test_resume_without_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_without_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert "--out" in _refused(capsys, *COMPARE, "--resume")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("folder", ["empty", "nowhere"])
-def test_report_of_a_folder_without_records(folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_of_a_folder_without_records(
+    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "empty").mkdir()
     line = _refused(capsys, "report", tmp_path / folder)
     assert f"{tmp_path / folder}: holds no results.jsonl" in line

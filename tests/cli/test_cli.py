@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,35 @@ from synthgrad.tasks import DATASETS
 from synthgrad.version import __version__
 
 SMALL = [
-    *("compare", "--steps", "12", "--batch-size", "64", "--width", "16", "--layers", "3", "--methods", "backprop,cdni"),
+    *(
+        "compare",
+        "--steps",
+        "12",
+        "--batch-size",
+        "64",
+        "--width",
+        "16",
+        "--layers",
+        "3",
+        "--methods",
+        "backprop,cdni",
+    ),
     *("--device", "cpu", "--threads", "1"),
 ]
 RECORD_KEYS = {
-    *("schema", "experiment", "tier", "method", "seed", "cell", "steps", "batch_size", "metrics", "time", "curve"),
+    *(
+        "schema",
+        "experiment",
+        "tier",
+        "method",
+        "seed",
+        "cell",
+        "steps",
+        "batch_size",
+        "metrics",
+        "time",
+        "curve",
+    ),
     *("status", "error", "config", "env"),
 }
 FACTORIES = """
@@ -105,7 +130,17 @@ def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     "option",
     [
-        *("--out", "--seeds", "--tier", "--device", "--data-dir", "--resume", "--threads", "--jobs", "--quiet"),
+        *(
+            "--out",
+            "--seeds",
+            "--tier",
+            "--device",
+            "--data-dir",
+            "--resume",
+            "--threads",
+            "--jobs",
+            "--quiet",
+        ),
         *("--data", "--methods", "--layers", "--width", "--steps", "--batch-size", "--lr", "--update-prob"),
         *("--engine", "--model"),
     ],
@@ -113,6 +148,13 @@ def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 def test_compare_has_the_option(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     _call("compare", "--help")
     assert f"{option} " in capsys.readouterr().out
+
+
+def test_nothing_global_is_left_changed(capsys: pytest.CaptureFixture[str]) -> None:
+    before = warnings.showwarning
+    _call("list")
+    assert capsys.readouterr().out
+    assert warnings.showwarning is before
 
 
 # Training
@@ -189,7 +231,9 @@ def test_seeds_are_run_method_by_method(tmp_path: Path) -> None:
     assert found == [(3, "backprop"), (3, "cdni"), (1, "backprop"), (1, "cdni")]
 
 
-@pytest.mark.parametrize("extra", [("--engine", "plain"), ("--update-prob", "0.5"), ("--lr", "0.01")], ids=" ".join)
+@pytest.mark.parametrize(
+    "extra", [("--engine", "plain"), ("--update-prob", "0.5"), ("--lr", "0.01")], ids=" ".join
+)
 def test_settings_are_recorded(extra: tuple[str, str], tmp_path: Path) -> None:
     assert _call(*SMALL, "--methods", "cdni", *extra, "--out", tmp_path / "out", "--quiet") == 0
     (record,) = _records(tmp_path / "out")
@@ -219,7 +263,17 @@ def test_diverged_run_is_kept_and_status_is_one(tmp_path: Path, capsys: pytest.C
 def test_failed_run_is_kept_and_said_as_it_is(
     quiet: tuple[str, ...], factories: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = ["compare", "--steps", "3", "--threads", "1", "--device", "cpu", "--model", f"{factories}:breaks_later"]
+    model = [
+        "compare",
+        "--steps",
+        "3",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+        "--model",
+        f"{factories}:breaks_later",
+    ]
     assert _call(*model, "--methods", "backprop", "--out", tmp_path / "out", *quiet) == 1
     (record,) = _records(tmp_path / "out")
     shown = capsys.readouterr()
@@ -275,7 +329,9 @@ def test_resume_of_a_diverged_run_has_status_one(done: Path, tmp_path: Path) -> 
 
 def test_resume_does_not_take_other_settings_for_the_same(done: Path, tmp_path: Path) -> None:
     (tmp_path / "results.jsonl").write_bytes((done / "results.jsonl").read_bytes())
-    assert _call(*SMALL, "--steps", "6", "--methods", "backprop", "--out", tmp_path, "--resume", "--quiet") == 0
+    assert (
+        _call(*SMALL, "--steps", "6", "--methods", "backprop", "--out", tmp_path, "--resume", "--quiet") == 0
+    )
     assert [r["steps"] for r in _records(tmp_path)] == [12, 12, 6]
 
 
@@ -314,7 +370,12 @@ def test_report_of_several_folders(done: Path, tmp_path: Path, capsys: pytest.Ca
         (tmp_path / str(seed)).mkdir()
         lines = [json.dumps(r | {"seed": seed}) for r in _records(done)]
         (tmp_path / str(seed) / "results.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    assert _call("report", done, tmp_path / "1", tmp_path / "2" / "results.jsonl", "--out", tmp_path / "all.html") == 0
+    assert (
+        _call(
+            "report", done, tmp_path / "1", tmp_path / "2" / "results.jsonl", "--out", tmp_path / "all.html"
+        )
+        == 0
+    )
     rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
     assert [(cells[1].strip(), cells[-2].strip()) for cells in rows] == [("backprop", "3"), ("cdni", "3")]
     assert (tmp_path / "all.html").exists()
@@ -325,6 +386,31 @@ def test_report_says_what_it_left_out(done: Path, tmp_path: Path, capsys: pytest
     assert _call("report", tmp_path) == 0
     assert capsys.readouterr().err.count("left out:") == 2
     assert (tmp_path / "report.html").read_text(encoding="utf-8").count("left out</p>") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "metrics"),
+    [
+        ("memory", {"saved_bytes_peak": 4096, "ratio_to_backprop": 0.5}),
+        ("pipeline", {"step_ms_median": 1.5, "examples_per_s": 100.0}),
+        ("layer-parallel", {"step_ms_median": 1.5, "ratio_to_best_backprop": 0.5, "roofline_ms": 0.1}),
+    ],
+)
+def test_report_takes_every_benchmark_of_the_contract(
+    name: str, metrics: dict[str, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = {
+        "schema": 1,
+        "experiment": f"bench/{name}",
+        "method": "backprop",
+        "status": "ok",
+        "metrics": metrics,
+    }
+    (tmp_path / "results.jsonl").write_text(
+        json.dumps(record | {"cell": {"width": 16}}) + "\n", encoding="utf-8"
+    )
+    assert _call("report", tmp_path) == 0
+    assert f"bench/{name}" in capsys.readouterr().out
 
 
 def test_bench_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -342,7 +428,19 @@ def test_bench_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_bench_keeps_a_failed_peer(tmp_path: Path) -> None:
-    bench = ["bench", "step", "--width", "16", "--rounds", "2", "--methods", "cdni", "--device", "cpu", "--quiet"]
+    bench = [
+        "bench",
+        "step",
+        "--width",
+        "16",
+        "--rounds",
+        "2",
+        "--methods",
+        "cdni",
+        "--device",
+        "cpu",
+        "--quiet",
+    ]
     assert _call(*bench, "--batch-size", "1", "--out", tmp_path) == 1  # BatchNorm takes no batch of one
     records = _records(tmp_path)
     assert {r["status"] for r in records} == {"failed"}

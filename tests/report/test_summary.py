@@ -40,7 +40,9 @@ def _record(
     return record | changes
 
 
-def _failed(method: str, seed: int = 0, status: str = "failed", error: str = "out of memory") -> dict[str, Any]:
+def _failed(
+    method: str, seed: int = 0, status: str = "failed", error: str = "out of memory"
+) -> dict[str, Any]:
     return _record(method, seed, metrics={}, time={}, status=status, error=error)
 
 

@@ -40,13 +40,13 @@ def _train(
 ) -> int:
     """Run configurations, write their records and a report; return the exit status."""
     _rehearse(configs)
-    records: list[Record] = []
     sweep = Sweep(configs, out, resume, jobs, threads)
     try:
         with Display(len(configs), quiet=quiet) as display:
-            for record in sweep.records(display):
-                records.append(record)
-    finally:  # also when interrupted: what is done is shown and kept
+            for _ in sweep.records(display):
+                pass
+    finally:  # also when interrupted: what is on the disk is shown
+        records = sweep.written()
         if records:
             print_tables(records)
             write_report(out / "report.html", records)

@@ -57,8 +57,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     debug = "--debug" in arguments
     # --debug is common to all commands: it is taken wherever it stands.
     arguments = [a for a in arguments if a != "--debug"]
-    warnings.showwarning = _show_warning
-    sys.exit(_guarded(arguments, debug))
+    with warnings.catch_warnings():  # puts showwarning back as well
+        warnings.showwarning = _show_warning
+        status = _guarded(arguments, debug)
+    sys.exit(status)
 
 
 def _guarded(arguments: list[str], debug: bool) -> int:

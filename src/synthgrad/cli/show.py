@@ -9,6 +9,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from ..experiments.config import RunConfig
 from ..experiments.sweep import Listener
@@ -29,7 +30,7 @@ class Display(Listener, AbstractContextManager["Display"]):
     def __init__(self, num_runs: int, *, quiet: bool) -> None:
         self._console = Console(stderr=True, quiet=quiet)
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.completed}/{task.total}"),
             TimeElapsedColumn(),
@@ -67,11 +68,11 @@ class Display(Listener, AbstractContextManager["Display"]):
         text += f", error {error:.2f} %" if error is not None else ""
         text += f", {seconds:.1f} s" if seconds is not None else ""
         text += f" ({record['error']})" if record.get("error") else ""
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, markup=False)
 
     def skipped(self, config: RunConfig) -> None:
         self._progress.advance(self._all)
-        self._console.print(f"{config.label}: done before, skipped", highlight=False)
+        self._console.print(f"{config.label}: done before, skipped", highlight=False, markup=False)
 
     def _drop_run(self) -> None:
         if self._run is not None:
@@ -93,11 +94,13 @@ def print_bench(records: Iterable[Record]) -> None:
         if str(record.get("experiment", "")).startswith("bench/"):
             groups.setdefault(record["experiment"], []).append(record)
     for name, group in groups.items():
-        shown = RichTable(title=name, title_justify="left", title_style="bold")
+        shown = RichTable(title=Text(name), title_justify="left", title_style="bold")
         for k, heading in enumerate(BENCH_HEADINGS):
             shown.add_column(heading, justify="left" if k == 0 else "right")
         for record in group:
-            shown.add_row(*bench_cells(record), style=None if record.get("status") == "ok" else "red")
+            shown.add_row(
+                *map(Text, bench_cells(record)), style=None if record.get("status") == "ok" else "red"
+            )
         _stdout().print(shown)
 
 
@@ -108,11 +111,11 @@ def print_tables(records: Iterable[Record], problems: Sequence[str] = ()) -> Non
         errors.print(f"left out: {problem}", highlight=False, markup=False)
     console = _stdout()
     for table in tabulate(records):
-        shown = RichTable(title=table.title, title_justify="left", title_style="bold")
+        shown = RichTable(title=Text(table.title), title_justify="left", title_style="bold")
         for k, heading in enumerate(headings(table)):
             shown.add_column(heading, justify="left" if k in (0, 5) else "right")
         for row in table.rows:
-            shown.add_row(*cells(row), style="red" if row.num_bad else None)
+            shown.add_row(*map(Text, cells(row)), style="red" if row.num_bad else None)
         console.print(shown)
         for row in table.rows:
             if row.note:

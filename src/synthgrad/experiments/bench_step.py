@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..core import ConfigError, SynthgradError, decouple
+from ..core import ConfigError, decouple
 from ..engines import InProcess, Locked
 from ..records import SCHEMA, Record, append, open_folder
 from ..tasks import cut_names, fully_connected, load
@@ -84,6 +84,8 @@ class StepBench:
             ConfigError: if a method is unknown, a setting out of range or the folder not writable.
         """
         candidates = _candidates(self.methods)
+        for batch_size in self.batch_sizes:
+            self._batches(batch_size)  # refuses what does not fit, before anything is written
         path = open_folder(out)
         prepare(self.threads)
         for width, layers, batch_size in itertools.product(self.widths, self.layers, self.batch_sizes):
@@ -107,7 +109,7 @@ class StepBench:
                 for _ in range(_WARM_UP):
                     step()
                 steps[candidate] = step
-            except (SynthgradError, RuntimeError) as error:
+            except Exception as error:  # a peer that fails is a line that says so
                 failed[candidate] = f"{type(error).__name__}: {error}"
         times = self._take_turns(steps)
         reference = candidates[0]

@@ -113,7 +113,14 @@ def configs(
 
 def _cell(data: str, over: Overrides) -> Cell:
     prob = 1.0 if over.update_prob is None else over.update_prob
+    if prob != 1 and over.engine == "plain":
+        raise ConfigError(
+            f"update probability {prob}: the plain engine skips no updates; use the in-process engine"
+        )
     if over.model is not None:
+        module, _, factory = over.model.partition(":")
+        if not module or not factory:
+            raise ConfigError(f"--model {over.model}: expected package.module:factory")
         if over.layers is not None or over.width is not None:
             raise ConfigError("--model is given together with --layers or --width; its factory decides these")
         return Cell(data, over.model, None, None, over.at, prob, over.engine)

@@ -49,8 +49,6 @@ def user_model(path: str) -> nn.Module:
         ConfigError: if it does not exist, raises, or makes something else; names it and its error.
     """
     module_name, _, name = path.partition(":")
-    if not module_name or not name:
-        raise ConfigError(f"--model {path}: expected package.module:factory")
     here = str(Path.cwd())
     added = here not in sys.path
     if added:
@@ -58,7 +56,7 @@ def user_model(path: str) -> nn.Module:
     try:
         factory = getattr(importlib.import_module(module_name), name)
         model = factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"--model {path}: {type(error).__name__}: {error}; expected an importable factory that takes no "
             "arguments and returns a torch.nn.Module"

@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..records import Record, append, finished, identity, open_folder, read
+from ..records import FILE, Record, append, finished, identity, open_folder, read
 from .config import RunConfig
 from .machine import prepare
 from .train import blank, run
@@ -76,6 +76,12 @@ class Sweep:
             listener.ended(config, record)
             yield record
 
+    def written(self) -> list[Record]:
+        """Return the records of these runs that are in the folder, the last one of each run."""
+        wanted = {identity(blank(config, self.jobs)) for config in self.configs}
+        found = {identity(r): r for r in read(self.out / FILE)[0]}
+        return [r for key, r in found.items() if key in wanted]
+
     def _in_turn(self, todo: Sequence[RunConfig], listener: Listener) -> Iterator[tuple[RunConfig, Record]]:
         prepare(self.threads)
         for config in todo:
@@ -87,6 +93,7 @@ class Sweep:
     ) -> Iterator[tuple[RunConfig, Record]]:
         # Spawned, not forked: a fork of a process with live threads may hang.
         context = multiprocessing.get_context("spawn")
+        others = set(multiprocessing.active_children())
         pool = ProcessPoolExecutor(
             self.jobs, mp_context=context, initializer=_prepare_worker, initargs=(self.threads,)
         )
@@ -95,11 +102,11 @@ class Sweep:
             for future in as_completed(futures):
                 yield futures[future], _result(future, futures[future], self.jobs)
         except BaseException:
-            for worker in multiprocessing.active_children():
+            for worker in set(multiprocessing.active_children()) - others:
                 worker.terminate()  # interrupted: do not wait for runs that nobody wants any more
-            raise
-        finally:
             pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        pool.shutdown()
 
 
 def _steps_of(listener: Listener, config: RunConfig) -> Callable[[int], None]:

@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,6 +56,7 @@ def run(config: RunConfig, progress: Progress | None = None, jobs: int = 1) -> R
     record = blank(config, jobs)
     loop = _Loop(config, progress)
     try:
+        _warm_up(config.device)
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             loop.prepare()
@@ -70,6 +71,19 @@ def run(config: RunConfig, progress: Progress | None = None, jobs: int = 1) -> R
         record["traceback"] = traceback.format_exc()
     record["time"], record["curve"] = loop.times(), loop.curve
     return record
+
+
+@cache
+def _warm_up(device: str) -> None:
+    """Take one step of something tiny, so that no run's clock counts what PyTorch loads at first use."""
+    with torch.random.fork_rng():
+        model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).to(device)
+        optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
+        nn.functional.cross_entropy(
+            model(torch.ones(2, 2, device=device)), torch.zeros(2, device=device).long()
+        ).backward()
+        optimizer.step()
+        synchronize(device)
 
 
 def blank(config: RunConfig, jobs: int) -> Record:
@@ -101,20 +115,34 @@ def rehearse(config: RunConfig) -> None:
         SynthgradError: if the run cannot begin.
     """
     with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
         loop = _Loop(config, None)
-        loop.prepare()
-        train = loop.data.train
-        draw = draw_batches(len(train), config.schedule.batch_size, config.seed, torch.device(config.device))
-        ids = next(draw)
         try:
+            loop.prepare()
+            train = loop.data.train
+            ids = next(draw_batches(len(train), config.schedule.batch_size, config.seed, train.y.device))
             with torch.no_grad():
-                nn.functional.cross_entropy(loop.net(train.x[ids]), train.y[ids])
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise ConfigError(
-                f"the network '{config.cell.arch}' fails on a batch of {len(ids)} from '{config.cell.data}': "
-                f"{type(error).__name__}: {str(error).splitlines()[0]}; it must take {tuple(train.x.shape[1:])} "
-                f"and return scores for {loop.data.classes} classes"
-            ) from error
+                scores = loop.net(train.x[ids])
+        except SynthgradError:
+            raise
+        except Exception as error:  # whatever the user's network raises
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            raise _unfit(config, loop, reason) from error
+        expected = (len(ids), loop.data.classes)
+        if not isinstance(scores, Tensor) or scores.shape != expected:
+            got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise _unfit(config, loop, f"it returned {got}, expected {expected}")
+        if not any(p.requires_grad for p in loop.net.parameters()):
+            raise _unfit(config, loop, "it has no parameter that learns")
+
+
+def _unfit(config: RunConfig, loop: _Loop, reason: str) -> ConfigError:
+    shape = tuple(loop.data.train.x.shape[1:])
+    return ConfigError(
+        f"the network '{config.cell.arch}' cannot be trained on '{config.cell.data}' with {config.method} and "
+        f"batches of {config.schedule.batch_size}: {reason}; it must take (B, {', '.join(map(str, shape))}) and "
+        f"return (B, {loop.data.classes}) scores"
+    )
 
 
 class _Loop:
@@ -182,9 +210,7 @@ class _Loop:
     def train(self) -> None:
         """Run all steps, with an evaluation now and then that no clock counts."""
         schedule, train = self.config.schedule, self.data.train
-        batches = draw_batches(
-            len(train), schedule.batch_size, self.config.seed, torch.device(self.config.device)
-        )
+        batches = draw_batches(len(train), schedule.batch_size, self.config.seed, train.y.device)
         losses: list[Tensor] = []
         step = 0
         self.net.train()
@@ -256,6 +282,7 @@ class _Loop:
             "time_to_target_s": reached[0] if reached else None,
             "updates_skipped_share": 1 - self.updates / (self._modules * self.config.schedule.steps),
             "num_parameters": self._parameters,
+            "data_sha256": self.data.sha256,
         }
 
     def times(self) -> dict[str, Any]:

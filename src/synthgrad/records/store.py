@@ -18,6 +18,19 @@ FILE = "results.jsonl"
 
 Record = dict[str, Any]
 
+#: What a record is made of; one that is made of something else is left out, and said to be.
+_SHAPE: dict[str, type] = {
+    "experiment": str,
+    "method": str,
+    "status": str,
+    "cell": dict,
+    "config": dict,
+    "metrics": dict,
+    "time": dict,
+    "curve": list,
+    "env": dict,
+}
+
 #: Where these agree, two records are of the same run.
 _IDENTITY = ("experiment", "tier", "method", "seed", "cell", "steps", "batch_size", "config")
 
@@ -80,11 +93,15 @@ def read(path: Path) -> tuple[list[Record], list[str]]:
                 continue
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 problems.append(f"{path}, line {number}: is no JSON (cut short?), left out")
                 continue
             if not isinstance(record, dict) or record.get("schema") != SCHEMA:
                 problems.append(f"{path}, line {number}: has another schema than {SCHEMA}, left out")
+                continue
+            odd = [name for name, kind in _SHAPE.items() if not isinstance(record.get(name), kind)]
+            if odd:
+                problems.append(f"{path}, line {number}: has no proper '{odd[0]}', left out")
                 continue
             records.append(record)
     return records, problems

@@ -71,7 +71,8 @@ def bench_cells(record: Record) -> tuple[str, ...]:
     """Return the texts of one record of step times, for `BENCH_HEADINGS`."""
     cell, metrics = record.get("cell") or {}, record.get("metrics") or {}
     prob = cell.get("update_prob", 1)
-    name = f"{record.get('method')}, {cell.get('engine')}" + (f", p={prob:g}" if prob != 1 else "")
+    words = [str(record.get("method")), str(cell.get("engine") or ""), f"p={prob:g}" if prob != 1 else ""]
+    name = ", ".join(word for word in words if word)
     size = (
         name,
         f"{cell.get('layers')} × {cell.get('width')}",
@@ -80,14 +81,23 @@ def bench_cells(record: Record) -> tuple[str, ...]:
     )
     if not metrics:
         return (*size, str(record.get("error") or "—"), "—", "—", "—")
-    arithmetic = metrics.get("ratio_arithmetic")
+    low, high = metrics.get("ratio_to_backprop_p10"), metrics.get("ratio_to_backprop_p90")
+    arithmetic = (
+        f"{100 * (1 - prob):.0f} % of updates skipped"
+        if prob != 1
+        else _number(metrics.get("ratio_arithmetic"), "×")
+    )
     return (
         *size,
-        f"{metrics['step_ms_median']:.2f} ms",
-        f"{metrics['ratio_to_backprop']:.2f} ×",
-        f"{metrics['ratio_to_backprop_p10']:.2f}–{metrics['ratio_to_backprop_p90']:.2f}",
-        f"{100 * (1 - prob):.0f} % of updates skipped" if arithmetic is None else f"{arithmetic:.2f} ×",
+        _number(metrics.get("step_ms_median"), "ms"),
+        _number(metrics.get("ratio_to_backprop"), "×"),
+        "—" if low is None or high is None else f"{low:.2f}–{high:.2f}",
+        arithmetic,
     )
+
+
+def _number(value: float | None, unit: str) -> str:
+    return "—" if value is None else f"{value:.2f} {unit}"
 
 
 def bench_markdown(records: Iterable[Record]) -> str:

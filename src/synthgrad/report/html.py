@@ -33,8 +33,12 @@ def write_report(path: Path, records: Iterable[Record], problems: Sequence[str] 
         problems=list(problems),
     )
     partial = path.with_suffix(".partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(page, encoding="utf-8")
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _section(table: Table) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -38,6 +39,9 @@ def _svg(draw: Callable[[Axes], None], width: float = 5.2, height: float = 3.4) 
         axes.grid(True, alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         draw(axes)
+        handles, labels = axes.get_legend_handles_labels()
+        # Above the axes, where no curve can run through it.
+        figure.legend(handles, labels, loc="outside upper left", ncols=4, frameon=False)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
@@ -75,19 +79,21 @@ def curves(table: Table) -> list[tuple[str, str]]:
 
 
 def _curve(table: Table, x: str, y: str, x_label: str, y_label: str, *, log: bool) -> str:
-    runs = _runs(table)
-    if not runs:
+    runs = [(method, [_points(r, x, y) for r in records]) for method, records in _runs(table)]
+    heights = [height for _, lines in runs for line in lines for _, height in line]
+    if not heights:
         return ""
+    log = log and max(heights) > 0  # an error of zero has no place on a logarithmic axis
 
     def draw(axes: Axes) -> None:
-        for position, (method, records) in enumerate(runs):
-            for k, record in enumerate(records):
-                points = [p for p in record["curve"] if p.get(x) is not None and p.get(y) is not None]
+        for position, (method, lines) in enumerate(runs):
+            for k, line in enumerate(lines):
+                points = [(a, b) for a, b in line if b > 0 or not log]
                 axes.plot(
-                    [p[x] for p in points],
-                    [p[y] for p in points],
+                    [a for a, _ in points],
+                    [b for _, b in points],
                     label=method if k == 0 else None,
-                    alpha=0.9 if len(records) == 1 else 0.6,
+                    alpha=0.9 if len(lines) == 1 else 0.6,
                     marker="." if len(points) < 12 else None,
                     **_style(method, position),
                 )
@@ -95,9 +101,18 @@ def _curve(table: Table, x: str, y: str, x_label: str, y_label: str, *, log: boo
         axes.set_xlim(left=0)
         if log:
             _plain_log(axes)
-        axes.legend(frameon=False)
 
     return _svg(draw)
+
+
+def _points(record: Record, x: str, y: str) -> list[tuple[float, float]]:
+    """Return the points of a curve that have both values, as finite numbers."""
+    pairs = [(p.get(x), p.get(y)) for p in record["curve"]]
+    return [(a, b) for a, b in pairs if _is_number(a) and _is_number(b)]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _plain_log(axes: Axes) -> None:
@@ -133,8 +148,7 @@ def _quality(points: Sequence[dict[str, Any]]) -> str:
                 color=_COLOURS[k % len(_COLOURS)],
                 linestyle=_STYLES[k % len(_STYLES)],
             )
-        axes.set(xlabel="step", ylabel="cosine with the message", ylim=(-0.05, 1.05))
+        axes.set(xlabel="step", ylabel="cosine with the message", ylim=(None, 1.05))
         axes.set_xlim(left=0)
-        axes.legend(frameon=False)
 
     return _svg(draw)

@@ -88,9 +88,10 @@ def tabulate(records: Iterable[Record]) -> list[Table]:
 
 def _table_key(record: Record) -> str:
     cell = {k: v for k, v in (record.get("cell") or {}).items() if k not in _OF_METHOD}
-    config = record.get("config") or {}
+    config, env = record.get("config") or {}, record.get("env") or {}
     shared = [record.get(k) for k in ("experiment", "tier", "steps", "batch_size")]
-    return json.dumps([shared, cell, config.get("lr"), config.get("hold_out")], sort_keys=True)
+    machine = [env.get("device"), env.get("threads"), env.get("jobs", 1)]  # times of several do not mix
+    return json.dumps([shared, cell, config.get("lr"), config.get("hold_out"), machine], sort_keys=True)
 
 
 def _label(record: Record) -> str:
@@ -102,6 +103,8 @@ def _label(record: Record) -> str:
         parts.append(f"p={prob:g}")
     if cell.get("engine") == "plain" and label != "backprop":
         parts.append("plain loop")
+    if cell.get("at"):
+        parts.append("cut after " + ", ".join(cell["at"]))
     if record.get("experiment") == "dni_search":
         parts.append(_rule_label(rule))
     return f"{label} ({', '.join(parts)})" if parts else label
@@ -124,7 +127,7 @@ def _table(records: Sequence[Record]) -> Table:
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(_label(record), []).append(record)
-    reference = _step_ms(groups.get("backprop", []))
+    reference = [r for r in groups.get("backprop", []) if r.get("status") == "ok"]
     rows = tuple(_row(label, group, part, reference) for label, group in groups.items())
     return Table(_title(first, cell), part, config.get("target_error_pct"), rows, tuple(records))
 
@@ -144,7 +147,17 @@ def _step_ms(records: Sequence[Record]) -> float | None:
     return median(times) if times else None
 
 
-def _row(label: str, records: Sequence[Record], part: str, reference_ms: float | None) -> Row:
+def _ratio(records: Sequence[Record], reference: Sequence[Record]) -> float | None:
+    """Return the ratio of step times: over the seeds that both have, or over all if they share none."""
+    common = {r.get("seed") for r in records} & {r.get("seed") for r in reference}
+    own, theirs = (
+        _step_ms([r for r in group if not common or r.get("seed") in common])
+        for group in (records, reference)
+    )
+    return own / theirs if own is not None and theirs else None
+
+
+def _row(label: str, records: Sequence[Record], part: str, reference: Sequence[Record]) -> Row:
     good = [r for r in records if r.get("status") == "ok"]
     bad = [r for r in records if r.get("status") != "ok"]
     metrics = [r.get("metrics") or {} for r in good]
@@ -152,7 +165,7 @@ def _row(label: str, records: Sequence[Record], part: str, reference_ms: float |
     times = [m["time_to_target_s"] for m in metrics if m.get("time_to_target_s") is not None]
     skipped = [m["updates_skipped_share"] for m in metrics if m.get("updates_skipped_share") is not None]
     step_ms = _step_ms(good)
-    ratio = step_ms / reference_ms if step_ms is not None and reference_ms else None
+    ratio = _ratio(good, reference)
     share = mean(skipped) if skipped else None
     return Row(
         method=label,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..core import DataError
 from .files import find, missing
+from .idx import read_bytes
 from .images import Images, to_split
 
 __all__ = ["load_cifar10", "parse_batch"]
@@ -70,6 +71,8 @@ def parse_batch(content: bytes, path: Path) -> tuple[NDArray[np.uint8], NDArray[
         raise DataError(
             f"{path}: holds data of shape {images.shape} and type {images.dtype}, expected bytes (N, 3072)"
         )
+    if len(images) != len(labels):
+        raise DataError(f"{path}: holds {len(images)} images but {len(labels)} labels; fetch it again")
     return images.reshape(-1, 3, 32, 32), labels
 
 
@@ -119,13 +122,14 @@ def _read(data_dir: Path | None) -> tuple[dict[str, bytes], dict[str, Path]]:
     name = "cifar-10-python.tar.gz"
     archive = find(data_dir, [name]) or missing(data_dir, name)
     try:
-        with tarfile.open(archive) as tar:
+        # Unpacked whole first: that is what checks the sum at the end of a gzip file.
+        with tarfile.open(fileobj=io.BytesIO(read_bytes(archive)), mode="r:") as tar:
             content: dict[str, bytes] = {}
             for n in OFFICIAL_MD5:
                 member = tar.extractfile(f"{FOLDER}/{n}")
                 if member is None:
                     raise KeyError(n)
                 content[n] = member.read()
-    except (OSError, EOFError, KeyError, tarfile.TarError) as error:
+    except (OSError, KeyError, DataError, tarfile.TarError) as error:
         raise DataError(f"{archive}: damaged archive ({error}); remove it and fetch it again") from error
     return content, {n: archive / n for n in OFFICIAL_MD5}

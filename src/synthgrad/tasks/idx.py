@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 
@@ -48,11 +49,15 @@ def parse_idx(content: bytes, path: Path, ndim: int) -> NDArray[np.uint8]:
             f"(IDX, unsigned bytes, {ndim} dimensions); this is another file, or a damaged one"
         )
     head = 4 + 4 * ndim
+    if len(content) < head:
+        raise DataError(
+            f"{path}: ends inside its header of {head} bytes; the file is cut short, fetch it again"
+        )
     shape = tuple(int(n) for n in np.frombuffer(content[4:head], ">u4"))
-    expected = int(np.prod(shape, dtype=np.int64)) if len(shape) == ndim else -1
+    expected = math.prod(shape)
     if len(content) - head != expected:
         raise DataError(
-            f"{path}: its header says {shape}, {expected} values, but {max(len(content) - head, 0)} are there; "
+            f"{path}: its header says {shape}, {expected} values, but {len(content) - head} are there; "
             "the file is cut short or damaged, fetch it again"
         )
     return np.frombuffer(content, np.uint8, offset=head).reshape(shape)
