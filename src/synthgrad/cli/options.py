@@ -49,7 +49,9 @@ class Numbers(click.ParamType[tuple[int, ...]]):
         except ValueError:
             self.fail(f"{value!r}: expected whole numbers separated by commas, as in 1,2,3", param, ctx)
         if min(numbers) < self.least or max(numbers) >= 1 << 63 or len(set(numbers)) != len(numbers):
-            self.fail(f"{value!r}: expected different numbers from {self.least} to 2^63 - 1", param, ctx)
+            self.fail(
+                f"{value!r}: expected different numbers, each at least {self.least}, below 2^63", param, ctx
+            )
         return numbers
 
 

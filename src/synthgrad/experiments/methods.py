@@ -49,7 +49,10 @@ METHODS: dict[str, Method] = {
         Method("backprop", "backpropagation, everything locked: the reference"),
         Method("no_bprop", "only the last module learns", lambda s, classes: NoBackprop()),
         Method(
-            "dni", "synthetic gradients from the activation alone", lambda s, classes: _synthetic(s, None)
+            "dni",
+            "synthetic gradients from the activation alone",
+            lambda s, classes: _synthetic(s, None),
+            {"": RuleSettings(), "mnist": RuleSettings(hidden=(2048,), lr_factor=30.0)},
         ),
         Method(
             "cdni", "synthetic gradients from activation and label", lambda s, classes: _synthetic(s, classes)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core import ConfigError, DivergedError, Monitor, SynthgradError, decouple
+from ..core import ConfigError, DataError, DivergedError, Monitor, SynthgradError, decouple
 from ..engines import InProcess, Locked, StepRecord
 from ..records import SCHEMA, Record
 from ..tasks import Images, Split, draw_batches, load
@@ -123,10 +123,11 @@ def rehearse(config: RunConfig) -> None:
             ids = next(draw_batches(len(train), config.schedule.batch_size, config.seed, train.y.device))
             with torch.no_grad():
                 scores = loop.net(train.x[ids])
-        except SynthgradError:
+        except (ConfigError, DataError):
             raise
-        except Exception as error:  # whatever the user's network raises
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        except Exception as error:  # whatever the user's network raises, a cut that cannot be made
+            kind = "" if isinstance(error, SynthgradError) else f"{type(error).__name__}: "
+            reason = kind + (str(error).splitlines() or [""])[0]
             raise _unfit(config, loop, reason) from error
         expected = (len(ids), loop.data.classes)
         if not isinstance(scores, Tensor) or scores.shape != expected:
@@ -137,11 +138,10 @@ def rehearse(config: RunConfig) -> None:
 
 
 def _unfit(config: RunConfig, loop: _Loop, reason: str) -> ConfigError:
-    shape = tuple(loop.data.train.x.shape[1:])
     return ConfigError(
-        f"the network '{config.cell.arch}' cannot be trained on '{config.cell.data}' with {config.method} and "
-        f"batches of {config.schedule.batch_size}: {reason}; it must take (B, {', '.join(map(str, shape))}) and "
-        f"return (B, {loop.data.classes}) scores"
+        f"network '{config.cell.arch}' with {config.method} cannot be trained on '{config.cell.data}', batch of "
+        f"{config.schedule.batch_size}: {reason}; it must have parameters that learn, take inputs "
+        f"{tuple(loop.data.train.x.shape[1:])} and return scores for {loop.data.classes} classes"
     )
 
 

@@ -18,7 +18,7 @@ FILE = "results.jsonl"
 
 Record = dict[str, Any]
 
-#: What a record is made of; one that is made of something else is left out, and said to be.
+#: What these parts of a record must be where they are there; another one is left out, and said to be.
 _SHAPE: dict[str, type] = {
     "experiment": str,
     "method": str,
@@ -99,7 +99,7 @@ def read(path: Path) -> tuple[list[Record], list[str]]:
             if not isinstance(record, dict) or record.get("schema") != SCHEMA:
                 problems.append(f"{path}, line {number}: has another schema than {SCHEMA}, left out")
                 continue
-            odd = [name for name, kind in _SHAPE.items() if not isinstance(record.get(name), kind)]
+            odd = [name for name, kind in _SHAPE.items() if not isinstance(record.get(name, kind()), kind)]
             if odd:
                 problems.append(f"{path}, line {number}: has no proper '{odd[0]}', left out")
                 continue
