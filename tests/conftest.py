@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import pooch
 import pytest
 import torch
 
@@ -26,3 +29,15 @@ def _clean(request: pytest.FixtureRequest) -> Iterator[None]:
         assert {t for t in threading.enumerate() if t.is_alive() and not t.daemon} <= threads
     changed = {k for k in environment.keys() | os.environ.keys() if environment.get(k) != os.environ.get(k)}
     assert not {k for k in changed if not k.startswith(("PYTEST", "TORCH", "PYTORCH", "KMP", "ACCELERATE"))}
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No data but what a test makes: no network, an empty cache, no directory from the environment."""
+
+    def refuse(*args: Any, **kwargs: Any) -> str:
+        raise OSError("no network in tests")
+
+    monkeypatch.setattr(pooch, "retrieve", refuse)
+    monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path / "cache")
+    monkeypatch.delenv("SYNTHGRAD_DATA", raising=False)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import gzip
-import sys
 from pathlib import Path
-from typing import Any
 
-import pooch
 import pytest
 import torch
 
-from synthgrad.cli.main import main
+from tests.cli.helpers import call, write_module
+
+pytestmark = pytest.mark.usefixtures("offline")
 
 COMPARE = [
     *("compare", "--steps", "3", "--batch-size", "32", "--methods", "backprop,cdni", "--device", "cpu"),
@@ -54,35 +53,14 @@ no_function = 3
 """
 
 
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def refuse(*args: Any, **kwargs: Any) -> str:
-        raise OSError("no network in tests")
-
-    monkeypatch.setattr(pooch, "retrieve", refuse)
-    monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path / "cache")
-    monkeypatch.delenv("SYNTHGRAD_DATA", raising=False)
-
-
 @pytest.fixture
 def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return the name of a module in the working directory that makes networks."""
-    (tmp_path / "bad_factories.py").write_text(FACTORIES)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    monkeypatch.delitem(sys.modules, "bad_factories", raising=False)
-    return "bad_factories"
-
-
-def _status(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main([str(a) for a in arguments])
-    return stop.value.code if isinstance(stop.value.code, int) else 1
+    return write_module("bad_factories", FACTORIES, tmp_path, monkeypatch)
 
 
 def _refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """Return the error line of a call that must be refused as bad usage, in the form of the contract."""
-    status = _status(*arguments)
+    status = call(*arguments)
     shown = capsys.readouterr()
     lines = shown.err.splitlines()
     assert len(lines) == 1, shown.err
@@ -314,15 +292,15 @@ def test_command_is_refused(
 
 
 def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert _status() == 2
+    assert call() == 2
     shown = capsys.readouterr()
     assert "Usage: synthgrad" in shown.out + shown.err
 
 
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_debug_shows_where(place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    call = [*COMPARE, "--lr", "nan", "--out", tmp_path / "out"]
-    assert _status(*(["--debug", *call] if place == "before" else [*call, "--debug"])) == 2
+    words = [*COMPARE, "--lr", "nan", "--out", tmp_path / "out"]
+    assert call(*(["--debug", *words] if place == "before" else [*words, "--debug"])) == 2
     shown = capsys.readouterr().err
     assert "Traceback" in shown
     assert shown.splitlines()[-1].startswith("synthgrad: error: learning rate nan")

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
-import pooch
 import pytest
 
-from synthgrad.cli.main import main
 from synthgrad.experiments.methods import METHODS
 from synthgrad.experiments.registry import BENCHMARKS, EXPERIMENTS
 from synthgrad.tasks import DATASETS
 from synthgrad.version import __version__
+from tests.cli.helpers import call, write_module
+
+pytestmark = pytest.mark.usefixtures("offline")
 
 SMALL = [
     *(
@@ -71,30 +71,9 @@ def breaks_later():  # good when it is tried, broken when it is run
 """
 
 
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def refuse(*args: Any, **kwargs: Any) -> str:
-        raise OSError("no network in tests")
-
-    monkeypatch.setattr(pooch, "retrieve", refuse)
-    monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path / "cache")
-    monkeypatch.delenv("SYNTHGRAD_DATA", raising=False)
-
-
 @pytest.fixture
 def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return the name of a module in the working directory that makes networks."""
-    (tmp_path / "cli_factories.py").write_text(FACTORIES)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    monkeypatch.delitem(sys.modules, "cli_factories", raising=False)
-    return "cli_factories"
-
-
-def _call(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main([str(a) for a in arguments])
-    return stop.value.code if isinstance(stop.value.code, int) else 1
+    return write_module("cli_factories", FACTORIES, tmp_path, monkeypatch)
 
 
 def _records(out: Path) -> list[dict[str, Any]]:
@@ -105,25 +84,25 @@ def _records(out: Path) -> list[dict[str, Any]]:
 
 
 def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
-    assert _call("list") == 0
+    assert call("list") == 0
     names = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
     assert names == {*EXPERIMENTS, *BENCHMARKS, *METHODS, *DATASETS}
 
 
 def test_list_says_a_line_about_each(capsys: pytest.CaptureFixture[str]) -> None:
-    _call("list")
+    call("list")
     entries = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
     assert all(len(line.split()) > 2 for line in entries)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert _call("--version") == 0
+    assert call("--version") == 0
     assert capsys.readouterr().out.startswith(f"synthgrad {__version__} ")
 
 
 @pytest.mark.parametrize("command", [[], ["compare"], ["run"], ["bench"], ["report"], ["list"]], ids=" ".join)
 def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert _call(*command, "--help") == 0
+    assert call(*command, "--help") == 0
     assert capsys.readouterr().out.startswith(" ".join(["Usage: synthgrad", *command]))
 
 
@@ -146,13 +125,13 @@ def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_compare_has_the_option(option: str, capsys: pytest.CaptureFixture[str]) -> None:
-    _call("compare", "--help")
+    call("compare", "--help")
     assert f"{option} " in capsys.readouterr().out
 
 
 def test_nothing_global_is_left_changed(capsys: pytest.CaptureFixture[str]) -> None:
     before = warnings.showwarning
-    _call("list")
+    call("list")
     assert capsys.readouterr().out
     assert warnings.showwarning is before
 
@@ -164,7 +143,7 @@ def test_nothing_global_is_left_changed(capsys: pytest.CaptureFixture[str]) -> N
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a small comparison, to be looked at only."""
     out = tmp_path_factory.mktemp("done")
-    assert _call(*SMALL, "--out", out, "--quiet") == 0
+    assert call(*SMALL, "--out", out, "--quiet") == 0
     return out
 
 
@@ -206,7 +185,7 @@ def test_compare_writes_a_report_with_plots(done: Path) -> None:
 
 
 def test_compare_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert _call(*SMALL, "--methods", "backprop", "--out", tmp_path / "out", "--quiet") == 0
+    assert call(*SMALL, "--methods", "backprop", "--out", tmp_path / "out", "--quiet") == 0
     shown = capsys.readouterr()
     assert "test error" in shown.out
     assert "backprop" in shown.out
@@ -215,18 +194,18 @@ def test_compare_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_compare_says_how_it_goes_unless_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert _call(*SMALL, "--methods", "backprop", "--out", tmp_path / "out") == 0
+    assert call(*SMALL, "--methods", "backprop", "--out", tmp_path / "out") == 0
     assert "backprop, seed 0: ok, error" in capsys.readouterr().err
 
 
 def test_same_seed_same_result(done: Path, tmp_path: Path) -> None:
-    assert _call(*SMALL, "--out", tmp_path / "out", "--quiet") == 0
+    assert call(*SMALL, "--out", tmp_path / "out", "--quiet") == 0
     for first, again in zip(_records(done), _records(tmp_path / "out"), strict=True):
         assert again["metrics"] | {"time_to_target_s": None} == first["metrics"] | {"time_to_target_s": None}
 
 
 def test_seeds_are_run_method_by_method(tmp_path: Path) -> None:
-    assert _call(*SMALL, "--steps", "2", "--seeds", "3,1", "--out", tmp_path / "out", "--quiet") == 0
+    assert call(*SMALL, "--steps", "2", "--seeds", "3,1", "--out", tmp_path / "out", "--quiet") == 0
     found = [(r["seed"], r["method"]) for r in _records(tmp_path / "out")]
     assert found == [(3, "backprop"), (3, "cdni"), (1, "backprop"), (1, "cdni")]
 
@@ -235,7 +214,7 @@ def test_seeds_are_run_method_by_method(tmp_path: Path) -> None:
     "extra", [("--engine", "plain"), ("--update-prob", "0.5"), ("--lr", "0.01")], ids=" ".join
 )
 def test_settings_are_recorded(extra: tuple[str, str], tmp_path: Path) -> None:
-    assert _call(*SMALL, "--methods", "cdni", *extra, "--out", tmp_path / "out", "--quiet") == 0
+    assert call(*SMALL, "--methods", "cdni", *extra, "--out", tmp_path / "out", "--quiet") == 0
     (record,) = _records(tmp_path / "out")
     kept = record["cell"] | record["config"]
     assert str(kept[extra[0].removeprefix("--").replace("-", "_")]) == extra[1]
@@ -244,14 +223,14 @@ def test_settings_are_recorded(extra: tuple[str, str], tmp_path: Path) -> None:
 def test_own_model_and_cuts(factories: str, tmp_path: Path) -> None:
     small = ["compare", "--steps", "3", "--batch-size", "32", "--threads", "1", "--device", "cpu", "--quiet"]
     model = ["--model", f"{factories}:good", "--methods", "backprop,dni"]
-    assert _call(*small, *model, "--at", "2", "--out", tmp_path / "out") == 0
+    assert call(*small, *model, "--at", "2", "--out", tmp_path / "out") == 0
     backprop, dni = _records(tmp_path / "out")
     assert dni["cell"]["at"] == ["2"]
     assert backprop["cell"]["arch"] == dni["cell"]["arch"] == f"{factories}:good"
 
 
 def test_diverged_run_is_kept_and_status_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert _call(*SMALL, "--lr", "1e38", "--out", tmp_path / "out", "--quiet") == 1
+    assert call(*SMALL, "--lr", "1e38", "--out", tmp_path / "out", "--quiet") == 1
     shown = capsys.readouterr()
     assert [r["status"] for r in _records(tmp_path / "out")] == ["diverged", "diverged"]
     assert "2 diverged" in shown.out or shown.out.count("diverged: ") >= 2
@@ -274,7 +253,7 @@ def test_failed_run_is_kept_and_said_as_it_is(
         "--model",
         f"{factories}:breaks_later",
     ]
-    assert _call(*model, "--methods", "backprop", "--out", tmp_path / "out", *quiet) == 1
+    assert call(*model, "--methods", "backprop", "--out", tmp_path / "out", *quiet) == 1
     (record,) = _records(tmp_path / "out")
     shown = capsys.readouterr()
     error = "RuntimeError: [enforce fail] no file [/data/x] on <this> disk"
@@ -290,7 +269,7 @@ def test_failed_run_is_kept_and_said_as_it_is(
 def test_resume_skips_what_is_done(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = (done / "results.jsonl").read_bytes()
     (tmp_path / "results.jsonl").write_bytes(content)
-    assert _call(*SMALL, "--out", tmp_path, "--resume") == 0
+    assert call(*SMALL, "--out", tmp_path, "--resume") == 0
     assert (tmp_path / "results.jsonl").read_bytes() == content
     shown = capsys.readouterr()
     assert shown.err.count("done before, skipped") == 2
@@ -302,7 +281,7 @@ def test_resume_does_what_is_left(done: Path, tmp_path: Path) -> None:
     content = (done / "results.jsonl").read_bytes()
     first = content.splitlines(keepends=True)[0]
     (tmp_path / "results.jsonl").write_bytes(first + b'{"schema": 1, "half')
-    assert _call(*SMALL, "--out", tmp_path, "--resume", "--quiet") == 0
+    assert call(*SMALL, "--out", tmp_path, "--resume", "--quiet") == 0
     after = (tmp_path / "results.jsonl").read_bytes()
     assert after.startswith(first)
     assert [json.loads(line)["method"] for line in (after.splitlines()[0], after.splitlines()[-1])] == [
@@ -315,7 +294,7 @@ def test_resume_does_failed_runs_again(done: Path, tmp_path: Path) -> None:
     ok, other = _records(done)
     lines = [json.dumps(ok), json.dumps(other | {"status": "failed", "error": "x"})]
     (tmp_path / "results.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    assert _call(*SMALL, "--out", tmp_path, "--resume", "--quiet") == 0
+    assert call(*SMALL, "--out", tmp_path, "--resume", "--quiet") == 0
     assert [(r["method"], r["status"]) for r in _records(tmp_path)[2:]] == [("cdni", "ok")]
 
 
@@ -323,14 +302,14 @@ def test_resume_of_a_diverged_run_has_status_one(done: Path, tmp_path: Path) -> 
     ok, other = _records(done)
     lines = [json.dumps(ok), json.dumps(other | {"status": "diverged", "error": "x"})]
     (tmp_path / "results.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    assert _call(*SMALL, "--out", tmp_path, "--resume", "--quiet") == 1
+    assert call(*SMALL, "--out", tmp_path, "--resume", "--quiet") == 1
     assert len(_records(tmp_path)) == 2
 
 
 def test_resume_does_not_take_other_settings_for_the_same(done: Path, tmp_path: Path) -> None:
     (tmp_path / "results.jsonl").write_bytes((done / "results.jsonl").read_bytes())
     assert (
-        _call(*SMALL, "--steps", "6", "--methods", "backprop", "--out", tmp_path, "--resume", "--quiet") == 0
+        call(*SMALL, "--steps", "6", "--methods", "backprop", "--out", tmp_path, "--resume", "--quiet") == 0
     )
     assert [r["steps"] for r in _records(tmp_path)] == [12, 12, 6]
 
@@ -338,13 +317,13 @@ def test_resume_does_not_take_other_settings_for_the_same(done: Path, tmp_path: 
 def test_without_resume_a_run_is_appended(done: Path, tmp_path: Path) -> None:
     content = (done / "results.jsonl").read_bytes()
     (tmp_path / "results.jsonl").write_bytes(content)
-    assert _call(*SMALL, "--methods", "backprop", "--out", tmp_path, "--quiet") == 0
+    assert call(*SMALL, "--methods", "backprop", "--out", tmp_path, "--quiet") == 0
     assert (tmp_path / "results.jsonl").read_bytes().startswith(content)
     assert len(_records(tmp_path)) == 3
 
 
 def test_two_jobs(done: Path, tmp_path: Path) -> None:
-    assert _call(*SMALL, "--jobs", "2", "--out", tmp_path / "out", "--quiet") == 0
+    assert call(*SMALL, "--jobs", "2", "--out", tmp_path / "out", "--quiet") == 0
     found = {r["method"]: r for r in _records(tmp_path / "out")}
     assert set(found) == {"backprop", "cdni"}
     for alone in _records(done):
@@ -358,7 +337,7 @@ def test_two_jobs(done: Path, tmp_path: Path) -> None:
 
 def test_report_of_a_folder(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "results.jsonl").write_bytes((done / "results.jsonl").read_bytes())
-    assert _call("report", tmp_path) == 0
+    assert call("report", tmp_path) == 0
     shown = capsys.readouterr()
     assert "cdni" in shown.out
     assert str(tmp_path / "report.html") in shown.out
@@ -371,9 +350,7 @@ def test_report_of_several_folders(done: Path, tmp_path: Path, capsys: pytest.Ca
         lines = [json.dumps(r | {"seed": seed}) for r in _records(done)]
         (tmp_path / str(seed) / "results.jsonl").write_text("\n".join(lines), encoding="utf-8")
     assert (
-        _call(
-            "report", done, tmp_path / "1", tmp_path / "2" / "results.jsonl", "--out", tmp_path / "all.html"
-        )
+        call("report", done, tmp_path / "1", tmp_path / "2" / "results.jsonl", "--out", tmp_path / "all.html")
         == 0
     )
     rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
@@ -383,7 +360,7 @@ def test_report_of_several_folders(done: Path, tmp_path: Path, capsys: pytest.Ca
 
 def test_report_says_what_it_left_out(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "results.jsonl").write_bytes((done / "results.jsonl").read_bytes() + b'{"schema": 2}\n{"sch')
-    assert _call("report", tmp_path) == 0
+    assert call("report", tmp_path) == 0
     assert capsys.readouterr().err.count("left out:") == 2
     assert (tmp_path / "report.html").read_text(encoding="utf-8").count("left out</p>") == 2
 
@@ -409,13 +386,13 @@ def test_report_takes_every_benchmark_of_the_contract(
     (tmp_path / "results.jsonl").write_text(
         json.dumps(record | {"cell": {"width": 16}}) + "\n", encoding="utf-8"
     )
-    assert _call("report", tmp_path) == 0
+    assert call("report", tmp_path) == 0
     assert f"bench/{name}" in capsys.readouterr().out
 
 
 def test_bench_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bench = ["bench", "step", "--width", "16", "--batch-size", "32", "--rounds", "2", "--device", "cpu"]
-    assert _call(*bench, "--methods", "cdni", "--out", tmp_path, "--quiet") == 0
+    assert call(*bench, "--methods", "cdni", "--out", tmp_path, "--quiet") == 0
     records = _records(tmp_path)
     assert {r["method"] for r in records} == {"backprop", "cdni"}
     for record in records:
@@ -441,7 +418,7 @@ def test_bench_keeps_a_failed_peer(tmp_path: Path) -> None:
         "cpu",
         "--quiet",
     ]
-    assert _call(*bench, "--batch-size", "1", "--out", tmp_path) == 1  # BatchNorm takes no batch of one
+    assert call(*bench, "--batch-size", "1", "--out", tmp_path) == 1  # BatchNorm takes no batch of one
     records = _records(tmp_path)
     assert {r["status"] for r in records} == {"failed"}
     assert all("more than 1 value per channel" in r["error"] for r in records)

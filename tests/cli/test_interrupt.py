@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,8 +53,24 @@ def _await_records(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
-def _interrupt(out: Path, *extra: str) -> tuple[int, str, str]:
-    """Start, interrupt after the first records as a terminal would, and return status and what was said."""
+def _everybody(process: subprocess.Popen[str]) -> None:
+    os.killpg(process.pid, signal.SIGINT)  # Ctrl-C: a terminal signals the whole group
+
+
+def _the_first(process: subprocess.Popen[str]) -> None:
+    process.terminate()  # a job scheduler, or somebody's kill
+
+
+def _gone(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def _interrupt(out: Path, stop: Callable[[Any], None], *extra: str) -> tuple[int, str, str]:
+    """Start, stop after the first records, and return status and what was said; no process may be left."""
     environment = {k: v for k, v in os.environ.items() if k != "SYNTHGRAD_DATA"} | {"COLUMNS": "120"}
     process = subprocess.Popen(
         [*COMMAND, *extra, "--out", str(out)],
@@ -66,18 +83,23 @@ def _interrupt(out: Path, *extra: str) -> tuple[int, str, str]:
     with process:
         try:
             _await_records(out / "results.jsonl", process)
-            os.killpg(process.pid, signal.SIGINT)  # a terminal signals the whole group
+            stop(process)
             said, errors = process.communicate(timeout=PATIENCE_S)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
+    deadline = time.monotonic() + PATIENCE_S
+    while not _gone(process.pid):
+        assert time.monotonic() < deadline, "workers were left behind"
+        time.sleep(0.05)
     return process.returncode, said, errors
 
 
 @pytest.mark.usefixtures("_interruptible")
+@pytest.mark.parametrize("stop", [_everybody, _the_first])
 @pytest.mark.parametrize("jobs", ["1", "2"])
-def test_interrupted_comparison(jobs: str, tmp_path: Path) -> None:
-    status, said, errors = _interrupt(tmp_path / "out", "--jobs", jobs)
+def test_interrupted_comparison(jobs: str, stop: Callable[[Any], None], tmp_path: Path) -> None:
+    status, said, errors = _interrupt(tmp_path / "out", stop, "--jobs", jobs)
     lines = [line for line in errors.splitlines() if line]  # click ends the terminal's line "^C" first
     assert len(lines) == 1, errors
     assert lines[0].startswith("synthgrad: error: interrupted")

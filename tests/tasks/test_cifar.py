@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pooch
 import pytest
 import torch
 
 from synthgrad.core import DataError
 from synthgrad.tasks import cifar
 from synthgrad.tasks.cifar import FOLDER, OFFICIAL_MD5, load_cifar10, parse_batch
+
+pytestmark = pytest.mark.usefixtures("offline")
 
 PATH = Path("data_batch_1")
 ARCHIVE = "cifar-10-python.tar.gz"
@@ -28,16 +29,6 @@ needs_real = pytest.mark.skipif(
     not REAL or not (Path(REAL) / FOLDER).is_dir(),
     reason=f"needs SYNTHGRAD_DATA to name a folder that holds {FOLDER}/ (expand_cifar10.py writes it)",
 )
-
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def refuse(*args: Any, **kwargs: Any) -> str:
-        raise OSError("no network in tests")
-
-    monkeypatch.setattr(pooch, "retrieve", refuse)
-    monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path / "cache")
-    monkeypatch.delenv("SYNTHGRAD_DATA", raising=False)
 
 
 def _batch(seed: int = 0, n: int = 10) -> dict[bytes, Any]:

@@ -21,6 +21,8 @@ from synthgrad.core import ConfigError, DataError
 from synthgrad.tasks import DATASETS, Images, load, mnist
 from synthgrad.tasks.mnist import load_mnist, load_mnist_10k
 
+pytestmark = pytest.mark.usefixtures("offline")
+
 OFFICIAL = os.environ.get("SYNTHGRAD_DATA")
 NAMES = tuple(mnist.SHA256)
 
@@ -28,16 +30,6 @@ needs_official = pytest.mark.skipif(
     not OFFICIAL or not (Path(OFFICIAL) / "mnist").is_dir(),
     reason="needs SYNTHGRAD_DATA to name a folder that holds the official mnist/*-ubyte.gz",
 )
-
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def refuse(*args: Any, **kwargs: Any) -> str:
-        raise OSError("no network in tests")
-
-    monkeypatch.setattr(pooch, "retrieve", refuse)
-    monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path / "cache")
-    monkeypatch.delenv("SYNTHGRAD_DATA", raising=False)
 
 
 def _idx(array: np.ndarray) -> bytes:

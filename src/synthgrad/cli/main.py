@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 import warnings
@@ -57,9 +58,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     debug = "--debug" in arguments
     # --debug is common to all commands: it is taken wherever it stands.
     arguments = [a for a in arguments if a != "--debug"]
-    with warnings.catch_warnings():  # puts showwarning back as well
-        warnings.showwarning = _show_warning
-        status = _guarded(arguments, debug)
+    # A job scheduler ends programs by SIGTERM: it is taken like Ctrl-C.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with warnings.catch_warnings():  # puts showwarning back as well
+            warnings.showwarning = _show_warning
+            status = _guarded(arguments, debug)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     sys.exit(status)
 
 

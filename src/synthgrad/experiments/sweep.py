@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -122,7 +124,17 @@ def _result(future: Future[Record], config: RunConfig, jobs: int) -> Record:
         return {**blank(config, jobs), "status": "failed", "error": error}
 
 
+def _follow_parent() -> None:
+    """End this worker when the first process is gone, killed say: nobody would take its records."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _prepare_worker(threads: int | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a traceback
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_follow_parent, daemon=True).start()
     warnings.simplefilter("ignore")  # the first process has shown them
     prepare(threads)
