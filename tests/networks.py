@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from synthgrad.core import Credit, Info, Rule, Site
+
 CLASSES = 5
 
 
@@ -109,6 +111,22 @@ class SharedTrunk(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.trunk(x).tanh()
         return self.head(torch.cat([self.left(h), self.right(h)], 1))
+
+
+class Local(Rule):
+    """A rule that learns from its own loss, and from nothing above."""
+
+    listens = False
+
+    def build(self, site: Site) -> None:
+        self.head = nn.Linear(site.shape[1], CLASSES)
+
+    def credit(self, h: Tensor, info: Info) -> Credit:
+        with torch.enable_grad():
+            leaf = h.detach().requires_grad_()
+            loss = F.cross_entropy(self.head(leaf), info.context)  # type: ignore[arg-type]
+            (delta,) = torch.autograd.grad(loss, leaf, retain_graph=True)
+        return Credit(delta * len(h), loss=loss)
 
 
 CASES = {

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import synthgrad as sg
 from synthgrad.core import ConfigError, Credit, Info, Message, Monitor, Rule, Site
-from tests.networks import CASES, CLASSES
+from tests.networks import CASES, CLASSES, Local
 
 
 class Fixed(Rule):
@@ -241,21 +241,6 @@ def test_monitor_in_the_plain_loop() -> None:
 
 
 def test_local_loss_of_a_rule_learns_in_the_plain_loop() -> None:
-    """A rule that learns from its own loss, and from nothing above."""
-
-    class Local(Rule):
-        listens = False
-
-        def build(self, site: Site) -> None:
-            self.head = nn.Linear(site.shape[1], CLASSES).to(site.dtype)
-
-        def credit(self, h: Tensor, info: Info) -> Credit:
-            with torch.enable_grad():
-                leaf = h.detach().requires_grad_()
-                loss = F.cross_entropy(self.head(leaf), info.context)
-                (delta,) = torch.autograd.grad(loss, leaf, retain_graph=True)
-            return Credit(delta * len(h), loss=loss)
-
     x, y = CASES["linear"].batch()
     for scale in (1.0, 64.0):
         net = net_with(Local(), loss_scale=lambda scale=scale: scale)

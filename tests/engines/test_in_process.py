@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 import synthgrad as sg
 from synthgrad.core import ConfigError, DivergedError, Monitor
-from synthgrad.engines import InProcess, Locked
-from tests.networks import CASES, CLASSES
+from synthgrad.engines import InProcess, Lag, Locked
+from tests.networks import CASES, CLASSES, Local
 
 
 def sgd(parameters: Any) -> torch.optim.Optimizer:
@@ -220,3 +220,56 @@ def test_bfloat16_autocast_learns() -> None:
         assert loss is not None
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 2
+
+
+def test_rule_with_its_own_loss_learns_with_the_module_below_it() -> None:
+    """Though nothing above has run yet: a lag of three steps has not filled."""
+    net = net_of(rule=Local())
+    before = {k: v.clone() for k, v in net.rules.named_parameters()}
+    trainer = InProcess(net, F.cross_entropy, sgd, lags={"1": Lag(forward=3)})
+    record = trainer.step(*CASES["linear"].batch())
+    assert record.updated == ["1"]
+    changed = {k for k, v in net.rules.named_parameters() if not torch.equal(v, before[k])}
+    assert changed == {"1.head.weight", "1.head.bias"}
+
+
+def test_rule_with_its_own_loss_equals_the_same_by_hand() -> None:
+    case = CASES["linear"]
+    net, twin = net_of(rule=Local()), net_of(rule=Local())
+    trainer = InProcess(net, F.cross_entropy, sgd)
+    model = twin.model
+    parts = [model[:2], model[2:4], model[4:]]  # type: ignore[index,operator]
+    heads = [twin.rules["1"].head, twin.rules["3"].head]  # type: ignore[union-attr]
+    twin.load_state_dict(net.state_dict())
+    for x, y in case.batches(4):
+        trainer.step(x, y)
+        h = x
+        for k, part in enumerate(parts):
+            h = part(h.detach())
+            scores = heads[k](h) if k < 2 else h
+            learning = [*part.parameters(), *(heads[k].parameters() if k < 2 else ())]
+            optimizer = sgd(learning)
+            optimizer.zero_grad()
+            F.cross_entropy(scores, y).backward()
+            optimizer.step()
+    for name, value in net.state_dict().items():
+        assert torch.allclose(value, twin.state_dict()[name]), name
+
+
+def test_a_step_that_fails_leaves_nothing_for_the_next() -> None:
+    class Fails(sg.SyntheticGradient):
+        fail = False
+
+        def observe_grad(self, *args: Any) -> Any:
+            if self.fail:
+                raise RuntimeError("out of luck")
+            return super().observe_grad(*args)
+
+    net = net_of(rule=Fails(context=CLASSES))
+    trainer = InProcess(net, F.cross_entropy, sgd)
+    x, y = CASES["linear"].batch()
+    trainer.step(x, y)
+    net.interfaces["1"].rule.fail = True  # type: ignore[attr-defined]
+    with pytest.raises(RuntimeError, match="out of luck"):
+        trainer.step(x, y)
+    assert all(p.grad is None for p in net.parameters())

@@ -55,7 +55,8 @@ class InProcess:
         net: what `decouple` returned; put it into training mode.
         criterion: takes output and target, returns a scalar loss, reduced as ``net.units`` says.
         optimizer: takes parameters, returns an optimizer; called once for each module, with the
-            parameters of the module and of the rules at the interfaces that feed it (they speak for it).
+            parameters of the module, of the rules at the interfaces that feed it (they speak for it), and
+            of rules at its own end that learn from their own loss alone.
         rule_options: options for the rules' parameter groups, such as ``{"lr": 1e-3}``.
         update_prob: each module, with the rules that speak for it, updates with this probability in a
             step; else it only passes activations on (DNI §3.1, sparse updates).
@@ -149,6 +150,10 @@ class InProcess:
                 record.loss = self._at_output(self.net.model(*args))
         except _NothingAbove:
             pass
+        except BaseException:
+            for optimizer in self.optimizers:
+                zero_grad(optimizer)  # what this step has begun must not leak into the next
+            raise
         finally:
             torch.set_grad_enabled(grad_mode)
             self._turns = []
@@ -324,12 +329,17 @@ class InProcess:
 
     def _parameters(self, module: Module) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         own = [self.net.model.get_parameter(n) for n in module.parameters]
-        # A rule at an interface that feeds several modules belongs to the last of them to finish.
-        speaks = [
-            n for n in module.inputs if self.net.graph.consumers(n)[-1] == self._ends_at[module.ends[0]]
+        # A rule that learns from messages is updated with the module that sends them: the last of those
+        # that its interface feeds. One that learns from its own loss alone, with the module below it.
+        position = self._ends_at[module.ends[0]]
+        interfaces, consumers = self.net.interfaces, self.net.graph.consumers
+        rules = [interfaces[n].rule for n in module.ends if n != OUTPUT and not interfaces[n].rule.listens]
+        rules += [
+            interfaces[n].rule
+            for n in module.inputs
+            if interfaces[n].rule.listens and consumers(n)[-1] == position
         ]
-        rules = [p for n in speaks for p in self.net.interfaces[n].rule.parameters()]
-        return own, rules
+        return own, [p for rule in rules for p in rule.parameters()]
 
     def _draw(self) -> list[bool]:
         n = len(self._modules)
