@@ -72,15 +72,15 @@ class _Cut(torch.autograd.Function):
         crossing: PlainCrossing = ctx.crossing
         rule = ctx.interface.rule
         scale = crossing.units.scale()
-        factor = scale / crossing.units.divisor(h)  # criterion's units = per-example units * factor
-        gradient = grad / factor
+        divisor = crossing.units.divisor(h)
+        gradient = grad * (divisor / scale)  # from the criterion's units to per-example ones
         grads: tuple[Tensor | None, ...] = (None,) * len(pending)
         if rule.listens:
             grads = pending_gradient(rule, h, ctx.info, Message(gradient), pending)
         if crossing.monitor is not None and not torch.compiler.is_compiling():
             crossing.monitor.record(ctx.interface.name, delta, gradient)
         return (
-            None if delta is None else (delta * factor).to(h.dtype),
+            None if delta is None else (delta * (scale / divisor)).to(h.dtype),
             None,
             None,
             None,
