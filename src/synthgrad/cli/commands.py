@@ -70,7 +70,7 @@ def _rehearse(configs: Sequence[RunConfig]) -> None:
             rehearse(config)
 
 
-@click.command("compare")
+@click.command("compare", short_help="Train one network by several methods, side by side.")
 @common
 @click.option("--data", default="mnist-10k", show_default=True, help="Data set; see synthgrad list.")
 @click.option(
@@ -205,7 +205,7 @@ def report_command(folders: tuple[Path, ...], out: Path | None) -> int:
     return 0
 
 
-@click.command("list")
+@click.command("list", short_help="Say what there is.")
 def list_command() -> int:
     """Say which experiments, benchmarks, methods and data sets there are."""
     lists = {
