@@ -212,14 +212,13 @@ class InProcess:
         crossed.leaf = leaf = crossed.h.detach().requires_grad_(wants)
         for k in takers:
             self._turns[k].fed[interface.name] = crossed
-        if self._is_chain:
-            self._grad_mode(takers[0])
+        self._grad_mode(takers[0])
         return leaf.clone() if interface.copies else leaf
 
     def _grad_mode(self, k: int) -> None:
         """Build no graph for a module that only passes activations on. In a chain modules run in turn."""
-        if self.update_prob < 1:
-            torch.set_grad_enabled(self._turns[k].updates or not self._is_chain)
+        if self.update_prob < 1 and self._is_chain:
+            torch.set_grad_enabled(self._turns[k].updates)
 
     def _at_output(self, output: Any) -> Tensor:
         """The last module has finished: the true gradient is at hand."""

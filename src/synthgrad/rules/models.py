@@ -144,7 +144,8 @@ class DenseModel(GradientModel):
         if c.is_floating_point():
             return c.to(table.dtype) @ table
         try:
-            return F.embedding(c, table)
+            # index_select has the faster backward of the two, but takes one dimension only
+            return table.index_select(0, c) if c.ndim == 1 else F.embedding(c, table)
         except IndexError:
             raise index_error(c, self.width, self.name) from None
 

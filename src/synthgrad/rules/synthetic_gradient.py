@@ -52,6 +52,7 @@ class SyntheticGradient(Rule):
         self.norm = norm
         self.error_to_h = error_to_h
         self._factory = model
+        self._checked: object = None  # the form of what was found to fit last
         self.model: GradientModel
 
     def build(self, site: Site) -> None:
@@ -64,8 +65,13 @@ class SyntheticGradient(Rule):
         return make(self.hidden, norm=self.norm)
 
     def check(self, h: Tensor, info: Info) -> None:
-        if not torch.compiler.is_compiling():
-            self.model.check(h, info.context)
+        if torch.compiler.is_compiling():
+            return
+        c = info.context
+        form = (h.shape, None if c is None else (c.shape, c.dtype))
+        if form != self._checked:
+            self.model.check(h, c)
+            self._checked = form
 
     def predict(self, h: Tensor, info: Info) -> Tensor:
         """Return ``M(h, c)``, ``(B, ...)`` in the dtype of ``h``, attached to the model's parameters."""
