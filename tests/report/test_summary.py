@@ -303,3 +303,12 @@ def test_a_record_with_less_is_shown(lost: str, null: bool) -> None:
     row = _table(record | ({lost: None} if null else {})).rows[0]
     assert (row.method, row.num_ok) == ("backprop", 1)
     assert len(cells(row)) == 7
+
+
+def test_times_of_other_threads_are_not_compared() -> None:
+    alone = _record("backprop", 0) | {"env": {"device": "cpu", "threads": 2, "jobs": 1}}
+    crowded = _record("cdni", 0) | {"env": {"device": "cpu", "threads": 1, "jobs": 2}}
+    (table,) = tabulate([alone, crowded])
+    assert all(row.errors_pct and row.step_ms is None and row.ratio is None for row in table.rows)
+    elsewhere = _record("backprop", 0) | {"env": {"device": "another"}}
+    assert len(tabulate([alone, elsewhere])) == 2

@@ -90,8 +90,9 @@ def _table_key(record: Record) -> str:
     cell = {k: v for k, v in (record.get("cell") or {}).items() if k not in _OF_METHOD}
     config, env = record.get("config") or {}, record.get("env") or {}
     shared = [record.get(k) for k in ("experiment", "tier", "steps", "batch_size")]
-    machine = [env.get("device"), env.get("threads"), env.get("jobs", 1)]  # times of several do not mix
-    return json.dumps([shared, cell, config.get("lr"), config.get("hold_out"), machine], sort_keys=True)
+    return json.dumps(
+        [shared, cell, config.get("lr"), config.get("hold_out"), env.get("device")], sort_keys=True
+    )
 
 
 def _label(record: Record) -> str:
@@ -128,7 +129,10 @@ def _table(records: Sequence[Record]) -> Table:
     for record in records:
         groups.setdefault(_label(record), []).append(record)
     reference = [r for r in groups.get("backprop", []) if r.get("status") == "ok"]
-    rows = tuple(_row(label, group, part, reference) for label, group in groups.items())
+    # Errors of runs with more threads or neighbours may be compared, their times may not.
+    envs = [r.get("env") or {} for r in records]
+    timed = len({(e.get("threads"), e.get("jobs", 1)) for e in envs}) == 1
+    rows = tuple(_row(label, group, part, reference, timed=timed) for label, group in groups.items())
     return Table(_title(first, cell), part, config.get("target_error_pct"), rows, tuple(records))
 
 
@@ -157,15 +161,17 @@ def _ratio(records: Sequence[Record], reference: Sequence[Record]) -> float | No
     return own / theirs if own is not None and theirs else None
 
 
-def _row(label: str, records: Sequence[Record], part: str, reference: Sequence[Record]) -> Row:
+def _row(
+    label: str, records: Sequence[Record], part: str, reference: Sequence[Record], *, timed: bool
+) -> Row:
     good = [r for r in records if r.get("status") == "ok"]
     bad = [r for r in records if r.get("status") != "ok"]
     metrics = [r.get("metrics") or {} for r in good]
     errors = tuple(m[f"{part}_error_pct"] for m in metrics if m.get(f"{part}_error_pct") is not None)
-    times = [m["time_to_target_s"] for m in metrics if m.get("time_to_target_s") is not None]
+    times = [m["time_to_target_s"] for m in metrics if timed and m.get("time_to_target_s") is not None]
     skipped = [m["updates_skipped_share"] for m in metrics if m.get("updates_skipped_share") is not None]
-    step_ms = _step_ms(good)
-    ratio = _ratio(good, reference)
+    step_ms = _step_ms(good) if timed else None
+    ratio = _ratio(good, reference) if timed else None
     share = mean(skipped) if skipped else None
     return Row(
         method=label,
