@@ -35,7 +35,6 @@ VARIANTS: tuple[RuleSettings, ...] = (
     RuleSettings(lr_factor=30.0),
     RuleSettings(hidden=(1024,), lr_factor=30.0, constant_lr=True),
     RuleSettings(hidden=(2048,), lr_factor=30.0, constant_lr=True),
-    RuleSettings(hidden=(4096,), lr_factor=10.0),
 )
 
 _SCHEDULES = {

@@ -71,7 +71,15 @@ def bench_cells(record: Record) -> tuple[str, ...]:
     """Return the texts of one record of step times, for `BENCH_HEADINGS`."""
     cell, metrics = record.get("cell") or {}, record.get("metrics") or {}
     prob = cell.get("update_prob", 1)
-    words = [str(record.get("method")), str(cell.get("engine") or ""), f"p={prob:g}" if prob != 1 else ""]
+    rule = (
+        str((record.get("config") or {}).get("rule") or "") if record.get("method") in ("dni", "cdni") else ""
+    )
+    words = [
+        str(record.get("method")),
+        rule,
+        str(cell.get("engine") or ""),
+        f"p={prob:g}" if prob != 1 else "",
+    ]
     name = ", ".join(word for word in words if word)
     size = (
         name,

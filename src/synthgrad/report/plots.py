@@ -16,32 +16,35 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..records import Record
-from .summary import Table
+from .summary import ORDER, Table, row_label
 
 __all__ = ["curves", "quality_plots"]
 
 # Colours that colour-blind readers can tell apart (Okabe and Ito), each with a line style of its own.
 _COLOURS = ("#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
 _STYLES = ("-", "--", "-.", ":")
-_METHODS = ("backprop", "no_bprop", "dni", "cdni")
 
 
-def _style(method: str, position: int) -> dict[str, Any]:
-    k = _METHODS.index(method) if method in _METHODS else len(_METHODS) + position
+def _style(label: str, position: int) -> dict[str, Any]:
+    # A method has its colour in every plot; further rows of the same method take the next ones.
+    method = label.partition(" ")[0]
+    k = ORDER.index(method) if method in ORDER and position < len(ORDER) else position
     return {"color": _COLOURS[k % len(_COLOURS)], "linestyle": _STYLES[k % len(_STYLES)], "linewidth": 1.8}
 
 
-def _svg(draw: Callable[[Axes], None], width: float = 5.2, height: float = 3.4) -> str:
+def _svg(draw: Callable[[Axes], None], labels: Sequence[str]) -> str:
     """Draw on a pair of axes and return them as SVG, with text as text and no fixed size."""
+    columns = 4 if max(map(len, labels)) < 16 else 2
+    rows = -(-len(labels) // columns)
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "synthgrad", "font.size": 10}):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(5.2, 3.2 + 0.2 * rows), layout="constrained")
         axes = figure.subplots()
         axes.grid(True, alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         draw(axes)
-        handles, labels = axes.get_legend_handles_labels()
         # Above the axes, where no curve can run through it.
-        figure.legend(handles, labels, loc="outside upper left", ncols=4, frameon=False)
+        handles, _ = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False, fontsize=9)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
@@ -56,8 +59,9 @@ def _runs(table: Table) -> list[tuple[str, list[Record]]]:
     groups: dict[str, list[Record]] = {}
     for record in table.records:
         if record.get("curve"):
-            groups.setdefault(str(record.get("method")), []).append(record)
-    return list(groups.items())
+            groups.setdefault(row_label(record), []).append(record)
+    order = [row.method for row in table.rows]
+    return sorted(groups.items(), key=lambda pair: order.index(pair[0]))
 
 
 def curves(table: Table) -> list[tuple[str, str]]:
@@ -102,7 +106,7 @@ def _curve(table: Table, x: str, y: str, x_label: str, y_label: str, *, log: boo
         if log:
             _plain_log(axes)
 
-    return _svg(draw)
+    return _svg(draw, [method for method, _ in runs])
 
 
 def _points(record: Record, x: str, y: str) -> list[tuple[float, float]]:
@@ -151,4 +155,4 @@ def _quality(points: Sequence[dict[str, Any]]) -> str:
         axes.set(xlabel="step", ylabel="cosine with the message", ylim=(None, 1.05))
         axes.set_xlim(left=0)
 
-    return _svg(draw)
+    return _svg(draw, [f"after {name}" for name in names])

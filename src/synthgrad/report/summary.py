@@ -10,7 +10,10 @@ from typing import Any
 
 from ..records import Record
 
-__all__ = ["Row", "Table", "cause_of", "tabulate"]
+__all__ = ["ORDER", "Row", "Table", "cause_of", "row_label", "tabulate"]
+
+#: Methods that come first, in this order; others follow as they were recorded.
+ORDER = ("backprop", "no_bprop", "dni", "cdni")
 
 #: Settings of a cell that methods of one table may differ in: they belong to the method.
 _OF_METHOD = ("update_prob", "engine", "at")
@@ -64,7 +67,7 @@ class Table:
         title: what is trained on what.
         part: ``test`` or ``val``: where the error was measured.
         target_error_pct: the error that is timed.
-        rows: one for each method, in the order of the records.
+        rows: one for each method, backpropagation first.
         records: what the rows were made of.
     """
 
@@ -82,7 +85,7 @@ def tabulate(records: Iterable[Record]) -> list[Table]:
         if str(record.get("experiment", "")).startswith("bench/"):
             continue
         table = groups.setdefault(_table_key(record), {})
-        table[json.dumps([_label(record), record.get("seed")])] = record
+        table[json.dumps([row_label(record), record.get("seed")])] = record
     return [_table(list(group.values())) for group in groups.values()]
 
 
@@ -95,7 +98,12 @@ def _table_key(record: Record) -> str:
     )
 
 
-def _label(record: Record) -> str:
+def _position(record: Record) -> int:
+    method = record.get("method")
+    return ORDER.index(method) if method in ORDER else len(ORDER)
+
+
+def row_label(record: Record) -> str:
     """Name of a row: the method, and what is particular about it."""
     cell, rule = record.get("cell") or {}, (record.get("config") or {}).get("rule") or {}
     label = str(record.get("method"))
@@ -106,8 +114,9 @@ def _label(record: Record) -> str:
         parts.append("plain loop")
     if cell.get("at"):
         parts.append("cut after " + ", ".join(cell["at"]))
-    if record.get("experiment") == "dni_search":
-        parts.append(_rule_label(rule))
+    about = _rule_label(rule)
+    if record.get("experiment") == "dni_search" or about != "linear":
+        parts.append(about)
     return f"{label} ({', '.join(parts)})" if parts else label
 
 
@@ -126,8 +135,8 @@ def _table(records: Sequence[Record]) -> Table:
     cell, config = first.get("cell") or {}, first.get("config") or {}
     part = "val" if config.get("hold_out") else "test"
     groups: dict[str, list[Record]] = {}
-    for record in records:
-        groups.setdefault(_label(record), []).append(record)
+    for record in sorted(records, key=_position):
+        groups.setdefault(row_label(record), []).append(record)
     reference = [r for r in groups.get("backprop", []) if r.get("status") == "ok"]
     # Errors of runs with more threads or neighbours may be compared, their times may not.
     envs = [r.get("env") or {} for r in records]
