@@ -20,16 +20,21 @@ from .summary import ORDER, Table, row_label
 
 __all__ = ["curves", "quality_plots"]
 
-# Colours that colour-blind readers can tell apart (Okabe and Ito), each with a line style of its own.
-_COLOURS = ("#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
+# Colours that colour-blind readers can tell apart (Okabe and Ito; grey for their yellow), each with a line style of its own.
+_COLOURS = ("#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#7F7F7F", "#000000")
 _STYLES = ("-", "--", "-.", ":")
+_MOST = len(_COLOURS)  # rows in one plot: as many as there are colours
 
 
-def _style(label: str, position: int) -> dict[str, Any]:
-    # A method has its colour in every plot; further rows of the same method take the next ones.
-    method = label.partition(" ")[0]
-    k = ORDER.index(method) if method in ORDER and position < len(ORDER) else position
-    return {"color": _COLOURS[k % len(_COLOURS)], "linestyle": _STYLES[k % len(_STYLES)], "linewidth": 1.8}
+def _styles(labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Return a style for each row: a method's own, the same in every plot, where it has one row only."""
+    methods = [label.partition(" ")[0] for label in labels]
+    own = len(set(methods)) == len(methods) and all(m in ORDER for m in methods)
+    numbers = [ORDER.index(m) for m in methods] if own else range(len(labels))
+    return [
+        {"color": _COLOURS[k % len(_COLOURS)], "linestyle": _STYLES[k % len(_STYLES)], "linewidth": 1.8}
+        for k in numbers
+    ]
 
 
 def _svg(draw: Callable[[Axes], None], labels: Sequence[str]) -> str:
@@ -56,12 +61,16 @@ def _svg(draw: Callable[[Axes], None], labels: Sequence[str]) -> str:
 
 
 def _runs(table: Table) -> list[tuple[str, list[Record]]]:
+    """Return the rows to draw, with the runs of each: those with the least error, if there are many."""
     groups: dict[str, list[Record]] = {}
     for record in table.records:
         if record.get("curve"):
             groups.setdefault(row_label(record), []).append(record)
-    order = [row.method for row in table.rows]
-    return sorted(groups.items(), key=lambda pair: order.index(pair[0]))
+    rows = [row for row in table.rows if row.method in groups]
+    if len(rows) > _MOST:
+        best = sorted(rows, key=lambda row: math.inf if row.error_pct is None else row.error_pct)[:_MOST]
+        rows = [row for row in rows if row in best]
+    return [(row.method, groups[row.method]) for row in rows]
 
 
 def curves(table: Table) -> list[tuple[str, str]]:
@@ -79,7 +88,9 @@ def curves(table: Table) -> list[tuple[str, str]]:
             _curve(table, "step", f"{table.part}_loss", "step", f"{part} loss (nats)", log=True),
         ),
     ]
-    return [(title, svg) for title, svg in plots if svg]
+    timed = any(row.step_ms is not None for row in table.rows)
+    many = f", best {_MOST} of {len(table.rows)}" if len(table.rows) > _MOST else ""
+    return [(title + many, svg) for title, svg in plots if svg and (timed or "over time" not in title)]
 
 
 def _curve(table: Table, x: str, y: str, x_label: str, y_label: str, *, log: bool) -> str:
@@ -87,10 +98,11 @@ def _curve(table: Table, x: str, y: str, x_label: str, y_label: str, *, log: boo
     heights = [height for _, lines in runs for line in lines for _, height in line]
     if not heights:
         return ""
+    styles = _styles([method for method, _ in runs])
     log = log and max(heights) > 0  # an error of zero has no place on a logarithmic axis
 
     def draw(axes: Axes) -> None:
-        for position, (method, lines) in enumerate(runs):
+        for (method, lines), style in zip(runs, styles, strict=True):
             for k, line in enumerate(lines):
                 points = [(a, b) for a, b in line if b > 0 or not log]
                 axes.plot(
@@ -99,7 +111,7 @@ def _curve(table: Table, x: str, y: str, x_label: str, y_label: str, *, log: boo
                     label=method if k == 0 else None,
                     alpha=0.9 if len(lines) == 1 else 0.6,
                     marker="." if len(points) < 12 else None,
-                    **_style(method, position),
+                    **style,
                 )
         axes.set(xlabel=x_label, ylabel=y_label)
         axes.set_xlim(left=0)
