@@ -19,7 +19,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 
 types: $(VENV)/.installed
-	$(BIN)/basedpyright
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 tables: $(VENV)/.installed
 	$(BIN)/python scripts/fill_tables.py
