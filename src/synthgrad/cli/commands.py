@@ -21,7 +21,7 @@ from ..experiments.train import data_for, rehearse
 from ..records import FILE, Record, read
 from ..report import write_report
 from ..tasks import DATASETS
-from .options import Names, Numbers, common, measured
+from .options import Common, Names, Numbers, common, measured
 from .show import Display, print_bench, print_tables
 
 __all__ = ["bench_command", "compare_command", "list_command", "report_command", "run_command"]
@@ -35,14 +35,13 @@ def _folder(out: Path | None, name: str, *, resume: bool = False) -> Path:
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _train(
-    configs: Sequence[RunConfig], out: Path, resume: bool, jobs: int, threads: int | None, quiet: bool
-) -> int:
+def _train(configs: Sequence[RunConfig], name: str, options: Common) -> int:
     """Run configurations, write their records and a report; return the exit status."""
+    out = _folder(options.out, name, resume=options.resume)
     _rehearse(configs)
-    sweep = Sweep(configs, out, resume, jobs, threads)
+    sweep = Sweep(configs, out, options.resume, options.jobs, options.threads)
     try:
-        with Display(len(configs), quiet=quiet) as display:
+        with Display(len(configs), quiet=options.quiet) as display:
             for _ in sweep.records(display):
                 pass
     finally:  # also when interrupted: what is on the disk is shown
@@ -86,55 +85,33 @@ def _rehearse(configs: Sequence[RunConfig]) -> None:
 @click.option("--model", metavar="package.module:factory", help="Your own network.")
 @click.option("--at", type=Names(), help="Submodules after which to cut [default: after every layer].")
 def compare_command(
-    out: Path | None,
-    seeds: tuple[int, ...],
-    tier: str,
-    device: str,
-    data_dir: Path | None,
-    resume: bool,
-    threads: int | None,
-    jobs: int,
-    quiet: bool,
-    data: str,
-    methods: tuple[str, ...],
-    at: tuple[str, ...] | None,
-    **overrides: Any,
+    options: Common, data: str, methods: tuple[str, ...], at: tuple[str, ...] | None, **overrides: Any
 ) -> int:
     """Train one network by several methods on one data set, side by side.
 
     Without options: backprop, no-bprop, DNI and cDNI on 10,000 embedded handwritten digits.
     """
     configs = compare.configs(
-        tier,
+        options.tier,
         data,
         methods,
-        seeds,
+        options.seeds,
         compare.Overrides(at=at or (), **overrides),
-        choose_device(device),
-        str(data_dir) if data_dir else None,
+        choose_device(options.device),
+        str(options.data_dir) if options.data_dir else None,
     )
-    return _train(configs, _folder(out, "compare", resume=resume), resume, jobs, threads, quiet)
+    return _train(configs, "compare", options)
 
 
 @click.command("run")
 @click.argument("name")
 @common
-def run_command(
-    name: str,
-    out: Path | None,
-    seeds: tuple[int, ...],
-    tier: str,
-    device: str,
-    data_dir: Path | None,
-    resume: bool,
-    threads: int | None,
-    jobs: int,
-    quiet: bool,
-) -> int:
+def run_command(options: Common, name: str) -> int:
     """Run the experiment NAME; see synthgrad list."""
-    experiment = experiment_named(name, tier)
-    configs = experiment.configs(tier, seeds, choose_device(device), str(data_dir) if data_dir else None)
-    return _train(configs, _folder(out, name, resume=resume), resume, jobs, threads, quiet)
+    experiment = experiment_named(name, options.tier)
+    data_dir = str(options.data_dir) if options.data_dir else None
+    configs = experiment.configs(options.tier, options.seeds, choose_device(options.device), data_dir)
+    return _train(configs, name, options)
 
 
 @click.command("bench")

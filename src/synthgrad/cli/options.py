@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
-__all__ = ["Names", "Numbers", "common", "measured"]
+__all__ = ["Common", "Names", "Numbers", "common", "measured"]
 
 
 class Names(click.ParamType[tuple[str, ...]]):
@@ -93,9 +95,30 @@ def _apply(decorators: tuple[_Decorator, ...], function: Callable[..., Any]) -> 
     return function
 
 
+@dataclass(frozen=True, slots=True)
+class Common:
+    """The values of the options of commands that train."""
+
+    out: Path | None
+    device: str
+    threads: int | None
+    quiet: bool
+    seeds: tuple[int, ...]
+    tier: str
+    data_dir: Path | None
+    resume: bool
+    jobs: int
+
+
 def common(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of commands that train: output, seeds, tier, device, data, resuming, jobs."""
-    return _apply(_COMMON + _RUNS, function)
+    """Add the options of commands that train; the function takes their values as one `Common` first."""
+
+    @wraps(function)
+    def gathered(**values: Any) -> Any:
+        shared = Common(**{f.name: values.pop(f.name) for f in fields(Common)})
+        return function(shared, **values)
+
+    return _apply(_COMMON + _RUNS, gathered)
 
 
 def measured(function: Callable[..., Any]) -> Callable[..., Any]:
