@@ -6,6 +6,8 @@ A table stands between two comments, the first of which names the folder of its 
 
     <!-- table results/compare/2026-11-21-… -->
     <!-- end -->
+
+With `errors` after the folder, columns of times are left out: for runs that shared the machine.
 """
 
 from __future__ import annotations
@@ -18,10 +20,12 @@ from synthgrad.records import FILE, Record, read
 from synthgrad.report import bench_markdown, markdown, tabulate
 
 ROOT = Path(__file__).parent.parent
-MARKED = re.compile(r"(<!-- table (?P<folder>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(
+    r"(<!-- table (?P<folder>\S+)(?P<errors> errors)? -->\n).*?(?P<end><!-- end -->)", re.DOTALL
+)
 
 
-def table(folder: str) -> str:
+def table(folder: str, *, errors_only: bool) -> str:
     """Return the tables of a results folder, with the machine that they were measured on."""
     path = ROOT / folder / FILE
     records, problems = read(path)
@@ -29,7 +33,7 @@ def table(folder: str) -> str:
         sys.exit("\n".join(problems) or f"{path}: holds no records")
     parts: list[str] = []
     for made in tabulate(records):
-        parts += [f"**{made.title}**\n", markdown(made)]
+        parts += [f"**{made.title}**\n", markdown(made, errors_only=errors_only)]
     benches = [r for r in records if str(r["experiment"]).startswith("bench/")]
     if benches:
         parts += [bench_markdown(benches)]
@@ -38,9 +42,15 @@ def table(folder: str) -> str:
 
 def _machine(records: list[Record]) -> str:
     env = records[-1]["env"]
-    words = [str(env["device"]), f"{env['threads']} thread{'s' if env['threads'] > 1 else ''}"]
-    words += [f"{env['jobs']} runs side by side"] if env.get("jobs", 1) > 1 else []
+    words = [str(env["device"])]
+    if len({(r["env"]["threads"], r["env"].get("jobs", 1)) for r in records}) == 1:
+        words += [f"{env['threads']} thread{'s' if env['threads'] > 1 else ''}"]
+        words += [f"{env['jobs']} runs side by side"] if env.get("jobs", 1) > 1 else []
     return f"*{', '.join(words)}; torch {env['torch']}.*\n"
+
+
+def _filled(marked: re.Match[str]) -> str:
+    return marked[1] + "\n" + table(marked["folder"], errors_only=bool(marked["errors"])) + marked["end"]
 
 
 def main() -> None:
@@ -49,7 +59,7 @@ def main() -> None:
     drifted: list[Path] = []
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         before = path.read_text(encoding="utf-8")
-        after = MARKED.sub(lambda m: m[1] + "\n" + table(m["folder"]) + m[3], before)
+        after = MARKED.sub(_filled, before)
         if after != before:
             drifted.append(path)
             if not check:

@@ -18,36 +18,12 @@ from tests.cli.helpers import call, write_module
 pytestmark = pytest.mark.usefixtures("offline")
 
 SMALL = [
-    *(
-        "compare",
-        "--steps",
-        "12",
-        "--batch-size",
-        "64",
-        "--width",
-        "16",
-        "--layers",
-        "3",
-        "--methods",
-        "backprop,cdni",
-    ),
-    *("--device", "cpu", "--threads", "1"),
+    *("compare", "--steps", "12", "--batch-size", "64", "--width", "16", "--layers", "3"),
+    *("--methods", "backprop,cdni", "--device", "cpu", "--threads", "1"),
 ]
 RECORD_KEYS = {
-    *(
-        "schema",
-        "experiment",
-        "tier",
-        "method",
-        "seed",
-        "cell",
-        "steps",
-        "batch_size",
-        "metrics",
-        "time",
-        "curve",
-    ),
-    *("status", "error", "config", "env"),
+    *("schema", "experiment", "tier", "method", "seed", "cell", "steps", "batch_size", "metrics", "time"),
+    *("curve", "status", "error", "config", "env"),
 }
 FACTORIES = """
 from torch import nn

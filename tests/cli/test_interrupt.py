@@ -17,19 +17,9 @@ import pytest
 #: Far more runs than are done before the signal comes.
 SEEDS = ",".join(str(k) for k in range(400))
 COMMAND = [
-    *(
-        sys.executable,
-        "-m",
-        "synthgrad",
-        "compare",
-        "--methods",
-        "backprop",
-        "--seeds",
-        SEEDS,
-        "--steps",
-        "40",
-    ),
-    *("--batch-size", "32", "--width", "8", "--layers", "2", "--threads", "1", "--device", "cpu", "--quiet"),
+    *(sys.executable, "-m", "synthgrad", "compare", "--methods", "backprop", "--seeds", SEEDS, "--steps"),
+    *("40", "--batch-size", "32", "--width", "8", "--layers", "2", "--threads", "1", "--device", "cpu"),
+    "--quiet",
 ]
 PATIENCE_S = 120  # against hanging for ever, not a claim
 

@@ -273,3 +273,12 @@ def test_a_step_that_fails_leaves_nothing_for_the_next() -> None:
     with pytest.raises(RuntimeError, match="out of luck"):
         trainer.step(x, y)
     assert all(p.grad is None for p in net.parameters())
+
+
+def test_a_monitor_does_not_ask_for_messages_that_nobody_compares() -> None:
+    """No-bprop has no credit to compare: its modules must not pay for the gradient of their input."""
+    net = net_of(rule=sg.NoBackprop())
+    fed: list[bool] = []
+    net.model[4].register_forward_pre_hook(lambda m, args: fed.append(args[0].requires_grad))  # type: ignore[index]
+    InProcess(net, F.cross_entropy, sgd, monitor=Monitor(every=1)).step(*CASES["linear"].batch())
+    assert fed == [False]

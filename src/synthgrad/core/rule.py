@@ -97,6 +97,9 @@ class Rule(nn.Module):
     #: Does `observe` do anything? Where False, engines need not compute the message at all.
     listens: bool = True
 
+    #: Does the error of the rule's own prediction flow into ``h``? Then the plain loop alone can train it.
+    error_to_h: bool = False
+
     def __init__(self) -> None:
         super().__init__()
         self.name = "?"

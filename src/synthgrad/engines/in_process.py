@@ -201,14 +201,14 @@ class InProcess:
         self._log("credit", interface.name, crossed.batch)
         if credit.delta is None:
             return None
-        return credit.delta * (1.0 / self.net.units.divisor(h))  # a product is three times as fast
+        return credit.delta * (1.0 / self.net.units.divisor(h))  # a product is faster
 
     def _feed(self, interface: Interface, crossed: Crossed) -> Tensor:
         """Feed the modules above from a new leaf; its gradient will be the message."""
         takers = self._consumers[interface.name]
-        wants = (interface.rule.listens or self.monitor is not None) and all(
-            self._turns[k].updates for k in takers
-        )
+        given = crossed.credit is not None and crossed.credit.delta is not None
+        read = interface.rule.listens or (self.monitor is not None and given)
+        wants = read and all(self._turns[k].updates for k in takers)
         crossed.leaf = leaf = crossed.h.detach().requires_grad_(wants)
         for k in takers:
             self._turns[k].fed[interface.name] = crossed
@@ -376,7 +376,7 @@ def _check_unlockable(net: Decoupled) -> None:
                 )
             owner[name] = module.name
     for name, interface in net.interfaces.items():
-        if getattr(interface.rule, "error_to_h", False):
+        if interface.rule.error_to_h:
             raise ConfigError(
                 f"the rule at interface '{name}' lets its error flow into h, which arrives after the module "
                 "below has updated; use error_to_h=False, or train in the plain loop"

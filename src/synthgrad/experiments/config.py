@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..core import ConfigError
@@ -122,10 +122,6 @@ class RunConfig:
     def label(self) -> str:
         """A short name for progress bars."""
         return f"{self.method}, seed {self.seed}"
-
-    def with_method(self, method: str, seed: int) -> RunConfig:
-        """Return the same run with another method and seed."""
-        return replace(self, method=method, seed=seed)
 
     def recorded(self) -> dict[str, Any]:
         """Return the settings that stand under ``config`` in a record: all that the results depend on."""

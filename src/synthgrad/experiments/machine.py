@@ -39,8 +39,7 @@ def prepare(threads: int | None) -> None:
     """Fix the number of threads, and keep freed memory inside the process.
 
     glibc hands the memory of a step's activations back to the kernel at the end of the step and takes
-    it again, page by page, in the next: some hundred page faults a step, up to 4 % of it, for small
-    networks. Every method gets this setting.
+    it again, page by page, in the next, which small networks notice. Every method gets this setting.
     """
     if threads is not None:
         torch.set_num_threads(threads)

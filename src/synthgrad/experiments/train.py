@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -228,7 +229,7 @@ class _Loop:
 
     def _lr_changes(self) -> list[int]:
         schedule = self.config.schedule
-        return [-int(-share * schedule.steps // 1) for share in schedule.milestones]
+        return [math.ceil(share * schedule.steps) for share in schedule.milestones]
 
     def _set_lr(self, step: int) -> None:
         factor = self.config.schedule.lr_factor(step)
@@ -265,7 +266,7 @@ class _Loop:
         if self._monitor is not None and (found := self._monitor.collect()):
             point["quality"] = {name: asdict(q) for name, q in found.items()}
         self.curve.append(point)
-        if not np.isfinite(loss):
+        if not math.isfinite(loss):
             raise DivergedError("loss", step - 1)
 
     def metrics(self) -> dict[str, Any]:

@@ -62,9 +62,11 @@ def _markdown(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def markdown(table: Table) -> str:
-    """Return the table for a document."""
-    return _markdown(headings(table), (cells(row) for row in table.rows))
+def markdown(table: Table, *, errors_only: bool = False) -> str:
+    """Return the table for a document; without the columns of times, where these mean nothing."""
+    kept = (0, 1, 6) if errors_only else range(7)  # method, error, runs
+    pick = lambda texts: tuple(texts[k] for k in kept)  # noqa: E731
+    return _markdown(pick(headings(table)), (pick(cells(row)) for row in table.rows))
 
 
 def bench_cells(record: Record) -> tuple[str, ...]:

@@ -11,9 +11,10 @@ __all__ = ["check_context", "encode", "index_error"]
 
 
 def check_context(c: Tensor | None, width: int, h: Tensor, name: str) -> Tensor:
-    """Return the context if it fits: ``(B,)`` integers or ``(B, width)`` floats. Their range is not checked here:
-    that would wait for the device. A look-up out of range fails by itself, see `index_error`.
+    """Return the context if it fits: ``(B,)`` integers or ``(B, width)`` floats.
 
+    The range of integers is not checked, which would wait for the device: a look-up out of range fails by
+    itself, see `index_error`.
 
     Raises:
         ContextError: if it is missing or has another shape.
