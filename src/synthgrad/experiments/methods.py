@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ..core import ConfigError, Rule
+from ..records.names import METHODS as NAMES
 from ..rules import NoBackprop, SyntheticGradient
 from ..rules.models import like_layer
 from .config import RuleSettings
@@ -21,16 +22,19 @@ class Method:
 
     Attributes:
         name: as given on the command line.
-        about: one line.
         rule: makes the rule of every cut from settings and number of classes; None for backpropagation.
         defaults: settings of the rule, by data set; the entry ``""`` serves for all others. Chosen on
             held-out training examples (``synthgrad run dni_search``), never on test data.
     """
 
     name: str
-    about: str
     rule: MakeRule | None = None
     defaults: Mapping[str, RuleSettings] = field(default_factory=lambda: {"": RuleSettings()})
+
+    @property
+    def about(self) -> str:
+        """The method in one line."""
+        return NAMES[self.name]
 
     def settings(self, data: str) -> RuleSettings:
         """Return the rule's settings for a data set."""
@@ -46,17 +50,14 @@ def _synthetic(settings: RuleSettings, context: int | None) -> Rule:
 METHODS: dict[str, Method] = {
     m.name: m
     for m in (
-        Method("backprop", "backpropagation, everything locked: the reference"),
-        Method("no_bprop", "only the last module learns", lambda s, classes: NoBackprop()),
+        Method("backprop"),
+        Method("no_bprop", lambda s, classes: NoBackprop()),
         Method(
             "dni",
-            "synthetic gradients from the activation alone",
             lambda s, classes: _synthetic(s, None),
             {"": RuleSettings(), "mnist": RuleSettings(hidden=(2048,), lr_factor=30.0)},
         ),
-        Method(
-            "cdni", "synthetic gradients from activation and label", lambda s, classes: _synthetic(s, classes)
-        ),
+        Method("cdni", lambda s, classes: _synthetic(s, classes)),
     )
 }
 

@@ -9,11 +9,12 @@ from statistics import mean, median
 from typing import Any
 
 from ..records import Record
+from ..records.names import METHODS
 
 __all__ = ["ORDER", "Row", "Table", "cause_of", "row_label", "tabulate"]
 
 #: Methods that come first, in this order; others follow as they were recorded.
-ORDER = ("backprop", "no_bprop", "dni", "cdni")
+ORDER = tuple(METHODS)
 
 #: Settings of a cell that methods of one table may differ in: they belong to the method.
 _OF_METHOD = ("update_prob", "engine", "at")

@@ -1,0 +1,18 @@
+"""The names that stand in records, in the order in which tables list them, with one line each.
+
+Here, below experiments and reports, because both need them and neither imports the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+__all__ = ["METHODS"]
+
+#: Methods, the reference first.
+METHODS: Mapping[str, str] = {
+    "backprop": "backpropagation, everything locked: the reference",
+    "no_bprop": "only the last module learns",
+    "dni": "synthetic gradients from the activation alone",
+    "cdni": "synthetic gradients from activation and label",
+}
