@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import synthgrad as sg
-from synthgrad.engines import InProcess
+from synthgrad.engines import InProcess, Locked
 from tests.networks import CASES, CLASSES
 
 
@@ -57,3 +57,24 @@ def test_a_look_up_out_of_range_is_told_by_the_interface() -> None:
     x, y = torch.ones(3, 2), torch.tensor([0, 1, 2])
     with pytest.raises(sg.core.ContextError, match="interface '0': got class index 2, expected 0 to 1"):
         net(x, context=y)
+
+
+@pytest.mark.filterwarnings("ignore:.*autograd.function.Function:DeprecationWarning")
+def test_a_compiled_network_is_not_compiled_anew_at_every_step() -> None:
+    """The number of the step, which engines tell the rules, was a constant to the compiler.
+
+    Every step was compiled again, until the compiler's limit ended training.
+    """
+    case = CASES["linear"]
+    net = sg.decouple(case.model(), case.at, sg.SyntheticGradient((), CLASSES), case.batch()[0])
+    compilations: list[object] = []
+
+    def count(graph: Any, inputs: Any) -> Any:
+        compilations.append(graph)
+        return graph.forward
+
+    net.compile(backend=count)
+    trainer = Locked(net, F.cross_entropy, lambda parameters: torch.optim.SGD(parameters, 0.1))
+    for _ in range(3):
+        trainer.step(*case.batch())
+    assert len(compilations) == 1

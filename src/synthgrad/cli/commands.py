@@ -11,17 +11,19 @@ from typing import Any
 import click
 
 from ..core import ConfigError
-from ..experiments import bench_step, compare
+from ..experiments import compare
+from ..experiments.bench import choose, sweep
 from ..experiments.config import RunConfig
 from ..experiments.machine import choose_device
 from ..experiments.methods import METHODS
-from ..experiments.registry import BENCHMARKS, EXPERIMENTS, experiment_named
+from ..experiments.registry import BENCHMARKS, EXPERIMENTS, benchmark_named, experiment_named
+from ..experiments.rehearsal import with_estimates
 from ..experiments.sweep import Sweep
-from ..experiments.train import data_for, rehearse
+from ..experiments.train import data_for
 from ..records import FILE, Record, read
 from ..report import write_report
 from ..tasks import DATASETS
-from .options import Common, Names, Numbers, common, measured
+from .options import Common, Names, Numbers, common
 from .show import Display, print_bench, print_tables
 
 __all__ = ["bench_command", "compare_command", "list_command", "report_command", "run_command"]
@@ -38,14 +40,15 @@ def _folder(out: Path | None, name: str, *, resume: bool = False) -> Path:
 def _train(configs: Sequence[RunConfig], name: str, options: Common) -> int:
     """Run configurations, write their records and a report; return the exit status."""
     out = _folder(options.out, name, resume=options.resume)
-    _rehearse(configs)
-    sweep = Sweep(configs, out, options.resume, options.jobs, options.threads)
+    configs = _rehearse(configs)
+    runs = Sweep(configs, out, options.resume, options.jobs, options.threads)
     try:
         with Display(len(configs), quiet=options.quiet) as display:
-            for _ in sweep.records(display):
+            display.estimates(configs)
+            for _ in runs.records(display):
                 pass
     finally:  # also when interrupted: what is on the disk is shown
-        records = sweep.written()
+        records = runs.written()
         if records:
             print_tables(records)
             write_report(out / "report.html", records)
@@ -53,20 +56,15 @@ def _train(configs: Sequence[RunConfig], name: str, options: Common) -> int:
     return 0 if all(r["status"] == "ok" for r in records) else 1
 
 
-def _rehearse(configs: Sequence[RunConfig]) -> None:
-    """Find what would fail in every run before anything is written."""
+def _rehearse(configs: Sequence[RunConfig]) -> list[RunConfig]:
+    """Find what would fail in every run before anything is written; return the runs with their estimates."""
     first = configs[0]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         data_for(first.cell.data, first.data_dir, first.hold_out, first.device)
     for text in dict.fromkeys(str(w.message) for w in caught):
         warnings.warn(text, stacklevel=2)
-    seen: set[Any] = set()
-    for config in configs:
-        key = (config.method, config.cell, config.rule, config.schedule)
-        if key not in seen:
-            seen.add(key)
-            rehearse(config)
+    return with_estimates(configs)
 
 
 @click.command("compare", short_help="Train one network by several methods, side by side.")
@@ -114,44 +112,54 @@ def run_command(options: Common, name: str) -> int:
     return _train(configs, name, options)
 
 
-@click.command("bench")
+@click.command("bench", short_help="Measure speed or memory.")
 @click.argument("name")
-@measured
-@click.option("--width", "widths", type=Numbers(1), help="Units of a hidden layer, as a list.")
-@click.option("--layers", type=Numbers(2), help="Weight layers, as a list.")
-@click.option("--batch-size", "batch_sizes", type=Numbers(1), help="Examples in a batch, as a list.")
-@click.option("--methods", type=Names(), help="Methods to measure.")
+@common
 @click.option(
-    "--rounds", type=click.IntRange(2), default=15, show_default=True, help="Rounds, methods in turn."
+    "--width", "widths", type=Numbers(1), help="Units of a hidden layer, as a list [default: the tier's]."
 )
-def bench_command(
-    name: str,
-    out: Path | None,
-    device: str,
-    threads: int | None,
-    quiet: bool,
-    widths: tuple[int, ...] | None,
-    layers: tuple[int, ...] | None,
-    batch_sizes: tuple[int, ...] | None,
-    methods: tuple[str, ...] | None,
-    rounds: int,
-) -> int:
-    """Measure speed: the benchmark NAME; see synthgrad list."""
-    if name not in BENCHMARKS:
-        raise ConfigError(f"benchmark '{name}' is unknown; accepted: {', '.join(BENCHMARKS)}")
-    sweep = bench_step.StepBench(
-        widths=widths or (256,),
-        layers=layers or (4,),
-        batch_sizes=batch_sizes or (256,),
-        methods=methods or bench_step.METHODS,
-        rounds=rounds,
-        threads=threads or 1,
-        device=choose_device(device),
+@click.option("--layers", type=Numbers(2), help="Weight layers, as a list [default: the tier's].")
+@click.option(
+    "--batch-size",
+    "batch_sizes",
+    type=Numbers(1),
+    help="Examples in a batch, as a list [default: the tier's].",
+)
+@click.option("--methods", type=Names(), help="Methods to measure [default: all].")
+@click.option("--modes", type=Names(), help="eager, compiled, or both [default: the tier's].")
+@click.option("--rounds", type=click.IntRange(1), help="Rounds, methods in turn [default: the tier's].")
+@click.option("--learn", is_flag=True, help="Also train to an accuracy, and time that.")
+def bench_command(options: Common, name: str, modes: tuple[str, ...] | None, **lists: Any) -> int:
+    """Measure speed or memory: the benchmark NAME; see synthgrad list.
+
+    Lists restrict the tier's sweep, or put other values in place of its own.
+    """
+    benchmark = benchmark_named(name)
+    if options.jobs > 1:
+        raise ConfigError(f"--jobs {options.jobs}: a benchmark wants the machine to itself; leave out --jobs")
+    if unknown := set(modes or ()) - {"eager", "compiled"}:
+        raise ConfigError(f"--modes {','.join(sorted(unknown))}: expected eager, compiled or eager,compiled")
+    scope = choose(
+        benchmark,
+        options.tier,
+        compiled=None if modes is None else tuple(mode == "compiled" for mode in modes),
+        seeds=options.seeds,
+        threads=options.threads,
+        device=choose_device(options.device),
+        data_dir=str(options.data_dir) if options.data_dir else None,
+        **lists,
     )
-    folder = _folder(out, f"bench-{name}")
-    records = list(sweep.run(folder, None if quiet else lambda text: click.echo(text, err=True)))
-    print_bench(records)
-    click.echo(str(folder / FILE))
+    folder = _folder(options.out, f"bench-{name}", resume=options.resume)
+    say = None if options.quiet else lambda text: click.echo(text, err=True)
+    records: list[Record] = []
+    try:
+        for record in sweep(benchmark, scope, folder, resume=options.resume, say=say):
+            records.append(record)
+    finally:  # also when interrupted: what is on the disk is shown
+        if records:
+            print_bench(records)
+            write_report(folder / "report.html", records)
+            click.echo(f"{folder / FILE} · {folder / 'report.html'}")
     return 0 if all(r["status"] == "ok" for r in records) else 1
 
 
@@ -187,7 +195,7 @@ def list_command() -> int:
     """Say which experiments, benchmarks, methods and data sets there are."""
     lists = {
         "experiments": {e.name: e.about for e in EXPERIMENTS.values()},
-        "benchmarks": BENCHMARKS,
+        "benchmarks": {b.name: b.about for b in BENCHMARKS.values()},
         "methods": {m.name: m.about for m in METHODS.values()},
         "data sets": {d.name: d.about for d in DATASETS.values()},
     }

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-__all__ = ["Common", "Names", "Numbers", "common", "measured"]
+__all__ = ["Common", "Names", "Numbers", "common"]
 
 
 class Names(click.ParamType[tuple[str, ...]]):
@@ -59,7 +59,7 @@ class Numbers(click.ParamType[tuple[int, ...]]):
 
 _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-_COMMON: tuple[_Decorator, ...] = (
+_OPTIONS: tuple[_Decorator, ...] = (
     click.option(
         "--out", type=click.Path(path_type=Path), help="Folder for the results [default: runs/NAME-TIME]."
     ),
@@ -70,9 +70,6 @@ _COMMON: tuple[_Decorator, ...] = (
         "--threads", type=click.IntRange(1), help="CPU threads of each run [default: PyTorch's choice]."
     ),
     click.option("--quiet", is_flag=True, help="Print the final table only."),
-)
-
-_RUNS: tuple[_Decorator, ...] = (
     click.option(
         "--seeds", type=Numbers(), default="0", show_default=True, help="Seeds, separated by commas."
     ),
@@ -89,15 +86,9 @@ _RUNS: tuple[_Decorator, ...] = (
 )
 
 
-def _apply(decorators: tuple[_Decorator, ...], function: Callable[..., Any]) -> Callable[..., Any]:
-    for decorator in reversed(decorators):
-        function = decorator(function)
-    return function
-
-
 @dataclass(frozen=True, slots=True)
 class Common:
-    """The values of the options of commands that train."""
+    """The values of the options that all commands which compute have."""
 
     out: Path | None
     device: str
@@ -111,16 +102,14 @@ class Common:
 
 
 def common(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of commands that train; the function takes their values as one `Common` first."""
+    """Add the options of commands that compute; the function takes their values as one `Common` first."""
 
     @wraps(function)
     def gathered(**values: Any) -> Any:
         shared = Common(**{f.name: values.pop(f.name) for f in fields(Common)})
         return function(shared, **values)
 
-    return _apply(_COMMON + _RUNS, gathered)
-
-
-def measured(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of commands that measure: output, device, threads."""
-    return _apply(_COMMON, function)
+    command: Callable[..., Any] = gathered
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command

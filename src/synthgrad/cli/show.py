@@ -14,7 +14,10 @@ from rich.text import Text
 from ..experiments.config import RunConfig
 from ..experiments.sweep import Listener
 from ..records import Record
-from ..report import BENCH_HEADINGS, bench_cells, cells, headings, tabulate
+from ..report import Sheet, bench_groups, bench_sheet, table_sheet, tabulate
+
+#: Rows of a table that a terminal is given; the records have all.
+MOST_ROWS = 200
 
 __all__ = ["Display", "print_bench", "print_tables"]
 
@@ -50,6 +53,18 @@ class Display(Listener, AbstractContextManager["Display"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+    def estimates(self, configs: Iterable[RunConfig]) -> None:
+        """Say beforehand what a step of each method will cost, about."""
+        known = {c.method: c.estimated_ratio for c in configs if c.estimated_ratio is not None}
+        if known:
+            words = ", ".join(f"{method} {ratio:.2f} ×" for method, ratio in known.items())
+            self._console.print(
+                f"estimated cost of a step, by its matrix products: {words} that of backprop",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
 
     def started(self, config: RunConfig) -> None:
         self._run = self._progress.add_task(config.label, total=config.schedule.steps)
@@ -87,21 +102,26 @@ def _stdout() -> Console:
     return console
 
 
+def _print_sheet(sheet: Sheet) -> None:
+    shown = RichTable(title=Text(sheet.title), title_justify="left", title_style="bold")
+    for k, heading in enumerate(sheet.headings):
+        shown.add_column(
+            heading, justify="left" if k == 0 or heading.startswith("cause") else "right", overflow="fold"
+        )
+    for row, bad in zip(sheet.rows[:MOST_ROWS], sheet.bad, strict=False):
+        shown.add_row(*map(Text, row), style="red" if bad else None)
+    console = _stdout()
+    console.print(shown)
+    if len(sheet.rows) > MOST_ROWS:
+        console.print(f"… and {len(sheet.rows) - MOST_ROWS} more rows")
+    for failure in sheet.failures[:MOST_ROWS]:
+        console.print(failure, style="red", highlight=False, markup=False)
+
+
 def print_bench(records: Iterable[Record]) -> None:
     """Print the benchmark records among these, one table for each benchmark."""
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        if str(record.get("experiment", "")).startswith("bench/"):
-            groups.setdefault(record["experiment"], []).append(record)
-    for name, group in groups.items():
-        shown = RichTable(title=Text(name), title_justify="left", title_style="bold")
-        for k, heading in enumerate(BENCH_HEADINGS):
-            shown.add_column(heading, justify="left" if k == 0 else "right")
-        for record in group:
-            shown.add_row(
-                *map(Text, bench_cells(record)), style=None if record.get("status") == "ok" else "red"
-            )
-        _stdout().print(shown)
+    for name, group in bench_groups(records).items():
+        _print_sheet(bench_sheet(name, group))
 
 
 def print_tables(records: Iterable[Record], problems: Sequence[str] = ()) -> None:
@@ -109,14 +129,5 @@ def print_tables(records: Iterable[Record], problems: Sequence[str] = ()) -> Non
     errors = Console(stderr=True, soft_wrap=True)
     for problem in problems:
         errors.print(f"left out: {problem}", highlight=False, markup=False)
-    console = _stdout()
     for table in tabulate(records):
-        shown = RichTable(title=Text(table.title), title_justify="left", title_style="bold")
-        for k, heading in enumerate(headings(table)):
-            shown.add_column(heading, justify="left" if k in (0, 5) else "right")
-        for row in table.rows:
-            shown.add_row(*map(Text, cells(row)), style="red" if row.num_bad else None)
-        console.print(shown)
-        for row in table.rows:
-            if row.note:
-                console.print(f"{row.method}: {row.note}", style="red", highlight=False, markup=False)
+        _print_sheet(table_sheet(table))

@@ -69,7 +69,8 @@ class Decoupled(nn.Module):
         info = Info(
             context=info.context if context is None else context,
             ids=info.ids,
-            step=info.step,
+            # A number that changes with every call would have every call compiled anew.
+            step=None if torch.compiler.is_compiling() else info.step,
             inputs=args[0] if args and isinstance(args[0], Tensor) else None,
             receiver=info.receiver,
         )

@@ -24,7 +24,8 @@ class Info:
         context: privileged information, the ``c`` of ``M(h, c)`` (DNI §2): class indices ``(B,)``
             int64, or any tensor with ``B`` rows; None where there is none.
         ids: ``(B,)`` int64, which examples of the data set these are (rules with a memory need it).
-        step: number of the batch, counted from 0; None in a loop that does not say.
+        step: number of the batch, counted from 0; None in a loop that does not say, and in a network
+            that is compiled as a whole.
         inputs: the network's own input, ``(B, ...)``.
         receiver: state of the module that the rule speaks for, the ``s_B`` of ``M_B(h_A, s_B, c)``.
     """

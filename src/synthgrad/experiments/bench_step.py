@@ -1,7 +1,7 @@
 """``bench step``: the time of a training step of every method over that of a hand-written loop.
 
 Methods take turns: in every round each one runs some steps on the same batches, and its ratio is taken
-to the backpropagation of the same round, so that a machine that slows down slows both.
+to the eager hand-written loop of the same round, so that a machine that slows down slows both.
 """
 
 from __future__ import annotations
@@ -9,232 +9,231 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..core import ConfigError, decouple
-from ..engines import InProcess, Locked
-from ..records import SCHEMA, Record, append, open_folder
-from ..tasks import cut_names, fully_connected, load
-from .config import RuleSettings
-from .machine import describe, prepare, synchronize
-from .methods import method_named
+from ..core import ConfigError
+from ..records import Record
+from ..tasks import load
+from . import compare
+from .bench import Scope, Setting, blank_line, finish_line, median_and_spread
+from .config import RunConfig
+from .machine import synchronize
+from .methods import METHODS, method_named
+from .step_maker import HAND_WRITTEN, StepKind, make_step
+from .train import run
 
-__all__ = ["METHODS", "StepBench"]
+__all__ = ["StepBench"]
 
-METHODS = ("backprop", "no_bprop", "dni", "cdni")
-
-Step = Callable[[], object]
+_DATA = "mnist-10k"
 _NUM_BATCHES = 16
-_WARM_UP = 20
+_WARM_UP_STEPS, _WARM_UP_S = 20, 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """A row of the benchmark: a method on an engine."""
-
-    method: str
-    engine: str
-    update_prob: float = 1.0
-
-
-def _candidates(methods: Sequence[str]) -> list[_Candidate]:
-    rows = [_Candidate("backprop", "hand-written loop")]
-    for name in methods:
-        if method_named(name).rule is None:
-            continue
-        rows += [_Candidate(name, "in-process")]
-        if name == "cdni":
-            rows += [_Candidate(name, "plain"), _Candidate(name, "in-process", 0.2)]
-    return rows
-
-
-@dataclass(frozen=True, slots=True)
 class StepBench:
-    """Measures steps of a fully connected network on embedded digits, Adam (fused), linear ``M``.
+    """Steps of a fully connected network on embedded digits, Adam (fused), linear ``M``."""
 
-    Attributes:
-        widths, layers, batch_sizes: every combination is measured.
-        methods: names; backpropagation is always measured along.
-        rounds: how often the methods take turns.
-        threads: CPU threads.
-        device: ``cpu`` or ``cuda``.
-        seconds: length of a method's turn in a round, about.
-    """
+    name = "step"
+    about = "time of a training step of every method, over a hand-written backprop loop"
+    tiers = {
+        "smoke": Scope((32,), (3,), (32,), tuple(METHODS), rounds=2, seconds=0.01, tier="smoke"),
+        "quick": Scope((64, 256), (2, 4, 8), (256,), tuple(METHODS), tier="quick"),
+        "full": Scope(
+            (64, 256, 1024), (2, 4, 8, 16), (256,), tuple(METHODS), compiled=(False, True), tier="full"
+        ),
+    }
 
-    widths: Sequence[int]
-    layers: Sequence[int]
-    batch_sizes: Sequence[int]
-    methods: Sequence[str] = METHODS
-    rounds: int = 15
-    threads: int = 1
-    device: str = "cpu"
-    seconds: float = 0.25
-
-    def run(self, out: Path, say: Callable[[str], None] | None = None) -> Iterator[Record]:
-        """Measure; append each setting's records to the folder's file and yield them.
+    def settings(self, scope: Scope) -> list[Setting]:
+        """Return one setting for each width, depth, batch size and seed.
 
         Raises:
-            ConfigError: if a method is unknown, a setting out of range or the folder not writable.
+            ConfigError: if a method is unknown or a batch larger than the data.
         """
-        candidates = _candidates(self.methods)
-        for batch_size in self.batch_sizes:
-            self._batches(batch_size)  # refuses what does not fit, before anything is written
-        path = open_folder(out)
-        prepare(self.threads)
-        for width, layers, batch_size in itertools.product(self.widths, self.layers, self.batch_sizes):
-            if say is not None:
-                say(f"step: {layers} layers × {width}, batch {batch_size}, {self.threads} threads")
-            for record in self._setting(candidates, width, layers, batch_size):
-                append(path, record)
-                yield record
+        kinds = _kinds(scope)
+        size = len(load(_DATA).train)
+        for batch_size in scope.batch_sizes:
+            if batch_size > size:
+                raise ConfigError(f"batch size {batch_size}: expected 1 to {size}")
+        return [
+            self._setting(scope, kinds, width, layers, batch_size, seed)
+            for seed, width, layers, batch_size in itertools.product(
+                scope.seeds, scope.widths, scope.layers, scope.batch_sizes
+            )
+        ]
 
     def _setting(
-        self, candidates: Sequence[_Candidate], width: int, layers: int, batch_size: int
-    ) -> Iterator[Record]:
-        batches = self._batches(batch_size)
-        steps: dict[_Candidate, Step] = {}
-        failed: dict[_Candidate, str] = {}
-        flops: dict[_Candidate, int] = {}
-        for candidate in candidates:
-            try:
-                step = _make_step(candidate, width, layers, batches, self.device)
-                flops[candidate] = _count_flops(step)
-                for _ in range(_WARM_UP):
-                    step()
-                steps[candidate] = step
-            except Exception as error:  # a peer that fails is a line that says so
-                failed[candidate] = f"{type(error).__name__}: {error}"
-        times = self._take_turns(steps)
-        reference = candidates[0]
-        for candidate in candidates:
-            cell = {
-                "width": width,
-                "layers": layers,
-                "batch_size": batch_size,
-                "threads": self.threads,
-                "compiled": False,
-                "engine": candidate.engine,
-                "update_prob": candidate.update_prob,
-            }
-            metrics: dict[str, Any] = {}
-            if candidate in times and reference in times:
-                metrics = _figures(times[candidate], times[reference])
-                if candidate.update_prob == 1:  # one step's count says nothing about a random one
-                    metrics["ratio_arithmetic"] = flops[candidate] / flops[reference]
-            yield {
-                "schema": SCHEMA,
-                "experiment": "bench/step",
-                "tier": "custom",
-                "method": candidate.method,
-                "seed": 0,
-                "cell": cell,
-                "steps": len(times.get(candidate, ())),
-                "batch_size": batch_size,
-                "metrics": metrics,
-                "time": {},
-                "curve": [],
-                "status": "ok" if metrics else "failed",
-                "error": failed.get(candidate)
-                or (None if metrics else "backpropagation could not be measured"),
-                "config": {"optimizer": "Adam, fused", "rule": "linear M", "rounds": self.rounds},
-                "env": describe(self.device),
-            }
+        self, scope: Scope, kinds: Sequence[StepKind], width: int, layers: int, batch_size: int, seed: int
+    ) -> Setting:
+        shape = {"width": width, "layers": layers, "batch_size": batch_size, "threads": scope.threads}
+        config = {"optimizer": "Adam, fused", "rule": "linear M", "seconds": scope.seconds}
+        if scope.learn:
+            config["learn"] = True
+        lines = [
+            blank_line(
+                self.name,
+                kind.method,
+                scope,
+                seed,
+                {
+                    **shape,
+                    "compiled": kind.compiled,
+                    "engine": kind.engine,
+                    "update_prob": kind.update_prob,
+                },
+                config,
+            )
+            for kind in kinds
+        ]
+        label = f"step: {layers} layers × {width}, batch {batch_size}, {scope.threads} threads"
+        return Setting(label, lines, partial(_measure, scope, kinds, lines))
 
-    def _batches(self, batch_size: int) -> list[tuple[Tensor, Tensor]]:
-        train = load("mnist-10k").train.to(torch.device(self.device))
-        if batch_size > len(train):
-            raise ConfigError(f"batch size {batch_size}: expected 1 to {len(train)}")
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
-        starts = [(k * batch_size) % (len(train) - batch_size + 1) for k in range(_NUM_BATCHES)]
-        ids = [order[s : s + batch_size].to(train.y.device) for s in starts]
-        return [(train.x[i], train.y[i]) for i in ids]
 
-    def _take_turns(self, steps: dict[_Candidate, Step]) -> dict[_Candidate, list[float]]:
-        """Return each candidate's milliseconds per step, one figure a round."""
-        times: dict[_Candidate, list[float]] = {c: [] for c in steps}
-        counts = {c: max(4, round(self.seconds / self._once(step))) for c, step in steps.items()}
-        for _ in range(self.rounds):
-            for candidate, step in steps.items():
-                synchronize(self.device)
-                start = time.perf_counter()
-                for _ in range(counts[candidate]):
-                    step()
-                synchronize(self.device)
-                times[candidate].append((time.perf_counter() - start) / counts[candidate] * 1e3)
-        return times
+def _kinds(scope: Scope) -> list[StepKind]:
+    """Return what is measured: the reference first, then every method as the scope has it."""
+    rows = [StepKind("backprop", HAND_WRITTEN)]
+    for name in scope.methods:
+        learns_by_rule = method_named(name).rule is not None
+        for compiled in scope.compiled:
+            if not learns_by_rule:
+                rows.append(StepKind(name, HAND_WRITTEN, compiled=compiled))
+                continue
+            rows.append(StepKind(name, "in-process", compiled=compiled))
+            if name == "cdni":
+                rows.append(StepKind(name, "plain", compiled=compiled))
+        if name == "cdni" and False in scope.compiled:
+            rows.append(StepKind(name, "in-process", update_prob=0.2))
+    return list(dict.fromkeys(rows))
 
-    def _once(self, step: Step) -> float:
+
+@dataclass(slots=True)
+class _Turn:
+    """One line's part of the rounds."""
+
+    step: Callable[[], object]
+    per_round: int
+    times_ms: list[float]
+
+
+def _measure(scope: Scope, kinds: Sequence[StepKind], lines: Sequence[Record]) -> Iterator[Record]:
+    cell = lines[0]["cell"]
+    torch.compiler.reset()  # or graphs of other widths would count against the limit of recompilations
+    batches = _batches(cell["batch_size"], lines[0]["seed"], scope.device)
+    turns: dict[StepKind, _Turn] = {}
+    failed: dict[StepKind, str] = {}
+    for kind in kinds:
+        try:
+            step = make_step(kind, cell["width"], cell["layers"], batches, lines[0]["seed"])
+            once = _warm_up(step, scope.device)
+            turns[kind] = _Turn(step, max(1, round(scope.seconds / once)), [])
+        except Exception as error:  # a peer that fails is a line that says so
+            reason = (str(error).splitlines() or [""])[0]
+            failed[kind] = f"{type(error).__name__}: {reason}"
+    _take_turns(turns, scope)
+    flops = _Flops(cell, batches)
+    reference = turns.get(kinds[0])
+    for kind, line in zip(kinds, lines, strict=True):
+        turn, error = turns.get(kind), failed.get(kind)
+        metrics: dict[str, Any] = {}
+        if turn is not None and reference is not None:
+            metrics = _figures(turn.times_ms, reference.times_ms)
+            if kind.update_prob == 1:  # one step's count says nothing about a random one
+                metrics["ratio_arithmetic"] = flops(kind) / flops(kinds[0])
+        elif error is None:
+            error = "the hand-written loop, to which it is compared, could not be measured"
+        if scope.learn and error is None and not kind.compiled:
+            metrics |= _learn(kind, line, scope)
+        yield finish_line(line, scope.device, metrics, error)
+
+
+def _batches(batch_size: int, seed: int, device: str) -> list[tuple[Tensor, Tensor]]:
+    train = load(_DATA).train.to(torch.device(device))
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+    starts = [(k * batch_size) % (len(train) - batch_size + 1) for k in range(_NUM_BATCHES)]
+    ids = [order[s : s + batch_size].to(train.y.device) for s in starts]
+    return [(train.x[i], train.y[i]) for i in ids]
+
+
+def _warm_up(step: Callable[[], object], device: str) -> float:
+    """Run some steps; return the seconds that one takes by then, about."""
+    begin = start = time.perf_counter()
+    for k in range(_WARM_UP_STEPS):
         start = time.perf_counter()
-        for _ in range(3):
-            step()
-        synchronize(self.device)
-        return (time.perf_counter() - start) / 3
+        step()
+        synchronize(device)
+        if k >= 3 and start - begin > _WARM_UP_S:
+            break
+    return time.perf_counter() - start
+
+
+def _take_turns(turns: dict[StepKind, _Turn], scope: Scope) -> None:
+    for _ in range(scope.rounds):
+        for turn in turns.values():
+            synchronize(scope.device)
+            start = time.perf_counter()
+            for _ in range(turn.per_round):
+                turn.step()
+            synchronize(scope.device)
+            turn.times_ms.append((time.perf_counter() - start) / turn.per_round * 1e3)
 
 
 def _figures(own: Sequence[float], reference: Sequence[float]) -> dict[str, Any]:
-    ratios = [a / b for a, b in zip(own, reference, strict=True)]
-    p10, median, p90 = (float(v) for v in np.percentile(own, (10, 50, 90)))
-    low, middle, high = (float(v) for v in np.percentile(ratios, (10, 50, 90)))
+    median, p10, p90 = median_and_spread(own)
+    ratio, low, high = median_and_spread([a / b for a, b in zip(own, reference, strict=True)])
     return {
         "step_ms_median": median,
         "step_ms_p10": p10,
         "step_ms_p90": p90,
-        "ratio_to_backprop": middle,
+        "ratio_to_backprop": ratio,
         "ratio_to_backprop_p10": low,
         "ratio_to_backprop_p90": high,
     }
 
 
-def _count_flops(step: Step) -> int:
-    with FlopCounterMode(display=False) as counter:
-        step()
-    return counter.get_total_flops()
+class _Flops:
+    """Operations of the matrix products of a step; a compiled step has those of the eager one."""
+
+    def __init__(self, cell: dict[str, Any], batches: Sequence[tuple[Tensor, Tensor]]) -> None:
+        self._size = cell["width"], cell["layers"], batches, 0
+        self._known: dict[StepKind, int] = {}
+
+    def __call__(self, kind: StepKind) -> int:
+        eager = replace(kind, compiled=False)
+        if eager not in self._known:
+            step = make_step(eager, *self._size)
+            with FlopCounterMode(display=False) as counter:
+                step()
+            self._known[eager] = counter.get_total_flops()
+        return self._known[eager]
 
 
-def _make_step(
-    candidate: _Candidate, width: int, layers: int, batches: Sequence[tuple[Tensor, Tensor]], device: str
-) -> Step:
-    """Build one method's step; every call takes the next batch."""
-    feed = itertools.cycle(batches)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = fully_connected(batches[0][0].shape[1:], 10, layers, width).to(device)
-    criterion = nn.CrossEntropyLoss()
-
-    def optimizer(parameters: Any) -> torch.optim.Optimizer:
-        return torch.optim.Adam(parameters, 3e-4, fused=True)
-
-    rule = method_named(candidate.method).rule
-    if rule is None:
-        return _hand_written(model, criterion, optimizer(model.parameters()), feed)
-    net = decouple(model, cut_names(model), rule(RuleSettings(), 10), batches[0][0])
-    if candidate.engine == "plain":
-        trainer: Locked | InProcess = Locked(net, criterion, optimizer)
-    else:
-        generator = torch.Generator().manual_seed(0)
-        trainer = InProcess(net, criterion, optimizer, update_prob=candidate.update_prob, generator=generator)
-    return lambda: trainer.step(*next(feed))
+def _learn(kind: StepKind, line: Record, scope: Scope) -> dict[str, Any]:
+    """Train a network of the line's size as ``compare`` does; return when it was accurate enough."""
+    cell, tier = line["cell"], "smoke" if scope.tier == "smoke" else "quick"
+    over = compare.Overrides(
+        layers=cell["layers"],
+        width=cell["width"],
+        engine=kind.engine if kind.engine != HAND_WRITTEN else "in-process",
+        batch_size=cell["batch_size"],
+        update_prob=None if kind.update_prob == 1 else kind.update_prob,
+    )
+    (config,) = compare.configs(
+        tier, _DATA, [kind.method], [line["seed"]], over, scope.device, scope.data_dir
+    )
+    return _time_to_accuracy(config)
 
 
-def _hand_written(
-    model: nn.Module,
-    criterion: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    feed: Iterator[tuple[Tensor, Tensor]],
-) -> Step:
-    """Return the loop that anybody would write: the 1.0 of every ratio."""
-
-    def step() -> None:
-        x, y = next(feed)
-        optimizer.zero_grad()
-        criterion(model(x), y).backward()
-        optimizer.step()
-
-    return step
+def _time_to_accuracy(config: RunConfig) -> dict[str, Any]:
+    record = run(config)
+    if record["status"] != "ok":
+        return {"learn_error": f"{record['status']}: {record['error']}"}
+    metrics = record["metrics"]
+    return {
+        "time_to_accuracy_s": metrics["time_to_target_s"],
+        "accuracy_pct": 100 - metrics["test_error_pct"],
+        "target_accuracy_pct": 100 - config.target_error_pct,
+    }

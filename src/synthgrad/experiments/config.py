@@ -103,6 +103,8 @@ class RunConfig:
         target_error_pct: error whose first crossing is timed.
         device: ``cpu`` or ``cuda``.
         data_dir: directory of data files, or None.
+        estimated_ratio: what a step was expected to cost, over one of backpropagation; the run does not
+            depend on it.
     """
 
     experiment: str
@@ -117,6 +119,7 @@ class RunConfig:
     target_error_pct: float = 5.0
     device: str = "cpu"
     data_dir: str | None = None
+    estimated_ratio: float | None = None
 
     @property
     def label(self) -> str:

@@ -1,4 +1,4 @@
-"""The experiments by name: what ``synthgrad run NAME`` knows. Add one here and it is listed and run."""
+"""The experiments and benchmarks by name. Add one here and it is listed and run."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 from ..core import ConfigError
 from . import compare, dni_search
+from .bench import Benchmark
+from .bench_memory import MemoryBench
+from .bench_step import StepBench
 from .config import RunConfig
 
-__all__ = ["BENCHMARKS", "EXPERIMENTS", "Experiment", "experiment_named"]
+__all__ = ["BENCHMARKS", "EXPERIMENTS", "Experiment", "benchmark_named", "experiment_named"]
 
 MakeConfigs = Callable[[str, Sequence[int], str, str | None], list[RunConfig]]
 
@@ -50,7 +53,19 @@ EXPERIMENTS = {
     )
 }
 
-BENCHMARKS = {"step": "time of a training step of every method, over a hand-written backprop loop"}
+_BENCHMARKS: tuple[Benchmark, ...] = (StepBench(), MemoryBench())
+BENCHMARKS = {b.name: b for b in _BENCHMARKS}
+
+
+def benchmark_named(name: str) -> Benchmark:
+    """Return a benchmark.
+
+    Raises:
+        ConfigError: if there is none of that name.
+    """
+    if name not in BENCHMARKS:
+        raise ConfigError(f"benchmark '{name}' is unknown; accepted: {', '.join(BENCHMARKS)}")
+    return BENCHMARKS[name]
 
 
 def experiment_named(name: str, tier: str) -> Experiment:

@@ -15,16 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core import ConfigError, DataError, DivergedError, Monitor, SynthgradError, decouple
+from ..core import DivergedError, Monitor, SynthgradError, decouple
 from ..engines import InProcess, Locked, StepRecord
 from ..records import SCHEMA, Record
 from ..tasks import Images, Split, draw_batches, load
 from .config import RunConfig
+from .graph_record import describe_graph
 from .machine import describe, synchronize
 from .methods import method_named
 from .models import build_model, cuts_of
 
-__all__ = ["Progress", "blank", "data_for", "rehearse", "run"]
+__all__ = ["Loop", "Progress", "blank", "data_for", "run"]
 
 #: Called with the number of steps done, now and then.
 Progress = Callable[[int], None]
@@ -55,7 +56,7 @@ def run(config: RunConfig, progress: Progress | None = None, jobs: int = 1) -> R
         jobs: how many runs share the machine, for the record.
     """
     record = blank(config, jobs)
-    loop = _Loop(config, progress)
+    loop = Loop(config, progress)
     try:
         _warm_up(config.device)
         with torch.random.fork_rng():
@@ -70,7 +71,7 @@ def run(config: RunConfig, progress: Progress | None = None, jobs: int = 1) -> R
     except Exception as error:  # out of memory, a fault of the user's network: a record that says so
         record["status"], record["error"] = "failed", f"{type(error).__name__}: {error}"
         record["traceback"] = traceback.format_exc()
-    record["time"], record["curve"] = loop.times(), loop.curve
+    record["time"], record["curve"], record["graph"] = loop.times(), loop.curve, loop.graph
     return record
 
 
@@ -106,53 +107,25 @@ def blank(config: RunConfig, jobs: int) -> Record:
         "error": None,
         "config": config.recorded(),
         "env": describe(config.device, jobs),
+        "graph": None,
+        "estimate": {"ratio_to_backprop": config.estimated_ratio},
     }
 
 
-def rehearse(config: RunConfig) -> None:
-    """Do what a run does before its first step, and one batch without learning, to find errors early.
+class Loop:
+    """One run: its data, its trainer, its clock and its curve.
 
-    Raises:
-        SynthgradError: if the run cannot begin.
+    Attributes:
+        net, trainer, data: made by `prepare`.
+        graph: the modules and interfaces, for the record; made by `prepare`.
+        curve: points, one for each evaluation.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        loop = _Loop(config, None)
-        try:
-            loop.prepare()
-            train = loop.data.train
-            ids = next(draw_batches(len(train), config.schedule.batch_size, config.seed, train.y.device))
-            with torch.no_grad():
-                scores = loop.net(train.x[ids])
-        except (ConfigError, DataError):
-            raise
-        except Exception as error:  # whatever the user's network raises, a cut that cannot be made
-            kind = "" if isinstance(error, SynthgradError) else f"{type(error).__name__}: "
-            reason = kind + (str(error).splitlines() or [""])[0]
-            raise _unfit(config, loop, reason) from error
-        expected = (len(ids), loop.data.classes)
-        if not isinstance(scores, Tensor) or scores.shape != expected:
-            got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-            raise _unfit(config, loop, f"it returned {got}, expected {expected}")
-        if not any(p.requires_grad for p in loop.net.parameters()):
-            raise _unfit(config, loop, "it has no parameter that learns")
-
-
-def _unfit(config: RunConfig, loop: _Loop, reason: str) -> ConfigError:
-    return ConfigError(
-        f"network '{config.cell.arch}' with {config.method} cannot be trained on '{config.cell.data}', batch of "
-        f"{config.schedule.batch_size}: {reason}; it must have parameters that learn, take inputs "
-        f"{tuple(loop.data.train.x.shape[1:])} and return scores for {loop.data.classes} classes"
-    )
-
-
-class _Loop:
-    """One run: its data, its trainer, its clock and its curve."""
 
     def __init__(self, config: RunConfig, progress: Progress | None) -> None:
         self.config = config
         self.progress = progress
         self.curve: list[dict[str, Any]] = []
+        self.graph: dict[str, Any] | None = None
         self.part = "val" if config.hold_out else "test"
         self.updates = 0
         self._chunks: list[float] = []
@@ -168,6 +141,7 @@ class _Loop:
         model = build_model(config.cell, self.data).to(config.device)
         self._parameters = sum(p.numel() for p in model.parameters())
         self.net, self.trainer = self._trainer(model)
+        self.graph = describe_graph(self.net, config.cell.engine)
         self._base_lrs = [[g["lr"] for g in o.param_groups] for o in self.trainer.optimizers]
 
     def _trainer(self, model: nn.Module) -> tuple[nn.Module, _Trainer]:
@@ -255,11 +229,15 @@ class _Loop:
 
     def _evaluate(self, step: int, losses: list[Tensor]) -> None:
         self.trainer.finish()
-        loss, error = measure(self.net, self.data.test)
+        train, test = self.data.train, self.data.test
+        loss, error = measure(self.net, test)
+        # As many training examples as there are to measure on, the same ones each time.
+        _, train_error = measure(self.net, Split(train.x[: len(test)], train.y[: len(test)]))
         point: dict[str, Any] = {
             "step": step,
             "elapsed_s": round(self._elapsed, 4),
             "train_loss": float(torch.stack(losses).mean()) if losses else None,
+            "train_error_pct": train_error,
             f"{self.part}_loss": loss,
             f"{self.part}_error_pct": error,
         }

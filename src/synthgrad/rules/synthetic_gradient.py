@@ -55,6 +55,13 @@ class SyntheticGradient(Rule):
         self._checked: object = None  # the form of what was found to fit last
         self.model: GradientModel
 
+    def extra_repr(self) -> str:
+        if self._factory is not None:
+            model = "M of a factory"
+        else:
+            model = "M with hidden " + " × ".join(map(str, self.hidden)) if self.hidden else "linear M"
+        return model + (f", {self.width} classes" if self.width else "")
+
     def build(self, site: Site) -> None:
         self.model = self._choose(site)(site, self.width)
 

@@ -1,0 +1,276 @@
+"""``bench memory``: bytes held for backward, and the process's peak, of one step.
+
+Each line is measured in a process of its own, so that nothing is left of another. The peers are
+backpropagation, and activation checkpointing in two forms: every layer a segment, and as many segments
+as hold the least for a stack of equal layers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import multiprocessing
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint_sequential
+
+from ..core import ConfigError, decouple
+from ..engines import InProcess
+from ..records import Record
+from ..rules import SyntheticGradient
+from ..tasks import cut_names, fully_connected, load
+from .bench import Scope, Setting, blank_line, finish_line
+from .held_bytes import HeldBytes
+from .machine import synchronize
+
+__all__ = ["METHODS", "MemoryBench"]
+
+METHODS = ("backprop", "checkpointing", "in_process")
+
+_DATA = "mnist-10k"
+
+
+class MemoryBench:
+    """Fully connected networks on embedded digits, Adam; in-process with cDNI, linear ``M`` at every cut."""
+
+    name = "memory"
+    about = "bytes held for backward, and peak memory: backprop, activation checkpointing, in-process"
+    tiers = {
+        "smoke": Scope((32,), (3, 5), (64,), METHODS, rounds=1, tier="smoke"),
+        "quick": Scope((256,), (5, 9, 17, 33), (1024,), METHODS, rounds=3, threads=1, tier="quick"),
+        "full": Scope((1024,), (5, 9, 17, 33), (2048,), METHODS, rounds=3, threads=1, tier="full"),
+    }
+
+    def settings(self, scope: Scope) -> list[Setting]:
+        """Return one setting for each width, depth, batch size and seed.
+
+        Raises:
+            ConfigError: if a method is unknown or a batch larger than the data.
+        """
+        for method in scope.methods:
+            if method not in METHODS:
+                raise ConfigError(
+                    f"method '{method}' is unknown to bench memory; accepted: {', '.join(METHODS)}"
+                )
+        if scope.learn or True in scope.compiled:
+            raise ConfigError(
+                "bench memory trains to no accuracy and compiles nothing; leave out --learn, --compiled"
+            )
+        size = len(load(_DATA).train)
+        for batch_size in scope.batch_sizes:
+            if batch_size > size:
+                raise ConfigError(f"batch size {batch_size}: expected 1 to {size}")
+        return [
+            self._setting(scope, width, layers, batch_size, seed)
+            for seed, width, layers, batch_size in itertools.product(
+                scope.seeds, scope.widths, scope.layers, scope.batch_sizes
+            )
+        ]
+
+    def _setting(self, scope: Scope, width: int, layers: int, batch_size: int, seed: int) -> Setting:
+        jobs = [
+            _Job(method, width, layers, batch_size, segments, seed, scope.threads, scope.device, scope.rounds)
+            for method in dict.fromkeys(("backprop", *scope.methods))
+            for segments in (_segments(layers) if method == "checkpointing" else (None,))
+        ]
+        lines = [
+            blank_line(
+                self.name, job.method, scope, seed, job.cell, {"optimizer": "Adam, fused", "rule": job.rule}
+            )
+            for job in jobs
+        ]
+        label = f"memory: {layers} layers × {width}, batch {batch_size}"
+        return Setting(label, lines, partial(_measure, jobs, lines))
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What one process measures."""
+
+    method: str
+    width: int
+    layers: int
+    batch_size: int
+    segments: int | None
+    seed: int
+    threads: int
+    device: str
+    rounds: int
+
+    @property
+    def cell(self) -> dict[str, Any]:
+        names = ("width", "layers", "batch_size", "segments", "threads")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def rule(self) -> str | None:
+        return "cdni, linear M" if self.method == "in_process" else None
+
+
+def _segments(layers: int) -> tuple[int, ...]:
+    """Return numbers of checkpointed segments: every layer one, and the best for equal layers.
+
+    Of a hidden layer two tensors are kept, of a segment its input and, while it is run again, its
+    layers' tensors: s + 2 L / s is least at s = √(2 L).
+    """
+    hidden = layers - 1
+    best = min(hidden, max(1, round(math.sqrt(2 * hidden))))
+    return tuple(dict.fromkeys((best, hidden)))
+
+
+def _measure(jobs: Sequence[_Job], lines: Sequence[Record]) -> Iterator[Record]:
+    reference: dict[str, Any] | None = None
+    for job, line in zip(jobs, lines, strict=True):
+        error = None
+        metrics: dict[str, Any] = {}
+        try:
+            metrics = _in_own_process(job)
+        except BrokenProcessPool:
+            error = "its process died without a word; the machine may be out of memory"
+        except Exception as failure:  # a peer that fails is a line that says so
+            error = f"{type(failure).__name__}: {(str(failure).splitlines() or [''])[0]}"
+        if job.method == "backprop":
+            reference = metrics or None
+        if metrics and reference:
+            metrics |= {
+                name: metrics[key] / reference[key]
+                for name, key in (
+                    ("ratio_to_backprop", "saved_bytes_peak"),
+                    ("ratio_peak_to_backprop", "peak_bytes"),
+                    ("ratio_step_to_backprop", "step_ms_median"),
+                )
+                if metrics[key] is not None and reference[key]
+            }
+        yield finish_line(line, job.device, metrics, error)
+
+
+def _in_own_process(job: _Job) -> dict[str, Any]:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_observe, job).result()
+
+
+def _observe(job: _Job) -> dict[str, Any]:
+    """Measure in this process: bytes held in one step, time of others, and the highest memory of all."""
+    torch.set_num_threads(job.threads)
+    device = torch.device(job.device)
+    train = load(_DATA).train
+    x, y = train.x[: job.batch_size].to(device), train.y[: job.batch_size].to(device)
+    _load_pytorch(device)
+    memory = _Memory(job.device)
+    torch.manual_seed(job.seed)
+    model = fully_connected(x.shape[1:], 10, job.layers, job.width).to(device)
+    step, tensors = _MAKERS[job.method](model, x, y, job)
+    step()  # Adam makes its state, PyTorch its buffers
+    times: list[float] = []
+    for _ in range(job.rounds):
+        start = time.perf_counter()
+        step()
+        synchronize(job.device)
+        times.append(time.perf_counter() - start)
+    peak = memory.peak()
+    with HeldBytes([x, y, *tensors]) as held:
+        step()
+    return {
+        "saved_bytes_peak": held.peak,
+        "peak_bytes": peak,
+        "step_ms_median": median(times) * 1e3,
+    }
+
+
+def _load_pytorch(device: torch.device) -> None:
+    """Run something tiny: what PyTorch loads at first use is nobody's cost."""
+    layer = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).to(device)
+    optimizer = torch.optim.Adam(layer.parameters(), 1e-3, fused=True)
+    layer(torch.ones(4, 4, device=device)).sum().backward()
+    optimizer.step()
+
+
+class _Memory:
+    """Peak memory from its making on: of the process on a CPU (Linux only), of the allocator on CUDA."""
+
+    def __init__(self, device: str) -> None:
+        self._cuda = device == "cuda"
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats()
+            self._before = torch.cuda.memory_allocated()
+            return
+        reset = Path("/proc/self/clear_refs")
+        if reset.exists():
+            reset.write_text("5")  # the high-water mark starts again from what is resident now
+        self._before = _status_bytes("VmRSS")
+
+    def peak(self) -> int | None:
+        """Return the highest number of bytes over those at the start; None where nobody knows."""
+        top = torch.cuda.max_memory_allocated() if self._cuda else _status_bytes("VmHWM")
+        return None if top is None or self._before is None else top - self._before
+
+
+def _status_bytes(name: str) -> int | None:
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    found = re.search(rf"^{name}:\s+(\d+) kB", status.read_text(), re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
+_Step = Callable[[], object]
+
+
+def _adam(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, 3e-4, fused=True)
+
+
+def _plain_step(model: nn.Module, forward: Callable[[], Tensor], y: Tensor) -> tuple[_Step, list[Tensor]]:
+    optimizer = _adam(model.parameters())
+    criterion = nn.CrossEntropyLoss()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        criterion(forward(), y).backward()
+        optimizer.step()
+
+    return step, [*model.parameters(), *model.buffers()]
+
+
+def _backprop(model: nn.Sequential, x: Tensor, y: Tensor, job: _Job) -> tuple[_Step, list[Tensor]]:
+    return _plain_step(model, lambda: model(x), y)
+
+
+def _checkpointing(model: nn.Sequential, x: Tensor, y: Tensor, job: _Job) -> tuple[_Step, list[Tensor]]:
+    """Hidden layers in segments; the form of PyTorch whose saved tensors can be counted from outside."""
+    assert job.segments is not None
+    hidden, output = model[:-1], model[-1]
+    segments = job.segments
+    x = x.detach().requires_grad_()  # that form wants an input with a gradient
+
+    def forward() -> Tensor:
+        x.grad = None
+        return output(checkpoint_sequential(hidden, segments, x, use_reentrant=True))
+
+    step, tensors = _plain_step(model, forward, y)
+    return step, [*tensors, x]
+
+
+def _in_process(model: nn.Sequential, x: Tensor, y: Tensor, job: _Job) -> tuple[_Step, list[Tensor]]:
+    net = decouple(model, cut_names(model), SyntheticGradient(context=10), x)
+    trainer = InProcess(net, nn.CrossEntropyLoss(), _adam)
+    return lambda: trainer.step(x, y), [*net.parameters(), *net.buffers()]
+
+
+_MAKERS: dict[str, Callable[[nn.Sequential, Tensor, Tensor, _Job], tuple[_Step, list[Tensor]]]] = {
+    "backprop": _backprop,
+    "checkpointing": _checkpointing,
+    "in_process": _in_process,
+}
