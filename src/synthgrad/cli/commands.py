@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..experiments.methods import METHODS
 from ..experiments.registry import BENCHMARKS, EXPERIMENTS, benchmark_named, experiment_named
 from ..experiments.rehearsal import with_estimates
 from ..experiments.sweep import Sweep
+from ..experiments.tensorboard import check_installed
 from ..experiments.train import data_for
 from ..records import FILE, Record, read
 from ..report import write_report
@@ -37,10 +39,19 @@ def _folder(out: Path | None, name: str, *, resume: bool = False) -> Path:
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _train(configs: Sequence[RunConfig], name: str, options: Common) -> int:
+_TENSORBOARD = click.option(
+    "--tensorboard", is_flag=True, help="Also write TensorBoard event files, into the results folder."
+)
+
+
+def _train(configs: Sequence[RunConfig], name: str, options: Common, *, tensorboard: bool) -> int:
     """Run configurations, write their records and a report; return the exit status."""
+    if tensorboard:
+        check_installed()
     out = _folder(options.out, name, resume=options.resume)
     configs = _rehearse(configs)
+    if tensorboard:
+        configs = [replace(config, tensorboard=str(out / "tensorboard")) for config in configs]
     runs = Sweep(configs, out, options.resume, options.jobs, options.threads)
     try:
         with Display(len(configs), quiet=options.quiet) as display:
@@ -53,6 +64,8 @@ def _train(configs: Sequence[RunConfig], name: str, options: Common) -> int:
             print_tables(records)
             write_report(out / "report.html", records)
             click.echo(f"{out / FILE} · {out / 'report.html'}")
+            if tensorboard:
+                click.echo(f"tensorboard --logdir '{out / 'tensorboard'}'")
     return 0 if all(r["status"] == "ok" for r in records) else 1
 
 
@@ -82,8 +95,14 @@ def _rehearse(configs: Sequence[RunConfig]) -> list[RunConfig]:
 @click.option("--engine", default="in-process", show_default=True, help="in-process (unlocked) or plain.")
 @click.option("--model", metavar="package.module:factory", help="Your own network.")
 @click.option("--at", type=Names(), help="Submodules after which to cut [default: after every layer].")
+@_TENSORBOARD
 def compare_command(
-    options: Common, data: str, methods: tuple[str, ...], at: tuple[str, ...] | None, **overrides: Any
+    options: Common,
+    data: str,
+    methods: tuple[str, ...],
+    at: tuple[str, ...] | None,
+    tensorboard: bool,
+    **overrides: Any,
 ) -> int:
     """Train one network by several methods on one data set, side by side.
 
@@ -98,18 +117,19 @@ def compare_command(
         choose_device(options.device),
         str(options.data_dir) if options.data_dir else None,
     )
-    return _train(configs, "compare", options)
+    return _train(configs, "compare", options, tensorboard=tensorboard)
 
 
 @click.command("run")
 @click.argument("name")
 @common
-def run_command(options: Common, name: str) -> int:
+@_TENSORBOARD
+def run_command(options: Common, name: str, tensorboard: bool) -> int:
     """Run the experiment NAME; see synthgrad list."""
     experiment = experiment_named(name, options.tier)
     data_dir = str(options.data_dir) if options.data_dir else None
     configs = experiment.configs(options.tier, options.seeds, choose_device(options.device), data_dir)
-    return _train(configs, name, options)
+    return _train(configs, name, options, tensorboard=tensorboard)
 
 
 @click.command("bench", short_help="Measure speed or memory.")

@@ -105,6 +105,7 @@ class RunConfig:
         data_dir: directory of data files, or None.
         estimated_ratio: what a step was expected to cost, over one of backpropagation; the run does not
             depend on it.
+        tensorboard: folder for event files, or None; the run does not depend on it.
     """
 
     experiment: str
@@ -120,6 +121,7 @@ class RunConfig:
     device: str = "cpu"
     data_dir: str | None = None
     estimated_ratio: float | None = None
+    tensorboard: str | None = None
 
     @property
     def label(self) -> str:

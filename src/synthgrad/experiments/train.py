@@ -24,6 +24,7 @@ from .graph_record import describe_graph
 from .machine import describe, synchronize
 from .methods import method_named
 from .models import build_model, cuts_of
+from .tensorboard import Events, run_folder
 
 __all__ = ["Loop", "Progress", "blank", "data_for", "run"]
 
@@ -59,6 +60,8 @@ def run(config: RunConfig, progress: Progress | None = None, jobs: int = 1) -> R
     loop = Loop(config, progress)
     try:
         _warm_up(config.device)
+        if config.tensorboard is not None:
+            loop.events = Events(run_folder(Path(config.tensorboard), record), record)
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             loop.prepare()
@@ -72,6 +75,8 @@ def run(config: RunConfig, progress: Progress | None = None, jobs: int = 1) -> R
         record["status"], record["error"] = "failed", f"{type(error).__name__}: {error}"
         record["traceback"] = traceback.format_exc()
     record["time"], record["curve"], record["graph"] = loop.times(), loop.curve, loop.graph
+    if loop.events is not None:
+        loop.events.close(record)
     return record
 
 
@@ -119,6 +124,7 @@ class Loop:
         net, trainer, data: made by `prepare`.
         graph: the modules and interfaces, for the record; made by `prepare`.
         curve: points, one for each evaluation.
+        events: is told of the graph and of every point; or None.
     """
 
     def __init__(self, config: RunConfig, progress: Progress | None) -> None:
@@ -126,6 +132,7 @@ class Loop:
         self.progress = progress
         self.curve: list[dict[str, Any]] = []
         self.graph: dict[str, Any] | None = None
+        self.events: Events | None = None
         self.part = "val" if config.hold_out else "test"
         self.updates = 0
         self._chunks: list[float] = []
@@ -185,6 +192,8 @@ class Loop:
     def train(self) -> None:
         """Run all steps, with an evaluation now and then that no clock counts."""
         schedule, train = self.config.schedule, self.data.train
+        if self.events is not None and self.graph is not None:
+            self.events.graph(self.net, train.x[: schedule.batch_size], self.graph)
         batches = draw_batches(len(train), schedule.batch_size, self.config.seed, train.y.device)
         losses: list[Tensor] = []
         step = 0
@@ -244,6 +253,8 @@ class Loop:
         if self._monitor is not None and (found := self._monitor.collect()):
             point["quality"] = {name: asdict(q) for name, q in found.items()}
         self.curve.append(point)
+        if self.events is not None:
+            self.events.point(point)
         if not math.isfinite(loss):
             raise DivergedError("loss", step - 1)
 
