@@ -5,7 +5,7 @@ VENV ?= .venv
 TORCH_INDEX ?=
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint types tables clean
+.PHONY: demo test lint types tables docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/synthgrad compare --out runs/demo
@@ -24,6 +24,10 @@ types: $(VENV)/.installed
 tables: $(VENV)/.installed
 	$(BIN)/python scripts/fill_tables.py
 
+# The site, in site/. Strict: a link, anchor or notebook that fails ends it.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep ^torch== constraints.txt)"
@@ -31,4 +35,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) dist build runs
+	rm -rf $(VENV) dist build runs site

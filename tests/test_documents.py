@@ -1,0 +1,244 @@
+"""What the documents say works: their code runs, their commands exist, their links lead somewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pooch
+import pytest
+
+from synthgrad.cli.main import cli
+from synthgrad.experiments.methods import METHODS
+from synthgrad.experiments.registry import EXPERIMENTS
+from synthgrad.records.names import METHODS as NAMES
+from tests.cli.helpers import call
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NOTEBOOKS = sorted((ROOT / "docs").rglob("*.ipynb"))
+LANGUAGES = {"python", "shell", "text"}
+
+#: Appended to a command, where it has the option: the last one wins, so names and options are still proven.
+SHORT = {
+    "--tier": "smoke",
+    "--seeds": "0",
+    "--device": "cpu",
+    "--threads": "1",
+    "--quiet": None,
+    "--rounds": "2",
+}
+
+#: Lines of shell blocks that are not `synthgrad`, and where CI runs what they do.
+ELSEWHERE = {
+    "make demo": "its command, `synthgrad compare`, is a line of these pages too; every step of CI uses its environment",
+    "make demo TORCH_INDEX=ADDRESS": "as `make demo`; pip's own option",
+    "make test": "the step 'tests' of .ci/run",
+    "make docs": "the step 'documents' of .ci/run",
+    "make tables": "the step 'documents agree with the records' of .ci/run, as a check",
+    "make lint types": "the steps 'lint' and 'types' of .ci/run",
+    "bash .ci/run": "that is CI",
+    "python -m venv .venv": "the step 'wheel' of .ci/run, in another folder",
+    ". .venv/bin/activate": "the step 'wheel' of .ci/run calls the environment's programs by their paths",
+    "pip install .": "the step 'wheel' of .ci/run installs what this builds",
+    "pip install -c constraints.txt .": "the step 'wheel' of .ci/run, from the wheel that this builds",
+    "python -m http.server --directory site --bind 127.0.0.1": "Python's own",
+    "python -m pytest tests/engines/test_contract.py": "the step 'tests' of .ci/run",
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page; one with a title is a file of that name."""
+
+    page: Path
+    line: int
+    language: str
+    title: str | None
+    code: str
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text(encoding="utf-8")
+    for found in re.finditer(r"^( *)```([^\n`]*)\n(.*?)^\1``` *$", text, re.DOTALL | re.MULTILINE):
+        info = found[2]
+        title = re.search(r'title="([^"]+)"', info)
+        code = textwrap.dedent(found[3])
+        line = text.count("\n", 0, found.start()) + 1
+        yield Block(page, line, (info.split() or [""])[0], title[1] if title else None, code)
+
+
+def prose(page: Path) -> str:
+    return re.sub(
+        r"^( *)```.*?^\1``` *$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
+
+
+def shell_lines() -> list[tuple[Path, str]]:
+    found: dict[tuple[Path, str], None] = {}
+    for page in PAGES:
+        for block in blocks(page):
+            if block.language == "shell":
+                for line in block.code.splitlines():
+                    words = shlex.split(line, comments=True) if "eval" not in line else [line]
+                    if words:
+                        found[page, line.split("   #")[0].strip()] = None
+    return list(found)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working directory; what a page adds to the registries is taken out again."""
+
+    def refuse(*args: Any, **kwargs: Any) -> str:
+        raise OSError("no network in tests")
+
+    monkeypatch.setattr(pooch, "retrieve", refuse)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    tables: list[Any] = [METHODS, EXPERIMENTS, NAMES]
+    before = [dict(t) for t in tables]
+    modules = set(sys.modules)
+    yield tmp_path
+    for table, entries in zip(tables, before, strict=True):
+        table.clear()
+        table.update(entries)
+    for module in set(sys.modules) - modules:
+        if str(getattr(sys.modules[module], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[module]
+
+
+def write_files(page: Path, folder: Path) -> None:
+    for block in blocks(page):
+        if block.title:
+            (folder / block.title).write_text(block.code, encoding="utf-8")
+
+
+# Third parties that the pages show (Fabric, Accelerate, the compiler) warn of their own deprecations.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if any(b.language == "python" for b in blocks(p))], ids=name
+)
+def test_python_blocks_run_in_order(page: Path, workplace: Path) -> None:
+    write_files(page, workplace)
+    names: dict[str, Any] = {"__name__": "page"}
+    for block in blocks(page):
+        if block.language == "python" and not block.title:
+            code = "\n" * block.line + block.code  # so that a traceback shows the line of the page
+            exec(compile(code, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize(("page", "line"), shell_lines(), ids=lambda v: name(v) if isinstance(v, Path) else v)
+def test_shell_line_runs(page: Path, line: str, workplace: Path) -> None:
+    if "_SYNTHGRAD_COMPLETE=" in line:
+        pytest.skip("see test_completion_lines")
+    if line in ELSEWHERE:
+        return
+    words = shlex.split(line, comments=True)
+    assert words[0] == "synthgrad", f"{name(page)}: nothing says where CI runs {line!r}; add it to ELSEWHERE"
+    if {"mnist", "cifar10"} & set(words) and not os.environ.get("SYNTHGRAD_DATA"):
+        pytest.skip("needs MNIST or CIFAR-10: a folder with their files in SYNTHGRAD_DATA")
+    write_files(page, workplace)
+    if words[1] == "report":
+        for folder in [w for w in words[2:] if not w.startswith("-")]:
+            kept = ROOT / folder if (ROOT / folder).is_dir() else next((ROOT / "results/compare").iterdir())
+            shutil.copytree(kept, workplace / folder)
+    assert call(*words[1:], *shortened(words[1:])) == 0
+
+
+def shortened(words: list[str]) -> list[str]:
+    """Return the options that cut a command short, of those that it has."""
+    command = cli.commands.get(words[0]) if words else None
+    command = command or (cli.get_command(None, words[0]) if words else None)  # type: ignore[arg-type]
+    if command is None or {"--help", "-h"} & set(words):
+        return []
+    known = {option for parameter in command.params for option in parameter.opts}
+    extra = SHORT | ({"--steps": "2"} if words[0] == "compare" else {})
+    return [w for o, v in extra.items() if o in known for w in ([o] if v is None else [o, v])]
+
+
+def test_completion_lines() -> None:
+    lines = [line for _, line in shell_lines() if "_SYNTHGRAD_COMPLETE=" in line]
+    assert lines
+    for line in lines:
+        shell = re.search(r"_COMPLETE=(\w+)_source", line)
+        assert shell
+        done = subprocess.run(
+            [sys.executable, "-c", "from synthgrad.cli.main import main; main()"],
+            env={**os.environ, "_SYNTHGRAD_COMPLETE": f"{shell[1]}_source"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        if shell[1] == "bash" and shutil.which("bash") is None:
+            continue  # click asks bash for its version
+        assert "_SYNTHGRAD_COMPLETE" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_blocks_are_of_a_language_that_is_tested(page: Path) -> None:
+    for block in blocks(page):
+        assert block.language in LANGUAGES, f"{name(page)}, line {block.line}: ```{block.language}"
+    assert not re.search(r"^(?: {4}|\t)\$?\s*synthgrad ", prose(page), re.MULTILINE), "indented: fence it"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = prose(page)
+    targets = re.findall(r"\]\((?!https?:)([^)\s]+)\)", text)
+    if page.parent != ROOT / "docs" or page.name != "contributing.md":
+        targets += re.findall(r"^\[[^\]]+\]: (?!https?:)(\S+)", text, re.MULTILINE)
+    for target in targets:
+        path, _, anchor = target.partition("#")
+        found = page.parent / path if path else page
+        assert found.exists(), f"{name(page)} links to {target}"
+        if anchor and found.suffix == ".md" and found.parent.name != "api":
+            assert anchor in anchors(found), f"{name(page)} links to {target}"
+
+
+def anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ +(.+?)\s*$", prose(page), re.MULTILINE)
+    return {re.sub(r"[\s]+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower()) for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_figures_in_tables_come_from_records(page: Path) -> None:
+    """A table is filled from records, between markers, or it holds no measured figure."""
+    by_hand = re.sub(r"<!-- table \S+.*?<!-- end -->", "", prose(page), flags=re.DOTALL)
+    for row in re.findall(r"^\|.*$", by_hand, re.MULTILINE):
+        measured = re.search(r"\d\s?(%|m?s\b|[KMG]i?B\b|bytes|per second)|\d\.\d+ ×", row)
+        assert not measured, f"{name(page)}: {row}"
+
+
+def test_every_picture_is_shown() -> None:
+    shown = {
+        (page.parent / target).resolve()
+        for page in PAGES
+        for target in re.findall(r"!\[[^\]]*\]\(([^)\s]+)\)", prose(page))
+    }
+    assert {p.resolve() for p in (ROOT / "docs/pictures").iterdir()} == shown
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_notebook_is_kept_without_outputs(path: Path) -> None:
+    """The build of the site runs it; an error in it ends the build."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            assert cell["execution_count"] is None
