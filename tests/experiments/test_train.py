@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from synthgrad.core import ConfigError
 from synthgrad.experiments import compare, train
 from synthgrad.experiments.config import RuleSettings, RunConfig, Schedule
 from synthgrad.experiments.methods import METHODS
-from synthgrad.experiments.train import rehearse, run
+from synthgrad.experiments.train import run
 
 
 def config(method: str, **changes: Any) -> RunConfig:
@@ -48,8 +47,11 @@ def test_record_has_the_contracts_keys() -> None:
     assert set(record["env"]) >= {"synthgrad", "commit", "dirty", "torch", "python", "device", "threads"}
     point = record["curve"][-1]
     assert point["step"] == 30
-    assert set(point) >= {"elapsed_s", "train_loss", "test_loss", "test_error_pct", "quality"}
+    assert set(point) >= {
+        *("elapsed_s", "train_loss", "train_error_pct", "test_loss", "test_error_pct", "quality")
+    }
     assert set(point["quality"]) == {"layer1", "layer2"}
+    assert all(0 <= p["train_error_pct"] <= 100 for p in record["curve"])
 
 
 def test_all_methods_start_from_the_same_weights_and_see_the_same_batches(
@@ -81,6 +83,23 @@ def test_all_methods_start_from_the_same_weights_and_see_the_same_batches(
         assert all(torch.equal(a, b) for a, b in zip(seen[name], seen["backprop"], strict=True))
 
 
+def test_training_error_of_a_point_is_that_of_as_many_training_examples_as_are_tested(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measured: list[tuple[int, float]] = []
+    true = train.measure
+
+    def listen(net: torch.nn.Module, split: Any) -> tuple[float, float]:
+        loss, error = true(net, split)
+        measured.append((len(split), error))
+        return loss, error
+
+    monkeypatch.setattr(train, "measure", listen)
+    (point,) = run(config("backprop", steps=20))["curve"][-1:]
+    assert measured[-3:-1] == [(2000, point["test_error_pct"]), (2000, point["train_error_pct"])]
+    assert measured[-1][0] == 10_000  # the figure of the finished run is that of all training examples
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_run_that_diverges_is_recorded_as_that() -> None:
     made = config("backprop")
@@ -97,13 +116,6 @@ def test_a_run_that_fails_is_recorded_with_its_error() -> None:
     assert "no submodule of that name" in record["error"]
 
 
-def test_rehearsal_finds_what_would_fail() -> None:
-    made = config("cdni")
-    rehearse(made)
-    with pytest.raises(ConfigError, match="expected 1 to 10000"):
-        rehearse(replace(made, schedule=Schedule(5, batch_size=10_001)))
-
-
 def test_skipped_updates_are_counted() -> None:
     made = config("cdni", steps=100)
     record = run(replace(made, cell=replace(made.cell, update_prob=0.2)))
@@ -118,7 +130,7 @@ def test_learning_rate_falls_at_its_milestones() -> None:
     assert factors == pytest.approx([1] * 6 + [0.1] * 2 + [0.01] * 2)
     rates: list[float] = []
 
-    class Listening(train._Loop):
+    class Listening(train.Loop):
         def _chunk(self, batches: Any, n: int) -> list[torch.Tensor]:
             rates.extend([self.trainer.optimizers[0].param_groups[0]["lr"]] * n)
             return super()._chunk(batches, n)

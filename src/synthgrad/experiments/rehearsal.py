@@ -30,7 +30,10 @@ class Work:
     step: int
 
     def expected(self, update_prob: float) -> float:
-        """Return what a step costs on average: a module that draws no update only runs forward."""
+        """Return what a step costs on average: a module that draws no update only runs forward.
+
+        About: a rule that has to learn although its module drew no update runs forward once more.
+        """
         return self.forward + update_prob * (self.step - self.forward)
 
 
@@ -46,7 +49,8 @@ def with_estimates(configs: Sequence[RunConfig]) -> list[RunConfig]:
     works: dict[RunConfig, Work | None] = {}
 
     def work(config: RunConfig) -> Work | None:
-        key = replace(config, seed=0)
+        # A step of sparse updates is drawn: the whole step is counted, and its parts weighed afterwards.
+        key = replace(config, seed=0, cell=replace(config.cell, update_prob=1.0))
         if key not in works:
             works[key] = rehearse(key)
         return works[key]
