@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import nn
@@ -51,11 +51,25 @@ def _module(
     }
 
 
-def _parts(model: nn.Module, parameters: Iterable[str]) -> list[str]:
-    """Return the children that hold these parameters; of a network in a single container, that one's."""
+def _parts(model: nn.Module, parameters: Sequence[str]) -> list[str]:
+    """Return the largest submodules that hold these parameters and no others.
+
+    Of a network in a single container they are those of the container, and its name is left out.
+    """
     prefix = ""
     children = list(model.named_children())
     while len(children) == 1 and list(children[0][1].children()):
         prefix += children[0][0] + "."
         children = list(children[0][1].named_children())
-    return list(dict.fromkeys(name.removeprefix(prefix).split(".")[0] for name in parameters))
+    others = [n for n, _ in model.named_parameters() if n not in set(parameters)]
+    return list(dict.fromkeys(_largest(name, prefix, others) for name in parameters))
+
+
+def _largest(name: str, prefix: str, others: Sequence[str]) -> str:
+    """Return the largest submodule around a parameter that holds none of the others."""
+    path = name.removeprefix(prefix).split(".")
+    for depth in range(1, len(path)):
+        part = ".".join(path[:depth])
+        if not any(other.startswith(f"{prefix}{part}.") for other in others):
+            return part
+    return ".".join(path)  # a parameter beside those of another module: by its own name
