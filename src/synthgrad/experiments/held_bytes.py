@@ -27,7 +27,8 @@ class HeldBytes:
     """Counts, inside its ``with`` block, the bytes of the storages that graphs hold, each once.
 
     What was there before (parameters, buffers, the batch) is not counted: it is kept anyway. Nor is what
-    is not in a graph: gradients, optimizer state, credits.
+    is not in a graph: gradients, optimizer state, credits. Of nested counters the innermost counts. What is
+    held when the block ends is followed until it is released.
 
     Args:
         excluded: tensors whose storages are not counted.
