@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 
 import synthgrad as sg
@@ -282,3 +284,29 @@ def test_a_monitor_does_not_ask_for_messages_that_nobody_compares() -> None:
     net.model[4].register_forward_pre_hook(lambda m, args: fed.append(args[0].requires_grad))  # type: ignore[index]
     InProcess(net, F.cross_entropy, sgd, monitor=Monitor(every=1)).step(*CASES["linear"].batch())
     assert fed == [False]
+
+
+@pytest.mark.parametrize("rule", [sg.SyntheticGradient(), sg.NoBackprop()], ids=lambda r: type(r).__name__)
+def test_a_step_holds_no_more_activations_and_credits_the_deeper_the_network(rule: sg.Rule) -> None:
+    def most_held(depth: int) -> int:
+        model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(depth)))
+        x = torch.randn(3, 4)
+        net = sg.decouple(model, [str(k) for k in range(depth - 1)], rule, x)
+        trainer = InProcess(net, F.mse_loss, sgd)
+        seen: list[StorageWeakRef] = []
+        held: list[int] = []
+
+        def count(credit: Any, h: Tensor, info: Any) -> Any:
+            held.append(sum(not storage.expired() for storage in seen))
+            given = credit(h, info)
+            seen.extend(StorageWeakRef(t.untyped_storage()) for t in (h, given.delta) if t is not None)
+            return given
+
+        for interface in net.interfaces.values():
+            interface.rule.credit = partial(count, interface.rule.credit)  # type: ignore[method-assign]
+        for _ in range(3):
+            trainer.step(x, x)
+        assert len(held) == 3 * (depth - 1)
+        return max(held)
+
+    assert most_held(12) == most_held(6) > 0

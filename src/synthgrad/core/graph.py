@@ -139,7 +139,7 @@ def trace(model: nn.Module, names: Sequence[str], args: tuple[Any, ...], kwargs:
     probes = {name: _Probe(name, met) for name in names}
     handles = [copied.get_submodule(n).register_forward_hook(probe) for n, probe in probes.items()]
     try:
-        with torch.enable_grad(), torch.random.fork_rng(_devices(copied)):
+        with torch.enable_grad(), torch.random.fork_rng(_devices(copied)), _saving_nothing():
             output = copied(*args, **kwargs)
     except CutError:
         raise
@@ -170,6 +170,15 @@ def trace(model: nn.Module, names: Sequence[str], args: tuple[Any, ...], kwargs:
         },
         copies=frozenset(n for n, p in met.items() if p.fed._version),
     )
+
+
+def _saving_nothing() -> torch.autograd.graph.saved_tensors_hooks:
+    """Drop what the graph would save for a backward pass: only its shape is read."""
+
+    def refuse(nothing: None) -> Tensor:
+        raise AssertionError("the trace runs no backward pass")
+
+    return torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, refuse)
 
 
 def _check_names(model: nn.Module, names: Sequence[str]) -> None:

@@ -47,6 +47,12 @@ class _Turn:
         self.grads: list[Tensor | None] = []
         self.reached = 0
 
+    def drop(self) -> None:
+        """Let go of every tensor: a step must not hold more the deeper the network is."""
+        self.fed.clear()
+        self.ends.clear()
+        self.grads.clear()
+
 
 class InProcess:
     """Trains a decoupled network without locks, in one process.
@@ -253,6 +259,7 @@ class InProcess:
             self._log("skip", self._names[k], self._batch)
         for name in module.inputs:
             learned |= self._observe_due(name)
+        turn.drop()
         optimizer = self._optimizers[k]
         if optimizer is not None and learned:
             optimizer.step()
@@ -264,7 +271,6 @@ class InProcess:
         """Use the module's graph, which frees it; return whether there was credit to learn from."""
         if not _backward(turn.ends, turn.grads):
             return False
-        turn.ends.clear()
         self._log("backward", self._names[k], self._batch)
         for name in self._modules[k].inputs:
             self._waiting[name] -= 1

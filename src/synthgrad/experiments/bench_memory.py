@@ -172,7 +172,9 @@ def _observe(job: _Job) -> dict[str, Any]:
     torch.manual_seed(job.seed)
     model = fully_connected(x.shape[1:], 10, job.layers, job.width).to(device)
     step, tensors = _MAKERS[job.method](model, x, y, job)
+    del model  # in-process trains a copy
     step()  # Adam makes its state, PyTorch its buffers
+    memory.start()
     times: list[float] = []
     for _ in range(job.rounds):
         start = time.perf_counter()
@@ -198,21 +200,25 @@ def _load_pytorch(device: torch.device) -> None:
 
 
 class _Memory:
-    """Peak memory from its making on: of the process on a CPU (Linux only), of the allocator on CUDA."""
+    """Peak memory: of the process on a CPU (Linux only), of PyTorch's allocator on CUDA.
+
+    Made before the network is, so that parameters and optimizer state count; started when it is set up.
+    """
 
     def __init__(self, device: str) -> None:
         self._cuda = device == "cuda"
+        self._before = torch.cuda.memory_allocated() if self._cuda else _status_bytes("VmRSS")
+
+    def start(self) -> None:
+        """Forget the highest memory so far."""
+        reset = Path("/proc/self/clear_refs")
         if self._cuda:
             torch.cuda.reset_peak_memory_stats()
-            self._before = torch.cuda.memory_allocated()
-            return
-        reset = Path("/proc/self/clear_refs")
-        if reset.exists():
+        elif reset.exists():
             reset.write_text("5")  # the high-water mark starts again from what is resident now
-        self._before = _status_bytes("VmRSS")
 
     def peak(self) -> int | None:
-        """Return the highest number of bytes over those at the start; None where nobody knows."""
+        """Return the most bytes since the start, over those at the making; None where nobody knows."""
         top = torch.cuda.max_memory_allocated() if self._cuda else _status_bytes("VmHWM")
         return None if top is None or self._before is None else top - self._before
 
@@ -264,7 +270,7 @@ def _checkpointing(model: nn.Sequential, x: Tensor, y: Tensor, job: _Job) -> tup
 
 
 def _in_process(model: nn.Sequential, x: Tensor, y: Tensor, job: _Job) -> tuple[_Step, list[Tensor]]:
-    net = decouple(model, cut_names(model), SyntheticGradient(context=10), x)
+    net = decouple(model, cut_names(model), SyntheticGradient(context=10), x[:2])
     trainer = InProcess(net, nn.CrossEntropyLoss(), _adam)
     return lambda: trainer.step(x, y), [*net.parameters(), *net.buffers()]
 
