@@ -7,9 +7,10 @@ as hold the least for a stack of equal layers.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
-import math
 import multiprocessing
+import platform
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -65,7 +66,7 @@ class MemoryBench:
                 )
         if scope.learn or True in scope.compiled:
             raise ConfigError(
-                "bench memory trains to no accuracy and compiles nothing; leave out --learn, --compiled"
+                "bench memory trains to no accuracy and compiles nothing; leave out --learn and --modes compiled"
             )
         size = len(load(_DATA).train)
         for batch_size in scope.batch_sizes:
@@ -119,14 +120,18 @@ class _Job:
 
 
 def _segments(layers: int) -> tuple[int, ...]:
-    """Return numbers of checkpointed segments: every layer one, and the best for equal layers.
+    """Return numbers of checkpointed segments: every layer one, and the one that holds the least.
 
-    Of a hidden layer two tensors are kept, of a segment its input and, while it is run again, its
-    layers' tensors: s + 2 L / s is least at s = √(2 L).
+    Of a hidden layer two tensors are kept, of a segment its input. PyTorch runs the last segment, which
+    takes what does not divide, without checkpointing; the others as long as they are run again.
     """
     hidden = layers - 1
-    best = min(hidden, max(1, round(math.sqrt(2 * hidden))))
-    return tuple(dict.fromkeys((best, hidden)))
+
+    def held(segments: int) -> int:
+        longest = hidden - (segments - 1) * (hidden // segments)
+        return segments - 1 + 2 * longest
+
+    return tuple(dict.fromkeys((min(range(1, hidden + 1), key=held), hidden)))
 
 
 def _measure(jobs: Sequence[_Job], lines: Sequence[Record]) -> Iterator[Record]:
@@ -162,7 +167,7 @@ def _in_own_process(job: _Job) -> dict[str, Any]:
 
 
 def _observe(job: _Job) -> dict[str, Any]:
-    """Measure in this process: bytes held in one step, time of others, and the highest memory of all."""
+    """Measure in this process: bytes held in one step, and time and highest memory of others before it."""
     torch.set_num_threads(job.threads)
     device = torch.device(job.device)
     train = load(_DATA).train
@@ -208,19 +213,25 @@ class _Memory:
     def __init__(self, device: str) -> None:
         self._cuda = device == "cuda"
         self._before = torch.cuda.memory_allocated() if self._cuda else _status_bytes("VmRSS")
+        self._known = True
 
     def start(self) -> None:
-        """Forget the highest memory so far."""
-        reset = Path("/proc/self/clear_refs")
+        """Forget the highest memory so far, and give back what the set-up freed."""
         if self._cuda:
             torch.cuda.reset_peak_memory_stats()
-        elif reset.exists():
-            reset.write_text("5")  # the high-water mark starts again from what is resident now
+            return
+        if platform.libc_ver()[0] == "glibc":
+            ctypes.CDLL(None).malloc_trim(0)
+        try:
+            # The high-water mark starts again from what is resident now.
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:  # another system, or not allowed
+            self._known = False
 
     def peak(self) -> int | None:
         """Return the most bytes since the start, over those at the making; None where nobody knows."""
         top = torch.cuda.max_memory_allocated() if self._cuda else _status_bytes("VmHWM")
-        return None if top is None or self._before is None else top - self._before
+        return None if top is None or self._before is None or not self._known else top - self._before
 
 
 def _status_bytes(name: str) -> int | None:
