@@ -137,14 +137,19 @@ def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
     path = tmp_path / FILE
     append(
         path,
-        _record(metrics={"a": math.nan, "b": math.inf, "c": 1.5}, curve=[{"loss": -math.inf}, (math.nan, 2)]),
+        _record(
+            metrics={"a": math.nan, "b": math.inf, "c": 1.5},
+            curve=[{"loss": -math.inf}, {"loss": 2}],
+            config={"betas": (math.nan, 2)},
+        ),
     )
     text = path.read_text()
     assert "NaN" not in text
     assert "Infinity" not in text
     (record,), _ = read(path)
     assert record["metrics"] == {"a": None, "b": None, "c": 1.5}
-    assert record["curve"] == [{"loss": None}, [None, 2]]
+    assert record["curve"] == [{"loss": None}, {"loss": 2}]
+    assert record["config"] == {"betas": [None, 2]}
 
 
 def test_append_leaves_the_record_alone(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ def _point(step: int, **more: Any) -> dict[str, Any]:
         "train_loss": 2.0 / step,
         "test_loss": 1 / step,
         "test_error_pct": error,
+        "train_error_pct": error / 2,
     } | more
 
 
@@ -134,7 +135,7 @@ def test_settings_and_machine_are_named(tmp_path: Path) -> None:
         ("lr", "0.00125"),
         ("torch", "9.9.9"),
         ("device", "a processor"),
-        ("seeds", "[0, 3]"),
+        ("seeds", "0, 3"),
     ):
         assert f"<dt>{name}</dt><dd>{value}</dd>" in page
 
@@ -172,9 +173,8 @@ def test_texts_are_escaped(place: str, tmp_path: Path) -> None:
 def test_plots_have_labelled_axes(tmp_path: Path) -> None:
     page = _page(tmp_path, _record(), _record("dni"))
     figures = re.findall(r"<figure>.*?</figure>", page, re.DOTALL)
-    assert len(figures) == 4
-    labels = [("step", "test error (%)"), ("training time (s)", "test error (%)")]
-    labels += [("step", "training loss (nats)"), ("step", "test loss (nats)")]
+    heights = ["test error (%)", "training error (%)", "test loss (nats)", "training loss (nats)"]
+    labels = [(width, height) for width in ("step", "training time (s)") for height in heights]
     for figure, pair in zip(figures, labels, strict=True):
         assert figure.count("<svg") == figure.count("</svg>") == 1
         assert all(f">{label}</text>" in figure for label in (*pair, "backprop", "dni"))
@@ -195,11 +195,11 @@ def test_validation_plots_say_so(tmp_path: Path) -> None:
 
 
 def test_quality_of_interfaces_is_plotted(tmp_path: Path) -> None:
-    curve = [_point(s, quality={"layer1": {"cosine": 0.5}, "layer2": {"cosine": 0.7}}) for s in (10, 20)]
-    page = _page(tmp_path, _record("dni", curve=curve), _record())
-    assert "dni: quality of the credit" in page
-    assert "backprop: quality" not in page
-    for label in ("cosine with the message", "after layer1", "after layer2"):
+    quality = {name: {"cosine": 0.5, "relative_error": 0.9} for name in ("layer1", "layer2")}
+    page = _page(tmp_path, _record("dni", curve=[_point(s, quality=quality) for s in (10, 20)]), _record())
+    titles = re.findall(r"<figcaption>(.*?)</figcaption>", page)
+    assert [t for t in titles if ":" in t] == ["dni: cosine", "dni: relative error"]
+    for label in ("cosine with the true message", "relative error", "after layer1", "after layer2"):
         assert f">{label}</text>" in page
 
 

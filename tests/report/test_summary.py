@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from synthgrad.report import Row, Table, bench_markdown, cells, headings, markdown, tabulate
+from synthgrad.report import Row, Table, table_sheet, tabulate
 from synthgrad.report.summary import cause_of
 
 
@@ -61,6 +61,13 @@ def _bench(**changes: Any) -> dict[str, Any]:
 def _table(*records: dict[str, Any]) -> Table:
     (table,) = tabulate(records)
     return table
+
+
+def _texts(*records: dict[str, Any], method: str) -> dict[str, str]:
+    """Return the texts of a method's row by their headings."""
+    sheet = table_sheet(_table(*records))
+    (row,) = [row for row in sheet.rows if row[0] == method]
+    return dict(zip(sheet.headings, row, strict=True))
 
 
 def _row(*records: dict[str, Any], method: str) -> Row:
@@ -193,7 +200,7 @@ def test_time_to_target_is_of_those_that_reached_it() -> None:
     ]
     row = _table(*runs).rows[0]
     assert (row.time_s, row.num_reached, row.num_ok) == (5.0, 3, 4)
-    assert cells(row)[4] == "5.0 s (3 of 4)"
+    assert _texts(*runs, method="dni")["time to 5 % error"] == "5.0 s (3 of 4)"
 
 
 def test_validation_error_where_examples_were_held_out() -> None:
@@ -201,7 +208,7 @@ def test_validation_error_where_examples_were_held_out() -> None:
     table = _table(_record(metrics={"val_error_pct": 7.0, "test_error_pct": 1.0}, config=config))
     assert table.part == "val"
     assert table.rows[0].errors_pct == (7.0,)
-    assert headings(table)[1] == "validation error"
+    assert table_sheet(table).headings[1] == "validation error"
 
 
 # Failures stay
@@ -209,10 +216,15 @@ def test_validation_error_where_examples_were_held_out() -> None:
 
 @pytest.mark.parametrize("status", ["failed", "diverged"])
 def test_bad_run_keeps_its_row_and_says_why(status: str) -> None:
-    row = _row(_record(), _failed("dni", status=status, error="the message was not finite"), method="dni")
+    records = [_record(), _failed("dni", status=status, error="the message was not finite")]
+    row = _row(*records, method="dni")
     assert (row.num_ok, row.num_bad, row.error_pct, row.ratio) == (0, 1, None, None)
     assert row.note == f"{status}: the message was not finite"
-    assert cells(row) == ("dni", "—", "—", "—", "—", "—", "0, 1 not ok")
+    sheet = table_sheet(_table(*records))
+    assert (sheet.bad, sheet.failures) == ((False, True), (f"dni: {status}: the message was not finite",))
+    texts = _texts(*records, method="dni")
+    assert (texts.pop("method"), texts.pop("runs"), texts.pop("published")) == ("dni", "0, 1 not ok", "2.2 %")
+    assert set(texts.values()) == {"—"}
 
 
 def test_bad_run_does_not_count_in_the_numbers() -> None:
@@ -263,46 +275,14 @@ def test_skipped_updates_are_the_cause_in_a_row() -> None:
     assert row.cause == "80 % of updates skipped"
 
 
-# Texts
-
-
-def test_cells_of_a_row() -> None:
-    records = [_record(ms=8.0), _record("dni", 0, 1.0, 10.0), _record("dni", 1, 2.5, 10.0)]
-    row = _row(*records, method="dni")
-    assert cells(row) == ("dni", "1.75 ± 0.75 %", "10.00 ms", "1.25 ×", "—", "—", "2")
-
-
-def test_headings_name_the_target() -> None:
-    assert "time to 5 % error" in headings(_table(_record()))
-    assert "time to target" in headings(_table(_record(config={})))
-
-
-def test_markdown_has_a_line_for_each_row() -> None:
-    lines = markdown(_table(_record(), _failed("dni"))).splitlines()
-    assert lines[0].startswith("| method | test error |")
-    assert set(lines[1]) == {"|", "-"}
-    assert [line.split(" | ")[0] for line in lines[2:]] == ["| backprop", "| dni"]
-    assert len({line.count("|") for line in lines}) == 1
-
-
-def test_benchmark_markdown() -> None:
-    line = bench_markdown([_bench()]).splitlines()[2]
-    assert line == "| dni, plain | 4 × 16 | 8 | 1 | 1.50 ms | 0.50 × | 0.40–0.60 | 1.25 × |"
-
-
-def test_failed_benchmark_keeps_its_line() -> None:
-    failed = _bench() | {"metrics": {}, "status": "failed", "error": "no such kernel"}
-    assert "no such kernel" in bench_markdown([failed]).splitlines()[2]
-
-
 @pytest.mark.parametrize("lost", ["cell", "config", "metrics", "time", "curve", "error", "env", "tier"])
 @pytest.mark.parametrize("null", [True, False], ids=["null", "absent"])
 def test_a_record_with_less_is_shown(lost: str, null: bool) -> None:
     record = _record()
     del record[lost]
-    row = _table(record | ({lost: None} if null else {})).rows[0]
-    assert (row.method, row.num_ok) == ("backprop", 1)
-    assert len(cells(row)) == 7
+    table = _table(record | ({lost: None} if null else {}))
+    assert (table.rows[0].method, table.rows[0].num_ok) == ("backprop", 1)
+    assert table_sheet(table).rows[0][0] == "backprop"
 
 
 def test_times_of_other_threads_are_not_compared() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..core import ConfigError
+from .shape import odd_part
 
 __all__ = ["FILE", "SCHEMA", "Record", "append", "finished", "identity", "open_folder", "read"]
 
@@ -18,18 +20,11 @@ FILE = "results.jsonl"
 
 Record = dict[str, Any]
 
-#: What these parts of a record must be where they are there; another one is left out, and said to be.
-_SHAPE: dict[str, type] = {
-    "experiment": str,
-    "method": str,
-    "status": str,
-    "cell": dict,
-    "config": dict,
-    "metrics": dict,
-    "time": dict,
-    "curve": list,
-    "env": dict,
-}
+#: Lines about what was left out of one file; more are counted.
+_MOST_PROBLEMS = 10
+
+#: Half of a character of two, which no file and no terminal takes.
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 #: Where these agree, two records are of the same run.
 _IDENTITY = ("experiment", "tier", "method", "seed", "cell", "steps", "batch_size", "config")
@@ -82,29 +77,39 @@ def _last_byte(file: Any) -> bytes:
 
 
 def read(path: Path) -> tuple[list[Record], list[str]]:
-    """Return the records of a file, and a line about each thing that was left out."""
+    """Return the records of a file, and lines about what was left out, some ten at most."""
     records: list[Record] = []
     problems: list[str] = []
     if not path.exists():
         return records, problems
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                problems.append(f"{path}, line {number}: is no JSON (cut short?), left out")
-                continue
-            if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-                problems.append(f"{path}, line {number}: has another schema than {SCHEMA}, left out")
-                continue
-            odd = [name for name, kind in _SHAPE.items() if not isinstance(record.get(name, kind()), kind)]
-            if odd:
-                problems.append(f"{path}, line {number}: has no proper '{odd[0]}', left out")
-                continue
-            records.append(record)
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    record, wrong = _parsed(line)
+                    if wrong:
+                        problems.append(f"{path}, line {number}: {wrong}, left out")
+                    else:
+                        records.append(record)
+    except OSError as error:
+        problems.append(f"{path}: cannot be read ({error.strerror}), left out")
+    if (more := len(problems) - _MOST_PROBLEMS) > 0:
+        problems[_MOST_PROBLEMS:] = [f"{path}: and {more} more lines, left out"]
     return records, problems
+
+
+def _parsed(line: str) -> tuple[Record, str]:
+    """Return the record of a line, and what is wrong with it: empty if nothing."""
+    try:
+        record = json.loads(line)
+        if _HALF.search(line):
+            json.dumps(record, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return {}, "is no JSON (cut short?)"
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        return {}, f"has another schema than {SCHEMA}"
+    odd = odd_part(record)
+    return record, f"has no proper '{odd}'" if odd else ""
 
 
 def identity(record: Mapping[str, Any]) -> str:

@@ -1,18 +1,20 @@
 """Tables, plots and the report page, made from result records and nothing else."""
 
-from .format import BENCH_HEADINGS, bench_cells, bench_markdown, cells, headings, markdown
+from .bench import bench_groups, bench_markdown, bench_sheet
+from .format import markdown, table_sheet
 from .html import write_report
+from .sheet import Sheet
 from .summary import Row, Table, tabulate
 
 __all__ = [
-    "BENCH_HEADINGS",
     "Row",
+    "Sheet",
     "Table",
-    "bench_cells",
+    "bench_groups",
     "bench_markdown",
-    "cells",
-    "headings",
+    "bench_sheet",
     "markdown",
+    "table_sheet",
     "tabulate",
     "write_report",
 ]

@@ -8,11 +8,18 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..records import Record
-from .format import BENCH_HEADINGS, bench_cells, cells, headings
-from .plots import curves, quality_plots
-from .summary import Table, tabulate
+from ..records.names import METHODS
+from .bench import bench_groups
+from .fields import is_bench, text
+from .sections import Section, bench_section, table_section
+from .summary import tabulate
 
 __all__ = ["write_report"]
+
+MOST_TABLES = 40  # that a page shows
+MOST_PLOTS = 120  # on a page: each takes time to draw and room
+LEAST_PLOTS = 2  # of a table, however many there are
+MOST_PROBLEMS = 10
 
 
 def write_report(path: Path, records: Iterable[Record], problems: Sequence[str] = ()) -> None:
@@ -20,37 +27,50 @@ def write_report(path: Path, records: Iterable[Record], problems: Sequence[str] 
 
     The file appears whole or not at all.
     """
-    records = list(records)
-    tables = tabulate(records)
-    benches = [r for r in records if str(r.get("experiment", "")).startswith("bench/")]
     environment = Environment(
-        loader=PackageLoader("synthgrad.report"), autoescape=True, undefined=StrictUndefined
+        loader=PackageLoader("synthgrad.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    records = [r for r in records if isinstance(r, dict)]
+    sections, left_out = _sections(records)
     page = environment.get_template("report.html.j2").render(
-        sections=[_section(t) for t in tables],
-        bench_headings=BENCH_HEADINGS,
-        benches=[(bench_cells(r), r.get("status") != "ok") for r in benches],
-        problems=list(problems),
+        sections=sections,
+        methods=_methods(records),
+        problems=_first([*problems, *left_out]),
     )
     partial = path.with_suffix(".partial")
     try:
-        partial.write_text(page, encoding="utf-8")
+        partial.write_text(_printable(page), encoding="utf-8")
         partial.replace(path)
     except OSError:
         partial.unlink(missing_ok=True)
         raise
 
 
-def _section(table: Table) -> dict[str, object]:
-    first = table.records[0]
-    env = first.get("env") or {}
-    config = {k: v for k, v in (first.get("config") or {}).items() if k != "rule"}
-    return {
-        "title": table.title,
-        "headings": headings(table),
-        "rows": [(cells(row), row.num_bad > 0) for row in table.rows],
-        "notes": [f"{row.method}: {row.note}" for row in table.rows if row.note],
-        "plots": curves(table) + quality_plots(table),
-        "settings": {**config, "seeds": sorted({r.get("seed") for r in table.records}, key=str)},
-        "machine": env,
-    }
+def _sections(records: Sequence[Record]) -> tuple[list[Section], list[str]]:
+    """Return the sections of a page, and a line about those that it has no room for."""
+    tables, benches = tabulate(records), bench_groups(records)
+    shown = min(len(tables), MOST_TABLES) + min(len(benches), MOST_TABLES)
+    room = max(LEAST_PLOTS, MOST_PLOTS // max(1, shown))
+    sections = [table_section(t, k, room) for k, t in enumerate(tables[:MOST_TABLES], 1)]
+    sections += [bench_section(name, group, room) for name, group in list(benches.items())[:MOST_TABLES]]
+    gone = len(tables) + len(benches) - shown
+    return sections, [
+        f"{gone} more tables have no room on this page; make one of fewer folders"
+    ] if gone else []
+
+
+def _first(problems: Sequence[str]) -> list[str]:
+    more = len(problems) - MOST_PROBLEMS
+    return [*(text(p, 300) for p in problems[:MOST_PROBLEMS]), *([f"… and {more} more"] if more > 0 else [])]
+
+
+def _methods(records: Iterable[Record]) -> list[tuple[str, str]]:
+    """Return the methods of the page that are known, in the order of the tables, with a line about each."""
+    met = {str(r.get("method")) for r in records if not is_bench(r) or r["experiment"] == "bench/step"}
+    return [(name, about) for name, about in METHODS.items() if name in met]
+
+
+def _printable(page: str) -> str:
+    """Replace what no page may hold: control characters, and halves of characters."""
+    whole = page.encode("utf-8", "replace").decode("utf-8")
+    return whole.translate({c: "\N{REPLACEMENT CHARACTER}" for c in range(32) if chr(c) not in "\n\t"})

@@ -1,0 +1,177 @@
+"""The tables of benchmarks: one for each, with columns of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from ..records import Record
+from .fields import is_bench, number, part, status, text
+from .sheet import DASH, Sheet, as_markdown, unit
+
+__all__ = ["ABOUT", "bench_groups", "bench_label", "bench_markdown", "bench_sheet"]
+
+#: What a benchmark measures, to stand over its table.
+ABOUT: Mapping[str, str] = {
+    "step": (
+        "The time of one training step. Methods take turns, in rounds; the ratio is taken in each round to a "
+        "hand-written loop of backpropagation, not compiled, and “10–90 %” is its spread over rounds. "
+        "“Arithmetic” is the ratio of the floating-point operations of matrix products."
+    ),
+    "memory": (
+        "The memory of one training step: what is held for the backward pass at its peak, and, where measured, "
+        "the peak of all memory. Checkpointing and decoupling both trade work for memory."
+    ),
+}
+
+#: What peers are that no training method is.
+_PEERS: Mapping[str, str] = {"in_process": "decoupled, in process", "checkpointing": "backprop, checkpointed"}
+
+_Cells = dict[str, str]
+
+
+def bench_groups(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Return the lines of every benchmark among the records, by its name without ``bench/``."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        if is_bench(record):
+            groups.setdefault(text(str(record["experiment"])[len("bench/") :], 40), []).append(record)
+    return groups
+
+
+def bench_label(record: Record, *, with_rule: bool = True) -> str:
+    """Name of a row: the method, its rule and engine, and what is skipped; not whether it is compiled."""
+    cell, method = part(record, "cell"), text(record.get("method"), 40)
+    rule = part(record, "config").get("rule")
+    prob = number(cell, "update_prob")
+    words = [
+        _PEERS.get(method, method),
+        text(rule, 60) if with_rule and isinstance(rule, str) and method in ("dni", "cdni") else "",
+        text(cell.get("engine") or "", 40),
+        text(cell.get("variant") or "", 40),
+        f"{text(cell['segments'], 12)} segments" if cell.get("segments") else "",
+        f"p={prob:g}" if prob not in (None, 1) else "",
+    ]
+    return ", ".join(word for word in words if word)
+
+
+def bench_sheet(name: str, records: Sequence[Record]) -> Sheet:
+    """Return the lines of one benchmark as text.
+
+    Args:
+        name: of the benchmark, without ``bench/``.
+        records: its lines, at least one.
+    """
+    make, optional = _COLUMNS.get(name, (None, ()))
+    found = [make(r) for r in records] if make else _generic(records)
+    headings = list(dict.fromkeys(heading for cells in found for heading in cells))
+    rows: list[tuple[str, ...]] = []
+    for record, cells in zip(records, found, strict=True):
+        if not part(record, "metrics"):
+            # The first thing that was not measured says why.
+            first = next((h for h in headings if h not in _size(record)), headings[-1])
+            cells = cells | {first: text(record.get("error") or status(record), 40)}
+        rows.append(tuple(cells.get(heading, DASH) for heading in headings))
+    sheet = Sheet(
+        title=f"bench/{name}",
+        headings=tuple(headings),
+        rows=tuple(rows),
+        bad=tuple(r.get("status") != "ok" for r in records),
+        failures=_failures(records),
+    )
+    return sheet.without_empty(optional)
+
+
+def _failures(records: Iterable[Record]) -> tuple[str, ...]:
+    """Return what went wrong, a line for each reason with the rows that it ended."""
+    rows: dict[str, list[str]] = {}
+    for record in records:
+        if record.get("status") != "ok":
+            reason = f"{status(record)}: {text(record.get('error'), 400)}"
+            size = _size(record)
+            compiled = ", compiled" if size["compiled"] != DASH else ""
+            rows.setdefault(reason, []).append(f"{size['method']}{compiled}, {size['layers × width']}")
+    return tuple(f"{reason} ({text('; '.join(names), 300)})" for reason, names in rows.items())
+
+
+def _size(record: Record) -> _Cells:
+    cell = part(record, "cell")
+    return {
+        "method": bench_label(record),
+        "layers × width": f"{text(cell.get('layers'), 12)} × {text(cell.get('width'), 12)}",
+        "batch": text(cell.get("batch_size"), 12),
+        "threads": text(cell.get("threads"), 12),
+        "compiled": "compiled" if cell.get("compiled") is True else DASH,
+    }
+
+
+def _step(record: Record) -> _Cells:
+    cell, metrics = part(record, "cell"), part(record, "metrics")
+    low, high = number(metrics, "ratio_to_backprop_p10"), number(metrics, "ratio_to_backprop_p90")
+    prob = number(cell, "update_prob")
+    arithmetic = unit("ratio", number(metrics, "ratio_arithmetic"))
+    if metrics and prob not in (None, 1):
+        arithmetic = f"{100 * (1 - prob):.0f} % of updates skipped"
+    target = number(metrics, "target_accuracy_pct")
+    return _size(record) | {
+        "step": unit("ms", number(metrics, "step_ms_median")),
+        "ratio to backprop": unit("ratio", number(metrics, "ratio_to_backprop")),
+        "10–90 %": DASH if low is None or high is None else f"{low:.2f}–{high:.2f}",
+        "arithmetic": arithmetic,
+        "target accuracy": DASH if target is None else f"{target:g} %",
+        "time to it": unit("s", number(metrics, "time_to_accuracy_s")),
+        "accuracy": unit("pct", number(metrics, "accuracy_pct")),
+    }
+
+
+def _memory(record: Record) -> _Cells:
+    metrics = part(record, "metrics")
+    columns = {
+        "held for backward": "saved_bytes_peak",
+        "ratio to backprop": "ratio_to_backprop",
+        "peak memory": "peak_bytes",
+        "ratio of peaks": "ratio_peak_to_backprop",
+        "step": "step_ms_median",
+        "ratio of steps": "ratio_step_to_backprop",
+    }
+    return _size(record) | {h: unit(name, number(metrics, name)) for h, name in columns.items()}
+
+
+#: For benchmarks that are known: the columns of a line, and those that may be left out.
+_COLUMNS: Mapping[str, tuple[Callable[[Record], _Cells], tuple[str, ...]]] = {
+    "step": (_step, ("compiled", "target accuracy", "time to it", "accuracy")),
+    "memory": (_memory, ("threads", "compiled", "peak memory", "ratio of peaks", "step", "ratio of steps")),
+}
+
+
+def _generic(records: Sequence[Record]) -> list[_Cells]:
+    """Return every parameter and every metric of the lines, for a benchmark that nothing more is known of."""
+    cells = list(dict.fromkeys(str(name) for r in records for name in part(r, "cell")))[:_MOST]
+    metrics = list(dict.fromkeys(str(name) for r in records for name in part(r, "metrics")))[:_MOST]
+    return [
+        {"method": text(r.get("method"), 40)}
+        | {_heading(name): text(part(r, "cell").get(name, DASH), 30) for name in cells}
+        | {_heading(name): _measured(name, part(r, "metrics").get(name)) for name in metrics}
+        for r in records
+    ]
+
+
+_MOST = 24  # columns of parameters, and of metrics
+
+
+def _heading(name: str) -> str:
+    """Return a metric's name without its unit, which stands in the cells."""
+    words = text(name.removesuffix("_per_s"), 40).split("_")
+    kept = [word for word in words if word not in ("ms", "us", "s", "bytes", "pct")]
+    return " ".join(kept or words)
+
+
+def _measured(name: str, value: object) -> str:
+    if value is None:
+        return DASH
+    found = number({name: value}, name)
+    return text(value, 40) if found is None else unit(name, found)
+
+
+def bench_markdown(records: Iterable[Record]) -> str:
+    """Return the lines of benchmarks as tables for a document, one for each benchmark."""
+    return "\n".join(as_markdown(bench_sheet(*group)) for group in bench_groups(records).items())

@@ -1,0 +1,253 @@
+"""The plots of benchmarks: over depth, one panel for each width, and measured against arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from ..records import Record
+from .bench import bench_label
+from .fields import key, number, part, text
+from .plots import Group, Plot
+from .svg import COLOURS, Legend, depth_axis, draw, log_scale
+
+__all__ = ["bench_plots"]
+
+_MIB = 2.0**20
+
+
+@dataclass(frozen=True, slots=True)
+class _Measure:
+    """What is drawn over depth.
+
+    Attributes:
+        title: stands over the plot.
+        label: of the axis, with the unit.
+        name: of the metric.
+        low, high: metrics of the ends of its error bar; empty for none.
+        scale: what to divide by.
+    """
+
+    title: str
+    label: str
+    name: str
+    low: str = ""
+    high: str = ""
+    scale: float = 1.0
+
+
+_MEASURES: dict[str, tuple[_Measure, ...]] = {
+    "step": (
+        _Measure(
+            "ratio of a step to backprop",
+            "ratio to backprop (×)",
+            "ratio_to_backprop",
+            "ratio_to_backprop_p10",
+            "ratio_to_backprop_p90",
+        ),
+    ),
+    "memory": (
+        _Measure("held for the backward pass", "held for backward (MiB)", "saved_bytes_peak", scale=_MIB),
+        _Measure("peak memory", "peak memory (MiB)", "peak_bytes", scale=_MIB),
+        _Measure("time of a step", "step (ms)", "step_ms_median"),
+    ),
+}
+#: What a panel has one value of, with the words for it.
+_PANEL = {"width": "width {}", "batch_size": "batch {}", "threads": "threads {}"}
+
+#: Depth, value, and how far the error bar reaches down and up.
+Points = list[tuple[float, float, float, float]]
+
+
+def bench_plots(name: str, records: Sequence[Record]) -> list[Group]:
+    """Return the plots of a benchmark; none if nothing is known of how to draw it.
+
+    Args:
+        name: of the benchmark, without ``bench/``.
+        records: its lines.
+    """
+    groups: list[Group] = []
+    for k, measure in enumerate(_MEASURES.get(name, ())):
+        panels = _panels(records)
+        plots = [
+            plot
+            for n, (words, lines) in enumerate(panels.items())
+            if (plot := _over_depth(measure, words, lines, f"bench-{name}-{k}-{n}"))
+        ]
+        note = "Bars reach from the 10 % to the 90 % point of the rounds." if measure.low else ""
+        if plots:
+            groups.append(Group(measure.title[0].upper() + measure.title[1:], plots, note.strip()))
+    if name == "step" and (plot := _against_arithmetic(records)):
+        note = "On the dotted line a step takes as long as its matrix products say; rows that skip updates have no place here."
+        groups.append(Group("Measured against arithmetic", [plot], note))
+    return groups
+
+
+def _panels(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Group the lines by what a panel has one value of; its words name what differs between panels."""
+    cells = [part(r, "cell") for r in records]
+    varied = [k for k in _PANEL if k == "width" or len({key(c.get(k)) for c in cells}) > 1]
+    panels: dict[str, list[Record]] = {}
+    for record, cell in zip(records, cells, strict=True):
+        words = ", ".join(_PANEL[k].format(text(cell.get(k), 12)) for k in varied)
+        panels.setdefault(words, []).append(record)
+    return panels
+
+
+def _rows(records: Sequence[Record]) -> dict[tuple[str, bool], list[Record]]:
+    """Group the lines by row label, apart for compiled and eager; without the rule if none has two."""
+    rules = {(text(r.get("method")), key(part(r, "config").get("rule"))) for r in records}
+    short = len({method for method, _ in rules}) == len(rules)
+    rows: dict[tuple[str, bool], list[Record]] = {}
+    for record in records:
+        compiled = part(record, "cell").get("compiled") is True
+        rows.setdefault((bench_label(record, with_rule=not short), compiled), []).append(record)
+    return rows
+
+
+def _points(measure: _Measure, records: Sequence[Record]) -> Points:
+    points: Points = []
+    for record in records:
+        metrics = part(record, "metrics")
+        depth, value = number(part(record, "cell"), "layers"), number(metrics, measure.name)
+        if depth is not None and value is not None:
+            low, high = number(metrics, measure.low), number(metrics, measure.high)
+            down = 0.0 if low is None else max(0.0, value - low)
+            up = 0.0 if high is None else max(0.0, high - value)
+            points.append((depth, value / measure.scale, down / measure.scale, up / measure.scale))
+    return sorted(points)
+
+
+def _over_depth(measure: _Measure, words: str, records: Sequence[Record], salt: str) -> Plot | None:
+    lines = {label: points for label, rows in _rows(records).items() if (points := _points(measure, rows))}
+    if not lines:
+        return None
+    depths = sorted({p[0] for points in lines.values() for p in points})
+    paint = (
+        _dots(measure, lines) if len(depths) == 1 else _depths(measure, lines, depths)
+    )  # over one depth there is no line to draw
+    title = words + (f", {depths[0]:g} layers" if len(depths) == 1 else "")
+    height = 0.9 + 0.3 * min(len(lines), 40) if len(depths) == 1 else 3.2
+    return Plot(title, lambda: draw(paint, salt, f"{measure.title}, {title}", height), 0)
+
+
+def _styles(lines: dict[tuple[str, bool], Points]) -> dict[tuple[str, bool], dict[str, Any]]:
+    names = list(dict.fromkeys(label for label, _ in lines))
+    return {
+        (label, compiled): {
+            "color": COLOURS[names.index(label) % len(COLOURS)],
+            "marker": "osD^v"[names.index(label) // len(COLOURS) % 5],
+            "linestyle": "--" if compiled else "-",
+            "markerfacecolor": "none" if compiled else None,
+        }
+        for label, compiled in lines
+    }
+
+
+def _legend(styles: dict[tuple[str, bool], dict[str, Any]]) -> Legend:
+    """Name each row once, by its colour, and, where some are compiled, what is dashed."""
+    first: dict[str, dict[str, Any]] = {}
+    for (label, _), style in styles.items():
+        first.setdefault(label, style | {"linestyle": "-", "markerfacecolor": None})
+    if any(compiled for _, compiled in styles):
+        grey = {"color": "#7f7f7f", "marker": "o"}
+        first["eager"] = grey | {"linestyle": "-"}
+        first["compiled"] = grey | {"linestyle": "--", "markerfacecolor": "none"}
+    handles = [Line2D([], [], linewidth=1.5, markersize=4.5, **style) for style in first.values()]
+    return handles, list(first)
+
+
+def _name(label: str, compiled: bool) -> str:
+    return f"{label}, compiled" if compiled else label
+
+
+def _depths(
+    measure: _Measure, lines: dict[tuple[str, bool], Points], depths: Sequence[float]
+) -> Callable[[Axes], Legend]:
+    def paint(axes: Axes) -> Legend:
+        styles = _styles(lines)
+        for label, style in styles.items():
+            points = lines[label]
+            axes.errorbar(
+                [p[0] for p in points],
+                [p[1] for p in points],
+                yerr=([p[2] for p in points], [p[3] for p in points]) if measure.low else None,
+                linewidth=1.5,
+                markersize=4.5,
+                capsize=2.5,
+                elinewidth=1,
+                **style,
+            )
+        depth_axis(axes, depths[:: -(-len(depths) // 10)])
+        axes.set_ylabel(measure.label)
+        heights = [p[1] for points in lines.values() for p in points]
+        if min(heights) > 0 and max(heights) > 12 * min(heights):
+            log_scale(axes)
+        else:
+            axes.set_ylim(bottom=0)
+        if measure.name.startswith("ratio"):
+            axes.axhline(1, color="#7f7f7f", linewidth=1, linestyle=":")
+        return _legend(styles)
+
+    return paint
+
+
+def _dots(measure: _Measure, lines: dict[tuple[str, bool], Points]) -> Callable[[Axes], Legend]:
+    """One depth only: a row of the plot for each row of the table, named at its side."""
+
+    def paint(axes: Axes) -> Legend:
+        shown = list(_styles(lines).items())[:40]
+        for k, (label, style) in enumerate(shown):
+            for _, value, down, up in lines[label]:
+                # What a column has no room for is said above the mark.
+                axes.errorbar(
+                    [value],
+                    [k],
+                    xerr=([down], [up]) if measure.low else None,
+                    markersize=6,
+                    capsize=3,
+                    **style,
+                )
+            axes.annotate(
+                _name(*label), (0, k), (6, 4), xycoords=("axes fraction", "data"), textcoords="offset points",
+                fontsize=9, va="bottom",
+            )  # fmt: skip
+        axes.set_ylim(len(shown) - 0.4, -0.9)
+        axes.set_yticks([])
+        axes.set_xlim(left=0)
+        axes.set_xlabel(measure.label)
+        if measure.name.startswith("ratio"):
+            axes.axvline(1, color="#7f7f7f", linewidth=1, linestyle=":")
+        return [], []
+
+    return paint
+
+
+def _against_arithmetic(records: Sequence[Record]) -> Plot | None:
+    points: dict[tuple[str, bool], list[tuple[float, float]]] = {}
+    for label, rows in _rows(records).items():
+        for record in rows:
+            metrics = part(record, "metrics")
+            x, y = number(metrics, "ratio_arithmetic"), number(metrics, "ratio_to_backprop")
+            whole = number(part(record, "cell"), "update_prob") in (None, 1)
+            if x is not None and y is not None and whole:
+                points.setdefault(label, []).append((x, y))
+    if not points:
+        return None
+
+    def paint(axes: Axes) -> Legend:
+        styles = _styles({label: [] for label in points})
+        top = 1.08 * max(max(pair) for pairs in points.values() for pair in pairs)
+        axes.plot([0, top], [0, top], color="#7f7f7f", linewidth=1, linestyle=":")
+        for label, pairs in points.items():
+            style: dict[str, Any] = styles[label] | {"linestyle": "none", "markersize": 5.5}
+            axes.plot([a for a, _ in pairs], [b for _, b in pairs], **style)
+        axes.set(xlim=(0, top), ylim=(0, top), xlabel="arithmetic ratio (×)", ylabel="measured ratio (×)")
+        return _legend(styles)
+
+    about = "measured ratio of a step to backprop against the ratio of its arithmetic"
+    return Plot("measured and arithmetic ratio", lambda: draw(paint, "bench-arithmetic", about), 1)

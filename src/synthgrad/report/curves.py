@@ -1,0 +1,163 @@
+"""The curves of a table's runs: error and loss, in training and in test, over steps and over seconds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from ..records import Record
+from .fields import as_number, status
+from .labels import ORDER, row_label
+from .plots import Group, Plot
+from .summary import Table
+from .svg import COLOURS, Legend, draw, line_style, log_scale, plain_axis, thin
+
+__all__ = ["MOST_RUNS", "curve_groups", "drawn_rows"]
+
+MOST_RUNS = 10  # of a row that are drawn
+
+Points = list[tuple[float, float]]
+
+
+def drawn_rows(table: Table) -> list[tuple[str, list[Record]]]:
+    """Return the rows to draw, with the runs of each: those with the least error, if there are many."""
+    groups: dict[str, list[Record]] = {}
+    for record in table.records:
+        if points_of(record):
+            groups.setdefault(row_label(record), []).append(record)
+    rows = [row for row in table.rows if row.method in groups]
+    if len(rows) > len(COLOURS):
+        best = sorted(rows, key=lambda row: math.inf if row.error_pct is None else row.error_pct)
+        kept = {row.method for row in best[: len(COLOURS)]}
+        rows = [row for row in rows if row.method in kept]
+    return [(row.method, groups[row.method]) for row in rows]
+
+
+def points_of(record: Record) -> list[dict[str, Any]]:
+    """Return the points of a run's curve."""
+    curve = record.get("curve")
+    return [p for p in curve if isinstance(p, dict)] if isinstance(curve, list) else []
+
+
+def styles_of(labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Return a style for each row: a method's own, the same in every plot, where it has one row only."""
+    methods = [label.partition(" ")[0] for label in labels]
+    own = len(set(methods)) == len(methods) and all(m in ORDER for m in methods)
+    return [line_style(ORDER.index(m) if own else k) for k, m in enumerate(methods)]
+
+
+def curve_groups(table: Table, salt: str) -> list[Group]:
+    """Return the plots over steps, and those over seconds where times may be compared.
+
+    Args:
+        table: the runs.
+        salt: tells this table's plots from those of the others on the page.
+    """
+    measured = "validation" if table.part == "val" else "test"
+    heights = [
+        (f"{measured} error", f"{table.part}_error_pct", "%"),
+        ("training error", "train_error_pct", "%"),
+        (f"{measured} loss", f"{table.part}_loss", "nats"),
+        ("training loss", "train_loss", "nats"),
+    ]
+    widths = [("Over steps", "step", "step")]
+    widths += [("Over seconds of training", "elapsed_s", "training time (s)")] if table.timed else []
+    rows = drawn_rows(table)
+    more = len({row_label(r) for r in table.records if points_of(r)}) - len(rows)
+    groups: list[Group] = []
+    for heading, x, x_label in widths:
+        plots: list[Plot] = []
+        for rank, (title, y, sign) in enumerate(heights):
+            runs = _runs(rows, x, y)
+            if runs:
+                plots.append(_plot(title, runs, (x_label, f"{title} ({sign})"), f"{salt}-{x}-{y}", rank))
+        note = "The rows with the least error are drawn" + f", {more} more are not." if more > 0 else ""
+        if plots:
+            groups.append(Group(heading, plots, note))
+    return groups
+
+
+def _runs(rows: Sequence[tuple[str, list[Record]]], x: str, y: str) -> dict[str, list[tuple[Points, bool]]]:
+    """Return for each row the curves of its runs, and whether each came to a bad end."""
+    found: dict[str, list[tuple[Points, bool]]] = {}
+    for label, records in rows:
+        for record in records[:MOST_RUNS]:
+            pairs = [(as_number(p.get(x)), as_number(p.get(y))) for p in points_of(record)]
+            points = [(a, b) for a, b in pairs if a is not None and b is not None]
+            if points:
+                found.setdefault(label, []).append((points, status(record) != "ok"))
+    return found
+
+
+def _plot(
+    title: str,
+    runs: dict[str, list[tuple[Points, bool]]],
+    axis_labels: tuple[str, str],
+    salt: str,
+    rank: int,
+) -> Plot:
+    def paint(axes: Axes) -> Legend:
+        heights = [b for lines in runs.values() for points, _ in lines for _, b in points]
+        log = min((b for b in heights if b > 0), default=0) > 0
+        handles = [
+            _draw_row(axes, _capped(lines, heights), style, log=log)
+            for lines, style in zip(runs.values(), styles_of(list(runs)), strict=True)
+        ]
+        labels = [label + _ends(lines) for label, lines in runs.items()]
+        axes.set(xlabel=axis_labels[0], ylabel=axis_labels[1])
+        plain_axis(axes)
+        if log:
+            log_scale(axes)
+        if any(bad for lines in runs.values() for _, bad in lines):
+            handles.append(Line2D([], [], color="#000000", linestyle="none", marker="x", markeredgewidth=2))
+            labels.append("ended early")
+        return handles, labels
+
+    about = f"{title} over {axis_labels[0]}: " + ", ".join(runs)
+    return Plot(title, lambda: draw(paint, salt, about), rank)
+
+
+def _capped(lines: Sequence[tuple[Points, bool]], heights: Sequence[float]) -> list[tuple[Points, bool]]:
+    """Cut off what a diverging run reached far above all others, or these could not be read."""
+    top = 100 * median(heights)
+    return [
+        ([(a, min(b, top)) for a, b in points] if bad and top > 0 else points, bad) for points, bad in lines
+    ]
+
+
+def _ends(lines: Sequence[tuple[Points, bool]]) -> str:
+    bad = sum(ended for _, ended in lines)
+    return "" if not bad else " ×" if bad == len(lines) else f" × ({bad} of {len(lines)})"
+
+
+def _draw_row(
+    axes: Axes, lines: Sequence[tuple[Points, bool]], style: dict[str, Any], *, log: bool
+) -> Line2D:
+    """Draw every run of a row thin, in the row's style, with a cross where it ended before its time."""
+    alone = len(lines) == 1
+    for points, bad in lines:
+        # An error of zero has no place on a logarithmic axis.
+        shown = thin([(a, b) for a, b in points if b > 0 or not log], 300 if len(lines) < 4 else 150)
+        axes.plot(
+            [a for a, _ in shown],
+            [b for _, b in shown],
+            linewidth=1.8 if alone else 1.0,
+            alpha=0.95 if alone else 0.75,
+            marker="." if len(shown) < 12 else None,
+            **style,
+        )
+        if bad and shown:
+            axes.plot(
+                *([v] for v in shown[-1]),
+                marker="x",
+                markersize=9,
+                markeredgewidth=2.2,
+                color=style["color"],
+                zorder=5,
+            )
+    return Line2D([], [], linewidth=1.8, **style)

@@ -1,0 +1,72 @@
+"""Published figures to stand beside ours, and what was different about how they came about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+__all__ = ["SOURCE", "errors_pct", "notes", "schedule_note"]
+
+_SUBSETS = {"mnist-10k": "mnist"}
+_NAMED = ("data", "arch", "layers")
+_UNLOCKED = frozenset({"dni_unlock", "cdni_unlock"})
+
+#: The network whose speed was published.
+_BENCHMARKED = {"data": "mnist", "arch": "fcn", "layers": 4, "width": 256}
+
+
+@cache
+def _figures() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(
+        (files("synthgrad.report") / "published.json").read_text(encoding="utf-8")
+    )
+    return found
+
+
+#: Where the errors stand, in few words.
+SOURCE = "Jaderberg et al. 2016, Table 1"
+
+
+def schedule_note() -> str:
+    """Say whose errors they are and what budget they had, so that nobody takes it for ours."""
+    figures = _figures()["feed_forward"]
+    return f"Published: {figures['source']}, after {figures['schedule']}; not the budget of these runs."
+
+
+def errors_pct(cell: Mapping[str, Any]) -> dict[str, float]:
+    """Return the published test errors of a cell by method; none if the cell is not one of the paper's.
+
+    Args:
+        cell: the ``cell`` of a record: ``data``, ``arch``, ``layers`` and ``width`` tell. A
+            convolutional cell need not say its number of filters.
+    """
+    for entry in _figures()["feed_forward"]["cells"]:
+        width = cell.get("width")
+        fits = width == entry["width"] or (width is None and entry["arch"] == "cnn")
+        if fits and all(cell.get(k) == entry[k] for k in _NAMED):
+            return dict(entry["error_pct"])
+    return {}
+
+
+def notes(cell: Mapping[str, Any], methods: Collection[str]) -> list[str]:
+    """Return what was published about a cell and has no place in the column of errors.
+
+    Args:
+        cell: the ``cell`` of a record.
+        methods: names of the methods of the table.
+    """
+    data = str(cell.get("data"))
+    whole = {**cell, "data": _SUBSETS.get(data, data)}
+    found: list[str] = []
+    if data in _SUBSETS and (errors := errors_pct(whole)):
+        listed = ", ".join(f"{method} {value:g} %" for method, value in errors.items())
+        schedule = _figures()["feed_forward"]["schedule"]
+        found += [f"Published for this network on all of {whole['data']} ({SOURCE}; {schedule}): {listed}."]
+    if errors_pct(whole) == errors_pct(_BENCHMARKED):
+        figures = _figures()
+        found += [figures["unlock"]["note"]] if not _UNLOCKED.isdisjoint(methods) else []
+        found += figures["speed"]["notes"]
+    return found

@@ -1,0 +1,89 @@
+"""How good the credit at each interface was: its cosine with the true message, and its relative error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import mean
+
+from matplotlib.axes import Axes
+
+from ..records import Record
+from .curves import MOST_RUNS, drawn_rows, points_of
+from .fields import number, part, text
+from .plots import Group, Plot
+from .summary import Table
+from .svg import COLOURS, Legend, draw, line_style, log_scale, plain_axis, thin
+
+__all__ = ["quality_group"]
+
+_MEASURES = (
+    ("cosine", "cosine with the true message"),
+    ("relative_error", "relative error"),
+)
+_NOTE = (
+    "The credit that a module learns from, held against the true message when that comes: a cosine of 1 is its "
+    "direction, a relative error of 1 is no better than no credit at all. Means over seeds."
+)
+
+#: Values over steps, for each interface.
+Lines = dict[str, list[tuple[float, float]]]
+
+
+def quality_group(table: Table, salt: str) -> Group | None:
+    """Return two plots for each method whose interfaces were measured; None if there is none.
+
+    Args:
+        table: the runs.
+        salt: tells this table's plots from those of the others on the page.
+    """
+    plots: list[Plot] = []
+    for k, (label, records) in enumerate(drawn_rows(table)):
+        for rank, (measure, title) in enumerate(_MEASURES):
+            lines = _means(records[:MOST_RUNS], measure)
+            if lines:
+                name = f"{label}: {title.partition(' ')[0] if rank == 0 else title}"
+                plots.append(_plot(name, title, lines, f"{salt}-quality-{k}-{measure}", 4 + rank))
+    return Group("Quality of each interface", plots, _NOTE) if plots else None
+
+
+def _means(records: Sequence[Record], measure: str) -> Lines:
+    """Return the mean over runs of a measure at each interface, by step."""
+    found: dict[str, dict[float, list[float]]] = {}
+    for record in records:
+        for point in points_of(record):
+            step = number(point, "step")
+            for name in part(point, "quality") if step is not None else ():
+                value = number(part(part(point, "quality"), name), measure)
+                if value is not None and step is not None:
+                    found.setdefault(name, {}).setdefault(step, []).append(value)
+    # Of many interfaces some are shown, from the first to the last.
+    names = list(found)
+    if len(names) > len(COLOURS):
+        names = [names[round(k * (len(names) - 1) / (len(COLOURS) - 1))] for k in range(len(COLOURS))]
+    return {name: [(step, mean(values)) for step, values in sorted(found[name].items())] for name in names}
+
+
+def _plot(name: str, y_label: str, lines: Lines, salt: str, rank: int) -> Plot:
+    def paint(axes: Axes) -> Legend:
+        for k, points in enumerate(lines.values()):
+            shown = thin(points)
+            axes.plot(
+                [a for a, _ in shown],
+                [b for _, b in shown],
+                linewidth=1.6,
+                marker="." if len(shown) < 12 else None,
+                **line_style(k),
+            )
+        axes.set(xlabel="step", ylabel=y_label)
+        plain_axis(axes)
+        heights = [b for points in lines.values() for _, b in points]
+        if y_label.startswith("cosine"):
+            axes.set_ylim(min(0.0, *heights) - 0.05, 1.05)
+        elif min(heights) > 0 and max(heights) > 20 * min(heights):
+            log_scale(axes)
+        else:
+            axes.set_ylim(bottom=0)
+        return axes.get_lines(), [f"after {text(interface, 30)}" for interface in lines]
+
+    about = f"{name} over steps, at the interfaces " + ", ".join(text(n, 30) for n in lines)
+    return Plot(name, lambda: draw(paint, salt, about), rank)
