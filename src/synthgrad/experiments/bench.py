@@ -37,6 +37,7 @@ class Scope:
         seconds: length of a method's turn in a round, about.
         threads, device: where.
         learn: also train to an accuracy, and time that.
+        schedule: the tier of ``compare`` that such a training has the schedule of.
         data_dir: directory of data files, or None.
         tier: as recorded.
     """
@@ -52,6 +53,7 @@ class Scope:
     threads: int = 1
     device: str = "cpu"
     learn: bool = False
+    schedule: str = "quick"
     data_dir: str | None = None
     tier: str = "custom"
 
@@ -101,6 +103,8 @@ def choose(benchmark: Benchmark, tier: str, **given: Any) -> Scope:
         )
     scope = benchmark.tiers[tier]
     kept = {k: v for k, v in given.items() if v is not None}
+    if empty := [k for k, v in kept.items() if isinstance(v, tuple | list) and not v]:
+        raise ConfigError(f"benchmark '{benchmark.name}': {empty[0]} is empty; name at least one to measure")
     lists = ("widths", "layers", "batch_sizes", "compiled")
     outside = any(set(kept[k]) - set(getattr(scope, k)) for k in lists if k in kept)
     custom = outside or kept.get("rounds", scope.rounds) != scope.rounds
@@ -160,7 +164,8 @@ def blank_line(
         "curve": [],
         "status": "ok",
         "error": None,
-        "config": {**config, "rounds": scope.rounds},
+        # The device stands here as well as under `env`: a line of another one is another line.
+        "config": {**config, "rounds": scope.rounds, "device": scope.device},
         "env": {},
     }
 

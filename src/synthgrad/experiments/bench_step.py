@@ -41,7 +41,9 @@ class StepBench:
     name = "step"
     about = "time of a training step of every method, over a hand-written backprop loop"
     tiers = {
-        "smoke": Scope((32,), (3,), (32,), tuple(METHODS), rounds=2, seconds=0.01, tier="smoke"),
+        "smoke": Scope(
+            (32,), (3,), (32,), tuple(METHODS), rounds=2, seconds=0.01, schedule="smoke", tier="smoke"
+        ),
         "quick": Scope((64, 256), (2, 4, 8), (256,), tuple(METHODS), tier="quick"),
         "full": Scope(
             (64, 256, 1024), (2, 4, 8, 16), (256,), tuple(METHODS), compiled=(False, True), tier="full"
@@ -72,7 +74,7 @@ class StepBench:
         shape = {"width": width, "layers": layers, "batch_size": batch_size, "threads": scope.threads}
         config = {"optimizer": "Adam, fused", "rule": "linear M", "seconds": scope.seconds}
         if scope.learn:
-            config["learn"] = True
+            config["learn"] = scope.schedule
         lines = [
             blank_line(
                 self.name,
@@ -121,7 +123,8 @@ class _Turn:
 
 def _measure(scope: Scope, kinds: Sequence[StepKind], lines: Sequence[Record]) -> Iterator[Record]:
     cell = lines[0]["cell"]
-    torch.compiler.reset()  # or graphs of other widths would count against the limit of recompilations
+    if any(kind.compiled for kind in kinds):
+        torch.compiler.reset()  # or graphs of other widths would count against the limit of recompilations
     batches = _batches(cell["batch_size"], lines[0]["seed"], scope.device)
     turns: dict[StepKind, _Turn] = {}
     failed: dict[StepKind, str] = {}
@@ -131,9 +134,8 @@ def _measure(scope: Scope, kinds: Sequence[StepKind], lines: Sequence[Record]) -
             once = _warm_up(step, scope.device)
             turns[kind] = _Turn(step, max(1, round(scope.seconds / once)), [])
         except Exception as error:  # a peer that fails is a line that says so
-            reason = (str(error).splitlines() or [""])[0]
-            failed[kind] = f"{type(error).__name__}: {reason}"
-    _take_turns(turns, scope)
+            failed[kind] = _reason(error)
+    failed |= _take_turns(turns, scope)
     flops = _Flops(cell, batches)
     reference = turns.get(kinds[0])
     for kind, line in zip(kinds, lines, strict=True):
@@ -170,15 +172,26 @@ def _warm_up(step: Callable[[], object], device: str) -> float:
     return time.perf_counter() - start
 
 
-def _take_turns(turns: dict[StepKind, _Turn], scope: Scope) -> None:
+def _take_turns(turns: dict[StepKind, _Turn], scope: Scope) -> dict[StepKind, str]:
+    """Let all take turns; drop those that fail or diverge on the way, and return why."""
+    failed: dict[StepKind, str] = {}
     for _ in range(scope.rounds):
-        for turn in turns.values():
-            synchronize(scope.device)
-            start = time.perf_counter()
-            for _ in range(turn.per_round):
-                turn.step()
-            synchronize(scope.device)
-            turn.times_ms.append((time.perf_counter() - start) / turn.per_round * 1e3)
+        for kind, turn in list(turns.items()):
+            try:
+                synchronize(scope.device)
+                start = time.perf_counter()
+                for _ in range(turn.per_round):
+                    turn.step()
+                synchronize(scope.device)
+                turn.times_ms.append((time.perf_counter() - start) / turn.per_round * 1e3)
+            except Exception as error:
+                failed[kind] = _reason(error)
+                del turns[kind]
+    return failed
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def _figures(own: Sequence[float], reference: Sequence[float]) -> dict[str, Any]:
@@ -213,7 +226,7 @@ class _Flops:
 
 def _learn(kind: StepKind, line: Record, scope: Scope) -> dict[str, Any]:
     """Train a network of the line's size as ``compare`` does; return when it was accurate enough."""
-    cell, tier = line["cell"], "smoke" if scope.tier == "smoke" else "quick"
+    cell = line["cell"]
     over = compare.Overrides(
         layers=cell["layers"],
         width=cell["width"],
@@ -222,7 +235,7 @@ def _learn(kind: StepKind, line: Record, scope: Scope) -> dict[str, Any]:
         update_prob=None if kind.update_prob == 1 else kind.update_prob,
     )
     (config,) = compare.configs(
-        tier, _DATA, [kind.method], [line["seed"]], over, scope.device, scope.data_dir
+        scope.schedule, _DATA, [kind.method], [line["seed"]], over, scope.device, scope.data_dir
     )
     return _time_to_accuracy(config)
 
