@@ -7,7 +7,8 @@ A table stands between two comments, the first of which names the folder of its 
     <!-- table results/compare/2026-11-21-… -->
     <!-- end -->
 
-With `errors` after the folder, columns of times are left out: for runs that shared the machine.
+With `errors` after the folder, columns of times are left out: for runs that shared the machine. With `key=value`
+words after it, as in `layers=4 compiled=false`, only records whose method or cell says so are shown.
 """
 
 from __future__ import annotations
@@ -21,16 +22,18 @@ from synthgrad.report import bench_markdown, markdown, tabulate
 
 ROOT = Path(__file__).parent.parent
 MARKED = re.compile(
-    r"(<!-- table (?P<folder>\S+)(?P<errors> errors)? -->\n).*?(?P<end><!-- end -->)", re.DOTALL
+    r"(<!-- table (?P<folder>\S+)(?P<errors> errors)?(?P<only>(?: \w+=\S+)*) -->\n).*?(?P<end><!-- end -->)",
+    re.DOTALL,
 )
 
 
-def table(folder: str, *, errors_only: bool) -> str:
+def table(folder: str, only: dict[str, str], *, errors_only: bool) -> str:
     """Return the tables of a results folder, with the machine that they were measured on."""
     path = ROOT / folder / FILE
     records, problems = read(path)
+    records = [r for r in records if all(_says(r, key) == value for key, value in only.items())]
     if problems or not records:
-        sys.exit("\n".join(problems) or f"{path}: holds no records")
+        sys.exit("\n".join(problems) or f"{path}: holds no records {only or ''}")
     parts: list[str] = []
     for made in tabulate(records):
         parts += [f"**{made.title}**\n", markdown(made, errors_only=errors_only)]
@@ -38,6 +41,11 @@ def table(folder: str, *, errors_only: bool) -> str:
     if benches:
         parts += [bench_markdown(benches)]
     return "\n".join([*parts, _machine(records)]) + "\n"
+
+
+def _says(record: Record, key: str) -> str:
+    value = record["method"] if key == "method" else record["cell"].get(key)
+    return str(value).lower()
 
 
 def _machine(records: list[Record]) -> str:
@@ -50,7 +58,9 @@ def _machine(records: list[Record]) -> str:
 
 
 def _filled(marked: re.Match[str]) -> str:
-    return marked[1] + "\n" + table(marked["folder"], errors_only=bool(marked["errors"])) + marked["end"]
+    only = dict(word.split("=", 1) for word in marked["only"].split())
+    filled = table(marked["folder"], only, errors_only=bool(marked["errors"]))
+    return marked[1] + "\n" + filled + marked["end"]
 
 
 def main() -> None:
