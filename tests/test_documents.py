@@ -7,18 +7,19 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pooch
 import pytest
+from click import Context
 
 from synthgrad.cli.main import cli
+from synthgrad.experiments.config import RunConfig
 from synthgrad.experiments.methods import METHODS
 from synthgrad.experiments.registry import EXPERIMENTS
 from synthgrad.records.names import METHODS as NAMES
@@ -89,15 +90,19 @@ def prose(page: Path) -> str:
 
 
 def shell_lines() -> list[tuple[Path, str]]:
-    found: dict[tuple[Path, str], None] = {}
-    for page in PAGES:
-        for block in blocks(page):
-            if block.language == "shell":
-                for line in block.code.splitlines():
-                    words = shlex.split(line, comments=True) if "eval" not in line else [line]
-                    if words:
-                        found[page, line.split("   #")[0].strip()] = None
-    return list(found)
+    """Return every line of a shell block once, with its page; a comment after two spaces is left out."""
+    lines = [
+        (page, re.split(r"\s\s+#", line)[0].strip())
+        for page in PAGES
+        for block in blocks(page)
+        if block.language == "shell"
+        for line in block.code.splitlines()
+    ]
+    return list(dict.fromkeys(found for found in lines if found[1]))
+
+
+LINES = [found for found in shell_lines() if "_SYNTHGRAD_COMPLETE=" not in found[1]]
+COMPLETION = [line for _, line in shell_lines() if "_SYNTHGRAD_COMPLETE=" in line]
 
 
 @pytest.fixture
@@ -143,10 +148,8 @@ def test_python_blocks_run_in_order(page: Path, workplace: Path) -> None:
             exec(compile(code, str(page), "exec"), names)
 
 
-@pytest.mark.parametrize(("page", "line"), shell_lines(), ids=lambda v: name(v) if isinstance(v, Path) else v)
+@pytest.mark.parametrize(("page", "line"), LINES, ids=lambda v: name(v) if isinstance(v, Path) else v)
 def test_shell_line_runs(page: Path, line: str, workplace: Path) -> None:
-    if "_SYNTHGRAD_COMPLETE=" in line:
-        pytest.skip("see test_completion_lines")
     if line in ELSEWHERE:
         return
     words = shlex.split(line, comments=True)
@@ -154,17 +157,33 @@ def test_shell_line_runs(page: Path, line: str, workplace: Path) -> None:
     if {"mnist", "cifar10"} & set(words) and not os.environ.get("SYNTHGRAD_DATA"):
         pytest.skip("needs MNIST or CIFAR-10: a folder with their files in SYNTHGRAD_DATA")
     write_files(page, workplace)
-    if words[1] == "report":
-        for folder in [w for w in words[2:] if not w.startswith("-")]:
-            kept = ROOT / folder if (ROOT / folder).is_dir() else next((ROOT / "results/compare").iterdir())
-            shutil.copytree(kept, workplace / folder)
+    provide(words, workplace)
     assert call(*words[1:], *shortened(words[1:])) == 0
+
+
+def provide(words: list[str], folder: Path) -> None:
+    """Put what the command reads into the working directory, and cut an experiment's runs short."""
+    values = dict(zip(words, words[1:], strict=False))
+    if "--data-dir" in values:
+        (folder / values["--data-dir"]).symlink_to(Path(os.environ["SYNTHGRAD_DATA"]).resolve())
+    if words[1] == "report":
+        for name in [w for k, w in enumerate(words[2:], 2) if "--out" not in (w, words[k - 1])]:
+            shutil.copytree(next((ROOT / "results/compare").iterdir()), folder / name)
+    if words[1] == "run":
+        whole = EXPERIMENTS[words[2]]
+
+        def first_steps(*arguments: Any) -> list[RunConfig]:
+            return [
+                replace(run, schedule=replace(run.schedule, steps=2, eval_every=2))
+                for run in whole.configs(*arguments)
+            ]
+
+        EXPERIMENTS[words[2]] = replace(whole, configs=first_steps)  # `workplace` puts it back
 
 
 def shortened(words: list[str]) -> list[str]:
     """Return the options that cut a command short, of those that it has."""
-    command = cli.commands.get(words[0]) if words else None
-    command = command or (cli.get_command(None, words[0]) if words else None)  # type: ignore[arg-type]
+    command = cli.get_command(Context(cli), words[0])
     if command is None or {"--help", "-h"} & set(words):
         return []
     known = {option for parameter in command.params for option in parameter.opts}
@@ -172,22 +191,16 @@ def shortened(words: list[str]) -> list[str]:
     return [w for o, v in extra.items() if o in known for w in ([o] if v is None else [o, v])]
 
 
-def test_completion_lines() -> None:
-    lines = [line for _, line in shell_lines() if "_SYNTHGRAD_COMPLETE=" in line]
-    assert lines
-    for line in lines:
-        shell = re.search(r"_COMPLETE=(\w+)_source", line)
-        assert shell
-        done = subprocess.run(
-            [sys.executable, "-c", "from synthgrad.cli.main import main; main()"],
-            env={**os.environ, "_SYNTHGRAD_COMPLETE": f"{shell[1]}_source"},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+def test_completion_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert COMPLETION
+    for line in COMPLETION:
+        shell = re.search(r"_SYNTHGRAD_COMPLETE=(\w+)_source synthgrad", line)
+        assert shell, line
         if shell[1] == "bash" and shutil.which("bash") is None:
             continue  # click asks bash for its version
-        assert "_SYNTHGRAD_COMPLETE" in done.stdout, done.stderr
+        monkeypatch.setenv("_SYNTHGRAD_COMPLETE", f"{shell[1]}_source")
+        assert call() == 0
+        assert "_SYNTHGRAD_COMPLETE" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
