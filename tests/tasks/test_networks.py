@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from synthgrad.core import ConfigError
-from synthgrad.tasks import cut_names, fully_connected
+from synthgrad.tasks import convolutional, cut_names, fully_connected
 
 
 def test_names_and_cuts() -> None:
@@ -58,3 +60,38 @@ def test_too_few_layers_are_refused(layers: int) -> None:
 def test_no_width_is_refused(width: int) -> None:
     with pytest.raises(ConfigError, match=f"width={width}: expected at least 1"):
         fully_connected((1, 2, 2), 3, 2, width)
+
+
+def test_convolutional_layer_keeps_the_resolution_and_pools() -> None:
+    network = convolutional((3, 32, 32), 10, 4, 8)
+    kinds = [[type(m) for m in layer] for layer in list(network)[:3]]
+    assert kinds[0] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d]
+    assert kinds[1] == kinds[2] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.AvgPool2d]
+    x = torch.zeros(2, 3, 32, 32)
+    sizes = []
+    for layer in list(network)[:3]:
+        assert layer[0](x).shape[2:] == x.shape[2:]
+        x = layer(x)
+        sizes.append(tuple(x.shape[1:]))
+    assert sizes == [(8, 16, 16), (8, 8, 8), (8, 4, 4)]
+    assert network.output(x).shape == (2, 10)
+    assert cut_names(network) == ["layer1", "layer2", "layer3"]
+
+
+def test_convolutional_parameters_counted_by_hand() -> None:
+    # 5·5·1·4+4 and 5·5·4·4+4 of the convolutions, twice 2·4 of BatchNorm, 7·7·4·10+10 of the output.
+    network = convolutional((1, 28, 28), 10, 3, 4)
+    assert sum(p.numel() for p in network.parameters()) == 104 + 404 + 16 + 1970
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (((1, 8, 8), 3, 1, 4), "layers=1"),
+        (((1, 8, 8), 3, 2, 0), "filters=0"),
+        (((64,), 3, 2, 4), r"expected \(C, Y, X\)"),
+    ],
+)
+def test_convolutional_networks_that_cannot_be_are_refused(arguments: tuple[Any, ...], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        convolutional(*arguments)

@@ -86,8 +86,9 @@ def _rehearse(configs: Sequence[RunConfig]) -> list[RunConfig]:
 @click.option(
     "--methods", type=Names(), default=",".join(compare.METHODS), show_default=True, help="Methods."
 )
+@click.option("--arch", default="fcn", show_default=True, help="fcn (fully connected) or cnn.")
 @click.option("--layers", type=int, help="Weight layers, the output layer included [default: 4].")
-@click.option("--width", type=int, help="Units of a hidden layer [default: 256; cifar10: 1000].")
+@click.option("--width", type=int, help="Units or filters of a hidden layer [default: the paper's].")
 @click.option("--steps", type=int, help="Batches to train on [default: the tier's].")
 @click.option("--batch-size", type=int, help="Examples in a batch [default: 256].")
 @click.option("--lr", type=float, help="Learning rate of Adam at the start [default: the tier's].")

@@ -62,11 +62,14 @@ class Credit:
         loss: what the rule itself learns from locally, a scalar, mean per example; or None.
         pending: what ``observe`` can use again: the rule's own prediction, still attached to the
             rule's parameters, as a tuple of tensors. Valid until these parameters change.
+        value: ``(B,)``, detached: the loss that the rule expects of each example, if it has a view of
+            it. Stands for the true loss in the message that the module below sends down in turn.
     """
 
     delta: Tensor | None
     loss: Tensor | None = None
     pending: tuple[Tensor, ...] = ()
+    value: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

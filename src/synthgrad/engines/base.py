@@ -9,11 +9,12 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..core import ConfigError
+from ..core import ConfigError, ShapeError
+from ..core.units import Units
 
-__all__ = ["Criterion", "OptimizerFactory", "StepRecord", "make_optimizer", "zero_grad"]
+__all__ = ["Criterion", "OptimizerFactory", "StepRecord", "make_optimizer", "reduced", "zero_grad"]
 
-#: Takes the network's output and the target, returns a scalar loss.
+#: Takes the network's output and the target, returns a scalar loss, or the loss of each example, ``(B,)``.
 Criterion = Callable[[Any, Any], Tensor]
 
 #: Takes parameters (a list of tensors, or of parameter groups) and returns an optimizer for them.
@@ -34,6 +35,26 @@ class StepRecord:
     step: int
     loss: Tensor | None = None
     updated: list[str] = field(default_factory=list[str])
+
+
+def reduced(loss: Tensor, units: Units | None) -> tuple[Tensor, Tensor | None]:
+    """Return a criterion's loss as a scalar, and the loss of each example where it gave these.
+
+    Args:
+        loss: scalar, or ``(B,)``.
+        units: how to reduce ``(B,)``; None for the mean.
+
+    Raises:
+        ShapeError: if it is neither.
+    """
+    if loss.ndim == 0:
+        return loss, None
+    if loss.ndim > 1:
+        raise ShapeError(
+            f"the criterion returned shape {tuple(loss.shape)}, expected a scalar or the loss of each example (B,)"
+        )
+    divisor = max(loss.shape[0], 1) if units is None else units.divisor(loss)
+    return loss.sum() / divisor, loss.detach()
 
 
 def make_optimizer(

@@ -27,7 +27,7 @@ from ..core import ConfigError, Decoupled, Guard, Info, Message, Module, Monitor
 from ..core.cut import pending_gradient
 from ..core.graph import OUTPUT
 from ..core.interface import Interface
-from .base import Criterion, OptimizerFactory, StepRecord, make_optimizer, zero_grad
+from .base import Criterion, OptimizerFactory, StepRecord, make_optimizer, reduced, zero_grad
 from .lags import Batch, Crossed, Lag, Mailbox, check_lags
 
 __all__ = ["InProcess"]
@@ -46,6 +46,8 @@ class _Turn:
         self.ends: list[Tensor] = []
         self.grads: list[Tensor | None] = []
         self.reached = 0
+        #: ``(B,)``: the loss of each example as far as is known where the module ends.
+        self.value: Tensor | None = None
 
     def drop(self) -> None:
         """Let go of every tensor: a step must not hold more the deeper the network is."""
@@ -59,7 +61,8 @@ class InProcess:
 
     Args:
         net: what `decouple` returned; put it into training mode.
-        criterion: takes output and target, returns a scalar loss, reduced as ``net.units`` says.
+        criterion: takes output and target, returns a scalar loss, reduced as ``net.units`` says; or the
+            loss of each example, ``(B,)``, which rules that predict loss values learn from.
         optimizer: takes parameters, returns an optimizer; called once for each module, with the
             parameters of the module, of the rules at the interfaces that feed it (they speak for it), and
             of rules at its own end that learn from their own loss alone.
@@ -204,6 +207,7 @@ class InProcess:
         if lag.forward or lag.observe:
             credit.pending = ()  # the rule's parameters will have changed when the message comes
         crossed.credit = credit
+        self._turns[self._ends_at[interface.name]].value = credit.value
         self._log("credit", interface.name, crossed.batch)
         if credit.delta is None:
             return None
@@ -230,7 +234,7 @@ class InProcess:
         """The last module has finished: the true gradient is at hand."""
         k = self._ends_at[OUTPUT]
         turn = self._turns[k]
-        loss = self.criterion(output, self._batch.target)
+        loss, turn.value = reduced(self.criterion(output, self._batch.target), self.net.units)
         if self._guard is not None:
             self._guard.check("loss", self._step, loss.detach())
         self._reach(k, turn)
@@ -282,10 +286,15 @@ class InProcess:
             gradient = leaf.grad.mul_(self.net.units.divisor(leaf))  # the leaf is dropped: in place
             if self._guard is not None:
                 self._guard.check(name, self._step, gradient)
-            crossed.message, crossed.leaf = Message(gradient), None
+            crossed.message, crossed.leaf = Message(gradient, self._value(k, name)), None
             self._log("message", name, crossed.batch)
             self._mail[name].pass_down(crossed, self._step)
         return True
+
+    def _value(self, k: int, name: str) -> Tensor | None:
+        """Return the loss values of the message at an interface: known where nothing branches only."""
+        branches = len(self._modules[k].ends) > 1 or len(self._consumers[name]) > 1
+        return None if branches else self._turns[k].value
 
     def _observe_due(self, name: str) -> bool:
         """Let the rule at an interface learn from the messages due at this step; return whether any was."""

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..core import Decoupled, Guard, context
-from .base import Criterion, OptimizerFactory, StepRecord, make_optimizer, zero_grad
+from .base import Criterion, OptimizerFactory, StepRecord, make_optimizer, reduced, zero_grad
 
 __all__ = ["Locked"]
 
@@ -21,7 +21,7 @@ class Locked:
 
     Args:
         net: a network, decoupled or not.
-        criterion: takes output and target, returns a scalar loss.
+        criterion: takes output and target, returns a scalar loss, or the loss of each example, ``(B,)``.
         optimizer: takes parameters, returns an optimizer.
         rule_options: options for the parameter group of the rules, such as ``{"lr": 1e-3}``.
         guard: stop with `DivergedError` at a loss that is not finite.
@@ -62,10 +62,10 @@ class Locked:
         if isinstance(self.net, Decoupled):
             c = y if context is None and isinstance(y, Tensor) else context
             with _context(c, ids=ids, step=self._step):
-                loss = self.criterion(self.net(x), y)
+                loss, _ = reduced(self.criterion(self.net(x), y), self.net.units)
                 loss.backward()
         else:
-            loss = self.criterion(self.net(x), y)
+            loss, _ = reduced(self.criterion(self.net(x), y), None)
             loss.backward()
         if self._guard is not None:
             self._guard.check("loss", self._step, loss.detach())

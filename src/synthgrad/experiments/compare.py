@@ -38,18 +38,19 @@ _SCHEDULES: dict[str, dict[str, Schedule]] = {
 }
 #: Errors in percent whose first crossing is timed: within reach of backpropagation in the quick tier.
 _TARGETS = {"mnist-10k": 8.0, "mnist": 3.0, "cifar10": 55.0}
-#: Hidden units of the papers' fully connected networks (DNI §3.1).
-_WIDTHS = {"cifar10": 1000}
+#: Hidden units or filters of the paper's networks (DNI §3.1).
+_WIDTHS = {"fcn": {"cifar10": 1000, "": 256}, "cnn": {"cifar10": 128, "": 64}}
 
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
     """What a user sets in place of a tier's settings; None keeps the tier's.
 
-    ``layers``, ``width``, ``model``, ``at`` and ``engine`` choose the cell of the table, the others make
+    ``arch``, ``layers``, ``width``, ``model``, ``at`` and ``engine`` choose the cell of the table, the others make
     the run one of tier ``custom``.
     """
 
+    arch: str = "fcn"
     layers: int | None = None
     width: int | None = None
     model: str | None = None
@@ -121,12 +122,17 @@ def _cell(data: str, over: Overrides) -> Cell:
         module, _, factory = over.model.partition(":")
         if not module or not factory:
             raise ConfigError(f"--model {over.model}: expected package.module:factory")
-        if over.layers is not None or over.width is not None:
-            raise ConfigError("--model is given together with --layers or --width; its factory decides these")
+        if over.layers is not None or over.width is not None or over.arch != "fcn":
+            raise ConfigError(
+                "--model is given together with --arch, --layers or --width; its factory decides these"
+            )
         return Cell(data, over.model, None, None, over.at, prob, over.engine)
+    if over.arch not in _WIDTHS:
+        raise ConfigError(f"network '{over.arch}' is unknown; accepted: {', '.join(_WIDTHS)}")
     layers = 4 if over.layers is None else over.layers
-    width = _WIDTHS.get(data, 256) if over.width is None else over.width
-    return Cell(data, "fcn", layers, width, over.at, prob, over.engine)
+    usual = _WIDTHS[over.arch]
+    width = usual.get(data, usual[""]) if over.width is None else over.width
+    return Cell(data, over.arch, layers, width, over.at, prob, over.engine)
 
 
 def _schedule(tier: str, data: str, over: Overrides) -> Schedule:

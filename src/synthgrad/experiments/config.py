@@ -48,9 +48,9 @@ class Cell:
 
     Attributes:
         data: name of the data set.
-        arch: ``fcn``, or ``package.module:factory`` for a user's model.
+        arch: ``fcn``, ``cnn``, or ``package.module:factory`` for a user's model.
         layers: weight layers, the output layer included; None for a user's model.
-        width: units of a hidden layer; None for a user's model.
+        width: units (filters) of a hidden layer; None for a user's model.
         at: names of the submodules after which to cut; empty for the network's own.
         update_prob: probability of an update of each module in a step, in unlocked training.
         engine: ``in-process`` or ``plain``.
@@ -81,6 +81,7 @@ class RuleSettings:
         constant_lr: keep the rules' learning rate when the network's falls.
         per_example: messages in per-example units; False for gradients as the criterion reduced them,
             the common mistake, kept for the record of what it costs.
+        decay: of the average of an example's messages, for stale gradients.
     """
 
     hidden: tuple[int, ...] = ()
@@ -89,6 +90,15 @@ class RuleSettings:
     lr_factor: float = 1.0
     constant_lr: bool = False
     per_example: bool = True
+    decay: float = 0.0
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the settings for a record; later ones only where they are not the default.
+
+        So a run that was recorded before a setting came into being is still known as the same run.
+        """
+        later = {"decay": 0.0}
+        return {k: v for k, v in asdict(self).items() if k not in later or v != later[k]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +142,7 @@ class RunConfig:
         """Return the settings that stand under ``config`` in a record: all that the results depend on."""
         return {
             **{k: v for k, v in asdict(self.schedule).items() if k not in ("steps", "batch_size")},
-            "rule": asdict(self.rule),
+            "rule": self.rule.recorded(),
             "optimizer": "Adam",
             "hold_out": self.hold_out,
             "monitor_every": self.monitor_every,

@@ -7,13 +7,27 @@ from dataclasses import dataclass, field
 
 from ..core import ConfigError, Rule
 from ..records.names import METHODS as NAMES
-from ..rules import NoBackprop, SyntheticGradient
+from ..rules import LocalLoss, NoBackprop, Sobolev, StaleGradient, SyntheticGradient, heads
 from ..rules.models import like_layer
 from .config import RuleSettings
 
-__all__ = ["METHODS", "Method", "method_named"]
+__all__ = ["METHODS", "Facts", "Method", "method_named"]
 
-MakeRule = Callable[[RuleSettings, int], Rule]
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a rule may need to know of the data.
+
+    Attributes:
+        classes: number of classes.
+        num_examples: examples to train on.
+    """
+
+    classes: int
+    num_examples: int
+
+
+MakeRule = Callable[[RuleSettings, Facts], Rule]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +36,16 @@ class Method:
 
     Attributes:
         name: as given on the command line.
-        rule: makes the rule of every cut from settings and number of classes; None for backpropagation.
+        rule: makes the rule of every cut from settings and facts; None for backpropagation.
         defaults: settings of the rule, by data set; the entry ``""`` serves for all others. Chosen on
             held-out training examples (``synthgrad run dni_search``), never on test data.
+        wants_values: its rules learn from the loss of each example, so the criterion must give it.
     """
 
     name: str
     rule: MakeRule | None = None
     defaults: Mapping[str, RuleSettings] = field(default_factory=lambda: {"": RuleSettings()})
+    wants_values: bool = False
 
     @property
     def about(self) -> str:
@@ -51,13 +67,22 @@ METHODS: dict[str, Method] = {
     m.name: m
     for m in (
         Method("backprop"),
-        Method("no_bprop", lambda s, classes: NoBackprop()),
+        Method("no_bprop", lambda s, facts: NoBackprop()),
         Method(
             "dni",
-            lambda s, classes: _synthetic(s, None),
+            lambda s, facts: _synthetic(s, None),
             {"": RuleSettings(), "mnist": RuleSettings(hidden=(2048,), lr_factor=30.0)},
         ),
-        Method("cdni", lambda s, classes: _synthetic(s, classes)),
+        Method("cdni", lambda s, facts: _synthetic(s, facts.classes)),
+        Method("stale", lambda s, facts: StaleGradient(facts.num_examples, s.decay)),
+        Method(
+            "local_loss", lambda s, facts: LocalLoss(facts.classes, heads.linear_head(s.hidden, norm=s.norm))
+        ),
+        Method(
+            "sobolev",
+            lambda s, facts: Sobolev(facts.classes, s.hidden, norm=s.norm),
+            wants_values=True,
+        ),
     )
 }
 

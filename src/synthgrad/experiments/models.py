@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ..core import ConfigError, propose_cuts
-from ..tasks import Images, cut_names, fully_connected
+from ..tasks import Images, convolutional, cut_names, fully_connected
 from .config import Cell
 
 __all__ = ["build_model", "cuts_of", "user_model"]
@@ -25,7 +25,8 @@ def build_model(cell: Cell, data: Images) -> nn.Module:
         return user_model(cell.arch)
     assert cell.layers is not None
     assert cell.width is not None
-    return fully_connected(data.train.x.shape[1:], data.classes, cell.layers, cell.width)
+    make = convolutional if cell.arch == "cnn" else fully_connected
+    return make(data.train.x.shape[1:], data.classes, cell.layers, cell.width)
 
 
 def cuts_of(cell: Cell, model: nn.Module, example: Tensor) -> list[str]:

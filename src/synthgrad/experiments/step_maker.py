@@ -14,7 +14,7 @@ from ..core import Decoupled, decouple
 from ..engines import InProcess, Locked
 from ..tasks import cut_names, fully_connected
 from .config import RuleSettings
-from .methods import method_named
+from .methods import Facts, method_named
 
 __all__ = ["HAND_WRITTEN", "StepKind", "compile_modules", "make_step"]
 
@@ -63,7 +63,8 @@ def make_step(
     rule = method_named(kind.method).rule
     if rule is None:
         return _hand_written(model, criterion, feed, compiled=kind.compiled)
-    net = decouple(model, cut_names(model), rule(RuleSettings(), 10), x)
+    facts = Facts(10, sum(len(y) for _, y in batches))
+    net = decouple(model, cut_names(model), rule(RuleSettings(), facts), x)
     if kind.engine == "plain":
         trainer: Locked | InProcess = Locked(net, criterion, _adam)
         if kind.compiled:
@@ -73,7 +74,8 @@ def make_step(
             compile_modules(net)
         generator = torch.Generator().manual_seed(seed)
         trainer = InProcess(net, criterion, _adam, update_prob=kind.update_prob, generator=generator)
-    return lambda: trainer.step(*next(feed))
+    ids = torch.arange(len(x), device=x.device)
+    return lambda: trainer.step(*next(feed), ids=ids)
 
 
 def compile_modules(net: Decoupled) -> None:

@@ -22,7 +22,7 @@ from ..tasks import Images, Split, draw_batches, load
 from .config import RunConfig
 from .graph_record import describe_graph
 from .machine import describe, synchronize
-from .methods import method_named
+from .methods import Facts, method_named
 from .models import build_model, cuts_of
 from .tensorboard import Events, run_folder
 
@@ -154,7 +154,7 @@ class Loop:
     def _trainer(self, model: nn.Module) -> tuple[nn.Module, _Trainer]:
         config = self.config
         method = method_named(config.method)
-        criterion = nn.CrossEntropyLoss()
+        criterion = nn.CrossEntropyLoss(reduction="none" if method.wants_values else "mean")
         lr = config.schedule.lr
 
         def optimizer(parameters: Any) -> torch.optim.Optimizer:
@@ -167,7 +167,7 @@ class Loop:
         net = decouple(
             model,
             cuts_of(config.cell, model, example),
-            method.rule(settings, self.data.classes),
+            method.rule(settings, Facts(self.data.classes, len(self.data.train))),
             example,
             reduction="mean" if settings.per_example else "sum",
         )

@@ -15,4 +15,7 @@ METHODS: Mapping[str, str] = {
     "no_bprop": "only the last module learns",
     "dni": "synthetic gradients from the activation alone",
     "cdni": "synthetic gradients from activation and label",
+    "stale": "gradients that came back for the same example in earlier epochs",
+    "local_loss": "gradients of a small classifier at every cut, nothing from above",
+    "sobolev": "gradients of a model of the loss, trained on value and gradient",
 }

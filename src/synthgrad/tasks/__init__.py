@@ -2,6 +2,16 @@
 
 from .datasets import DATASETS, Dataset, load
 from .images import Images, Split, draw_batches
-from .networks import cut_names, fully_connected
+from .networks import convolutional, cut_names, fully_connected
 
-__all__ = ["DATASETS", "Dataset", "Images", "Split", "cut_names", "draw_batches", "fully_connected", "load"]
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "Images",
+    "Split",
+    "convolutional",
+    "cut_names",
+    "draw_batches",
+    "fully_connected",
+    "load",
+]

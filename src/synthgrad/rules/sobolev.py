@@ -1,0 +1,130 @@
+"""Critic rule: a model of the loss, whose input gradient is the credit (Czarnecki et al. 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..core import ConfigError, Credit, Info, Message, Rule, Site
+from .context_input import check_context, encode
+from .heads import Head, HeadFactory, linear_head
+from .local_loss import check_labels, cross_entropies
+
+__all__ = ["Sobolev"]
+
+Critic = Literal["classifier", "value"]
+
+
+class Sobolev(Rule):
+    """``V(h, c)`` predicts the loss of each example; the credit is ``δ̂ = ∂V/∂h``.
+
+    Trained on gradient and value together (Sobolev training, Czarnecki et al. 2017, *Sobolev Training for
+    Neural Networks*): ``mean over examples of ‖∂V/∂h − δ‖² + value_weight · (V − L)²``. The second term
+    counts where the message carries the loss values ``L``, which an engine sends if the criterion returns
+    the loss of each example.
+
+    Two forms of ``V``: ``"classifier"``, ``V = ℓ(p(h), c)``, the cross entropy of a small classifier ``p``,
+    into which the label enters by the loss alone; and ``"value"``, any function of ``h`` and the label.
+
+    Args:
+        classes: number of classes of the context; None for no context (form ``"value"`` only).
+        hidden: widths of the hidden layers of ``V``.
+        critic: the form of ``V``.
+        head: factory of the layers of ``V``, in place of ``hidden``.
+        norm: BatchNorm in the hidden layers.
+        value_weight: weight of the value's error beside the gradient's.
+
+    Raises:
+        ConfigError: if an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        classes: int | None,
+        hidden: Sequence[int] = (),
+        *,
+        critic: Critic = "classifier",
+        head: HeadFactory | None = None,
+        norm: bool = True,
+        value_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if critic not in ("classifier", "value"):
+            raise ConfigError(f"critic={critic!r}: expected 'classifier' or 'value'")
+        if classes is not None and (isinstance(classes, bool) or classes < 2):
+            raise ConfigError(f"classes={classes!r}: expected the number of classes, at least 2, or None")
+        if classes is None and critic == "classifier":
+            raise ConfigError(
+                "classes=None: a classifier needs classes; give their number, or critic='value'"
+            )
+        if value_weight < 0:
+            raise ConfigError(f"value_weight={value_weight!r}: expected at least 0")
+        self.classes = classes or 0
+        self.critic: Critic = critic
+        self.value_weight = value_weight
+        self._factory = head or linear_head(hidden, norm=norm)
+        self._hidden = tuple(hidden)
+        self.head: Head
+        self.table: nn.Parameter | None = None
+
+    def extra_repr(self) -> str:
+        layers = "hidden " + " × ".join(map(str, self._hidden)) if self._hidden else "linear"
+        return f"{self.critic}, {layers}" + (f", {self.classes} classes" if self.classes else "")
+
+    def build(self, site: Site) -> None:
+        # As a function of value, V has an output for every class and takes that of the label: the label may
+        # choose any function of h. Without labels it has one.
+        self.head = self._factory(site, max(self.classes, 1))
+        # The first credits are zero, as those of every M (DNI §2).
+        last = [layer for layer in self.head.modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1]
+        for p in last.parameters():
+            nn.init.zeros_(p)
+
+    def check(self, h: Tensor, info: Info) -> None:
+        if self.critic == "classifier":
+            check_labels(info.context, self.classes, h, self.name)
+        elif self.classes:
+            check_context(info.context, self.classes, h, self.name)
+
+    def values(self, h: Tensor, info: Info) -> Tensor:
+        """Return ``V(h, c)``, ``(B,)``, attached to ``h`` and to the parameters."""
+        outputs = self.head(h)
+        if self.critic == "classifier":
+            assert info.context is not None
+            return cross_entropies(outputs, info.context, self.classes, self.name)
+        if not self.classes:
+            return outputs.squeeze(1)
+        assert info.context is not None
+        return (outputs * encode(info.context, self.classes, outputs)).sum(1)
+
+    def predict(self, h: Tensor, info: Info) -> tuple[Tensor, Tensor]:
+        """Return credit and values, both attached to the parameters."""
+        with torch.enable_grad():
+            leaf = h.detach().requires_grad_()
+            values = self.values(leaf, info)
+            (delta,) = torch.autograd.grad(values.sum(), leaf, create_graph=True)
+        return delta, values
+
+    def credit(self, h: Tensor, info: Info) -> Credit:
+        delta, values = self.predict(h, info)
+        return Credit(delta.detach().to(h.dtype), pending=(delta, values), value=values.detach())
+
+    def observe(self, h: Tensor, info: Info, message: Message, pending: tuple[Tensor, ...] = ()) -> Tensor:
+        delta, values = pending or self.predict(h, info)
+        error = (delta - message.gradient).square().sum()
+        if message.loss is not None:
+            error = error + self.value_weight * (values - message.loss).square().sum()
+        return error / max(h.shape[0], 1)
+
+    def observe_grad(
+        self, h: Tensor, info: Info, message: Message, pending: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        delta, values = (p.detach() for p in pending)
+        scale = 2.0 / max(h.shape[0], 1)
+        by_value = torch.zeros_like(values)
+        if message.loss is not None:
+            by_value = (values - message.loss) * (scale * self.value_weight)
+        return (delta - message.gradient) * scale, by_value
