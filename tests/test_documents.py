@@ -43,7 +43,6 @@ SHORT = {
 #: Lines of shell blocks that are not `synthgrad`, and where CI runs what they do.
 ELSEWHERE = {
     "make demo": "its command, `synthgrad compare`, is a line of these pages too; every step of CI uses its environment",
-    "make demo TORCH_INDEX=ADDRESS": "as `make demo`; pip's own option",
     "make test": "the step 'tests' of .ci/run",
     "make docs": "the step 'documents' of .ci/run",
     "make tables": "the step 'documents agree with the records' of .ci/run, as a check",
@@ -52,8 +51,8 @@ ELSEWHERE = {
     "python -m venv .venv": "the step 'wheel' of .ci/run, in another folder",
     ". .venv/bin/activate": "the step 'wheel' of .ci/run calls the environment's programs by their paths",
     "pip install .": "the step 'wheel' of .ci/run installs what this builds",
-    "pip install -c constraints.txt .": "the step 'wheel' of .ci/run, from the wheel that this builds",
-    "python -m http.server --directory site --bind 127.0.0.1": "Python's own",
+    'pip install ".[tensorboard]"': "the step 'environment' of .ci/run: the extra is part of [test]",
+    "tensorboard --logdir runs/watched/tensorboard": "a server; tests/experiments/test_tensorboard.py reads what it shows",
     "python -m pytest tests/engines/test_contract.py": "the step 'tests' of .ci/run",
 }
 
@@ -189,6 +188,10 @@ def shortened(words: list[str]) -> list[str]:
     known = {option for parameter in command.params for option in parameter.opts}
     extra = SHORT | ({"--steps": "2"} if words[0] == "compare" else {})
     return [w for o, v in extra.items() if o in known for w in ([o] if v is None else [o, v])]
+
+
+def test_no_line_is_listed_for_nothing() -> None:
+    assert set(ELSEWHERE) <= {line for _, line in LINES}
 
 
 def test_completion_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
