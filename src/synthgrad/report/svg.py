@@ -94,7 +94,7 @@ def _legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]) ->
 def _inline(svg: str, about: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, count=1, flags=re.DOTALL)
-    svg = re.sub(r' id="[a-z_0-9]+"(?=>)', "", re.sub(r"<g id=\"[^\"]*\"", "<g", svg))
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # of one name in every plot
     # The page's shades in place of colours, so that a plot can be read in the dark as well.
     for k, colour in enumerate(COLOURS[:-1]):
         svg = svg.replace(f": {colour}", f": var(--c{k})")
