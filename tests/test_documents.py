@@ -39,6 +39,10 @@ SHORT = {
     "--quiet": None,
     "--rounds": "2",
 }
+SHORTER = {
+    "compare": {"--steps": "2", "--width": "16"},
+    "bench": {"--layers": "3", "--width": "16", "--batch-size": "32"},
+}
 
 #: Lines of shell blocks that are not `synthgrad`, and where CI runs what they do.
 ELSEWHERE = {
@@ -173,7 +177,11 @@ def provide(words: list[str], folder: Path) -> None:
 
         def first_steps(*arguments: Any) -> list[RunConfig]:
             return [
-                replace(run, schedule=replace(run.schedule, steps=2, eval_every=2))
+                replace(
+                    run,
+                    cell=replace(run.cell, width=16),
+                    schedule=replace(run.schedule, steps=2, eval_every=2),
+                )
                 for run in whole.configs(*arguments)
             ]
 
@@ -186,7 +194,9 @@ def shortened(words: list[str]) -> list[str]:
     if command is None or {"--help", "-h"} & set(words):
         return []
     known = {option for parameter in command.params for option in parameter.opts}
-    extra = SHORT | ({"--steps": "2"} if words[0] == "compare" else {})
+    extra = SHORT | SHORTER.get(words[0], {})
+    if "--model" in words:
+        extra = {option: value for option, value in extra.items() if option != "--width"}
     return [w for o, v in extra.items() if o in known for w in ([o] if v is None else [o, v])]
 
 
