@@ -93,14 +93,15 @@ def test_memory_columns_are_in_mib() -> None:
 def test_memory_has_peaks_and_steps_where_they_were_measured() -> None:
     full = memory_line(
         "checkpointing",
-        cell={"segments": 3},
+        cell={"segments": 3, "variant": "fewest bytes"},
         peak_bytes=5e6,
         ratio_peak_to_backprop=0.75,
         step_ms_median=2.0,
         ratio_step_to_backprop=1.3,
     )
     row = _row(bench_sheet("memory", [memory_line(), full]), 1)
-    assert row["method"] == "backprop, checkpointed, 3 segments"
+    assert row["method"] == "backprop, checkpointed, fewest bytes"
+    assert row["segments"] == "3"
     assert (row["peak memory"], row["ratio of peaks"]) == ("4.77 MiB", "0.75 ×")
     assert (row["step"], row["ratio of steps"]) == ("2.00 ms", "1.30 ×")
 
