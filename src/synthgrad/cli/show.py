@@ -106,9 +106,13 @@ def _stdout() -> Console:
 
 def _print_sheet(sheet: Sheet) -> None:
     shown = RichTable(title=Text(sheet.title), title_justify="left", title_style="bold")
+    names = max((len(row[0]) for row in sheet.rows), default=0)
     for k, heading in enumerate(sheet.headings):
         shown.add_column(
-            heading, justify="left" if k == 0 or heading.startswith("cause") else "right", overflow="fold"
+            heading,
+            justify="left" if k == 0 or heading.startswith("cause") else "right",
+            overflow="fold",
+            min_width=min(names, 40) if k == 0 else None,  # the others have room to give
         )
     for row, bad in zip(sheet.rows[:MOST_ROWS], sheet.bad, strict=False):
         shown.add_row(*map(Text, row), style="red" if bad else None)
