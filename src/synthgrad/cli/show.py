@@ -100,23 +100,19 @@ class Display(Listener, AbstractContextManager["Display"]):
 def _stdout() -> Console:
     console = Console()
     if not console.is_terminal:
-        console.width = 180  # a pipe has no width; do not wrap the table for it
+        console.width = 200  # a pipe has no width; do not wrap the table for it
     return console
 
 
 def _print_sheet(sheet: Sheet) -> None:
     shown = RichTable(title=Text(sheet.title), title_justify="left", title_style="bold")
-    console = _stdout()
-    names = max((len(row[0]) for row in sheet.rows), default=0)
     for k, heading in enumerate(sheet.headings):
         shown.add_column(
-            heading,
-            justify="left" if k == 0 or heading.startswith("cause") else "right",
-            overflow="fold",
-            min_width=min(names, console.width // 5) if k == 0 else None,  # the others have room to give
+            heading, justify="left" if k == 0 or heading.startswith("cause") else "right", overflow="fold"
         )
     for row, bad in zip(sheet.rows[:MOST_ROWS], sheet.bad, strict=False):
         shown.add_row(*map(Text, row), style="red" if bad else None)
+    console = _stdout()
     console.print(shown)
     if len(sheet.rows) > MOST_ROWS:
         console.print(f"… and {len(sheet.rows) - MOST_ROWS} more rows")
