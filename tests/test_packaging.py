@@ -29,13 +29,16 @@ pytestmark = [
 
 
 def ours() -> set[str]:
-    """Return the files of the project: what git knows or would know, else what lies here."""
+    """Return the files of the project: what git knows or would know, else what lies where we ship from."""
     command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
         found = {name for name in listed.split("\0") if name}
     except (OSError, subprocess.SubprocessError):
-        found = {p.relative_to(ROOT).as_posix() for p in ROOT.rglob("*")}
+        build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
+        shipped = [*build["targets"]["sdist"]["include"], "/pyproject.toml"]
+        tops = [top for pattern in shipped for top in ROOT.glob(pattern.lstrip("/"))]
+        found = {p.relative_to(ROOT).as_posix() for top in tops for p in (top, *top.rglob("*"))}
     return {
         name
         for name in found
