@@ -114,6 +114,24 @@ def test_thin_keeps_both_ends(num: int) -> None:
     assert found == sorted(set(found))
 
 
+def test_no_error_at_all_is_drawn_at_the_lower_edge() -> None:
+    curve = [point(10), point(20, test_error_pct=0.0), point(30)]
+    svg = _groups(record(curve=curve))[0].plots[0].draw()
+    blue = re.findall(r'd="(M [^"]*)"[^>]*stroke: var\(--c0\)', svg)
+    (line,) = [path for path in blue if path.count("L") == 2]
+    heights = [float(y) for y in re.findall(r"[ML] \S+ (\S+)", line)]
+    assert heights[1] == max(heights) > heights[2] > heights[0]  # SVG counts downwards
+    assert "test error (%), none at the lower edge" in _legend(svg)
+
+
+def test_interfaces_are_named_in_the_order_of_their_numbers() -> None:
+    curve = [_quality(10, layer10=0.5), _quality(20, layer2=0.5), _quality(30, layer1=0.5, layer2=0.5)]
+    group = _drawn(record("dni", curve=curve))
+    assert group is not None
+    labels = [t for t in _legend(group.plots[0].draw()) if t.startswith("after")]
+    assert labels == ["after layer1", "after layer2", "after layer10"]
+
+
 # Quality
 
 

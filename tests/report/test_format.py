@@ -66,6 +66,11 @@ def test_recurrent_measures_stand_in_place_of_the_error() -> None:
     assert _column(solved, "sequence length") == ["16.0"]
 
 
+def test_columns_of_times_that_are_not_compared_are_left_out() -> None:
+    sheet = table_sheet(_table(record(), record("dni", env={"device": "a processor", "threads": 9})))
+    assert sheet.headings == ("method", "test error", "published", "runs")
+
+
 def test_markdown_has_a_line_for_each_row_and_names_the_source() -> None:
     lines = markdown(_table(record(), failed("x"))).splitlines()
     assert lines[0].startswith("| method | test error | published |")

@@ -108,9 +108,9 @@ def log_scale(axes: Axes) -> None:
     """Make the heights logarithmic with plain numbers: 2, 5, 10, not 10 to some power."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    narrow = high / low < 30
+    narrow = high / low < 150
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,), numticks=8))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.10g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     if high / low < 2.5:  # no round number may be in sight: ordinary steps serve better
         axes.yaxis.set_major_locator(MaxNLocator(5))
