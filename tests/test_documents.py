@@ -109,7 +109,7 @@ COMPLETION = [line for _, line in shell_lines() if "_SYNTHGRAD_COMPLETE=" in lin
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty working directory; what a page adds to the registries is taken out again."""
 
     def refuse(*args: Any, **kwargs: Any) -> str:
@@ -142,8 +142,8 @@ def write_files(page: Path, folder: Path) -> None:
 @pytest.mark.parametrize(
     "page", [p for p in PAGES if any(b.language == "python" for b in blocks(p))], ids=name
 )
-def test_python_blocks_run_in_order(page: Path, workplace: Path) -> None:
-    write_files(page, workplace)
+def test_python_blocks_run_in_order(page: Path, empty_folder: Path) -> None:
+    write_files(page, empty_folder)
     names: dict[str, Any] = {"__name__": "page"}
     for block in blocks(page):
         if block.language == "python" and not block.title:
@@ -152,15 +152,15 @@ def test_python_blocks_run_in_order(page: Path, workplace: Path) -> None:
 
 
 @pytest.mark.parametrize(("page", "line"), LINES, ids=lambda v: name(v) if isinstance(v, Path) else v)
-def test_shell_line_runs(page: Path, line: str, workplace: Path) -> None:
+def test_shell_line_runs(page: Path, line: str, empty_folder: Path) -> None:
     if line in ELSEWHERE:
         return
     words = shlex.split(line, comments=True)
     assert words[0] == "synthgrad", f"{name(page)}: nothing says where CI runs {line!r}; add it to ELSEWHERE"
     if {"mnist", "cifar10"} & set(words) and not os.environ.get("SYNTHGRAD_DATA"):
         pytest.skip("needs MNIST or CIFAR-10: a folder with their files in SYNTHGRAD_DATA")
-    write_files(page, workplace)
-    provide(words, workplace)
+    write_files(page, empty_folder)
+    provide(words, empty_folder)
     assert call(*words[1:], *shortened(words[1:])) == 0
 
 
@@ -185,7 +185,7 @@ def provide(words: list[str], folder: Path) -> None:
                 for run in whole.configs(*arguments)
             ]
 
-        EXPERIMENTS[words[2]] = replace(whole, configs=first_steps)  # `workplace` puts it back
+        EXPERIMENTS[words[2]] = replace(whole, configs=first_steps)  # `empty_folder` puts it back
 
 
 def shortened(words: list[str]) -> list[str]:
