@@ -199,6 +199,15 @@ def test_memory_is_drawn_over_depth_in_mib() -> None:
     assert [g.heading for g in bench_plots("memory", peaks)] == ["Held for the backward pass", "Peak memory"]
 
 
+def test_several_values_at_one_depth_are_not_joined() -> None:
+    def num_lines(*layers: int) -> int:
+        lines = [memory_line(cell={"layers": n}, saved_bytes_peak=1e6 * k) for k, n in enumerate(layers, 1)]
+        svg = bench_plots("memory", lines)[0].plots[0].draw()
+        return len(re.findall(r'd="M [^"]*L[^"]*"[^>]*stroke: var\(--c0\)', svg))
+
+    assert num_lines(4, 8, 16) - num_lines(4, 4, 8) == 1
+
+
 @pytest.mark.parametrize("name", ["step", "memory"])
 def test_lines_without_metrics_make_no_plot(name: str) -> None:
     line = {"step": step_line, "memory": memory_line}[name]() | {"metrics": {}, "status": "failed"}

@@ -180,6 +180,9 @@ def _depths(
         styles = _styles(lines)
         for label, style in styles.items():
             points = lines[label]
+            # Several values at one depth, of seeds or forms: a line through them would say nothing.
+            several = len({p[0] for p in points}) < len(points)
+            drawn: dict[str, Any] = style | ({"linestyle": "none"} if several else {})
             axes.errorbar(
                 [p[0] for p in points],
                 [p[1] for p in points],
@@ -188,7 +191,7 @@ def _depths(
                 markersize=4.5,
                 capsize=2.5,
                 elinewidth=1,
-                **style,
+                **drawn,
             )
         depth_axis(axes, depths[:: -(-len(depths) // 10)])
         axes.set_ylabel(measure.label)
@@ -250,12 +253,12 @@ def _against_arithmetic(records: Sequence[Record]) -> Plot | None:
 
     def paint(axes: Axes) -> Legend:
         styles = _styles({label: [] for label in points})
-        top = 1.08 * max(max(pair) for pairs in points.values() for pair in pairs)
-        axes.plot([0, top], [0, top], color="#7f7f7f", linewidth=1, linestyle=":")
+        right, top = (1.08 * max(pair[k] for pairs in points.values() for pair in pairs) for k in (0, 1))
+        axes.plot([0, right], [0, right], color="#7f7f7f", linewidth=1, linestyle=":")
         for label, pairs in points.items():
             style: dict[str, Any] = styles[label] | {"linestyle": "none", "markersize": 5.5}
             axes.plot([a for a, _ in pairs], [b for _, b in pairs], **style)
-        axes.set(xlim=(0, top), ylim=(0, top), xlabel="arithmetic ratio (×)", ylabel="measured ratio (×)")
+        axes.set(xlim=(0, right), ylim=(0, top), xlabel="arithmetic ratio (×)", ylabel="measured ratio (×)")
         return _legend(styles)
 
     about = "measured ratio of a step to backprop against the ratio of its arithmetic"

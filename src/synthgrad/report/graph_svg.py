@@ -276,7 +276,7 @@ def _module_lines(module: Module) -> list[str]:
         return [more, shorten(module.name, 23), *([f"{module.num_parameters:,} each"] if size else [])]
     lines = [shorten(module.name, 19)]
     if module.parts and module.parts != (module.name,):
-        lines += [shorten(", ".join(module.parts), 22)]
+        lines += [shorten(", ".join(module.parts), 20)]
     return lines + ([size] if size else [])
 
 

@@ -28,7 +28,7 @@ _STYLES = ("-", "--", "-.", ":")
 Legend = tuple[Sequence[Artist], Sequence[str]] | None
 
 _WIDTH, _HEIGHT = 5.2, 3.2  # of a figure, without its legend, in inches of 72 units
-_CHARACTER = 0.075  # width of a legend's character, about, in inches
+_CHARACTER = 0.072  # width of a legend's character, about, in inches
 
 
 def line_style(k: int) -> dict[str, Any]:
@@ -83,8 +83,8 @@ def _legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]) ->
     if not labels:
         return 0
     labels = [shorten(label, 58) for label in labels]
-    # A sample of the line and the space between columns take as much as eight characters.
-    columns = max(1, min(4, len(labels), int(_WIDTH / (_CHARACTER * (max(map(len, labels)) + 8)))))
+    # A sample of the line and the space between columns take as much as seven characters.
+    columns = max(1, min(4, len(labels), int(_WIDTH / (_CHARACTER * (max(map(len, labels)) + 7)))))
     figure.legend(
         handles, labels, loc="upper left", ncols=columns, frameon=False, fontsize=9, borderaxespad=0.1
     )
