@@ -39,11 +39,14 @@ SHORT = {
     "--quiet": None,
     "--rounds": "2",
 }
+SHORTER = {
+    "compare": {"--steps": "2", "--width": "16"},
+    "bench": {"--layers": "3", "--width": "16", "--batch-size": "32"},
+}
 
 #: Lines of shell blocks that are not `synthgrad`, and where CI runs what they do.
 ELSEWHERE = {
     "make demo": "its command, `synthgrad compare`, is a line of these pages too; every step of CI uses its environment",
-    "make demo TORCH_INDEX=ADDRESS": "as `make demo`; pip's own option",
     "make test": "the step 'tests' of .ci/run",
     "make docs": "the step 'documents' of .ci/run",
     "make tables": "the step 'documents agree with the records' of .ci/run, as a check",
@@ -52,8 +55,8 @@ ELSEWHERE = {
     "python -m venv .venv": "the step 'wheel' of .ci/run, in another folder",
     ". .venv/bin/activate": "the step 'wheel' of .ci/run calls the environment's programs by their paths",
     "pip install .": "the step 'wheel' of .ci/run installs what this builds",
-    "pip install -c constraints.txt .": "the step 'wheel' of .ci/run, from the wheel that this builds",
-    "python -m http.server --directory site --bind 127.0.0.1": "Python's own",
+    'pip install ".[tensorboard]"': "the step 'environment' of .ci/run: the extra is part of [test]",
+    "tensorboard --logdir runs/watched/tensorboard": "a server; tests/experiments/test_tensorboard.py reads what it shows",
     "python -m pytest tests/engines/test_contract.py": "the step 'tests' of .ci/run",
 }
 
@@ -106,7 +109,7 @@ COMPLETION = [line for _, line in shell_lines() if "_SYNTHGRAD_COMPLETE=" in lin
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty working directory; what a page adds to the registries is taken out again."""
 
     def refuse(*args: Any, **kwargs: Any) -> str:
@@ -139,8 +142,8 @@ def write_files(page: Path, folder: Path) -> None:
 @pytest.mark.parametrize(
     "page", [p for p in PAGES if any(b.language == "python" for b in blocks(p))], ids=name
 )
-def test_python_blocks_run_in_order(page: Path, workplace: Path) -> None:
-    write_files(page, workplace)
+def test_python_blocks_run_in_order(page: Path, empty_folder: Path) -> None:
+    write_files(page, empty_folder)
     names: dict[str, Any] = {"__name__": "page"}
     for block in blocks(page):
         if block.language == "python" and not block.title:
@@ -149,15 +152,15 @@ def test_python_blocks_run_in_order(page: Path, workplace: Path) -> None:
 
 
 @pytest.mark.parametrize(("page", "line"), LINES, ids=lambda v: name(v) if isinstance(v, Path) else v)
-def test_shell_line_runs(page: Path, line: str, workplace: Path) -> None:
+def test_shell_line_runs(page: Path, line: str, empty_folder: Path) -> None:
     if line in ELSEWHERE:
         return
     words = shlex.split(line, comments=True)
     assert words[0] == "synthgrad", f"{name(page)}: nothing says where CI runs {line!r}; add it to ELSEWHERE"
     if {"mnist", "cifar10"} & set(words) and not os.environ.get("SYNTHGRAD_DATA"):
         pytest.skip("needs MNIST or CIFAR-10: a folder with their files in SYNTHGRAD_DATA")
-    write_files(page, workplace)
-    provide(words, workplace)
+    write_files(page, empty_folder)
+    provide(words, empty_folder)
     assert call(*words[1:], *shortened(words[1:])) == 0
 
 
@@ -174,11 +177,15 @@ def provide(words: list[str], folder: Path) -> None:
 
         def first_steps(*arguments: Any) -> list[RunConfig]:
             return [
-                replace(run, schedule=replace(run.schedule, steps=2, eval_every=2))
+                replace(
+                    run,
+                    cell=replace(run.cell, width=16),
+                    schedule=replace(run.schedule, steps=2, eval_every=2),
+                )
                 for run in whole.configs(*arguments)
             ]
 
-        EXPERIMENTS[words[2]] = replace(whole, configs=first_steps)  # `workplace` puts it back
+        EXPERIMENTS[words[2]] = replace(whole, configs=first_steps)  # `empty_folder` puts it back
 
 
 def shortened(words: list[str]) -> list[str]:
@@ -187,8 +194,14 @@ def shortened(words: list[str]) -> list[str]:
     if command is None or {"--help", "-h"} & set(words):
         return []
     known = {option for parameter in command.params for option in parameter.opts}
-    extra = SHORT | ({"--steps": "2"} if words[0] == "compare" else {})
+    extra = SHORT | SHORTER.get(words[0], {})
+    if "--model" in words:
+        extra = {option: value for option, value in extra.items() if option != "--width"}
     return [w for o, v in extra.items() if o in known for w in ([o] if v is None else [o, v])]
+
+
+def test_no_line_is_listed_for_nothing() -> None:
+    assert set(ELSEWHERE) <= {line for _, line in LINES}
 
 
 def test_completion_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,10 +9,14 @@
 ['1', 'output']
 """
 
-from . import core, engines, rules
-from .core import Monitor, Rule, SynthgradError, context, decouple, propose_cuts, recouple
-from .rules import NoBackprop, Oracle, SyntheticGradient
+from typing import TYPE_CHECKING
+
 from .version import __version__
+
+if TYPE_CHECKING:
+    from . import core, engines, rules
+    from .core import Monitor, Rule, SynthgradError, context, decouple, propose_cuts, recouple
+    from .rules import NoBackprop, Oracle, SyntheticGradient
 
 __all__ = [
     "Monitor",
@@ -30,3 +34,23 @@ __all__ = [
     "recouple",
     "rules",
 ]
+
+if not TYPE_CHECKING:
+    # Loaded when asked for: the command line is part of this package, and its help and completion are not
+    # to wait for PyTorch.
+    _FOLDERS = ("core", "engines", "rules")
+
+    def __getattr__(name: str) -> object:
+        from importlib import import_module
+
+        if name in _FOLDERS:
+            return import_module(f"{__name__}.{name}")
+        if name in __all__:
+            for folder in ("core", "rules"):
+                found = import_module(f"{__name__}.{folder}")
+                if name in found.__all__:
+                    return globals().setdefault(name, getattr(found, name))
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -258,7 +258,7 @@ def test_report_that_cannot_be_written(page: str, tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("train", ["train"]),
+        ("train", ["train", "compare, run, bench, report, list"]),
         ("--nonsense", ["--nonsense"]),
         ("run", ["NAME"]),
         ("run nothing", ["nothing", "compare", "dni_search"]),
@@ -267,7 +267,7 @@ def test_report_that_cannot_be_written(page: str, tmp_path: Path, capsys: pytest
         ("bench", ["NAME"]),
         ("bench nothing", ["nothing", "step"]),
         ("bench step --methods dnj", ["dnj", "cdni"]),
-        ("bench step --rounds 1", ["--rounds"]),
+        ("bench step --rounds 0", ["--rounds"]),
         ("bench step --width 0", ["--width", "at least 1"]),
         ("bench step --width 8,8", ["--width", "different"]),
         ("bench step --layers 1", ["--layers", "at least 2"]),

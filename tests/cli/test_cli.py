@@ -366,9 +366,14 @@ def test_report_takes_every_benchmark_of_the_contract(
     assert f"bench/{name}" in capsys.readouterr().out
 
 
+BENCH = [
+    *("bench", "step", "--tier", "smoke", "--width", "16", "--rounds", "2", "--methods", "cdni"),
+    *("--device", "cpu", "--threads", "1", "--quiet"),
+]
+
+
 def test_bench_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bench = ["bench", "step", "--width", "16", "--batch-size", "32", "--rounds", "2", "--device", "cpu"]
-    assert call(*bench, "--methods", "cdni", "--out", tmp_path, "--quiet") == 0
+    assert call(*BENCH, "--out", tmp_path) == 0
     records = _records(tmp_path)
     assert {r["method"] for r in records} == {"backprop", "cdni"}
     for record in records:
@@ -381,20 +386,7 @@ def test_bench_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_bench_keeps_a_failed_peer(tmp_path: Path) -> None:
-    bench = [
-        "bench",
-        "step",
-        "--width",
-        "16",
-        "--rounds",
-        "2",
-        "--methods",
-        "cdni",
-        "--device",
-        "cpu",
-        "--quiet",
-    ]
-    assert call(*bench, "--batch-size", "1", "--out", tmp_path) == 1  # BatchNorm takes no batch of one
+    assert call(*BENCH, "--batch-size", "1", "--out", tmp_path) == 1  # BatchNorm takes no batch of one
     records = _records(tmp_path)
     assert {r["status"] for r in records} == {"failed"}
     assert all("more than 1 value per channel" in r["error"] for r in records)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import synthgrad as sg
 from synthgrad.core import ConfigError, DivergedError, Monitor
@@ -310,3 +311,41 @@ def test_a_step_holds_no_more_activations_and_credits_the_deeper_the_network(rul
         return max(held)
 
     assert most_held(12) == most_held(6) > 0
+
+
+class Checkpointed(nn.Module):
+    """A block that runs again in backward, in one of PyTorch's two ways."""
+
+    def __init__(self, *, reentrant: bool) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+        self.reentrant = reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(self.block, x, use_reentrant=self.reentrant)
+
+
+def test_parameters_that_checkpointing_hides_are_not_silently_left_untrained() -> None:
+    x = torch.randn(3, 4)
+
+    def made(*, reentrant: bool) -> sg.core.Decoupled:
+        model = nn.Sequential(nn.Linear(4, 4), Checkpointed(reentrant=reentrant), nn.Linear(4, 4))
+        return sg.decouple(model, ["0", "1"], sg.SyntheticGradient(), x)
+
+    with pytest.raises(ConfigError, match="module '1' runs a part under activation checkpointing"):
+        InProcess(made(reentrant=True), F.mse_loss, sgd)
+    net = made(reentrant=False)
+    before = {name: p.clone() for name, p in net.model.named_parameters()}
+    trainer = InProcess(net, F.mse_loss, sgd)
+    for _ in range(3):
+        trainer.step(x, x)
+    assert not [n for n, p in net.model.named_parameters() if torch.equal(p, before[n])]
+
+
+def test_a_loss_scale_is_refused_where_no_loss_is_scaled() -> None:
+    case = CASES["linear"]
+    net = sg.decouple(
+        case.model(), case.at, sg.SyntheticGradient(), case.batch()[0], loss_scale=lambda: 128.0
+    )
+    with pytest.raises(ConfigError, match="decoupled with loss_scale"):
+        InProcess(net, F.cross_entropy, sgd)

@@ -93,7 +93,8 @@ def test_nothing_is_counted_after_the_block() -> None:
 
 def test_an_exception_ends_the_counting() -> None:
     model, x = stack(2), torch.randn(BATCH, WIDTH)
-    held, kept = counter(model, x), []
+    held = counter(model, x)
+    kept: list[Tensor] = []
 
     def fail() -> None:
         with held:
@@ -105,7 +106,8 @@ def test_an_exception_ends_the_counting() -> None:
     assert held.now == 2 * LAYER
     after = model(x)
     assert held.now == 2 * LAYER
-    del kept, after
+    kept.clear()
+    del after
     assert held.now == 0
 
 

@@ -5,6 +5,7 @@ Usage: python ddp_worker.py RANK WORLD INIT_FILE OUT. Not a test: `test_ddp.py` 
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from datetime import timedelta
@@ -45,8 +46,14 @@ def main(rank: int, world: int, init_file: str, out: str) -> None:
     )
     net, batches = make()
     size = 8 // world
-    train(DistributedDataParallel(net), batches, slice(rank * size, (rank + 1) * size))
+    parallel = DistributedDataParallel(net)
+    train(parallel, batches, slice(rank * size, (rank + 1) * size))
     torch.save(net.state_dict(), f"{out}.{rank}")
+    # In this order, and together: gloo's threads end the program with `terminate` if what uses them outlives
+    # the group, or if a peer closes its connections while they still write.
+    del parallel
+    gc.collect()
+    dist.barrier()
     dist.destroy_process_group()
 
 

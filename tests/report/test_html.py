@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from synthgrad.records.names import METHODS
 from synthgrad.report import write_report
+from tests.report.helpers import branchy, chain, memory_line, module, step_line, uncut
 
 
 def _point(step: int, **more: Any) -> dict[str, Any]:
@@ -99,6 +101,15 @@ def test_page_refers_only_to_itself(tmp_path: Path) -> None:
     assert all(target is not None and target.startswith("#") for target in targets)
 
 
+def test_names_inside_the_page_are_there_once(tmp_path: Path) -> None:
+    curve = [_point(s, quality={"layer1": {"cosine": 0.5, "relative_error": 0.9}}) for s in (10, 20)]
+    runs = [_record(), _record("dni", curve=curve)]
+    page = _page(tmp_path, *runs, *(r | {"steps": 99} for r in runs))
+    names = re.findall(r' id="([^"]*)"', page)
+    assert len(names) == len(set(names))
+    assert set(re.findall(r'(?:url\(|href=")#([^")]*)', page)) <= set(names)
+
+
 def test_page_is_written_whole(tmp_path: Path) -> None:
     page = _page(tmp_path, _record())
     assert page.startswith("<!doctype html>")
@@ -120,6 +131,70 @@ def test_page_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 
 def test_page_without_records_says_so(tmp_path: Path) -> None:
     assert "No finished runs to show." in _page(tmp_path)
+
+
+def test_head_says_what_is_compared(tmp_path: Path) -> None:
+    head = _page(tmp_path, _record(), _record("cdni")).split("</header>")[0]
+    assert "waits for the" in head
+    assert "decoupled" in head
+    about = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", head))
+    assert about == {name: METHODS[name] for name in ("backprop", "cdni")}
+
+
+def test_several_sections_have_contents(tmp_path: Path) -> None:
+    page = _page(tmp_path, _record(), _record(steps=60), step_line())
+    links = re.findall(r'<li><a href="#([^"]*)">([^<]*)</a>', page)
+    assert [anchor for anchor, _ in links] == re.findall(r'<section id="([^"]*)"', page)
+    assert [title for _, title in links][1:] == [
+        "compare · quick · mnist · fcn 4 layers × 256 · 60 steps of 32",
+        "bench/step",
+    ]
+    assert "<nav" not in _page(tmp_path, _record())
+
+
+def test_machine_is_named_in_sight(tmp_path: Path) -> None:
+    page = _page(tmp_path, _record())
+    assert '<p class="machine">a processor · torch 9.9.9</p>' in page
+
+
+def test_runs_of_different_machines_are_pointed_out(tmp_path: Path) -> None:
+    env = {"torch": "9.9.9", "device": "a processor", "threads": 1}
+    page = _page(tmp_path, _record(), _record("dni", env=env))
+    assert "their times are not compared" in page
+    assert "runs of this table differ in threads: none (backprop); 1 (dni)." in page
+
+
+def test_methods_with_one_graph_share_a_picture(tmp_path: Path) -> None:
+    runs = [
+        _record(graph=uncut("a", "b")),
+        _record("dni", graph=chain(3)),
+        _record("dni", 1, graph=chain(3)),
+        _record("cdni", graph=chain(3)),
+    ]
+    page = _page(tmp_path, *runs)
+    assert page.count('<svg class="graph"') == 2
+    assert "<figcaption>dni, cdni</figcaption>" in page
+    _parse(page)
+
+
+def test_graphs_too_large_to_draw_are_said_to_be(tmp_path: Path) -> None:
+    names = tuple(f"m{k}" for k in range(60))
+    graph = {"engine": "plain", "modules": [*(module(n, ()) for n in names), module("output", names)]}
+    page = _page(tmp_path, _record("dni", graph=graph))
+    assert "<figcaption>dni: 61 modules, too many to draw</figcaption>" in page
+
+
+def test_each_benchmark_has_a_section(tmp_path: Path) -> None:
+    page = _page(tmp_path, step_line(), memory_line())
+    assert re.findall(r"<h2>(bench/.*?)</h2>", page) == ["bench/step", "bench/memory"]
+    assert "hand-written loop of backpropagation" in page
+    assert "held for the backward pass" in page
+
+
+def test_nothing_that_is_foreseen_fails(tmp_path: Path) -> None:
+    graphs = {"backprop": uncut("a"), "dni": chain(3), "cdni": branchy()}
+    records = [_record(m, graph=g) for m, g in graphs.items()] + [step_line(), memory_line()]
+    assert "could not be made" not in _page(tmp_path, *records)
 
 
 def test_table_has_every_method_and_number(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command line: arguments in, tables out; the work is done in `experiments` and `report`."""
+"""The command line: arguments in, exit status out; help and completion come without loading PyTorch."""
 
 from __future__ import annotations
 
@@ -11,45 +11,58 @@ from pathlib import Path
 
 import click
 
-from ..core import SynthgradError
 from ..version import __version__
+from .commands import bench_command, compare_command, list_command, report_command, run_command
 
 __all__ = ["main"]
 
 OK, BAD_RUN, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
-class _Lazy(click.Group):
-    """Imports a command's module when the command is used: ``--help`` and errors come at once."""
+class _InOrder(click.Group):
+    """Lists the commands as they were added: the main one first."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["compare", "run", "bench", "report", "list"]
+        return list(self.commands)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.list_commands(ctx):
-            return None
-        from . import commands
-
-        return getattr(commands, cmd_name + "_command")
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in self.commands and not name.startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(f"No such command '{name}'; accepted: {', '.join(self.commands)}")
+        return super().resolve_command(ctx, args)
 
 
 def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    if not value:
+    if not value or ctx.resilient_parsing:
         return
     import torch
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    click.echo(f"synthgrad {__version__} · torch {torch.__version__} · {device}")
+    from ..experiments.machine import choose_device, device_name
+
+    device = choose_device("auto")
+    name = device_name(device) + (" (cpu)" if device == "cpu" else "")
+    click.echo(f"synthgrad {__version__} · torch {torch.__version__} · {name}")
     ctx.exit()
 
 
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
-    "--version", is_flag=True, callback=_version, expose_value=False, is_eager=True, help="Say versions."
+    "--version",
+    is_flag=True,
+    callback=_version,
+    expose_value=False,
+    is_eager=True,
+    help="Say the versions and the device.",
 )
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.option("--debug", is_flag=True, help="Show tracebacks; may stand anywhere.")
 def cli(debug: bool) -> None:
     """Decoupled neural interfaces: train network modules that do not wait for each other."""
+
+
+for _command in (compare_command, run_command, bench_command, report_command, list_command):
+    cli.add_command(_command)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -82,10 +95,6 @@ def _guarded(arguments: list[str], debug: bool) -> int:
         if debug:
             traceback.print_exc()
         return _fail(error.format_message(), BAD_USAGE)
-    except SynthgradError as error:
-        if debug:
-            traceback.print_exc()
-        return _fail(str(error), BAD_USAGE)
     except (KeyboardInterrupt, click.Abort):
         return _fail(
             "interrupted; what had ended is in the records, --resume goes on from there", INTERRUPTED
@@ -95,7 +104,15 @@ def _guarded(arguments: list[str], debug: bool) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
+        if _is_ours(error):
+            return _fail(str(error), BAD_USAGE)
         return _fail(f"{type(error).__name__}: {error}; this is a bug, --debug shows where", BAD_RUN)
+
+
+def _is_ours(error: Exception) -> bool:
+    """Is it a `SynthgradError`? Their module loads PyTorch, and has been loaded if one of them was raised."""
+    errors = sys.modules.get("synthgrad.core.errors")
+    return errors is not None and isinstance(error, errors.SynthgradError)
 
 
 def _fail(message: str, status: int) -> int:

@@ -10,6 +10,9 @@ from typing import Any
 
 import click
 
+from .completion import folders, one_of
+from .names import DEVICES, TIERS
+
 __all__ = ["Common", "Names", "Numbers", "common"]
 
 
@@ -61,28 +64,52 @@ _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 _OPTIONS: tuple[_Decorator, ...] = (
     click.option(
-        "--out", type=click.Path(path_type=Path), help="Folder for the results [default: runs/NAME-TIME]."
+        "--out",
+        type=click.Path(path_type=Path),
+        shell_complete=folders,
+        help="Folder for the results [default: runs/NAME-TIME].",
     ),
     click.option(
-        "--device", default="auto", show_default=True, metavar="cpu|cuda|auto", help="Where to train."
+        "--tier",
+        default="quick",
+        show_default=True,
+        metavar="|".join(TIERS),
+        shell_complete=one_of(TIERS),
+        help="How much work.",
     ),
-    click.option(
-        "--threads", type=click.IntRange(1), help="CPU threads of each run [default: PyTorch's choice]."
-    ),
-    click.option("--quiet", is_flag=True, help="Print the final table only."),
     click.option(
         "--seeds", type=Numbers(), default="0", show_default=True, help="Seeds, separated by commas."
     ),
     click.option(
-        "--tier", default="quick", show_default=True, metavar="smoke|quick|full", help="How much work."
+        "--device",
+        default="auto",
+        show_default=True,
+        metavar="|".join(DEVICES),
+        shell_complete=one_of(DEVICES),
+        help="Where to compute; auto takes CUDA where there is any.",
+    ),
+    click.option(
+        "--threads",
+        type=click.IntRange(1),
+        metavar="N",
+        help="CPU threads of each run [default: PyTorch's choice; in benchmarks the tier's].",
+    ),
+    click.option(
+        "--jobs",
+        type=click.IntRange(1),
+        metavar="N",
+        default=1,
+        show_default=True,
+        help="Runs side by side; benchmarks take 1 only.",
     ),
     click.option(
         "--data-dir",
         type=click.Path(path_type=Path),
+        shell_complete=folders,
         help="Directory of data files [default: SYNTHGRAD_DATA, then the cache].",
     ),
-    click.option("--resume", is_flag=True, help="Skip the runs that the records in --out show as done."),
-    click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs side by side."),
+    click.option("--resume", is_flag=True, help="Skip what the records in --out show as done."),
+    click.option("--quiet", is_flag=True, help="Print the tables at the end only."),
 )
 
 

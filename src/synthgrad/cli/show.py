@@ -18,6 +18,8 @@ from ..report import Sheet, bench_groups, bench_sheet, table_sheet, tabulate
 
 #: Rows of a table that a terminal is given; the records have all.
 MOST_ROWS = 200
+#: Tables that it is given.
+MOST_TABLES = 100
 
 __all__ = ["Display", "print_bench", "print_tables"]
 
@@ -98,7 +100,7 @@ class Display(Listener, AbstractContextManager["Display"]):
 def _stdout() -> Console:
     console = Console()
     if not console.is_terminal:
-        console.width = 140  # a pipe has no width; do not wrap the table for it
+        console.width = 200  # a pipe has no width; do not wrap the table for it
     return console
 
 
@@ -114,7 +116,7 @@ def _print_sheet(sheet: Sheet) -> None:
     console.print(shown)
     if len(sheet.rows) > MOST_ROWS:
         console.print(f"… and {len(sheet.rows) - MOST_ROWS} more rows")
-    for failure in sheet.failures[:MOST_ROWS]:
+    for failure in sheet.failures[:20]:
         console.print(failure, style="red", highlight=False, markup=False)
 
 
@@ -129,5 +131,8 @@ def print_tables(records: Iterable[Record], problems: Sequence[str] = ()) -> Non
     errors = Console(stderr=True, soft_wrap=True)
     for problem in problems:
         errors.print(f"left out: {problem}", highlight=False, markup=False)
-    for table in tabulate(records):
+    tables = tabulate(records)
+    for table in tables[:MOST_TABLES]:
         _print_sheet(table_sheet(table))
+    if len(tables) > MOST_TABLES:
+        errors.print(f"left out: {len(tables) - MOST_TABLES} more tables; name fewer folders")

@@ -34,11 +34,14 @@ class Module:
         ends: the interfaces at which it ends; ``("output",)`` for the last one.
         inputs: the interfaces that feed it.
         parameters: names of its parameters, as in the plain model.
+        hides_parameters: it runs a part under reentrant activation checkpointing, whose parameters do not
+            show in the graph.
     """
 
     ends: tuple[str, ...]
     inputs: tuple[str, ...]
     parameters: tuple[str, ...]
+    hides_parameters: bool = False
 
     @property
     def name(self) -> str:
@@ -81,6 +84,7 @@ class _Piece:
     nodes: set[Any] = field(default_factory=set[Any])
     parameters: set[str] = field(default_factory=set[str])
     inputs: set[str] = field(default_factory=set[str])
+    hides: bool = False
 
 
 class _Probe:
@@ -222,6 +226,7 @@ def _modules(
                 other.nodes | piece.nodes,
                 other.parameters | piece.parameters,
                 other.inputs | piece.inputs,
+                other.hides or piece.hides,
             )
         pieces.append(piece)
     order = list(roots)
@@ -230,6 +235,7 @@ def _modules(
             ends=tuple(p.ends),
             inputs=tuple(n for n in order if n in p.inputs),
             parameters=tuple(n for n in parameters.values() if n in p.parameters),
+            hides_parameters=p.hides,
         )
         for p in sorted(pieces, key=lambda p: max(order.index(e) for e in p.ends))
     )
@@ -253,6 +259,7 @@ def _walk(end: str, tensors: list[Tensor], starts: dict[Any, str], parameters: d
                 piece.parameters.add(parameters[id(variable)])
             continue
         piece.nodes.add(node)
+        piece.hides |= node.name().startswith("CheckpointFunction")
         stack.extend(parent for parent, _ in node.next_functions)
     return piece
 

@@ -28,6 +28,7 @@ from ..core.cut import pending_gradient
 from ..core.graph import OUTPUT
 from ..core.interface import Interface
 from .base import Criterion, OptimizerFactory, StepRecord, make_optimizer, reduced, zero_grad
+from .checks import check_unlockable
 from .lags import Batch, Crossed, Lag, Mailbox, check_lags
 
 __all__ = ["InProcess"]
@@ -80,7 +81,8 @@ class InProcess:
 
     Raises:
         ConfigError: if a setting is out of range, or the network cannot be trained without locks
-            (a parameter that two modules share; a rule whose error flows into ``h``).
+            (a parameter that two modules share, or that checkpointing hides; a rule whose error flows
+            into ``h``; a loss scale).
     """
 
     def __init__(
@@ -109,7 +111,7 @@ class InProcess:
         self._generator = generator
         self._guard = Guard() if guard else None
         graph = net.graph
-        _check_unlockable(net)
+        check_unlockable(net)
         self._modules = graph.modules
         self._names = [m.name for m in graph.modules]
         self._ends_at = {end: k for k, m in enumerate(graph.modules) for end in m.ends}
@@ -372,27 +374,3 @@ def _backward(roots: Sequence[Tensor], grads: Sequence[Tensor | None]) -> bool:
     if pairs:
         torch.autograd.backward([r for r, _ in pairs], [g for _, g in pairs])
     return bool(pairs)
-
-
-def _check_unlockable(net: Decoupled) -> None:
-    """Refuse what cannot learn piece by piece.
-
-    Raises:
-        ConfigError: naming the parameter or the interface.
-    """
-    owner: dict[str, str] = {}
-    for module in net.graph.modules:
-        for name in module.parameters:
-            if name in owner:
-                raise ConfigError(
-                    f"parameter '{name}' is used by two modules, '{owner[name]}' and '{module.name}': "
-                    "without locks each would update it behind the other's back; untie it, cut so that both "
-                    "uses fall into one module, or train in the plain loop"
-                )
-            owner[name] = module.name
-    for name, interface in net.interfaces.items():
-        if interface.rule.error_to_h:
-            raise ConfigError(
-                f"the rule at interface '{name}' lets its error flow into h, which arrives after the module "
-                "below has updated; use error_to_h=False, or train in the plain loop"
-            )

@@ -80,10 +80,10 @@ class MemoryBench:
         ]
 
     def _setting(self, scope: Scope, width: int, layers: int, batch_size: int, seed: int) -> Setting:
+        threads, device, rounds = scope.threads, scope.device, scope.rounds
         jobs = [
-            _Job(method, width, layers, batch_size, segments, seed, scope.threads, scope.device, scope.rounds)
-            for method in dict.fromkeys(("backprop", *scope.methods))
-            for segments in (_segments(layers) if method == "checkpointing" else (None,))
+            _Job(method, width, layers, batch_size, segments, seed, threads, device, rounds, variant)
+            for method, segments, variant in _forms(scope.methods, layers)
         ]
         lines = [
             blank_line(
@@ -108,10 +108,11 @@ class _Job:
     threads: int
     device: str
     rounds: int
+    variant: str | None = None
 
     @property
     def cell(self) -> dict[str, Any]:
-        names = ("width", "layers", "batch_size", "segments", "threads")
+        names = ("width", "layers", "batch_size", "segments", "variant", "threads")
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -119,8 +120,18 @@ class _Job:
         return "cdni, linear M" if self.method == "in_process" else None
 
 
-def _segments(layers: int) -> tuple[int, ...]:
-    """Return numbers of checkpointed segments: every layer one, and the one that holds the least.
+def _forms(methods: Sequence[str], layers: int) -> Iterator[tuple[str, int | None, str | None]]:
+    """Yield method, number of segments and its name for every line of a setting, the reference first."""
+    for method in dict.fromkeys(("backprop", *methods)):
+        if method != "checkpointing":
+            yield method, None, None
+            continue
+        for segments, name in _segments(layers).items():
+            yield method, segments, name
+
+
+def _segments(layers: int) -> dict[int, str]:
+    """Return numbers of checkpointed segments with their names: the one that holds the least, and every layer.
 
     Of a hidden layer two tensors are kept, of a segment its input. PyTorch runs the last segment, which
     takes what does not divide, without checkpointing; the others as long as they are run again.
@@ -131,7 +142,7 @@ def _segments(layers: int) -> tuple[int, ...]:
         longest = hidden - (segments - 1) * (hidden // segments)
         return segments - 1 + 2 * longest
 
-    return tuple(dict.fromkeys((min(range(1, hidden + 1), key=held), hidden)))
+    return {hidden: "every layer", min(range(1, hidden + 1), key=held): "fewest bytes"}
 
 
 def _measure(jobs: Sequence[_Job], lines: Sequence[Record]) -> Iterator[Record]:

@@ -15,7 +15,7 @@ import torch
 from ..core import ConfigError
 from ..version import __version__
 
-__all__ = ["choose_device", "describe", "prepare", "synchronize"]
+__all__ = ["choose_device", "describe", "device_name", "prepare", "synchronize"]
 
 
 def choose_device(name: str) -> str:
@@ -64,10 +64,15 @@ def describe(device: str, jobs: int = 1) -> dict[str, Any]:
         "dirty": dirty,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "jobs": jobs,
     }
+
+
+def device_name(device: str) -> str:
+    """Return the name of the CUDA device, or of the processor, as it is known in shops."""
+    return torch.cuda.get_device_name() if device == "cuda" else _processor()
 
 
 @cache

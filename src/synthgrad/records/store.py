@@ -80,6 +80,7 @@ def read(path: Path) -> tuple[list[Record], list[str]]:
     """Return the records of a file, and lines about what was left out, some ten at most."""
     records: list[Record] = []
     problems: list[str] = []
+    more = 0
     if not path.exists():
         return records, problems
     try:
@@ -87,14 +88,16 @@ def read(path: Path) -> tuple[list[Record], list[str]]:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     record, wrong = _parsed(line)
-                    if wrong:
+                    if not wrong:
+                        records.append(record)
+                    elif len(problems) < _MOST_PROBLEMS:
                         problems.append(f"{path}, line {number}: {wrong}, left out")
                     else:
-                        records.append(record)
+                        more += 1
     except OSError as error:
         problems.append(f"{path}: cannot be read ({error.strerror}), left out")
-    if (more := len(problems) - _MOST_PROBLEMS) > 0:
-        problems[_MOST_PROBLEMS:] = [f"{path}: and {more} more lines, left out"]
+    if more:
+        problems.append(f"{path}: and {more} more lines, left out")
     return records, problems
 
 

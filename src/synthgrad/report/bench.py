@@ -48,7 +48,6 @@ def bench_label(record: Record, *, with_rule: bool = True) -> str:
         text(rule, 60) if with_rule and isinstance(rule, str) and method in ("dni", "cdni") else "",
         text(cell.get("engine") or "", 40),
         text(cell.get("variant") or "", 40),
-        f"{text(cell['segments'], 12)} segments" if cell.get("segments") else "",
         f"p={prob:g}" if prob not in (None, 1) else "",
     ]
     return ", ".join(word for word in words if word)
@@ -133,13 +132,21 @@ def _memory(record: Record) -> _Cells:
         "step": "step_ms_median",
         "ratio of steps": "ratio_step_to_backprop",
     }
-    return _size(record) | {h: unit(name, number(metrics, name)) for h, name in columns.items()}
+    segments = number(part(record, "cell"), "segments")
+    return (
+        _size(record)
+        | {"segments": DASH if segments is None else f"{segments:g}"}
+        | {h: unit(name, number(metrics, name)) for h, name in columns.items()}
+    )
 
 
 #: For benchmarks that are known: the columns of a line, and those that may be left out.
 _COLUMNS: Mapping[str, tuple[Callable[[Record], _Cells], tuple[str, ...]]] = {
     "step": (_step, ("compiled", "target accuracy", "time to it", "accuracy")),
-    "memory": (_memory, ("threads", "compiled", "peak memory", "ratio of peaks", "step", "ratio of steps")),
+    "memory": (
+        _memory,
+        ("threads", "compiled", "segments", "peak memory", "ratio of peaks", "step", "ratio of steps"),
+    ),
 }
 
 

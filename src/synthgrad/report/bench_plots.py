@@ -13,11 +13,14 @@ from ..records import Record
 from .bench import bench_label
 from .fields import key, number, part, text
 from .plots import Group, Plot
-from .svg import COLOURS, Legend, depth_axis, draw, log_scale
+from .svg import COLOURS, Legend, depth_axis, draw, log_scale, thin
 
 __all__ = ["bench_plots"]
 
 _MIB = 2.0**20
+_MOST_PANELS = 12  # of a measure
+_MOST_POINTS = 60  # of a line
+_MOST_LINES = 32  # of a panel
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +74,17 @@ def bench_plots(name: str, records: Sequence[Record]) -> list[Group]:
         records: its lines.
     """
     groups: list[Group] = []
+    panels = _panels(records)
+    more = f" {len(panels) - _MOST_PANELS} more panels are not drawn." if len(panels) > _MOST_PANELS else ""
     for k, measure in enumerate(_MEASURES.get(name, ())):
-        panels = _panels(records)
         plots = [
             plot
-            for n, (words, lines) in enumerate(panels.items())
+            for n, (words, lines) in enumerate(list(panels.items())[:_MOST_PANELS])
             if (plot := _over_depth(measure, words, lines, f"bench-{name}-{k}-{n}"))
         ]
         note = "Bars reach from the 10 % to the 90 % point of the rounds." if measure.low else ""
         if plots:
-            groups.append(Group(measure.title[0].upper() + measure.title[1:], plots, note.strip()))
+            groups.append(Group(measure.title[0].upper() + measure.title[1:], plots, (note + more).strip()))
     if name == "step" and (plot := _against_arithmetic(records)):
         note = "On the dotted line a step takes as long as its matrix products say; rows that skip updates have no place here."
         groups.append(Group("Measured against arithmetic", [plot], note))
@@ -119,11 +123,15 @@ def _points(measure: _Measure, records: Sequence[Record]) -> Points:
             down = 0.0 if low is None else max(0.0, value - low)
             up = 0.0 if high is None else max(0.0, high - value)
             points.append((depth, value / measure.scale, down / measure.scale, up / measure.scale))
-    return sorted(points)
+    points.sort()
+    # Of many points some are drawn, the first and the last among them.
+    most = min(len(points), _MOST_POINTS)
+    return [points[round(k * (len(points) - 1) / max(1, most - 1))] for k in range(most)]
 
 
 def _over_depth(measure: _Measure, words: str, records: Sequence[Record], salt: str) -> Plot | None:
     lines = {label: points for label, rows in _rows(records).items() if (points := _points(measure, rows))}
+    lines = dict(list(lines.items())[:_MOST_LINES])
     if not lines:
         return None
     depths = sorted({p[0] for points in lines.values() for p in points})
@@ -131,7 +139,7 @@ def _over_depth(measure: _Measure, words: str, records: Sequence[Record], salt: 
         _dots(measure, lines) if len(depths) == 1 else _depths(measure, lines, depths)
     )  # over one depth there is no line to draw
     title = words + (f", {depths[0]:g} layers" if len(depths) == 1 else "")
-    height = 0.9 + 0.3 * min(len(lines), 40) if len(depths) == 1 else 3.2
+    height = 0.9 + 0.3 * len(lines) if len(depths) == 1 else 3.2
     return Plot(title, lambda: draw(paint, salt, f"{measure.title}, {title}", height), 0)
 
 
@@ -172,6 +180,9 @@ def _depths(
         styles = _styles(lines)
         for label, style in styles.items():
             points = lines[label]
+            # Several values at one depth, of seeds or forms: a line through them would say nothing.
+            several = len({p[0] for p in points}) < len(points)
+            drawn: dict[str, Any] = style | ({"linestyle": "none"} if several else {})
             axes.errorbar(
                 [p[0] for p in points],
                 [p[1] for p in points],
@@ -180,7 +191,7 @@ def _depths(
                 markersize=4.5,
                 capsize=2.5,
                 elinewidth=1,
-                **style,
+                **drawn,
             )
         depth_axis(axes, depths[:: -(-len(depths) // 10)])
         axes.set_ylabel(measure.label)
@@ -200,7 +211,7 @@ def _dots(measure: _Measure, lines: dict[tuple[str, bool], Points]) -> Callable[
     """One depth only: a row of the plot for each row of the table, named at its side."""
 
     def paint(axes: Axes) -> Legend:
-        shown = list(_styles(lines).items())[:40]
+        shown = list(_styles(lines).items())
         for k, (label, style) in enumerate(shown):
             for _, value, down, up in lines[label]:
                 # What a column has no room for is said above the mark.
@@ -236,17 +247,18 @@ def _against_arithmetic(records: Sequence[Record]) -> Plot | None:
             whole = number(part(record, "cell"), "update_prob") in (None, 1)
             if x is not None and y is not None and whole:
                 points.setdefault(label, []).append((x, y))
+    points = {label: thin(pairs) for label, pairs in list(points.items())[:_MOST_LINES]}
     if not points:
         return None
 
     def paint(axes: Axes) -> Legend:
         styles = _styles({label: [] for label in points})
-        top = 1.08 * max(max(pair) for pairs in points.values() for pair in pairs)
-        axes.plot([0, top], [0, top], color="#7f7f7f", linewidth=1, linestyle=":")
+        right, top = (1.08 * max(pair[k] for pairs in points.values() for pair in pairs) for k in (0, 1))
+        axes.plot([0, right], [0, right], color="#7f7f7f", linewidth=1, linestyle=":")
         for label, pairs in points.items():
             style: dict[str, Any] = styles[label] | {"linestyle": "none", "markersize": 5.5}
             axes.plot([a for a, _ in pairs], [b for _, b in pairs], **style)
-        axes.set(xlim=(0, top), ylim=(0, top), xlabel="arithmetic ratio (×)", ylabel="measured ratio (×)")
+        axes.set(xlim=(0, right), ylim=(0, top), xlabel="arithmetic ratio (×)", ylabel="measured ratio (×)")
         return _legend(styles)
 
     about = "measured ratio of a step to backprop against the ratio of its arithmetic"

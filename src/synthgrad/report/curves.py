@@ -103,16 +103,21 @@ def _plot(
 ) -> Plot:
     def paint(axes: Axes) -> Legend:
         heights = [b for lines in runs.values() for points, _ in lines for _, b in points]
-        log = min((b for b in heights if b > 0), default=0) > 0
+        above = [b for b in heights if b > 0]
+        # An error of zero has no place on a logarithmic axis: it is drawn under all others.
+        floor = min(above) / 2 if above else None
         handles = [
-            _draw_row(axes, _capped(lines, heights), style, log=log)
+            _draw_row(axes, _capped(lines, heights), style, floor)
             for lines, style in zip(runs.values(), styles_of(list(runs)), strict=True)
         ]
         labels = [label + _ends(lines) for label, lines in runs.items()]
-        axes.set(xlabel=axis_labels[0], ylabel=axis_labels[1])
+        zero = ", none at the lower edge" if floor is not None and min(heights) <= 0 else ""
+        axes.set(xlabel=axis_labels[0], ylabel=axis_labels[1] + zero)
         plain_axis(axes)
-        if log:
+        if floor is not None:
             log_scale(axes)
+            if zero:
+                axes.set_ylim(bottom=floor)
         if any(bad for lines in runs.values() for _, bad in lines):
             handles.append(Line2D([], [], color="#000000", linestyle="none", marker="x", markeredgewidth=2))
             labels.append("ended early")
@@ -136,13 +141,17 @@ def _ends(lines: Sequence[tuple[Points, bool]]) -> str:
 
 
 def _draw_row(
-    axes: Axes, lines: Sequence[tuple[Points, bool]], style: dict[str, Any], *, log: bool
+    axes: Axes, lines: Sequence[tuple[Points, bool]], style: dict[str, Any], floor: float | None
 ) -> Line2D:
-    """Draw every run of a row thin, in the row's style, with a cross where it ended before its time."""
+    """Draw every run of a row thin, in the row's style, with a cross where it ended before its time.
+
+    Values below ``floor`` are drawn there.
+    """
     alone = len(lines) == 1
     for points, bad in lines:
-        # An error of zero has no place on a logarithmic axis.
-        shown = thin([(a, b) for a, b in points if b > 0 or not log], 300 if len(lines) < 4 else 150)
+        shown = thin(points, 300 if len(lines) < 4 else 150)
+        if floor is not None:
+            shown = [(a, max(b, floor)) for a, b in shown]
         axes.plot(
             [a for a, _ in shown],
             [b for _, b in shown],

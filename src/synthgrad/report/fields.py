@@ -42,6 +42,8 @@ def number(values: Mapping[str, Any], name: str) -> float | None:
 
 def shorten(words: str, most: int) -> str:
     """Return the words in one line of at most ``most`` characters, without control characters."""
+    if len(words) <= most and words.isprintable():
+        return words  # nearly all are like that, and a report asks of millions
     line = " ".join("".join(c if c.isprintable() else " " for c in words[: 4 * most]).split())
     return line if len(line) <= most else line[: most - 1].rstrip() + "…"
 

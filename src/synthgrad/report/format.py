@@ -30,9 +30,10 @@ def table_sheet(table: Table) -> Sheet:
         rows=tuple(tuple(cells.values()) for cells in columns),
         bad=tuple(row.num_bad > 0 for row in table.rows),
         failures=tuple(f"{row.method}: {row.note}" for row in table.rows if row.note),
-    ).without_empty(
-        (*_OPTIONAL, *([f"{measured} error"] if any(row.bits_per_char for row in table.rows) else []))
     )
+    recurrent = any(row.bits_per_char or row.sequence_length for row in table.rows)
+    untimed = () if table.timed else (*_TIMES, f"time to {target}")
+    sheet = sheet.without_empty((*_OPTIONAL, *([f"{measured} error"] if recurrent else []), *untimed))
     return replace(sheet, notes=_notes(table, sheet))
 
 

@@ -58,7 +58,7 @@ class _Picture:
         self.locked = graph.engine == "backprop"
         self.parts: list[str] = []
         widths = {m.name: self._width(m) for m in graph.modules}
-        self.places = layout(graph, widths, _LINE_W, _GAP)
+        self.places = places = layout(graph, widths, _LINE_W, _GAP)
         straight = all(p.module is not None for p in self.places.values()) and all(
             len(p.below) < 2 for p in self.places.values()
         )
@@ -69,7 +69,10 @@ class _Picture:
         side = (self.width - max(p.x + p.width for p in self.places.values())) / 2
         for place in self.places.values():
             place.x += side
-        self.top = _MARGIN + _ENDS
+        highest = [m for m in graph.modules if places[m.name].rank == self.ranks - 1]
+        # No network has an interface that feeds nothing, but a record may.
+        over = any(e in graph.interfaces for m in highest for e in m.ends)
+        self.top = _MARGIN + (_FREE if over else _ENDS)
         self.bottom = self.top + self.ranks * _MODULE_H + (self.ranks - 1) * self.gap
         #: Places of what carries an interface through a rank: the module that ends in it, or its line.
         self.producer = {e: m.name for m in graph.modules for e in m.ends}
@@ -273,7 +276,7 @@ def _module_lines(module: Module) -> list[str]:
         return [more, shorten(module.name, 23), *([f"{module.num_parameters:,} each"] if size else [])]
     lines = [shorten(module.name, 19)]
     if module.parts and module.parts != (module.name,):
-        lines += [shorten(", ".join(module.parts), 22)]
+        lines += [shorten(", ".join(module.parts), 20)]
     return lines + ([size] if size else [])
 
 

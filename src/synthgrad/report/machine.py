@@ -13,7 +13,8 @@ __all__ = ["differences", "machine_line", "settings"]
 
 #: Differences between runs that are no surprise, or are said elsewhere.
 _EXPECTED = frozenset({"date", "started", "finished", "dirty"})
-_MOST = 40  # settings, and values of one
+_MOST = 40  # settings, and rules
+_FEW = 500  # runs that are looked at for settings
 
 
 def machine_line(records: Sequence[Record]) -> str:
@@ -52,31 +53,46 @@ def differences(records: Sequence[Record]) -> list[str]:
     return lines
 
 
+_LOOKED_AT = 100  # runs whose rows are named
 _SHOWN = 4  # different values of a setting that are listed
 
 
 def _by_value(records: Sequence[Record], value_of: Callable[[Record], Any]) -> dict[str, list[str]]:
     """Return the values as text with the rows that have them."""
-    found: dict[str, tuple[str, dict[str, None]]] = {}
+    groups: dict[str, list[Record]] = {}
     for record in records:
-        value = value_of(record)
-        shown = "none" if value is None else text(value, 60)
-        found.setdefault(key(value), (shown, {}))[1][row_label(record)] = None
-    return {shown: list(rows) for shown, rows in found.values()}
+        groups.setdefault(key(value_of(record)), []).append(record)
+    if len(groups) < 2:
+        return {}
+    shown = [(value_of(group[0]), group) for group in groups.values()]
+    return {
+        "none" if value is None else text(value, 60): list(dict.fromkeys(map(row_label, group[:_LOOKED_AT])))
+        for value, group in shown
+    }
 
 
 def settings(records: Sequence[Record]) -> list[tuple[str, str]]:
-    """Return names and values of all settings of a table's runs, those of each method's rule, and the machine."""
-    first = records[0]
-    config = {k: v for k, v in part(first, "config").items() if k != "rule"}
-    cell = {k: v for k, v in part(first, "cell").items() if k not in OF_METHOD}
+    """Return names and values of all settings of a table's runs, those of each method's rule, and the machine.
+
+    What the runs do not share is said to vary; a table of many runs is judged by its first ones.
+    """
+    few = records[:_FEW]
     seeds = sorted({text(r.get("seed"), 20) for r in records}, key=lambda s: (len(s), s))
-    listed: list[tuple[str, Any]] = [(n, first.get(n)) for n in ("tier", "steps", "batch_size")]
-    listed += [*cell.items(), *config.items(), ("seeds", ", ".join(seeds))]
-    rules = {row_label(r): _of_method(r) for r in records}
-    listed += [(f"rule of {label}", found) for label, found in list(rules.items())[:_MOST] if found]
-    listed += part(first, "env").items()
+    shared = {name: _shared(few, lambda r, n=name: r.get(n)) for name in ("tier", "steps", "batch_size")}
+    for section, left_out in (("cell", OF_METHOD), ("config", ("rule",))):
+        names = dict.fromkeys(name for r in few for name in part(r, section) if name not in left_out)
+        shared |= {n: _shared(few, lambda r, s=section, n=n: part(r, s).get(n)) for n in names}
+    listed = [*shared.items(), ("seeds", ", ".join(seeds))]
+    rules = {row_label(r): _of_method(r) for r in few}
+    listed += [(f"rule of {label}", text(found, 300)) for label, found in rules.items() if found][:_MOST]
+    names = dict.fromkeys(name for r in few for name in part(r, "env"))
+    listed += [(n, _shared(few, lambda r, n=n: part(r, "env").get(n))) for n in names]
     return [(text(name, 60), text(value, 300)) for name, value in listed[: 4 * _MOST]]
+
+
+def _shared(records: Sequence[Record], value_of: Callable[[Record], Any]) -> str:
+    values = {key(value_of(r)) for r in records}
+    return text(value_of(records[0]), 300) if len(values) == 1 else "varies"
 
 
 def _of_method(record: Record) -> dict[str, Any]:

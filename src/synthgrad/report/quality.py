@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from statistics import mean
 
@@ -56,11 +57,17 @@ def _means(records: Sequence[Record], measure: str) -> Lines:
                 value = number(part(part(point, "quality"), name), measure)
                 if value is not None and step is not None:
                     found.setdefault(name, {}).setdefault(step, []).append(value)
+    # Modules that skip updates are measured when they do not: not in the order of the forward pass.
+    names = sorted(found, key=_natural)
     # Of many interfaces some are shown, from the first to the last.
-    names = list(found)
     if len(names) > len(COLOURS):
         names = [names[round(k * (len(names) - 1) / (len(COLOURS) - 1))] for k in range(len(COLOURS))]
     return {name: [(step, mean(values)) for step, values in sorted(found[name].items())] for name in names}
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Return what to sort by so that layer10 comes after layer9."""
+    return [(int(word), "") if word.isdecimal() else (-1, word) for word in re.split(r"(\d{1,9})", name)]
 
 
 def _plot(name: str, y_label: str, lines: Lines, salt: str, rank: int) -> Plot:

@@ -10,9 +10,6 @@ from html import escape
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
-
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -31,7 +28,7 @@ _STYLES = ("-", "--", "-.", ":")
 Legend = tuple[Sequence[Artist], Sequence[str]] | None
 
 _WIDTH, _HEIGHT = 5.2, 3.2  # of a figure, without its legend, in inches of 72 units
-_CHARACTER = 0.075  # width of a legend's character, about, in inches
+_CHARACTER = 0.072  # width of a legend's character, about, in inches
 
 
 def line_style(k: int) -> dict[str, Any]:
@@ -86,8 +83,8 @@ def _legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]) ->
     if not labels:
         return 0
     labels = [shorten(label, 58) for label in labels]
-    # A sample of the line and the space between columns take as much as eight characters.
-    columns = max(1, min(4, len(labels), int(_WIDTH / (_CHARACTER * (max(map(len, labels)) + 8)))))
+    # A sample of the line and the space between columns take as much as seven characters.
+    columns = max(1, min(4, len(labels), int(_WIDTH / (_CHARACTER * (max(map(len, labels)) + 7)))))
     figure.legend(
         handles, labels, loc="upper left", ncols=columns, frameon=False, fontsize=9, borderaxespad=0.1
     )
@@ -97,7 +94,7 @@ def _legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]) ->
 def _inline(svg: str, about: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, count=1, flags=re.DOTALL)
-    svg = re.sub(r' id="[a-z_0-9]+"(?=>)', "", re.sub(r"<g id=\"[^\"]*\"", "<g", svg))
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # of one name in every plot
     # The page's shades in place of colours, so that a plot can be read in the dark as well.
     for k, colour in enumerate(COLOURS[:-1]):
         svg = svg.replace(f": {colour}", f": var(--c{k})")
@@ -111,9 +108,9 @@ def log_scale(axes: Axes) -> None:
     """Make the heights logarithmic with plain numbers: 2, 5, 10, not 10 to some power."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    narrow = high / low < 30
+    narrow = high / low < 150
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,), numticks=8))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.10g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     if high / low < 2.5:  # no round number may be in sight: ordinary steps serve better
         axes.yaxis.set_major_locator(MaxNLocator(5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -66,6 +67,16 @@ def missing(data_dir: Path | None, name: str) -> Path:
     """
     address, known_hash = SOURCES[name]
     target = _cache() / name
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(target.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise DataError(
+            f"{name}: not found, and could not be fetched, because the cache folder {_cache()} cannot be "
+            f"written ({error.strerror}); put {address}/{Path(name).name} at {name} in a directory of your own, "
+            f"and name that with --data-dir or {ENVIRONMENT}"
+        ) from error
     try:
         return Path(
             pooch.retrieve(

@@ -1,0 +1,35 @@
+"""The names that the command line takes, for shells to complete and for defaults.
+
+Written out, because the registries that hold them load PyTorch, and a shell asks at every press of a key.
+A test compares them with the registries.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ARCHS",
+    "BENCHMARKS",
+    "COMPARED",
+    "DATA",
+    "DEVICES",
+    "ENGINES",
+    "EXPERIMENTS",
+    "METHODS",
+    "METHODS_OF_BENCHMARKS",
+    "MODES",
+    "TIERS",
+]
+
+EXPERIMENTS = ("compare", "dni_search")
+BENCHMARKS = ("step", "memory")
+METHODS = ("backprop", "no_bprop", "dni", "cdni", "stale", "local_loss", "sobolev")
+#: What ``compare`` compares unless methods are named.
+COMPARED = ("backprop", "no_bprop", "dni", "cdni")
+#: Benchmarks that measure other things than all methods.
+METHODS_OF_BENCHMARKS = {"memory": ("backprop", "checkpointing", "in_process")}
+ARCHS = ("fcn", "cnn")
+DATA = ("mnist-10k", "mnist", "cifar10")
+TIERS = ("smoke", "quick", "full")
+DEVICES = ("auto", "cpu", "cuda")
+ENGINES = ("in-process", "plain")
+MODES = ("eager", "compiled")

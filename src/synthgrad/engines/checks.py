@@ -1,0 +1,41 @@
+"""Which decoupled networks can be trained without locks."""
+
+from __future__ import annotations
+
+from ..core import ConfigError, Decoupled
+
+__all__ = ["check_unlockable"]
+
+
+def check_unlockable(net: Decoupled) -> None:
+    """Refuse what cannot learn piece by piece.
+
+    Raises:
+        ConfigError: naming the parameter, the module or the interface.
+    """
+    if net.units.loss_scale is not None:
+        raise ConfigError(
+            "the network was decoupled with loss_scale, which is for the plain training loop: here modules "
+            "learn from credit that no loss was scaled for; decouple it without"
+        )
+    owner: dict[str, str] = {}
+    for module in net.graph.modules:
+        if module.hides_parameters:
+            raise ConfigError(
+                f"module '{module.name}' runs a part under activation checkpointing with use_reentrant=True, "
+                "which hides its parameters; use use_reentrant=False, or train in the plain loop"
+            )
+        for name in module.parameters:
+            if name in owner:
+                raise ConfigError(
+                    f"parameter '{name}' is used by two modules, '{owner[name]}' and '{module.name}': "
+                    "without locks each would update it behind the other's back; untie it, cut so that both "
+                    "uses fall into one module, or train in the plain loop"
+                )
+            owner[name] = module.name
+    for name, interface in net.interfaces.items():
+        if interface.rule.error_to_h:
+            raise ConfigError(
+                f"the rule at interface '{name}' lets its error flow into h, which arrives after the module "
+                "below has updated; use error_to_h=False, or train in the plain loop"
+            )

@@ -1,0 +1,193 @@
+"""Steps that benchmarks call: every kind of them trains, and the reference is the loop it says it is."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from synthgrad.core import Decoupled, decouple
+from synthgrad.engines import InProcess, Locked
+from synthgrad.experiments import step_maker
+from synthgrad.experiments.methods import METHODS
+from synthgrad.experiments.step_maker import HAND_WRITTEN, StepKind, compile_modules, make_step
+from synthgrad.rules import SyntheticGradient
+from synthgrad.tasks import cut_names, fully_connected
+
+WIDTH, LAYERS, SEED = 16, 3, 5
+KINDS = [
+    StepKind("backprop", HAND_WRITTEN),
+    *(StepKind(m, e) for m in ("no_bprop", "dni", "cdni") for e in ("in-process", "plain")),
+    StepKind("cdni", "in-process", update_prob=0.5),
+]
+#: The compiler uses what PyTorch deprecates.
+OWN_WARNINGS = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+needs_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="needs a C++ compiler on the path"
+)
+
+
+def batches(number: int = 3, size: int = 24) -> list[tuple[Tensor, Tensor]]:
+    """Return batches in which the class can be read off the input."""
+    generator = torch.Generator().manual_seed(1)
+    made: list[tuple[Tensor, Tensor]] = []
+    for _ in range(number):
+        y = torch.randint(10, (size,), generator=generator)
+        x = F.one_hot(y, 12).float() + 0.1 * torch.randn(size, 12, generator=generator)
+        made.append((x, y))
+    return made
+
+
+@pytest.fixture
+def networks(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """Return a list that fills with the networks that steps are made for; the last one is trained."""
+    made: list[nn.Module] = []
+
+    def remember(function: Any) -> Any:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            made.append(function(*args, **kwargs))
+            return made[-1]
+
+        return called
+
+    monkeypatch.setattr(step_maker, "fully_connected", remember(fully_connected))
+    monkeypatch.setattr(step_maker, "decouple", remember(decouple))
+    return made
+
+
+def adam(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, 3e-4, fused=True)
+
+
+def reference() -> nn.Sequential:
+    torch.manual_seed(SEED)
+    return fully_connected((12,), 10, LAYERS, WIDTH)
+
+
+def plain(net: nn.Module) -> nn.Module:
+    return net.model if isinstance(net, Decoupled) else net
+
+
+def weights(net: nn.Module) -> dict[str, Tensor]:
+    return {n: p.detach().clone() for n, p in net.named_parameters()}
+
+
+@torch.no_grad()
+def loss_of(net: nn.Module) -> float:
+    trial = copy.deepcopy(net)  # with BatchNorm's averages as they are
+    return float(sum(F.cross_entropy(trial(x), y) for x, y in batches()))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_every_kind_of_step_trains(kind: StepKind, networks: list[nn.Module]) -> None:
+    step = make_step(kind, WIDTH, LAYERS, batches(), SEED)
+    net = networks[-1]
+    first = weights(net)
+    before = loss_of(net)
+    for _ in range(60):
+        step()
+    assert loss_of(net) < before
+    last = weights(net)
+    still = {n for n in first if torch.equal(first[n], last[n])}
+    hidden = {n for n in first if n.startswith("model.layer")}
+    assert still == (hidden if kind.method == "no_bprop" else set())
+
+
+def test_kinds_cover_all_methods() -> None:
+    assert {k.method for k in KINDS} == set(METHODS)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_all_start_from_the_same_weights(kind: StepKind, networks: list[nn.Module]) -> None:
+    make_step(kind, WIDTH, LAYERS, batches(), SEED)
+    started = weights(plain(networks[-1]))
+    for name, value in weights(reference()).items():
+        assert torch.equal(started[name], value), name
+
+
+def test_the_hand_written_loop_is_locked_training_bit_for_bit(networks: list[nn.Module]) -> None:
+    feed = batches()
+    step = make_step(StepKind("backprop", HAND_WRITTEN), WIDTH, LAYERS, feed, SEED)
+    engine = Locked(reference(), nn.CrossEntropyLoss(), adam)
+    for k in range(20):
+        step()
+        engine.step(*feed[k % len(feed)])
+    for (name, own), other in zip(
+        networks[-1].state_dict().items(), engine.net.state_dict().values(), strict=True
+    ):
+        assert torch.equal(own, other), name
+
+
+@pytest.mark.parametrize(
+    ("kind", "prob"),
+    [
+        (StepKind("cdni", "in-process"), 1.0),
+        (StepKind("cdni", "in-process", update_prob=0.5), 0.5),
+    ],
+    ids=str,
+)
+def test_the_in_process_step_is_the_engines(kind: StepKind, prob: float, networks: list[nn.Module]) -> None:
+    feed = batches()
+    step = make_step(kind, WIDTH, LAYERS, feed, SEED)
+    model = reference()
+    net = decouple(model, cut_names(model), SyntheticGradient(context=10), feed[0][0])
+    generator = torch.Generator().manual_seed(SEED)
+    engine = InProcess(net, nn.CrossEntropyLoss(), adam, update_prob=prob, generator=generator)
+    for k in range(20):
+        step()
+        engine.step(*feed[k % len(feed)])
+    for (name, own), other in zip(networks[-1].state_dict().items(), net.state_dict().values(), strict=True):
+        assert torch.equal(own, other), name
+
+
+def test_making_a_step_leaves_the_random_state_alone() -> None:
+    before = torch.random.get_rng_state()
+    make_step(KINDS[0], WIDTH, LAYERS, batches(), SEED)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+# Compiled
+
+
+def differences(first: nn.Module, second: nn.Module) -> dict[str, float]:
+    pairs = zip(first.named_parameters(), second.parameters(), strict=True)
+    return {n: float((a - b).detach().abs().max()) for (n, a), b in pairs}
+
+
+@pytest.mark.compiles
+@OWN_WARNINGS
+@needs_compiler
+def test_compiled_modules_train_like_eager_ones() -> None:
+    x, y = batches(1)[0]
+    trained: list[Decoupled] = []
+    for compiled in (False, True):
+        model = reference()
+        net = decouple(model, cut_names(model), SyntheticGradient(context=10), x)
+        if compiled:
+            compile_modules(net)
+        engine = InProcess(net, nn.CrossEntropyLoss(), lambda p: torch.optim.SGD(p, 0.1))
+        for _ in range(10):
+            assert engine.step(x, y).updated == ["layer1", "layer2", "output"]
+        trained.append(net)
+    assert max(differences(*trained).values()) < 1e-5
+    moved = differences(reference(), trained[0].model)
+    assert min(v for n, v in moved.items() if n.endswith("weight")) > 1e-4  # BatchNorm undoes a bias
+
+
+@pytest.mark.compiles
+@OWN_WARNINGS
+@needs_compiler
+def test_the_compiled_loop_has_the_gradients_of_the_eager_one(networks: list[nn.Module]) -> None:
+    trained: list[nn.Module] = []
+    for compiled in (False, True):
+        step = make_step(StepKind("backprop", HAND_WRITTEN, compiled=compiled), WIDTH, 2, batches(), SEED)
+        trained.append(networks[-1])
+        step()  # its gradients stay until the next
+    for (name, ours), theirs in zip(trained[1].named_parameters(), trained[0].parameters(), strict=True):
+        assert ours.grad is not None, name
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6, msg=name)
