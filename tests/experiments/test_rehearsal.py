@@ -128,16 +128,16 @@ def test_the_record_has_the_estimate() -> None:
 
 
 def test_a_loss_that_is_not_finite_gives_no_estimate_but_may_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    from synthgrad.experiments import train
+    from synthgrad.experiments import loop as the_loop
 
-    build = train.build_model
+    build = the_loop.build_model
 
     def broken(*args: Any) -> torch.nn.Module:
         model = build(*args)
         torch.nn.init.constant_(model.get_parameter("output.weight"), float("inf"))
         return model
 
-    monkeypatch.setattr(train, "build_model", broken)
+    monkeypatch.setattr(the_loop, "build_model", broken)
     assert estimate(config("backprop"), config("cdni")) == [None, None]
 
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from synthgrad.experiments import compare, tensorboard
 from synthgrad.experiments.config import RunConfig
-from synthgrad.experiments.tensorboard import Events, check_installed, run_folder
+from synthgrad.experiments.names import run_name
+from synthgrad.experiments.tensorboard import Events, check_installed
 from synthgrad.experiments.train import blank, run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TensorBoard's own imports
@@ -34,7 +35,7 @@ def _read(folder: Path):  # type: ignore[no-untyped-def]
 def test_scalars_are_those_of_the_curve(tmp_path: Path) -> None:
     config = _config("cdni", tmp_path)
     record = run(config)
-    events = _read(run_folder(tmp_path, record))
+    events = _read(tmp_path / run_name(record))
     tags = set(events.Tags()["scalars"])
     assert tags >= {"loss/train", "loss/test", "error_pct/train", "error_pct/test", "elapsed_s"}
     assert tags >= {f"quality {q}/{n}" for q in ("cosine", "relative_error") for n in ("layer1", "layer2")}
@@ -46,7 +47,7 @@ def test_scalars_are_those_of_the_curve(tmp_path: Path) -> None:
 
 def test_graph_and_settings_are_there(tmp_path: Path) -> None:
     record = run(_config("dni", tmp_path))
-    events = _read(run_folder(tmp_path, record))
+    events = _read(tmp_path / run_name(record))
     assert events.Tags()["graph"]
     assert any("Linear" in node.name for node in events.Graph().node)
     texts = {
@@ -79,7 +80,7 @@ def test_a_network_that_cannot_be_traced_trains_all_the_same(tmp_path: Path) -> 
 
 def test_runs_that_differ_have_folders_of_their_own(tmp_path: Path) -> None:
     configs = [_config("cdni", tmp_path), _config("cdni", tmp_path, update_prob=0.5)]
-    assert len({run_folder(tmp_path, blank(c, 1)) for c in configs}) == 2
+    assert len({run_name(blank(c, 1)) for c in configs}) == 2
 
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

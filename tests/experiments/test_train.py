@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from synthgrad.experiments import compare, train
+from synthgrad.experiments import compare
+from synthgrad.experiments import loop as the_loop
 from synthgrad.experiments.config import RuleSettings, RunConfig, Schedule
 from synthgrad.experiments.methods import METHODS
 from synthgrad.experiments.train import run
@@ -58,23 +59,23 @@ def test_all_methods_start_from_the_same_weights_and_see_the_same_batches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: dict[str, list[Any]] = {}
-    drawn = train.draw_batches
+    drawn = the_loop.draw_batches
 
     def listen(*args: Any) -> Any:
         for ids in drawn(*args):
             seen[current].append(ids.clone())
             yield ids
 
-    monkeypatch.setattr(train, "draw_batches", listen)
+    monkeypatch.setattr(the_loop, "draw_batches", listen)
     weights: dict[str, dict[str, torch.Tensor]] = {}
-    build = train.build_model
+    build = the_loop.build_model
 
     def remember(*args: Any) -> Any:
         model = build(*args)
         weights[current] = {k: v.clone() for k, v in model.state_dict().items()}
         return model
 
-    monkeypatch.setattr(train, "build_model", remember)
+    monkeypatch.setattr(the_loop, "build_model", remember)
     for current in METHODS:
         seen[current] = []
         run(config(current, steps=5))
@@ -87,14 +88,14 @@ def test_training_error_of_a_point_is_that_of_as_many_training_examples_as_are_t
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     measured: list[tuple[int, float]] = []
-    true = train.measure
+    true = the_loop.measure
 
     def listen(net: torch.nn.Module, split: Any) -> tuple[float, float]:
         loss, error = true(net, split)
         measured.append((len(split), error))
         return loss, error
 
-    monkeypatch.setattr(train, "measure", listen)
+    monkeypatch.setattr(the_loop, "measure", listen)
     (point,) = run(config("backprop", steps=20))["curve"][-1:]
     assert measured[-3:-1] == [(2000, point["test_error_pct"]), (2000, point["train_error_pct"])]
     assert measured[-1][0] == 10_000  # the figure of the finished run is that of all training examples
@@ -130,7 +131,7 @@ def test_learning_rate_falls_at_its_milestones() -> None:
     assert factors == pytest.approx([1] * 6 + [0.1] * 2 + [0.01] * 2)
     rates: list[float] = []
 
-    class Listening(train.Loop):
+    class Listening(the_loop.Loop):
         def _chunk(self, batches: Any, n: int) -> list[torch.Tensor]:
             rates.extend([self.trainer.optimizers[0].param_groups[0]["lr"]] * n)
             return super()._chunk(batches, n)

@@ -24,7 +24,7 @@ from ..experiments.registry import BENCHMARKS, EXPERIMENTS, benchmark_named, exp
 from ..experiments.rehearsal import with_estimates
 from ..experiments.sweep import Sweep
 from ..experiments.tensorboard import check_installed
-from ..experiments.train import data_for
+from ..experiments.loop import data_for
 from ..records import FILE, Record, read
 from ..report import write_report
 from ..tasks import DATASETS

@@ -58,18 +58,19 @@ class Monitor:
 
     Args:
         every: measure one message in this many at each interface; 1 measures all.
+        seen: messages counted so far, by interface; what a resumed run gives back.
 
     In the plain loop: ``net.monitor = Monitor(every=50)``. Engines take it as ``monitor=``.
     """
 
     every: int = 50
-    _seen: dict[str, int] = field(default_factory=dict[str, int], repr=False)
+    seen: dict[str, int] = field(default_factory=dict[str, int], repr=False)
     _kept: dict[str, list[Tensor]] = field(default_factory=dict[str, "list[Tensor]"], repr=False)
 
     def due(self, name: str) -> bool:
         """Count a message at this interface; return whether it is one to measure."""
-        seen = self._seen.get(name, 0)
-        self._seen[name] = seen + 1
+        seen = self.seen.get(name, 0)
+        self.seen[name] = seen + 1
         return seen % self.every == 0
 
     def record(self, name: str, delta: Tensor | None, gradient: Tensor) -> None:

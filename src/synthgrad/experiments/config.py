@@ -116,6 +116,7 @@ class RunConfig:
         estimated_ratio: what a step was expected to cost, over one of backpropagation; the run does not
             depend on it.
         tensorboard: folder for event files, or None; the run does not depend on it.
+        snapshots: folder for the states of runs under way, or None; the run does not depend on it.
     """
 
     experiment: str
@@ -132,6 +133,7 @@ class RunConfig:
     data_dir: str | None = None
     estimated_ratio: float | None = None
     tensorboard: str | None = None
+    snapshots: str | None = None
 
     @property
     def label(self) -> str:

@@ -32,6 +32,7 @@ def describe_graph(net: nn.Module, engine: str) -> dict[str, Any]:
                 "shape": list(net.graph.sites[name].shape[1:]),
                 "rule": f"{type(interface.rule).__name__}({interface.rule.extra_repr()})",
                 "num_parameters": sum(p.numel() for p in interface.rule.parameters()),
+                "observes": interface.rule.listens,
             }
             for name, interface in net.interfaces.items()
         ],

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..core import ConfigError, DataError, DivergedError, SynthgradError
 from ..tasks import draw_batches
 from .config import RuleSettings, RunConfig
-from .train import Loop
+from .loop import Loop
 
 __all__ = ["Work", "rehearse", "with_estimates"]
 

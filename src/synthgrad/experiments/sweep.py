@@ -10,12 +10,13 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..records import FILE, Record, append, finished, identity, open_folder, read
 from .config import RunConfig
 from .machine import prepare
+from .snapshot import snapshot_of
 from .train import blank, run
 
 __all__ = ["Listener", "Sweep"]
@@ -44,7 +45,7 @@ class Sweep:
     Attributes:
         configs: the runs.
         out: the results folder.
-        resume: skip the runs that the folder's records show as done.
+        resume: skip the runs that the folder's records show as done, and go on from the snapshots of others.
         jobs: runs side by side, each in a process of its own.
         threads: threads of each.
     """
@@ -71,12 +72,18 @@ class Sweep:
                 listener.skipped(config)
                 yield known[key]
             else:
-                todo.append(config)
+                if not self.resume:  # what was left of it must not be taken up
+                    snapshot_of(self._snapshots, blank(config, self.jobs)).drop()
+                todo.append(replace(config, snapshots=str(self._snapshots)))
         runs = self._side_by_side if self.jobs > 1 else self._in_turn
         for config, record in runs(todo, listener):
             append(path, record)
             listener.ended(config, record)
             yield record
+
+    @property
+    def _snapshots(self) -> Path:
+        return self.out / "snapshots"
 
     def written(self) -> list[Record]:
         """Return the records of these runs that are in the folder, the last one of each run."""

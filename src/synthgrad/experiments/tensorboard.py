@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import importlib.util
 import json
 import logging
@@ -17,9 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core import ConfigError, Decoupled, recouple
-from ..records import identity
 
-__all__ = ["Events", "check_installed", "run_folder"]
+__all__ = ["Events", "check_installed"]
 
 
 def check_installed() -> None:
@@ -28,12 +26,6 @@ def check_installed() -> None:
         raise ConfigError(
             "--tensorboard: the package tensorboard is not installed; pip install 'synthgrad[tensorboard]'"
         )
-
-
-def run_folder(folder: Path, record: Mapping[str, Any]) -> Path:
-    """Return where a run's events go: readable, and different for runs that differ in any setting."""
-    short = hashlib.sha1(identity(record).encode(), usedforsecurity=False).hexdigest()[:6]
-    return folder / f"{record['method']}-seed{record['seed']}-{short}"
 
 
 class Events:

@@ -1,0 +1,272 @@
+"""The loop of one run: its data, its trainer, its clock, its curve and its snapshots."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..core import DivergedError, Monitor, decouple
+from ..engines import InProcess, Locked, StepRecord
+from ..tasks import Images, Split, draw_batches, load
+from .config import RunConfig
+from .graph_record import describe_graph
+from .machine import synchronize
+from .methods import Facts, method_named
+from .models import build_model, cuts_of
+from .snapshot import Snapshot
+from .tensorboard import Events
+
+__all__ = ["Loop", "Progress", "data_for"]
+
+#: Called with the number of steps done, now and then.
+Progress = Callable[[int], None]
+
+_CHUNK = 10  # steps between clock readings
+
+
+class _Trainer(Protocol):
+    optimizers: Any
+
+    def step(self, x: Tensor, y: Any, *, ids: Tensor | None = None) -> StepRecord: ...
+    def finish(self) -> None: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+@lru_cache(maxsize=2)
+def data_for(name: str, data_dir: str | None, hold_out: int, device: str) -> Images:
+    """Return a data set on the device; the same object to every run of this process."""
+    data = load(name, Path(data_dir) if data_dir else None)
+    return (data.hold_out(hold_out) if hold_out else data).to(torch.device(device))
+
+
+class Loop:
+    """One run: its data, its trainer, its clock and its curve.
+
+    Attributes:
+        net, trainer, data: made by `prepare`.
+        graph: the modules and interfaces, for the record; made by `prepare`.
+        curve: points, one for each evaluation.
+        events: is told of the graph and of every point; or None.
+        snapshot: where the state is kept now and then; or None.
+    """
+
+    def __init__(self, config: RunConfig, progress: Progress | None) -> None:
+        self.config = config
+        self.progress = progress
+        self.curve: list[dict[str, Any]] = []
+        self.graph: dict[str, Any] | None = None
+        self.events: Events | None = None
+        self.snapshot: Snapshot | None = None
+        self.part = "val" if config.hold_out else "test"
+        self.updates = 0
+        self._step = 0
+        self._resumed: list[int] = []
+        self._chunks: list[float] = []
+        self._elapsed = 0.0
+        self._parameters = 0
+        self._modules = 1
+        self._monitor = Monitor(config.monitor_every) if config.monitor_every else None
+
+    def prepare(self) -> None:
+        """Load the data, build the network and its trainer."""
+        config = self.config
+        self.data = data_for(config.cell.data, config.data_dir, config.hold_out, config.device)
+        model = build_model(config.cell, self.data).to(config.device)
+        self._parameters = sum(p.numel() for p in model.parameters())
+        self.net, self.trainer = self._trainer(model)
+        self.graph = describe_graph(self.net, config.cell.engine)
+        self._base_lrs = [[g["lr"] for g in o.param_groups] for o in self.trainer.optimizers]
+
+    def _trainer(self, model: nn.Module) -> tuple[nn.Module, _Trainer]:
+        config = self.config
+        method = method_named(config.method)
+        criterion = nn.CrossEntropyLoss(reduction="none" if method.wants_values else "mean")
+        lr = config.schedule.lr
+
+        def optimizer(parameters: Any) -> torch.optim.Optimizer:
+            return torch.optim.Adam(parameters, lr, fused=True)  # the fastest, for every method
+
+        if method.rule is None:
+            return model, Locked(model, criterion, optimizer)
+        example = self.data.train.x[: config.schedule.batch_size]
+        settings = config.rule
+        net = decouple(
+            model,
+            cuts_of(config.cell, model, example),
+            method.rule(settings, Facts(self.data.classes, len(self.data.train))),
+            example,
+            reduction="mean" if settings.per_example else "sum",
+        )
+        options: dict[str, Any] | None = None  # one parameter group for module and rule is the faster way
+        if settings.lr_factor != 1 or settings.constant_lr:
+            options = {"lr": lr * settings.lr_factor, "constant_lr": settings.constant_lr}
+        if config.cell.engine == "plain":
+            net.monitor = self._monitor
+            return net, Locked(net, criterion, optimizer, rule_options=options)
+        self._modules = len(net.graph.modules)
+        generator = torch.Generator().manual_seed(config.seed)
+        return net, InProcess(
+            net,
+            criterion,
+            optimizer,
+            rule_options=options,
+            update_prob=config.cell.update_prob,
+            generator=generator,
+            monitor=self._monitor,
+        )
+
+    def train(self) -> None:
+        """Run all steps, with an evaluation now and then that no clock counts."""
+        schedule, train = self.config.schedule, self.data.train
+        if self.events is not None and self.graph is not None:
+            self.events.graph(self.net, train.x[: schedule.batch_size], self.graph)
+        batches = draw_batches(len(train), schedule.batch_size, self.config.seed, train.y.device)
+        step = self._step
+        batches = itertools.islice(batches, step, None)  # those of a run that is resumed are drawn again
+        losses: list[Tensor] = []
+        self.net.train()
+        while step < schedule.steps:
+            self._set_lr(step)
+            end = min(step + _CHUNK, schedule.steps, step - step % schedule.eval_every + schedule.eval_every)
+            end = min([end, *(m for m in self._lr_changes() if m > step)])
+            losses += self._chunk(batches, end - step)
+            step = end
+            if step % schedule.eval_every == 0 or step == schedule.steps:
+                self._evaluate(step, losses)
+                losses, self._step = [], step
+                if self.snapshot is not None:
+                    self.snapshot.save(self._state)
+            if self.progress is not None:
+                self.progress(step)
+
+    def restore(self) -> list[int]:
+        """Go on from the snapshot, if there is one; return the steps at which the run was resumed so far."""
+        state = None if self.snapshot is None else self.snapshot.load(self.config.device)
+        if state is not None:
+            self.net.load_state_dict(state["net"])
+            self.trainer.load_state_dict(state["trainer"])
+            torch.set_rng_state(state["rng"].cpu())
+            self._step, self.updates, self._elapsed = state["step"], state["updates"], state["elapsed"]
+            self.curve, self._chunks = state["curve"], state["chunks"]
+            self._resumed = [*state["resumed"], self._step]
+            if self._monitor is not None:
+                self._monitor.seen = state["seen"]
+        return self._resumed
+
+    def _state(self) -> dict[str, Any]:
+        """Return all that the rest of the run depends on, right after an evaluation."""
+        return {
+            "net": self.net.state_dict(),
+            "trainer": self.trainer.state_dict(),
+            "rng": torch.get_rng_state(),
+            "step": self._step,
+            "updates": self.updates,
+            "elapsed": self._elapsed,
+            "curve": self.curve,
+            "chunks": self._chunks,
+            "resumed": self._resumed,
+            "seen": {} if self._monitor is None else self._monitor.seen,
+        }
+
+    def _lr_changes(self) -> list[int]:
+        schedule = self.config.schedule
+        return [math.ceil(share * schedule.steps) for share in schedule.milestones]
+
+    def _set_lr(self, step: int) -> None:
+        factor = self.config.schedule.lr_factor(step)
+        for optimizer, lrs in zip(self.trainer.optimizers, self._base_lrs, strict=True):
+            for group, lr in zip(optimizer.param_groups, lrs, strict=True):
+                if not group.get("constant_lr"):
+                    group["lr"] = lr * factor
+
+    def _chunk(self, batches: Iterator[Tensor], n: int) -> list[Tensor]:
+        train, losses = self.data.train, []
+        start = time.perf_counter()
+        for _ in range(n):
+            ids = next(batches)
+            done = self.trainer.step(train.x[ids], train.y[ids], ids=ids)
+            self.updates += len(done.updated)
+            if done.loss is not None:
+                losses.append(done.loss)
+        synchronize(self.config.device)
+        seconds = time.perf_counter() - start
+        self._elapsed += seconds
+        self._chunks.append(seconds / n)
+        return losses
+
+    def _evaluate(self, step: int, losses: list[Tensor]) -> None:
+        self.trainer.finish()
+        train, test = self.data.train, self.data.test
+        loss, error = measure(self.net, test)
+        # As many training examples as there are to measure on, the same ones each time.
+        _, train_error = measure(self.net, Split(train.x[: len(test)], train.y[: len(test)]))
+        point: dict[str, Any] = {
+            "step": step,
+            "elapsed_s": round(self._elapsed, 4),
+            "train_loss": float(torch.stack(losses).mean()) if losses else None,
+            "train_error_pct": train_error,
+            f"{self.part}_loss": loss,
+            f"{self.part}_error_pct": error,
+        }
+        if self._monitor is not None and (found := self._monitor.collect()):
+            point["quality"] = {name: asdict(q) for name, q in found.items()}
+        self.curve.append(point)
+        if self.events is not None:
+            self.events.point(point)
+        if not math.isfinite(loss):
+            raise DivergedError("loss", step - 1)
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the figures of the finished run."""
+        train_loss, train_error = measure(self.net, self.data.train)
+        last = self.curve[-1]
+        key = f"{self.part}_error_pct"
+        reached = [p["elapsed_s"] for p in self.curve if p[key] <= self.config.target_error_pct]
+        return {
+            key: last[key],
+            f"{self.part}_loss": last[f"{self.part}_loss"],
+            "train_error_pct": train_error,
+            "train_loss": train_loss,
+            "time_to_target_s": reached[0] if reached else None,
+            "updates_skipped_share": 1 - self.updates / (self._modules * self.config.schedule.steps),
+            "num_parameters": self._parameters,
+            "data_sha256": self.data.sha256,
+        }
+
+    def times(self) -> dict[str, Any]:
+        """Return the clock's figures; the first chunks, which warm up, count for the total only."""
+        chunks = self._chunks[3:] or self._chunks
+        if not chunks:
+            return {}
+        p10, median, p90 = (float(v) * 1e3 for v in np.percentile(chunks, (10, 50, 90)))
+        return {
+            "train_s": round(self._elapsed, 3),
+            "step_ms_median": round(median, 4),
+            "step_ms_p10": round(p10, 4),
+            "step_ms_p90": round(p90, 4),
+        }
+
+
+@torch.no_grad()
+def measure(net: nn.Module, split: Split, batch: int = 5000) -> tuple[float, float]:
+    """Return mean loss and error in percent of a network on a split, in evaluation mode."""
+    net.eval()
+    loss, wrong = 0.0, 0
+    for start in range(0, len(split), batch):
+        x, y = split.x[start : start + batch], split.y[start : start + batch]
+        output = net(x)
+        loss += nn.functional.cross_entropy(output, y, reduction="sum").item()
+        wrong += int((output.argmax(1) != y).sum())
+    net.train()
+    return loss / len(split), 100 * wrong / len(split)
