@@ -341,14 +341,6 @@ def test_report_says_what_it_left_out(done: Path, tmp_path: Path, capsys: pytest
     assert (tmp_path / "report.html").read_text(encoding="utf-8").count("left out</p>") == 2
 
 
-@pytest.mark.parametrize(
-    ("name", "metrics"),
-    [
-        ("memory", {"saved_bytes_peak": 4096, "ratio_to_backprop": 0.5}),
-        ("pipeline", {"step_ms_median": 1.5, "examples_per_s": 100.0}),
-        ("layer-parallel", {"step_ms_median": 1.5, "ratio_to_best_backprop": 0.5, "roofline_ms": 0.1}),
-    ],
-)
 def test_report_of_an_empty_file_says_so_and_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -358,6 +350,14 @@ def test_report_of_an_empty_file_says_so_and_goes_on(
     assert "holds no record" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(
+    ("name", "metrics"),
+    [
+        ("memory", {"saved_bytes_peak": 4096, "ratio_to_backprop": 0.5}),
+        ("pipeline", {"step_ms_median": 1.5, "examples_per_s": 100.0}),
+        ("layer-parallel", {"step_ms_median": 1.5, "ratio_to_best_backprop": 0.5, "roofline_ms": 0.1}),
+    ],
+)
 def test_report_takes_every_benchmark_of_the_contract(
     name: str, metrics: dict[str, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
