@@ -337,8 +337,17 @@ def test_report_of_several_folders(done: Path, tmp_path: Path, capsys: pytest.Ca
 def test_report_says_what_it_left_out(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "results.jsonl").write_bytes((done / "results.jsonl").read_bytes() + b'{"schema": 2}\n{"sch')
     assert call("report", tmp_path) == 0
-    assert capsys.readouterr().err.count("left out:") == 2
+    assert capsys.readouterr().err.count(", left out\n") == 2
     assert (tmp_path / "report.html").read_text(encoding="utf-8").count("left out</p>") == 2
+
+
+def test_report_of_an_empty_file_says_so_and_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "results.jsonl").write_text("")
+    assert call("report", tmp_path) == 0
+    assert capsys.readouterr().err == f"{tmp_path / 'results.jsonl'}: holds no record\n"
+    assert "holds no record" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

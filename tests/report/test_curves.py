@@ -121,7 +121,7 @@ def test_no_error_at_all_is_drawn_at_the_lower_edge() -> None:
     line = next(path for path in blue if path.count("L") == 2)  # the legend has another, later
     heights = [float(y) for y in re.findall(r"[ML] \S+ (\S+)", line)]
     assert heights[1] == max(heights) > heights[2] > heights[0]  # SVG counts downwards
-    assert "test error (%), none at the lower edge" in _legend(svg)
+    assert "test error (%), 0 at edge" in _legend(svg)
 
 
 def test_interfaces_are_named_in_the_order_of_their_numbers() -> None:

@@ -130,9 +130,9 @@ def print_tables(records: Iterable[Record], problems: Sequence[str] = ()) -> Non
     """Print the tables of some records on standard output, what was left out of them on standard error."""
     errors = Console(stderr=True, soft_wrap=True)
     for problem in problems:
-        errors.print(f"left out: {problem}", highlight=False, markup=False)
+        errors.print(problem, highlight=False, markup=False)
     tables = tabulate(records)
     for table in tables[:MOST_TABLES]:
         _print_sheet(table_sheet(table))
     if len(tables) > MOST_TABLES:
-        errors.print(f"left out: {len(tables) - MOST_TABLES} more tables; name fewer folders")
+        errors.print(f"{len(tables) - MOST_TABLES} more tables, left out; name fewer folders")

@@ -107,7 +107,7 @@ def report(folders: Sequence[Path], out: Path | None) -> int:
             raise ConfigError(f"{folder}: holds no {FILE}; name a folder that a command wrote to with --out")
         found, wrong = read(path)
         records += found
-        problems += wrong
+        problems += wrong or ([] if found else [f"{path}: holds no record"])
     page = out or (folders[0] if folders[0].is_dir() else folders[0].parent) / "report.html"
     try:
         write_report(page, records, problems)

@@ -111,7 +111,7 @@ def _plot(
             for lines, style in zip(runs.values(), styles_of(list(runs)), strict=True)
         ]
         labels = [label + _ends(lines) for label, lines in runs.items()]
-        zero = ", none at the lower edge" if floor is not None and min(heights) <= 0 else ""
+        zero = ", 0 at edge" if floor is not None and min(heights) <= 0 else ""
         axes.set(xlabel=axis_labels[0], ylabel=axis_labels[1] + zero)
         plain_axis(axes)
         if floor is not None:
