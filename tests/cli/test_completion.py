@@ -61,7 +61,7 @@ def offered(line: str) -> list[str]:
         ("synthgrad compare --data ", list(DATASETS)),
         ("synthgrad compare --data c", ["cifar10"]),
         ("synthgrad compare --methods ", list(METHODS)),
-        ("synthgrad compare --methods cdni,", ["cdni,backprop", "cdni,no_bprop", "cdni,dni"]),
+        ("synthgrad compare --methods cdni,", [f"cdni,{m}" for m in METHODS if m != "cdni"]),
         ("synthgrad compare --methods dni,cdni,no", ["dni,cdni,no_bprop"]),
         ("synthgrad compare --methods backprop,backprop", []),
         ("synthgrad compare --tier ", ["smoke", "quick", "full"]),

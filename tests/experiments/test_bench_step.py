@@ -38,6 +38,9 @@ def test_kinds_of_every_method_the_reference_first() -> None:
         ("cdni", "in-process", 1.0, False),
         ("cdni", "plain", 1.0, False),
         ("cdni", "in-process", 0.2, False),
+        ("stale", "in-process", 1.0, False),
+        ("local_loss", "in-process", 1.0, False),
+        ("sobolev", "in-process", 1.0, False),
     ]
 
 

@@ -56,6 +56,7 @@ def test_a_chain() -> None:
                 "rule": f"SyntheticGradient(M with hidden 6, {CLASSES} classes)",
                 # h and c enter the first layer without a bias; BatchNorm; the last layer has one
                 "num_parameters": (8 + CLASSES) * 6 + 2 * 6 + 6 * 8 + 8,
+                "observes": True,
             }
             for name in ("layer1", "layer2")
         ],

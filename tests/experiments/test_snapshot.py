@@ -100,7 +100,9 @@ def test_with_resume_a_sweep_goes_on(tmp_path: Path) -> None:
 
 
 def test_runs_that_differ_have_snapshots_of_their_own(tmp_path: Path) -> None:
-    paths = {snapshot_of(tmp_path, blank(c, 1)).path for c in (config("cdni"), config("cdni", update_prob=0.5))}
+    paths = {
+        snapshot_of(tmp_path, blank(c, 1)).path for c in (config("cdni"), config("cdni", update_prob=0.5))
+    }
     assert len(paths) == 2
 
 

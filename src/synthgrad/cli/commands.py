@@ -47,7 +47,9 @@ _TENSORBOARD = click.option(
 @click.option(
     "--layers", type=int, metavar="N", help="Weight layers, the output layer included [default: 4]."
 )
-@click.option("--width", type=int, metavar="N", help="Units or filters of a hidden layer [default: the paper's].")
+@click.option(
+    "--width", type=int, metavar="N", help="Units or filters of a hidden layer [default: the paper's]."
+)
 @click.option("--steps", type=int, metavar="N", help="Batches to train on [default: the tier's].")
 @click.option("--batch-size", type=int, metavar="N", help="Examples in a batch [default: 256].")
 @click.option(

@@ -108,7 +108,9 @@ _OPTIONS: tuple[_Decorator, ...] = (
         shell_complete=folders,
         help="Directory of data files [default: SYNTHGRAD_DATA, then the cache].",
     ),
-    click.option("--resume", is_flag=True, help="Skip what the records in --out show as done; go on from snapshots."),
+    click.option(
+        "--resume", is_flag=True, help="Skip what the records in --out show as done; go on from snapshots."
+    ),
     click.option("--quiet", is_flag=True, help="Print the tables at the end only."),
 )
 

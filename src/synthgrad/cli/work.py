@@ -18,13 +18,13 @@ from ..core import ConfigError
 from ..experiments import compare as comparison
 from ..experiments.bench import choose, sweep
 from ..experiments.config import RunConfig
+from ..experiments.loop import data_for
 from ..experiments.machine import choose_device
 from ..experiments.methods import METHODS
 from ..experiments.registry import BENCHMARKS, EXPERIMENTS, benchmark_named, experiment_named
 from ..experiments.rehearsal import with_estimates
 from ..experiments.sweep import Sweep
 from ..experiments.tensorboard import check_installed
-from ..experiments.loop import data_for
 from ..records import FILE, Record, read
 from ..report import write_report
 from ..tasks import DATASETS

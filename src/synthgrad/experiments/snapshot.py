@@ -43,7 +43,9 @@ class Snapshot:
             return torch.load(self.path, map_location=device, weights_only=True)
         except Exception as error:  # cut short by a full disk, written by another version
             reason = (str(error).splitlines() or [""])[0]
-            warnings.warn(f"{self.path}: is no snapshot that can be read ({reason}); the run starts anew", stacklevel=2)
+            warnings.warn(
+                f"{self.path}: is no snapshot that can be read ({reason}); the run starts anew", stacklevel=2
+            )
             return None
 
     def save(self, make: Callable[[], State]) -> None:

@@ -53,7 +53,8 @@ class LocalLoss(Rule):
         assert info.context is not None
         with torch.enable_grad():
             leaf = h.detach().requires_grad_()
-            scores = self.head(leaf)
+            # A view, no leaf: hooks on the head (a counter of operations has some) refuse leaves under `grad`.
+            scores = self.head(leaf.view_as(leaf))
             total = cross_entropies(scores, info.context, self.classes, self.name).sum()
         parameters = [p for p in self.head.parameters() if p.requires_grad]
         # One backward pass for the credit and for the classifier; the engine's own then costs nothing.
