@@ -11,44 +11,17 @@ import pytest
 
 from synthgrad.records.names import METHODS
 from synthgrad.report import write_report
-from tests.report.helpers import branchy, chain, memory_line, module, step_line, uncut
-
-
-def _point(step: int, **more: Any) -> dict[str, Any]:
-    error = 50.0 / step
-    return {
-        "step": step,
-        "elapsed_s": step / 10,
-        "train_loss": 2.0 / step,
-        "test_loss": 1 / step,
-        "test_error_pct": error,
-        "train_error_pct": error / 2,
-    } | more
-
-
-def _record(method: str = "backprop", seed: int = 0, **changes: Any) -> dict[str, Any]:
-    record: dict[str, Any] = {
-        "schema": 1,
-        "experiment": "compare",
-        "tier": "quick",
-        "method": method,
-        "seed": seed,
-        "cell": {"data": "mnist", "arch": "fcn", "layers": 4, "width": 256},
-        "steps": 30,
-        "batch_size": 32,
-        "metrics": {"test_error_pct": 2.5},
-        "time": {"step_ms_median": 10.0},
-        "curve": [_point(10), _point(20), _point(30)],
-        "status": "ok",
-        "error": None,
-        "config": {"lr": 0.00125},
-        "env": {"torch": "9.9.9", "device": "a processor"},
-    }
-    return record | changes
-
-
-def _failed(error: str, **changes: Any) -> dict[str, Any]:
-    return _record("dni", metrics={}, time={}, curve=[], status="failed", error=error, **changes)
+from tests.report.helpers import (
+    branchy,
+    chain,
+    failed,
+    memory_line,
+    module,
+    point,
+    record,
+    step_line,
+    uncut,
+)
 
 
 def _page(tmp_path: Path, *records: dict[str, Any], problems: tuple[str, ...] = ()) -> str:
@@ -86,7 +59,7 @@ def _parse(page: str) -> _Tags:
 
 
 def test_page_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
-    page = _page(tmp_path, _record(), _record("dni"), _failed("x"))
+    page = _page(tmp_path, record(), record("dni"), failed("x"))
     names = {tag for tag, _ in _parse(page).found}
     assert names.isdisjoint({"link", "script", "img", "iframe", "object", "embed", "base", "image"})
     assert "src=" not in page
@@ -95,15 +68,15 @@ def test_page_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
 
 
 def test_page_refers_only_to_itself(tmp_path: Path) -> None:
-    page = _page(tmp_path, _record())
+    page = _page(tmp_path, record())
     targets = [v for _, attrs in _parse(page).found for k, v in attrs.items() if k.endswith("href")]
     assert targets  # the markers of the plots
     assert all(target is not None and target.startswith("#") for target in targets)
 
 
 def test_names_inside_the_page_are_there_once(tmp_path: Path) -> None:
-    curve = [_point(s, quality={"layer1": {"cosine": 0.5, "relative_error": 0.9}}) for s in (10, 20)]
-    runs = [_record(), _record("dni", curve=curve)]
+    curve = [point(s, quality={"layer1": {"cosine": 0.5, "relative_error": 0.9}}) for s in (10, 20)]
+    runs = [record(), record("dni", curve=curve)]
     page = _page(tmp_path, *runs, *(r | {"steps": 99} for r in runs))
     names = re.findall(r' id="([^"]*)"', page)
     assert len(names) == len(set(names))
@@ -111,7 +84,7 @@ def test_names_inside_the_page_are_there_once(tmp_path: Path) -> None:
 
 
 def test_page_is_written_whole(tmp_path: Path) -> None:
-    page = _page(tmp_path, _record())
+    page = _page(tmp_path, record())
     assert page.startswith("<!doctype html>")
     assert page.rstrip().endswith("</html>")
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
@@ -119,13 +92,13 @@ def test_page_is_written_whole(tmp_path: Path) -> None:
 
 def test_page_replaces_an_older_one(tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("older" * 100_000)
-    assert "older" not in _page(tmp_path, _record())
+    assert "older" not in _page(tmp_path, record())
 
 
 def test_page_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "report.html").mkdir()
     with pytest.raises(OSError, match="directory"):
-        write_report(tmp_path / "report.html", [_record()])
+        write_report(tmp_path / "report.html", [record()])
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
 
@@ -134,7 +107,7 @@ def test_page_without_records_says_so(tmp_path: Path) -> None:
 
 
 def test_head_says_what_is_compared(tmp_path: Path) -> None:
-    head = _page(tmp_path, _record(), _record("cdni")).split("</header>")[0]
+    head = _page(tmp_path, record(), record("cdni")).split("</header>")[0]
     assert "waits for the" in head
     assert "decoupled" in head
     about = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", head))
@@ -142,34 +115,34 @@ def test_head_says_what_is_compared(tmp_path: Path) -> None:
 
 
 def test_several_sections_have_contents(tmp_path: Path) -> None:
-    page = _page(tmp_path, _record(), _record(steps=60), step_line())
+    page = _page(tmp_path, record(), record(steps=60), step_line())
     links = re.findall(r'<li><a href="#([^"]*)">([^<]*)</a>', page)
     assert [anchor for anchor, _ in links] == re.findall(r'<section id="([^"]*)"', page)
     assert [title for _, title in links][1:] == [
         "compare · quick · mnist · fcn 4 layers × 256 · 60 steps of 32",
         "bench/step",
     ]
-    assert "<nav" not in _page(tmp_path, _record())
+    assert "<nav" not in _page(tmp_path, record())
 
 
 def test_machine_is_named_in_sight(tmp_path: Path) -> None:
-    page = _page(tmp_path, _record())
-    assert '<p class="machine">a processor · torch 9.9.9</p>' in page
+    page = _page(tmp_path, record())
+    assert '<p class="machine">a processor · 2 threads · torch 9.9.9 · commit abc123</p>' in page
 
 
 def test_runs_of_different_machines_are_pointed_out(tmp_path: Path) -> None:
     env = {"torch": "9.9.9", "device": "a processor", "threads": 1}
-    page = _page(tmp_path, _record(), _record("dni", env=env))
+    page = _page(tmp_path, record(), record("dni", env=env))
     assert "their times are not compared" in page
-    assert "runs of this table differ in threads: none (backprop); 1 (dni)." in page
+    assert "runs of this table differ in threads: 2 (backprop); 1 (dni)." in page
 
 
 def test_methods_with_one_graph_share_a_picture(tmp_path: Path) -> None:
     runs = [
-        _record(graph=uncut("a", "b")),
-        _record("dni", graph=chain(3)),
-        _record("dni", 1, graph=chain(3)),
-        _record("cdni", graph=chain(3)),
+        record(graph=uncut("a", "b")),
+        record("dni", graph=chain(3)),
+        record("dni", 1, graph=chain(3)),
+        record("cdni", graph=chain(3)),
     ]
     page = _page(tmp_path, *runs)
     assert page.count('<svg class="graph"') == 2
@@ -180,7 +153,7 @@ def test_methods_with_one_graph_share_a_picture(tmp_path: Path) -> None:
 def test_graphs_too_large_to_draw_are_said_to_be(tmp_path: Path) -> None:
     names = tuple(f"m{k}" for k in range(60))
     graph = {"engine": "plain", "modules": [*(module(n, ()) for n in names), module("output", names)]}
-    page = _page(tmp_path, _record("dni", graph=graph))
+    page = _page(tmp_path, record("dni", graph=graph))
     assert "<figcaption>dni: 61 modules, too many to draw</figcaption>" in page
 
 
@@ -193,19 +166,19 @@ def test_each_benchmark_has_a_section(tmp_path: Path) -> None:
 
 def test_nothing_that_is_foreseen_fails(tmp_path: Path) -> None:
     graphs = {"backprop": uncut("a"), "dni": chain(3), "cdni": branchy()}
-    records = [_record(m, graph=g) for m, g in graphs.items()] + [step_line(), memory_line()]
+    records = [record(m, graph=g) for m, g in graphs.items()] + [step_line(), memory_line()]
     assert "could not be made" not in _page(tmp_path, *records)
 
 
 def test_table_has_every_method_and_number(tmp_path: Path) -> None:
-    page = _page(tmp_path, _record(), _record("cdni", time={"step_ms_median": 15.0}))
+    page = _page(tmp_path, record(), record("cdni", time={"step_ms_median": 15.0}))
     assert "compare · quick · mnist · fcn 4 layers × 256 · 30 steps of 32" in page
     for cell in ("backprop", "cdni", "2.50 %", "15.00 ms", "1.50 ×"):
         assert f"<td>{cell}</td>" in page
 
 
 def test_settings_and_machine_are_named(tmp_path: Path) -> None:
-    page = _page(tmp_path, _record(), _record(seed=3))
+    page = _page(tmp_path, record(), record(seed=3))
     for name, value in (
         ("lr", "0.00125"),
         ("torch", "9.9.9"),
@@ -216,13 +189,13 @@ def test_settings_and_machine_are_named(tmp_path: Path) -> None:
 
 
 def test_failed_row_is_marked_and_explained(tmp_path: Path) -> None:
-    page = _page(tmp_path, _record(), _failed("no memory left"))
+    page = _page(tmp_path, record(), failed("no memory left"))
     assert page.count('<tr class="bad">') == 1
     assert '<p class="note">dni: failed: no memory left</p>' in page
 
 
 def test_only_failures_make_a_page(tmp_path: Path) -> None:
-    page = _page(tmp_path, _failed("no memory left"))
+    page = _page(tmp_path, failed("no memory left"))
     assert "no memory left" in page
     assert "<svg" not in page
 
@@ -231,12 +204,12 @@ def test_only_failures_make_a_page(tmp_path: Path) -> None:
 def test_texts_are_escaped(place: str, tmp_path: Path) -> None:
     evil = "<script>alert('1')</script> & more"
     records = {
-        "error": _failed(evil),
-        "method": _record(evil),
-        "data": _record(cell={"data": evil}),
-        "env": _record(env={evil: evil}),
+        "error": failed(evil),
+        "method": record(evil),
+        "data": record(cell={"data": evil}),
+        "env": record(env={evil: evil}),
     }
-    page = _page(tmp_path, records.get(place, _record()), problems=(evil,) if place == "problem" else ())
+    page = _page(tmp_path, records.get(place, record()), problems=(evil,) if place == "problem" else ())
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     _parse(page)
@@ -246,7 +219,7 @@ def test_texts_are_escaped(place: str, tmp_path: Path) -> None:
 
 
 def test_plots_have_labelled_axes(tmp_path: Path) -> None:
-    page = _page(tmp_path, _record(), _record("dni"))
+    page = _page(tmp_path, record(), record("dni"))
     figures = re.findall(r"<figure>.*?</figure>", page, re.DOTALL)
     heights = ["test error (%)", "training error (%)", "test loss (nats)", "training loss (nats)"]
     labels = [(width, height) for width in ("step", "training time (s)") for height in heights]
@@ -256,7 +229,7 @@ def test_plots_have_labelled_axes(tmp_path: Path) -> None:
 
 
 def test_plots_grow_with_the_page(tmp_path: Path) -> None:
-    for tag in re.findall(r"<svg[^>]*>", _page(tmp_path, _record())):
+    for tag in re.findall(r"<svg[^>]*>", _page(tmp_path, record())):
         assert "viewBox=" in tag
         assert " width=" not in tag
         assert " height=" not in tag
@@ -264,14 +237,14 @@ def test_plots_grow_with_the_page(tmp_path: Path) -> None:
 
 def test_validation_plots_say_so(tmp_path: Path) -> None:
     curve = [{"step": 10, "elapsed_s": 1.0, "train_loss": 1.0, "val_loss": 1.0, "val_error_pct": 9.0}]
-    page = _page(tmp_path, _record(curve=curve, metrics={"val_error_pct": 9.0}, config={"hold_out": 500}))
+    page = _page(tmp_path, record(curve=curve, metrics={"val_error_pct": 9.0}, config={"hold_out": 500}))
     assert ">validation error (%)</text>" in page
     assert "test error" not in page
 
 
 def test_quality_of_interfaces_is_plotted(tmp_path: Path) -> None:
     quality = {name: {"cosine": 0.5, "relative_error": 0.9} for name in ("layer1", "layer2")}
-    page = _page(tmp_path, _record("dni", curve=[_point(s, quality=quality) for s in (10, 20)]), _record())
+    page = _page(tmp_path, record("dni", curve=[point(s, quality=quality) for s in (10, 20)]), record())
     titles = re.findall(r"<figcaption>(.*?)</figcaption>", page)
     assert [t for t in titles if ":" in t] == ["dni: cosine", "dni: relative error"]
     for label in ("cosine with the true message", "relative error", "after layer1", "after layer2"):
@@ -281,12 +254,12 @@ def test_quality_of_interfaces_is_plotted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "curve",
     [
-        [_point(10)],
-        [_point(10, test_error_pct=0.0), _point(20, test_error_pct=0.0)],
-        [_point(10), _point(20, test_loss=None, test_error_pct=None, train_loss=None)],
-        [_point(10, test_loss=None, test_error_pct=None, train_loss=None)],
-        [_point(10, test_loss=float("nan"), train_loss=float("inf"), test_error_pct=90.0)],
-        [_point(10, quality={"layer1": {"cosine": None}}), _point(20, quality={"layer1": {"cosine": 0.5}})],
+        [point(10)],
+        [point(10, test_error_pct=0.0), point(20, test_error_pct=0.0)],
+        [point(10), point(20, test_loss=None, test_error_pct=None, train_loss=None)],
+        [point(10, test_loss=None, test_error_pct=None, train_loss=None)],
+        [point(10, test_loss=float("nan"), train_loss=float("inf"), test_error_pct=90.0)],
+        [point(10, quality={"layer1": {"cosine": None}}), point(20, quality={"layer1": {"cosine": 0.5}})],
         [{"step": 10}],
     ],
     ids=[
@@ -300,10 +273,10 @@ def test_quality_of_interfaces_is_plotted(tmp_path: Path) -> None:
     ],
 )
 def test_odd_curves_are_drawn(curve: list[dict[str, Any]], tmp_path: Path) -> None:
-    page = _page(tmp_path, _record(curve=curve))
+    page = _page(tmp_path, record(curve=curve))
     _parse(page)
     assert "<td>2.50 %</td>" in page
 
 
 def test_same_records_same_page(tmp_path: Path) -> None:
-    assert _page(tmp_path, _record(), _record("dni")) == _page(tmp_path, _record(), _record("dni"))
+    assert _page(tmp_path, record(), record("dni")) == _page(tmp_path, record(), record("dni"))
