@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from synthgrad.cli.main import main
+
+#: A comparison of seconds.
+SMALL = [
+    *("compare", "--steps", "12", "--batch-size", "64", "--width", "16", "--layers", "3"),
+    *("--methods", "backprop,cdni", "--device", "cpu", "--threads", "1"),
+]
+RECORD_KEYS = {
+    *("schema", "experiment", "tier", "method", "seed", "cell", "steps", "batch_size", "metrics", "time"),
+    *("curve", "status", "error", "config", "env"),
+}
 
 
 def call(*arguments: object) -> int:
@@ -24,3 +36,7 @@ def write_module(name: str, text: str, folder: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.delitem(sys.modules, name, raising=False)
     return name
+
+
+def records_in(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.cli.helpers import call
+from tests.cli.helpers import RECORD_KEYS, call, records_in
 
 pytestmark = pytest.mark.usefixtures("offline")
 
 STEP = ["bench", "step", "--tier", "smoke", "--device", "cpu", "--threads", "1", "--quiet"]
+SMALL_STEP = [*STEP, "--width", "16", "--rounds", "2", "--methods", "cdni"]
 MEMORY = [
     *("bench", "memory", "--tier", "smoke", "--device", "cpu", "--threads", "1", "--quiet"),
     *("--width", "16", "--batch-size", "32", "--rounds", "1"),
 ]
-
-
-def lines(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def test_step_and_time_to_an_accuracy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,7 +23,7 @@ def test_step_and_time_to_an_accuracy(tmp_path: Path, capsys: pytest.CaptureFixt
     shown = capsys.readouterr()
     assert "bench/step" in shown.out
     assert shown.err == ""
-    records = lines(tmp_path)
+    records = records_in(tmp_path)
     kinds = [(r["method"], r["cell"]["engine"], r["cell"]["update_prob"]) for r in records]
     assert kinds == [
         ("backprop", "hand-written loop", 1.0),
@@ -46,7 +41,7 @@ def test_step_and_time_to_an_accuracy(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_without_learn_only_steps_are_timed(tmp_path: Path) -> None:
     assert call(*STEP, "--methods", "no_bprop", "--out", tmp_path) == 0
-    assert not [k for r in lines(tmp_path) for k in r["metrics"] if "accuracy" in k]
+    assert not [k for r in records_in(tmp_path) for k in r["metrics"] if "accuracy" in k]
 
 
 def test_progress_is_said_on_standard_error_unless_quiet(
@@ -58,7 +53,7 @@ def test_progress_is_said_on_standard_error_unless_quiet(
 
 def test_other_sizes_are_custom(tmp_path: Path) -> None:
     assert call(*STEP, "--methods", "backprop", "--width", "8", "--out", tmp_path) == 0
-    assert [(r["tier"], r["cell"]["width"]) for r in lines(tmp_path)] == [("custom", 8)]
+    assert [(r["tier"], r["cell"]["width"]) for r in records_in(tmp_path)] == [("custom", 8)]
 
 
 def test_resume_goes_on_with_what_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,7 +62,7 @@ def test_resume_goes_on_with_what_is_left(tmp_path: Path, capsys: pytest.Capture
     before = (tmp_path / "results.jsonl").read_bytes()
     assert call(*sweep, "--layers", "2,4", "--resume") == 0
     assert (tmp_path / "results.jsonl").read_bytes().startswith(before)
-    assert [r["cell"]["layers"] for r in lines(tmp_path)] == [2, 4]
+    assert [r["cell"]["layers"] for r in records_in(tmp_path)] == [2, 4]
     assert capsys.readouterr().err.count("done before, skipped") == 1
 
 
@@ -76,7 +71,7 @@ def test_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr()
     assert "bench/memory" in shown.out
     assert shown.err == ""
-    records = lines(tmp_path)
+    records = records_in(tmp_path)
     assert [r["method"] for r in records] == ["backprop", "in_process"]
     for record in records:
         assert (record["status"], record["experiment"]) == ("ok", "bench/memory")
@@ -117,3 +112,23 @@ def test_bench_refuses(
     assert line.startswith("synthgrad: error: ")
     assert not [word for word in words if word not in line], line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bench_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(*SMALL_STEP, "--out", tmp_path) == 0
+    records = records_in(tmp_path)
+    assert {r["method"] for r in records} == {"backprop", "cdni"}
+    for record in records:
+        assert set(record) >= RECORD_KEYS
+        assert (record["experiment"], record["status"], record["schema"]) == ("bench/step", "ok", 1)
+        assert {"width", "layers", "batch_size", "threads", "compiled"} <= set(record["cell"])
+        assert record["metrics"]["step_ms_median"] > 0
+        assert record["metrics"]["ratio_to_backprop"] > 0
+    assert "bench/step" in capsys.readouterr().out
+
+
+def test_bench_keeps_a_failed_peer(tmp_path: Path) -> None:
+    assert call(*SMALL_STEP, "--batch-size", "1", "--out", tmp_path) == 1  # BatchNorm takes no batch of one
+    records = records_in(tmp_path)
+    assert {r["status"] for r in records} == {"failed"}
+    assert all("more than 1 value per channel" in r["error"] for r in records)

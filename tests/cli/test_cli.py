@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,18 +12,10 @@ from synthgrad.experiments.methods import METHODS
 from synthgrad.experiments.registry import BENCHMARKS, EXPERIMENTS
 from synthgrad.tasks import DATASETS
 from synthgrad.version import __version__
-from tests.cli.helpers import call, write_module
+from tests.cli.helpers import RECORD_KEYS, SMALL, call, records_in, write_module
 
 pytestmark = pytest.mark.usefixtures("offline")
 
-SMALL = [
-    *("compare", "--steps", "12", "--batch-size", "64", "--width", "16", "--layers", "3"),
-    *("--methods", "backprop,cdni", "--device", "cpu", "--threads", "1"),
-]
-RECORD_KEYS = {
-    *("schema", "experiment", "tier", "method", "seed", "cell", "steps", "batch_size", "metrics", "time"),
-    *("curve", "status", "error", "config", "env"),
-}
 FACTORIES = """
 from torch import nn
 
@@ -50,13 +41,6 @@ def breaks_later():  # good when it is tried, broken when it is run
 @pytest.fixture
 def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return write_module("cli_factories", FACTORIES, tmp_path, monkeypatch)
-
-
-def _records(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-# Asking
 
 
 def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,16 +99,8 @@ def test_nothing_global_is_left_changed(capsys: pytest.CaptureFixture[str]) -> N
 # Training
 
 
-@pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a small comparison, to be looked at only."""
-    out = tmp_path_factory.mktemp("done")
-    assert call(*SMALL, "--out", out, "--quiet") == 0
-    return out
-
-
 def test_compare_writes_a_line_for_each_method(done: Path) -> None:
-    records = _records(done)
+    records = records_in(done)
     assert [r["method"] for r in records] == ["backprop", "cdni"]
     for record in records:
         assert (record["schema"], record["tier"], record["experiment"]) == (1, "custom", "compare")
@@ -134,7 +110,7 @@ def test_compare_writes_a_line_for_each_method(done: Path) -> None:
 
 
 def test_compare_records_what_the_contract_names(done: Path) -> None:
-    for record in _records(done):
+    for record in records_in(done):
         cell = {"data": "mnist-10k", "arch": "fcn", "layers": 3, "width": 16}
         assert cell.items() <= record["cell"].items()
         assert {"test_error_pct", "train_error_pct", "test_loss"} <= set(record["metrics"])
@@ -145,7 +121,7 @@ def test_compare_records_what_the_contract_names(done: Path) -> None:
 
 
 def test_compare_records_a_curve_to_the_last_step(done: Path) -> None:
-    for record in _records(done):
+    for record in records_in(done):
         assert {"step", "elapsed_s", "train_loss", "test_error_pct"} <= set(record["curve"][0])
         steps = [point["step"] for point in record["curve"]]
         assert steps == sorted(set(steps))
@@ -176,13 +152,13 @@ def test_compare_says_how_it_goes_unless_quiet(tmp_path: Path, capsys: pytest.Ca
 
 def test_same_seed_same_result(done: Path, tmp_path: Path) -> None:
     assert call(*SMALL, "--out", tmp_path / "out", "--quiet") == 0
-    for first, again in zip(_records(done), _records(tmp_path / "out"), strict=True):
+    for first, again in zip(records_in(done), records_in(tmp_path / "out"), strict=True):
         assert again["metrics"] | {"time_to_target_s": None} == first["metrics"] | {"time_to_target_s": None}
 
 
 def test_seeds_are_run_method_by_method(tmp_path: Path) -> None:
     assert call(*SMALL, "--steps", "2", "--seeds", "3,1", "--out", tmp_path / "out", "--quiet") == 0
-    found = [(r["seed"], r["method"]) for r in _records(tmp_path / "out")]
+    found = [(r["seed"], r["method"]) for r in records_in(tmp_path / "out")]
     assert found == [(3, "backprop"), (3, "cdni"), (1, "backprop"), (1, "cdni")]
 
 
@@ -191,7 +167,7 @@ def test_seeds_are_run_method_by_method(tmp_path: Path) -> None:
 )
 def test_settings_are_recorded(extra: tuple[str, str], tmp_path: Path) -> None:
     assert call(*SMALL, "--methods", "cdni", *extra, "--out", tmp_path / "out", "--quiet") == 0
-    (record,) = _records(tmp_path / "out")
+    (record,) = records_in(tmp_path / "out")
     kept = record["cell"] | record["config"]
     assert str(kept[extra[0].removeprefix("--").replace("-", "_")]) == extra[1]
 
@@ -200,7 +176,7 @@ def test_own_model_and_cuts(factories: str, tmp_path: Path) -> None:
     small = ["compare", "--steps", "3", "--batch-size", "32", "--threads", "1", "--device", "cpu", "--quiet"]
     model = ["--model", f"{factories}:good", "--methods", "backprop,dni"]
     assert call(*small, *model, "--at", "2", "--out", tmp_path / "out") == 0
-    backprop, dni = _records(tmp_path / "out")
+    backprop, dni = records_in(tmp_path / "out")
     assert dni["cell"]["at"] == ["2"]
     assert backprop["cell"]["arch"] == dni["cell"]["arch"] == f"{factories}:good"
 
@@ -208,7 +184,7 @@ def test_own_model_and_cuts(factories: str, tmp_path: Path) -> None:
 def test_diverged_run_is_kept_and_status_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(*SMALL, "--lr", "1e38", "--out", tmp_path / "out", "--quiet") == 1
     shown = capsys.readouterr()
-    assert [r["status"] for r in _records(tmp_path / "out")] == ["diverged", "diverged"]
+    assert [r["status"] for r in records_in(tmp_path / "out")] == ["diverged", "diverged"]
     assert "2 diverged" in shown.out or shown.out.count("diverged: ") >= 2
     assert shown.err == ""
     assert "lower the learning rate" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
@@ -230,7 +206,7 @@ def test_failed_run_is_kept_and_said_as_it_is(
         f"{factories}:breaks_later",
     ]
     assert call(*model, "--methods", "backprop", "--out", tmp_path / "out", *quiet) == 1
-    (record,) = _records(tmp_path / "out")
+    (record,) = records_in(tmp_path / "out")
     shown = capsys.readouterr()
     error = "RuntimeError: [enforce fail] no file [/data/x] on <this> disk"
     assert (record["status"], record["error"]) == ("failed", error)
@@ -267,19 +243,19 @@ def test_resume_does_what_is_left(done: Path, tmp_path: Path) -> None:
 
 
 def test_resume_does_failed_runs_again(done: Path, tmp_path: Path) -> None:
-    ok, other = _records(done)
+    ok, other = records_in(done)
     lines = [json.dumps(ok), json.dumps(other | {"status": "failed", "error": "x"})]
     (tmp_path / "results.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     assert call(*SMALL, "--out", tmp_path, "--resume", "--quiet") == 0
-    assert [(r["method"], r["status"]) for r in _records(tmp_path)[2:]] == [("cdni", "ok")]
+    assert [(r["method"], r["status"]) for r in records_in(tmp_path)[2:]] == [("cdni", "ok")]
 
 
 def test_resume_of_a_diverged_run_has_status_one(done: Path, tmp_path: Path) -> None:
-    ok, other = _records(done)
+    ok, other = records_in(done)
     lines = [json.dumps(ok), json.dumps(other | {"status": "diverged", "error": "x"})]
     (tmp_path / "results.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     assert call(*SMALL, "--out", tmp_path, "--resume", "--quiet") == 1
-    assert len(_records(tmp_path)) == 2
+    assert len(records_in(tmp_path)) == 2
 
 
 def test_resume_does_not_take_other_settings_for_the_same(done: Path, tmp_path: Path) -> None:
@@ -287,7 +263,7 @@ def test_resume_does_not_take_other_settings_for_the_same(done: Path, tmp_path: 
     assert (
         call(*SMALL, "--steps", "6", "--methods", "backprop", "--out", tmp_path, "--resume", "--quiet") == 0
     )
-    assert [r["steps"] for r in _records(tmp_path)] == [12, 12, 6]
+    assert [r["steps"] for r in records_in(tmp_path)] == [12, 12, 6]
 
 
 def test_without_resume_a_run_is_appended(done: Path, tmp_path: Path) -> None:
@@ -295,107 +271,14 @@ def test_without_resume_a_run_is_appended(done: Path, tmp_path: Path) -> None:
     (tmp_path / "results.jsonl").write_bytes(content)
     assert call(*SMALL, "--methods", "backprop", "--out", tmp_path, "--quiet") == 0
     assert (tmp_path / "results.jsonl").read_bytes().startswith(content)
-    assert len(_records(tmp_path)) == 3
+    assert len(records_in(tmp_path)) == 3
 
 
 def test_two_jobs(done: Path, tmp_path: Path) -> None:
     assert call(*SMALL, "--jobs", "2", "--out", tmp_path / "out", "--quiet") == 0
-    found = {r["method"]: r for r in _records(tmp_path / "out")}
+    found = {r["method"]: r for r in records_in(tmp_path / "out")}
     assert set(found) == {"backprop", "cdni"}
-    for alone in _records(done):
+    for alone in records_in(done):
         beside = found[alone["method"]]
         assert beside["env"]["jobs"] == 2
         assert beside["metrics"]["test_loss"] == pytest.approx(alone["metrics"]["test_loss"], rel=1e-6)
-
-
-# Reports and benchmarks
-
-
-def test_report_of_a_folder(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "results.jsonl").write_bytes((done / "results.jsonl").read_bytes())
-    assert call("report", tmp_path) == 0
-    shown = capsys.readouterr()
-    assert "cdni" in shown.out
-    assert str(tmp_path / "report.html") in shown.out
-    assert "<td>cdni</td>" in (tmp_path / "report.html").read_text(encoding="utf-8")
-
-
-def test_report_of_several_folders(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for seed in (1, 2):
-        (tmp_path / str(seed)).mkdir()
-        lines = [json.dumps(r | {"seed": seed}) for r in _records(done)]
-        (tmp_path / str(seed) / "results.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    assert (
-        call("report", done, tmp_path / "1", tmp_path / "2" / "results.jsonl", "--out", tmp_path / "all.html")
-        == 0
-    )
-    rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
-    assert [(cells[1].strip(), cells[-2].strip()) for cells in rows] == [("backprop", "3"), ("cdni", "3")]
-    assert (tmp_path / "all.html").exists()
-
-
-def test_report_says_what_it_left_out(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "results.jsonl").write_bytes((done / "results.jsonl").read_bytes() + b'{"schema": 2}\n{"sch')
-    assert call("report", tmp_path) == 0
-    assert capsys.readouterr().err.count(", left out\n") == 2
-    assert (tmp_path / "report.html").read_text(encoding="utf-8").count("left out</p>") == 2
-
-
-def test_report_of_an_empty_file_says_so_and_goes_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "results.jsonl").write_text("")
-    assert call("report", tmp_path) == 0
-    assert capsys.readouterr().err == f"{tmp_path / 'results.jsonl'}: holds no record\n"
-    assert "holds no record" in (tmp_path / "report.html").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize(
-    ("name", "metrics"),
-    [
-        ("memory", {"saved_bytes_peak": 4096, "ratio_to_backprop": 0.5}),
-        ("pipeline", {"step_ms_median": 1.5, "examples_per_s": 100.0}),
-        ("layer-parallel", {"step_ms_median": 1.5, "ratio_to_best_backprop": 0.5, "roofline_ms": 0.1}),
-    ],
-)
-def test_report_takes_every_benchmark_of_the_contract(
-    name: str, metrics: dict[str, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    record = {
-        "schema": 1,
-        "experiment": f"bench/{name}",
-        "method": "backprop",
-        "status": "ok",
-        "metrics": metrics,
-    }
-    (tmp_path / "results.jsonl").write_text(
-        json.dumps(record | {"cell": {"width": 16}}) + "\n", encoding="utf-8"
-    )
-    assert call("report", tmp_path) == 0
-    assert f"bench/{name}" in capsys.readouterr().out
-
-
-BENCH = [
-    *("bench", "step", "--tier", "smoke", "--width", "16", "--rounds", "2", "--methods", "cdni"),
-    *("--device", "cpu", "--threads", "1", "--quiet"),
-]
-
-
-def test_bench_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(*BENCH, "--out", tmp_path) == 0
-    records = _records(tmp_path)
-    assert {r["method"] for r in records} == {"backprop", "cdni"}
-    for record in records:
-        assert set(record) >= RECORD_KEYS
-        assert (record["experiment"], record["status"], record["schema"]) == ("bench/step", "ok", 1)
-        assert {"width", "layers", "batch_size", "threads", "compiled"} <= set(record["cell"])
-        assert record["metrics"]["step_ms_median"] > 0
-        assert record["metrics"]["ratio_to_backprop"] > 0
-    assert "bench/step" in capsys.readouterr().out
-
-
-def test_bench_keeps_a_failed_peer(tmp_path: Path) -> None:
-    assert call(*BENCH, "--batch-size", "1", "--out", tmp_path) == 1  # BatchNorm takes no batch of one
-    records = _records(tmp_path)
-    assert {r["status"] for r in records} == {"failed"}
-    assert all("more than 1 value per channel" in r["error"] for r in records)
