@@ -27,10 +27,7 @@ def fully_connected(in_shape: Sequence[int], classes: int, layers: int, width: i
     Raises:
         ConfigError: if there is no hidden layer to cut after, or a size is not positive.
     """
-    if layers < 2:
-        raise ConfigError(
-            f"layers={layers}: expected at least 2 (the output layer counts), or there is nowhere to cut"
-        )
+    _check_layers(layers)
     if width < 1:
         raise ConfigError(f"width={width}: expected at least 1 unit")
     size = 1
@@ -65,10 +62,7 @@ def convolutional(in_shape: Sequence[int], classes: int, layers: int, filters: i
     Raises:
         ConfigError: if there is no hidden layer to cut after, a size is not positive, or inputs are no images.
     """
-    if layers < 2:
-        raise ConfigError(
-            f"layers={layers}: expected at least 2 (the output layer counts), or there is nowhere to cut"
-        )
+    _check_layers(layers)
     if filters < 1:
         raise ConfigError(f"filters={filters}: expected at least 1")
     if len(in_shape) != 3:
@@ -83,6 +77,13 @@ def convolutional(in_shape: Sequence[int], classes: int, layers: int, filters: i
     output = nn.Sequential(nn.Flatten(), nn.Linear(filters * size[0] * size[1], classes))
     blocks.append(("output", output))
     return nn.Sequential(OrderedDict(blocks))
+
+
+def _check_layers(layers: int) -> None:
+    if layers < 2:
+        raise ConfigError(
+            f"layers={layers}: expected at least 2 (the output layer counts), or there is nowhere to cut"
+        )
 
 
 def cut_names(network: nn.Sequential) -> list[str]:
