@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .completion import list_of, methods, one_of
-from .names import ARCHS, BENCHMARKS, COMPARED, DATA, ENGINES, EXPERIMENTS, METHODS, MODES
+from .names import ARCHS, BENCHMARKS, COMPARED, DATA, ENGINES, EXPERIMENTS, METHODS, MODES, PRECISIONS
 from .options import Common, Names, Numbers, common
 
 __all__ = ["bench_command", "compare_command", "list_command", "report_command", "run_command"]
@@ -65,6 +65,14 @@ _TENSORBOARD = click.option(
     metavar="|".join(ENGINES),
     shell_complete=one_of(ENGINES),
     help="in-process trains without locks, plain in an ordinary training loop.",
+)
+@click.option(
+    "--precision",
+    default="float32",
+    show_default=True,
+    metavar="|".join(PRECISIONS),
+    shell_complete=one_of(PRECISIONS),
+    help="bfloat16 runs matrix products and convolutions under autocast.",
 )
 @click.option("--model", metavar="package.module:factory", help="Your own network.")
 @click.option("--at", type=Names(), help="Submodules after which to cut [default: after every layer].")

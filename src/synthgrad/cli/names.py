@@ -17,6 +17,7 @@ __all__ = [
     "METHODS",
     "METHODS_OF_BENCHMARKS",
     "MODES",
+    "PRECISIONS",
     "TIERS",
 ]
 
@@ -33,3 +34,4 @@ TIERS = ("smoke", "quick", "full")
 DEVICES = ("auto", "cpu", "cuda")
 ENGINES = ("in-process", "plain")
 MODES = ("eager", "compiled")
+PRECISIONS = ("float32", "bfloat16")

@@ -46,8 +46,8 @@ _WIDTHS = {"fcn": {"cifar10": 1000, "": 256}, "cnn": {"cifar10": 128, "": 64}}
 class Overrides:
     """What a user sets in place of a tier's settings; None keeps the tier's.
 
-    ``arch``, ``layers``, ``width``, ``model``, ``at`` and ``engine`` choose the cell of the table, the others make
-    the run one of tier ``custom``.
+    ``arch``, ``layers``, ``width``, ``model``, ``at`` and ``engine`` choose the cell of the table, ``precision``
+    and ``compiled`` how it is computed; the others make the run one of tier ``custom``.
     """
 
     arch: str = "fcn"
@@ -60,11 +60,16 @@ class Overrides:
     batch_size: int | None = None
     lr: float | None = None
     update_prob: float | None = None
+    precision: str = "float32"
+    compiled: bool = False
+    augment: bool = False
 
     @property
     def custom(self) -> bool:
         """Do these settings leave the tier?"""
-        return any(v is not None for v in (self.steps, self.batch_size, self.lr, self.update_prob))
+        return self.augment or any(
+            v is not None for v in (self.steps, self.batch_size, self.lr, self.update_prob)
+        )
 
 
 def configs(
@@ -105,6 +110,9 @@ def configs(
             method.settings(data),
             target_error_pct=_TARGETS[data],
             device=device,
+            precision=over.precision,
+            compiled=over.compiled,
+            augment=over.augment,
             data_dir=data_dir,
         )
         for seed in seeds

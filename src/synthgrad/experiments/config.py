@@ -8,7 +8,9 @@ from typing import Any
 
 from ..core import ConfigError
 
-__all__ = ["Cell", "RuleSettings", "RunConfig", "Schedule"]
+__all__ = ["PRECISIONS", "Cell", "RuleSettings", "RunConfig", "Schedule"]
+
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,10 @@ class RunConfig:
         monitor_every: steps between measurements of the interfaces' quality; 0 for none.
         target_error_pct: error whose first crossing is timed.
         device: ``cpu`` or ``cuda``.
+        precision: ``float32``, or ``bfloat16``: matrix products and convolutions under autocast; weights,
+            optimizers, BatchNorm's statistics and the loss stay in float32.
+        compiled: the network runs under ``torch.compile``.
+        augment: training images are flipped and shifted at random.
         data_dir: directory of data files, or None.
         estimated_ratio: what a step was expected to cost, over one of backpropagation; the run does not
             depend on it.
@@ -130,10 +136,17 @@ class RunConfig:
     monitor_every: int = 100
     target_error_pct: float = 5.0
     device: str = "cpu"
+    precision: str = "float32"
+    compiled: bool = False
+    augment: bool = False
     data_dir: str | None = None
     estimated_ratio: float | None = None
     tensorboard: str | None = None
     snapshots: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision '{self.precision}' is unknown; accepted: {', '.join(PRECISIONS)}")
 
     @property
     def label(self) -> str:
@@ -141,7 +154,15 @@ class RunConfig:
         return f"{self.method}, seed {self.seed}"
 
     def recorded(self) -> dict[str, Any]:
-        """Return the settings that stand under ``config`` in a record: all that the results depend on."""
+        """Return the settings that stand under ``config`` in a record: all that the results depend on.
+
+        Settings that came into being later stand there only where they are not the default.
+        """
+        later = {
+            "precision": "" if self.precision == "float32" else self.precision,
+            "compiled": self.compiled,
+            "augment": self.augment,
+        }
         return {
             **{k: v for k, v in asdict(self.schedule).items() if k not in ("steps", "batch_size")},
             "rule": self.rule.recorded(),
@@ -149,4 +170,5 @@ class RunConfig:
             "hold_out": self.hold_out,
             "monitor_every": self.monitor_every,
             "target_error_pct": self.target_error_pct,
+            **{k: v for k, v in later.items() if v},
         }

@@ -64,4 +64,7 @@ def title_of(record: Record) -> str:
     words = [text(record.get("experiment"), 40), text(record.get("tier"), 20), text(cell.get("data"), 40)]
     words += [f"{text(cell.get('arch'), 60)} {size if cell.get('layers') else ''}".strip()]
     words += [f"{text(record.get('steps'), 12)} steps of {text(record.get('batch_size'), 12)}"]
+    config = part(record, "config")
+    words += [text(config["precision"], 12)] if config.get("precision") else []
+    words += [word for word in ("compiled", "augment") if config.get(word)]
     return " · ".join(words)

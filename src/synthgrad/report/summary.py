@@ -101,7 +101,8 @@ def _table_key(record: Record) -> str:
     cell = {k: v for k, v in part(record, "cell").items() if k not in OF_METHOD}
     config, env = part(record, "config"), part(record, "env")
     shared = [record.get(k) for k in ("experiment", "tier", "steps", "batch_size")]
-    return key([shared, cell, config.get("lr"), config.get("hold_out"), env.get("device")])
+    apart = [config.get(k) for k in ("lr", "hold_out", "precision", "compiled", "augment")]
+    return key([shared, cell, apart, env.get("device")])
 
 
 def _table(records: Sequence[Record]) -> Table:
