@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from ..core import Decoupled, Guard, context
+from ..core import ConfigError, Decoupled, Guard, context
 from .base import Criterion, OptimizerFactory, StepRecord, make_optimizer, reduced, zero_grad
 
 __all__ = ["Locked"]
@@ -24,7 +25,13 @@ class Locked:
         criterion: takes output and target, returns a scalar loss, or the loss of each example, ``(B,)``.
         optimizer: takes parameters, returns an optimizer.
         rule_options: options for the parameter group of the rules, such as ``{"lr": 1e-3}``.
+        update_prob: the whole network, with its rules, updates with this probability in a step; else it
+            only runs forward (DNI §3.1, sparse updates of the locked network).
+        generator: source of the draws for ``update_prob``; on the CPU.
         guard: stop with `DivergedError` at a loss that is not finite.
+
+    Raises:
+        ConfigError: if ``update_prob`` is no probability over 0.
     """
 
     def __init__(
@@ -34,8 +41,12 @@ class Locked:
         optimizer: OptimizerFactory,
         *,
         rule_options: Mapping[str, Any] | None = None,
+        update_prob: float = 1.0,
+        generator: torch.Generator | None = None,
         guard: bool = True,
     ) -> None:
+        if not 0 < update_prob <= 1:
+            raise ConfigError(f"update_prob={update_prob!r}: expected a probability over 0 and up to 1")
         self.net = net
         self.criterion = criterion
         rules = list(net.rules.parameters()) if isinstance(net, Decoupled) else []
@@ -43,6 +54,8 @@ class Locked:
         own = [p for p in net.parameters() if id(p) not in theirs]
         made = make_optimizer(optimizer, own, rules, rule_options)
         self.optimizers = [] if made is None else [made]
+        self.update_prob = update_prob
+        self._generator = generator
         self._guard = Guard() if guard else None
         self._step = 0
 
@@ -56,7 +69,12 @@ class Locked:
             y: target, as the criterion wants it.
             context: of the rules; ``y`` itself where it is a tensor and nothing else is given.
             ids: ``(B,)`` int64, which examples these are.
+
+        Returns:
+            The loss, and ``["all"]`` as what was updated; nothing if no update was drawn.
         """
+        if not self._draw():
+            return self._only_forward(x, y)
         for optimizer in self.optimizers:
             zero_grad(optimizer)
         if isinstance(self.net, Decoupled):
@@ -74,6 +92,20 @@ class Locked:
         self._step += 1
         return StepRecord(self._step - 1, loss.detach(), ["all"])
 
+    def _draw(self) -> bool:
+        """Is this step one that updates? Nothing is drawn where every step is."""
+        return self.update_prob == 1 or bool(torch.rand((), generator=self._generator) < self.update_prob)
+
+    def _only_forward(self, x: Tensor, y: Any) -> StepRecord:
+        """Run a step without an update: what is left is the forward pass, and BatchNorm's statistics."""
+        with torch.no_grad():
+            units = self.net.units if isinstance(self.net, Decoupled) else None
+            loss, _ = reduced(self.criterion(self.net(x), y), units)
+        if self._guard is not None:
+            self._guard.check("loss", self._step, loss)
+        self._step += 1
+        return StepRecord(self._step - 1, loss)
+
     def finish(self) -> None:
         """Read what the guard has queued.
 
@@ -84,14 +116,21 @@ class Locked:
             self._guard.flush()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the optimizers and the step count; the network's own is its own."""
-        return {"optimizers": [o.state_dict() for o in self.optimizers], "step": self._step}
+        """Return the state of optimizers and draws and the step count; the network's own is its own."""
+        return {
+            "optimizers": [o.state_dict() for o in self.optimizers],
+            "step": self._step,
+            "generator": None if self._generator is None else self._generator.get_state(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the state that `state_dict` returned."""
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self._step = int(state["step"])
+        drawn = state.get("generator")  # snapshots of earlier versions have none
+        if self._generator is not None and drawn is not None:
+            self._generator.set_state(drawn.cpu())
 
 
 _context = context  # `step` has a keyword of the same name

@@ -108,8 +108,10 @@ class Loop:
         def optimizer(parameters: Any) -> torch.optim.Optimizer:
             return torch.optim.Adam(parameters, lr, fused=True)  # the fastest, for every method
 
+        generator = torch.Generator().manual_seed(config.seed)
         if method.rule is None:
-            return model, Locked(model, criterion, optimizer)
+            prob = config.cell.update_prob
+            return model, Locked(model, criterion, optimizer, update_prob=prob, generator=generator)
         example = self.data.train.x[: config.schedule.batch_size]
         settings = config.rule
         with self._precision():
@@ -127,7 +129,6 @@ class Loop:
             net.monitor = self._monitor
             return net, Locked(net, criterion, optimizer, rule_options=options)
         self._modules = len(net.graph.modules)
-        generator = torch.Generator().manual_seed(config.seed)
         return net, InProcess(
             net,
             criterion,
