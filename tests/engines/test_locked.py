@@ -77,7 +77,7 @@ def test_draws_go_on_where_they_were() -> None:
         trainer.step(x, y)
     again = copy.deepcopy(net)
     resumed = _locked(again, 0.5, seed=99)
-    resumed.load_state_dict(trainer.state_dict())
+    resumed.load_state_dict(copy.deepcopy(trainer.state_dict()))
     for x, y in batches[20:]:
         assert resumed.step(x, y).updated == trainer.step(x, y).updated
     for a, b in zip(net.parameters(), again.parameters(), strict=True):
