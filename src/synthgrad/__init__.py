@@ -15,16 +15,33 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from . import core, engines, rules
-    from .core import Monitor, Rule, SynthgradError, context, decouple, propose_cuts, recouple
-    from .rules import NoBackprop, Oracle, SyntheticGradient
+    from .core import InputRule, Monitor, Rule, SynthgradError, context, decouple, propose_cuts, recouple
+    from .rules import (
+        HandOver,
+        LocalLoss,
+        NoBackprop,
+        Oracle,
+        Sobolev,
+        StaleGradient,
+        SyntheticGradient,
+        SyntheticInput,
+        TrueGradient,
+    )
 
 __all__ = [
+    "HandOver",
+    "InputRule",
+    "LocalLoss",
     "Monitor",
     "NoBackprop",
     "Oracle",
     "Rule",
+    "Sobolev",
+    "StaleGradient",
     "SynthgradError",
     "SyntheticGradient",
+    "SyntheticInput",
+    "TrueGradient",
     "__version__",
     "context",
     "core",

@@ -1,6 +1,6 @@
 """The heart: the rule protocol, the cut, `decouple` and `recouple`. Imports nothing but torch.
 
-Start with ``rule.py`` (the two questions), then ``cut.py`` (the plain loop), ``graph.py`` (what lies
+Start with ``rule.py`` (the two questions; ``input_rule.py`` is its mirror image), then ``cut.py`` (the plain loop), ``graph.py`` (what lies
 between cuts) and ``decouple.py``.
 """
 
@@ -17,6 +17,7 @@ from .errors import (
 )
 from .events import Event, Timeline
 from .graph import Graph, Module
+from .input_rule import InputRule, Supply
 from .quality import Guard, Monitor, Quality, quality
 from .rule import Credit, Info, Message, Rule, Site
 from .units import Units
@@ -33,6 +34,7 @@ __all__ = [
     "Graph",
     "Guard",
     "Info",
+    "InputRule",
     "Message",
     "Module",
     "Monitor",
@@ -40,6 +42,7 @@ __all__ = [
     "Rule",
     "ShapeError",
     "Site",
+    "Supply",
     "SynthgradError",
     "Timeline",
     "Units",

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .errors import ConfigError
 from .interface import Interface
 from .quality import Monitor
 from .rule import Info, Message, Rule
@@ -54,12 +55,14 @@ class _Cut(torch.autograd.Function):
         interface: Interface,
         crossing: PlainCrossing,
         info: Info,
+        wait: bool,
         delta: Tensor | None,
         loss: Tensor | None,
         *pending: Tensor,
     ) -> Tensor:
         ctx.interface, ctx.crossing, ctx.info = interface, crossing, info
         ctx.has_delta, ctx.has_loss = delta is not None, loss is not None
+        ctx.wait = wait
         ctx.save_for_backward(h, *([] if delta is None else [delta]), *pending)
         return h.clone() if interface.copies else h.view_as(h)
 
@@ -74,13 +77,16 @@ class _Cut(torch.autograd.Function):
         scale = crossing.units.scale()
         divisor = crossing.units.divisor(h)
         gradient = grad * (divisor / scale)  # from the criterion's units to per-example ones
+        message = Message(gradient)
         grads: tuple[Tensor | None, ...] = (None,) * len(pending)
         if rule.listens:
-            grads = pending_gradient(rule, h, ctx.info, Message(gradient), pending)
+            grads = pending_gradient(rule, h, ctx.info, message, pending)
+        learned_from = rule.accept(message, ctx.info) if ctx.wait else delta
         if crossing.monitor is not None and not torch.compiler.is_compiling():
             crossing.monitor.record(ctx.interface.name, delta, gradient)
         return (
-            None if delta is None else (delta * (scale / divisor)).to(h.dtype),
+            None if learned_from is None else (learned_from * (scale / divisor)).to(h.dtype),
+            None,
             None,
             None,
             None,
@@ -105,6 +111,11 @@ class PlainCrossing:
     def __call__(self, interface: Interface, h: Tensor) -> Tensor:
         info = interface.frame.info
         rule = interface.rule
+        if interface.input_rule is not None:
+            raise ConfigError(
+                f"interface '{interface.name}' has synthetic inputs, which unlock the forward pass: the plain "
+                "training loop runs it in order; use synthgrad.engines.InProcess, or decouple without inputs"
+            )
         rule.check(h, info)
         credit = rule.credit(h, info)
-        return _Cut.apply(h, interface, self, info, credit.delta, credit.loss, *credit.pending)
+        return _Cut.apply(h, interface, self, info, credit.wait, credit.delta, credit.loss, *credit.pending)

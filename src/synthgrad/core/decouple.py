@@ -14,6 +14,7 @@ from .context import current
 from .cut import PlainCrossing
 from .errors import CutError
 from .graph import Graph, trace
+from .input_rule import InputRule
 from .interface import Crossing, Frame, Interface
 from .quality import Monitor
 from .rule import Info, Rule
@@ -32,21 +33,31 @@ class Decoupled(nn.Module):
     Attributes:
         model: the plain network, hooked; its parameters are under ``model.`` in the state dict.
         rules: the rules, by name of interface with dots as underscores.
+        inputs: the input rules, in the same way; empty without complete unlock.
         graph: the modules and interfaces, as found in the example batch.
         units: how the training loop's criterion reduces and scales.
         monitor: in the plain loop, measures the credits of every step; None to measure nothing.
     """
 
-    def __init__(self, model: nn.Module, rules: Mapping[str, Rule], graph: Graph, units: Units) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        rules: Mapping[str, Rule],
+        graph: Graph,
+        units: Units,
+        inputs: Mapping[str, InputRule] | None = None,
+    ) -> None:
         super().__init__()
+        inputs = inputs or {}
         self.model = model
         self.rules = nn.ModuleDict({_slot(name): rule for name, rule in rules.items()})
+        self.inputs = nn.ModuleDict({_slot(name): rule for name, rule in inputs.items()})
         self.graph = graph
         self.units = units
         self.monitor: Monitor | None = None
         self._frame = Frame()
         self._interfaces = {
-            name: Interface(name, rule, self._frame, copies=name in graph.copies)
+            name: Interface(name, rule, self._frame, copies=name in graph.copies, input_rule=inputs.get(name))
             for name, rule in rules.items()
         }
         for name, interface in self._interfaces.items():
@@ -108,6 +119,7 @@ def decouple(
     *,
     reduction: Reduction = "mean",
     loss_scale: LossScale | None = None,
+    inputs: InputRule | Mapping[str, InputRule] | None = None,
 ) -> Decoupled:
     """Cut a network into modules that learn without waiting for each other (DNI §2).
 
@@ -122,6 +134,9 @@ def decouple(
             that takes ``h`` and returns the divisor.
         loss_scale: callable that returns the factor by which the loss is multiplied before
             ``backward`` (``scaler.get_scale``; ``lambda: 1 / accumulation_steps``).
+        inputs: what a module above a cut is fed with in training, in place of what the module below makes
+            (complete unlock, DNI §2): every cut receives a fresh copy. Or an input rule for some of the
+            names. For engines; the plain training loop runs modules in order anyway.
 
     Returns:
         The decoupled network. ``net(x, context=y)`` in place of ``model(x)`` is all that a training
@@ -149,8 +164,14 @@ def decouple(
     units = Units(reduction, loss_scale)
     model = copy.deepcopy(model)
     graph = trace(model, at, *_arguments(example))
+    supplies = dict(inputs) if isinstance(inputs, Mapping) else dict.fromkeys(at, inputs)
+    if unknown := set(supplies) - set(at):
+        raise CutError(
+            f"input rules are given for {sorted(unknown)}, where there is no cut; cuts are {sorted(at)}"
+        )
     bound = {name: rules[name].bind(site) for name, site in graph.sites.items()}
-    return Decoupled(model, bound, graph, units).train(model.training)
+    fed = {n: rule.bind(graph.sites[n]) for n, rule in supplies.items() if rule is not None}
+    return Decoupled(model, bound, graph, units, fed).train(model.training)
 
 
 def _arguments(example: Tensor | Sequence[Any] | Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 __all__ = ["Event", "Kind", "Timeline"]
 
-Kind = Literal["forward", "credit", "backward", "message", "observe", "update", "skip"]
+Kind = Literal["forward", "credit", "backward", "message", "observe", "supply", "update", "skip"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +17,8 @@ class Event:
     Attributes:
         kind: ``forward`` (a module's forward is done), ``credit`` (an interface gave credit),
             ``backward`` (a module's graph was used and freed), ``message`` (an interface received the
-            message from above), ``observe`` (its rule learned), ``update`` (an optimizer stepped),
-            ``skip`` (a module drew no update this step).
+            message from above), ``observe`` (its rule learned), ``supply`` (a synthetic input was made for the
+            module above), ``update`` (an optimizer stepped), ``skip`` (a module drew no update this step).
         where: name of the module or interface.
         step: the step of the run, counted from 0.
         batch: the step at which the data that this is about entered the network.

@@ -166,10 +166,13 @@ def trace(model: nn.Module, names: Sequence[str], args: tuple[Any, ...], kwargs:
     _check_consumers(modules, met, roots[OUTPUT])
     # Under autocast h may be of another type than the parameters, which is what a rule goes by.
     dtypes = [p.dtype for p in copied.parameters() if p.is_floating_point()]
+    inputs = tuple(args[0].shape) if args and isinstance(args[0], Tensor) else None
     return Graph(
         modules=modules,
         sites={
-            n: Site(n, tuple(p.h.shape), (dtypes or [p.h.dtype])[0], p.h.device, model.get_submodule(n))
+            n: Site(
+                n, tuple(p.h.shape), (dtypes or [p.h.dtype])[0], p.h.device, model.get_submodule(n), inputs
+            )
             for n, p in met.items()
         },
         copies=frozenset(n for n, p in met.items() if p.fed._version),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ShapeError
+from .input_rule import InputRule
 from .rule import Info, Rule
 
 __all__ = ["Crossing", "Frame", "Interface"]
@@ -41,12 +42,16 @@ class Interface:
     Attributes:
         name: name of the submodule, and so of the interface.
         rule: the rule that gives credit here.
+        input_rule: the rule that stands in for ``h``; None where the module above is fed with ``h`` itself.
         copies: the module above changes its input in place, so it must be fed with a copy.
     """
 
-    def __init__(self, name: str, rule: Rule, frame: Frame, *, copies: bool) -> None:
+    def __init__(
+        self, name: str, rule: Rule, frame: Frame, *, copies: bool, input_rule: InputRule | None = None
+    ) -> None:
         self.name = name
         self.rule = rule
+        self.input_rule = input_rule
         self.frame = frame
         self.copies = copies
 

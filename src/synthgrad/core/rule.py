@@ -64,12 +64,16 @@ class Credit:
             rule's parameters, as a tuple of tensors. Valid until these parameters change.
         value: ``(B,)``, detached: the loss that the rule expects of each example, if it has a view of
             it. Stands for the true loss in the message that the module below sends down in turn.
+        wait: the module below shall keep its graph until the message has come and learn from that, as in
+            backpropagation; ``delta`` is then only what the rule would have given. Only a rule that
+            `waits` may say so.
     """
 
     delta: Tensor | None
     loss: Tensor | None = None
     pending: tuple[Tensor, ...] = ()
     value: Tensor | None = None
+    wait: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,8 @@ class Site:
         dtype: of the model's parameters (of ``h``, if it has none): what a rule's own should have.
         device: of ``h``.
         module: the submodule after which the cut lies (for models structured like their layer).
+        inputs: shape of the network's first input in the example, batch dimension first; None where that
+            is no tensor.
     """
 
     name: str
@@ -89,6 +95,7 @@ class Site:
     dtype: torch.dtype
     device: torch.device
     module: nn.Module = field(repr=False)
+    inputs: tuple[int, ...] | None = None
 
 
 class Rule(nn.Module):
@@ -103,6 +110,9 @@ class Rule(nn.Module):
 
     #: Does the error of the rule's own prediction flow into ``h``? Then the plain loop alone can train it.
     error_to_h: bool = False
+
+    #: May `credit` answer that the module below shall wait for the message? Engines then keep what it takes.
+    waits: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,9 +162,13 @@ class Rule(nn.Module):
         """
         return None
 
+    def accept(self, message: Message, info: Info) -> Tensor:
+        """Return what a module that has waited learns from, ``(B, ...)``: the gradient that came back."""
+        return message.gradient
+
     def observe_grad(
         self, h: Tensor, info: Info, message: Message, pending: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...] | None:
+    ) -> tuple[Tensor | None, ...] | None:
         """Return the gradient of the loss of `observe` with respect to ``pending``, if it is simple.
 
         An option that saves the forward of that loss, and what the plain training loop needs under

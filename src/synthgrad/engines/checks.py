@@ -39,3 +39,8 @@ def check_unlockable(net: Decoupled) -> None:
                 f"the rule at interface '{name}' lets its error flow into h, which arrives after the module "
                 "below has updated; use error_to_h=False, or train in the plain loop"
             )
+        if interface.rule.waits and interface.input_rule is not None:
+            raise ConfigError(
+                f"the rule at interface '{name}' has the module below wait for its true message, but what comes "
+                "back there belongs to a synthetic input; use one of the two"
+            )

@@ -11,50 +11,39 @@
     forward of module k+1 on a detached hₖ …; at the output the true gradient takes the place of δ̂
 
 The user's own forward runs unchanged: the three steps happen inside the forward hooks at the cuts.
-So at any time the graph of one module is held, whatever the depth.
+So at any time the graph of one module is held, whatever the depth. Two things differ where they are asked for:
+
+- A rule may have the module below *wait* (`Credit.wait`): its turn is kept until the message has come, at once as
+  in backpropagation, or some steps later where messages lag, which is training with delayed gradients.
+- An interface with *synthetic inputs* feeds the module above with what its input rule supplies, for the same batch
+  or for a newer one, which the module below has not seen yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..core import ConfigError, Decoupled, Guard, Info, Message, Module, Monitor, Timeline
+from ..core import ConfigError, Decoupled, Guard, Info, InputRule, Message, Monitor, Timeline
 from ..core.cut import pending_gradient
 from ..core.graph import OUTPUT
 from ..core.interface import Interface
 from .base import Criterion, OptimizerFactory, StepRecord, make_optimizer, reduced, zero_grad
 from .checks import check_unlockable
-from .lags import Batch, Crossed, Lag, Mailbox, check_lags
+from .lags import Batch, Crossed, Lag, Mailbox, Recent, check_lags
+from .learners import learners
+from .stash import keeping_weights
+from .turns import Turn, run_backward
 
 __all__ = ["InProcess"]
 
 
 class _NothingAbove(BaseException):
     """Ends a forward pass at an interface whose lag has not filled yet. Never leaves `step`."""
-
-
-class _Turn:
-    """One module's part of a step: what it has been fed with, and what it has ended in so far."""
-
-    def __init__(self, draws: bool) -> None:
-        self.updates = draws
-        self.fed: dict[str, Crossed] = {}
-        self.ends: list[Tensor] = []
-        self.grads: list[Tensor | None] = []
-        self.reached = 0
-        #: ``(B,)``: the loss of each example as far as is known where the module ends.
-        self.value: Tensor | None = None
-
-    def drop(self) -> None:
-        """Let go of every tensor: a step must not hold more the deeper the network is."""
-        self.fed.clear()
-        self.ends.clear()
-        self.grads.clear()
 
 
 class InProcess:
@@ -65,8 +54,8 @@ class InProcess:
         criterion: takes output and target, returns a scalar loss, reduced as ``net.units`` says; or the
             loss of each example, ``(B,)``, which rules that predict loss values learn from.
         optimizer: takes parameters, returns an optimizer; called once for each module, with the
-            parameters of the module, of the rules at the interfaces that feed it (they speak for it), and
-            of rules at its own end that learn from their own loss alone.
+            parameters of the module, of the rules at the interfaces that feed it (they speak for it), and,
+            at its own end, of rules that learn from their own loss alone and of input rules.
         rule_options: options for the rules' parameter groups, such as ``{"lr": 1e-3}``.
         update_prob: each module, with the rules that speak for it, updates with this probability in a
             step; else it only passes activations on (DNI §3.1, sparse updates).
@@ -117,15 +106,20 @@ class InProcess:
         self._ends_at = {end: k for k, m in enumerate(graph.modules) for end in m.ends}
         self._consumers = {name: graph.consumers(name) for name in graph.sites}
         self._is_chain = graph.is_chain
-        self._mail = {name: Mailbox(lag) for name, lag in check_lags(graph, lags or {}).items()}
+        checked = check_lags(net, lags or {})
+        self._mail = {name: Mailbox(lag) for name, lag in checked.items()}
+        self._recent = Recent(sum(max(-lag.forward, 0) for lag in checked.values()))
+        # A graph that outlives its step must not see the updates in between.
+        self._stashes = any(
+            net.interfaces[n].rule.waits and (lag.forward or lag.observe) for n, lag in checked.items()
+        )
         self._optimizers = [
-            make_optimizer(optimizer, *self._parameters(m), rule_options) for m in graph.modules
+            make_optimizer(optimizer, *learners(net, m, k), rule_options) for k, m in enumerate(graph.modules)
         ]
         self._step = 0
         # The step at hand:
-        self._turns: list[_Turn] = []
+        self._turns: list[Turn] = []
         self._batch = Batch(Info(), None, 0)
-        self._waiting: dict[str, int] = {}
         self._record = StepRecord(0)
 
     @property
@@ -150,13 +144,16 @@ class InProcess:
         args = x if isinstance(x, tuple) else (x,)
         c = y if context is None and isinstance(y, Tensor) else context
         info = Info(c, ids, self._step, args[0] if isinstance(args[0], Tensor) else None)
-        self._batch = Batch(info, y, self._step)
-        self._turns = [_Turn(draw) for draw in self._draw()]
-        self._waiting = {name: len(takers) for name, takers in self._consumers.items()}
         self._record = record = StepRecord(self._step)
+        entering = self._recent.enter(args, Batch(info, y, self._step))
+        if entering is None:  # a module that is ahead needs newer batches than have come
+            self._step += 1
+            return record
+        args, self._batch = entering
+        self._turns = [Turn(k, updates=draw) for k, draw in enumerate(self._draw())]
         grad_mode = torch.is_grad_enabled()
         try:
-            with self.net.crossed_by(self._cross):
+            with self.net.crossed_by(self._cross), keeping_weights(self.net.model, needed=self._stashes):
                 self._grad_mode(0)
                 record.loss = self._at_output(self.net.model(*args))
         except _NothingAbove:
@@ -185,43 +182,69 @@ class InProcess:
     def _cross(self, interface: Interface, h: Tensor) -> Tensor:
         """Module(s) below ``interface`` have finished: they learn now. Return what goes on."""
         name = interface.name
-        k = self._ends_at[name]
-        turn = self._turns[k]
+        turn = self._turns[self._ends_at[name]]
         crossed = Crossed(self._batch, h.detach())
-        self._reach(k, turn)
-        turn.ends.append(h)
-        turn.grads.append(self._credit(interface, h, crossed) if turn.updates else None)
-        self._end(k, turn)
-        above = self._mail[name].pass_up(crossed)
+        self._reach(turn)
+        turn.end(h, self._credit(interface, h, crossed, turn) if turn.updates else None)
+        if crossed.credit is not None and crossed.credit.wait:
+            turn.wait(crossed)
+        above = crossed
+        if interface.input_rule is not None:
+            above = self._supply(interface, interface.input_rule, crossed, turn)
+        self._end(turn)
+        above = self._mail[name].pass_up(above)
         if above is None:
             raise _NothingAbove
         self._batch = above.batch
         return self._feed(interface, above)
 
-    def _credit(self, interface: Interface, h: Tensor, crossed: Crossed) -> Tensor | None:
-        """Ask the rule; return the gradient for ``h`` in the criterion's units."""
+    def _credit(self, interface: Interface, h: Tensor, crossed: Crossed, turn: Turn) -> Tensor | None:
+        """Ask the rule; return the gradient for ``h`` in the criterion's units, None if there is none yet."""
         info = crossed.batch.info
         interface.rule.check(h, info)
-        credit = interface.rule.credit(h, info)
+        crossed.credit = credit = interface.rule.credit(h, info)
         if credit.loss is not None:
             credit.loss.backward()
+            turn.learned = True
         lag = self._mail[interface.name].lag
         if lag.forward or lag.observe:
             credit.pending = ()  # the rule's parameters will have changed when the message comes
-        crossed.credit = credit
-        self._turns[self._ends_at[interface.name]].value = credit.value
+        turn.value = credit.value
         self._log("credit", interface.name, crossed.batch)
-        if credit.delta is None:
+        if credit.delta is None or credit.wait:
             return None
         return credit.delta * (1.0 / self.net.units.divisor(h))  # a product is faster
+
+    def _supply(self, interface: Interface, rule: InputRule, crossed: Crossed, turn: Turn) -> Crossed:
+        """Return what stands in for ``h`` above the interface; let its rule learn from ``h``."""
+        ahead = -self._mail[interface.name].lag.forward
+        batch, info = self._recent.after(crossed.batch, ahead), crossed.batch.info
+        rule.check(batch.info.inputs, batch.info)
+        assert batch.info.inputs is not None
+        assert info.inputs is not None
+        supply = rule.supply(batch.info.inputs, batch.info)
+        self._log("supply", interface.name, batch)
+        if turn.updates:
+            loss = rule.observe(info.inputs, info, crossed.h, () if ahead else supply.pending)
+            if loss is not None and loss.requires_grad:
+                loss.backward()
+                turn.learned = True
+        return Crossed(batch, supply.h)
 
     def _feed(self, interface: Interface, crossed: Crossed) -> Tensor:
         """Feed the modules above from a new leaf; its gradient will be the message."""
         takers = self._consumers[interface.name]
+        rule = interface.rule
+        updates = all(self._turns[k].updates for k in takers)
+        if interface.input_rule is not None and updates and rule.listens:
+            # The message will belong to the synthetic input: so must the credit that it is compared with.
+            crossed.credit = rule.credit(crossed.h, crossed.batch.info)
+            if self._mail[interface.name].lag.observe:
+                crossed.credit.pending = ()
         given = crossed.credit is not None and crossed.credit.delta is not None
-        read = interface.rule.listens or (self.monitor is not None and given)
-        wants = read and all(self._turns[k].updates for k in takers)
-        crossed.leaf = leaf = crossed.h.detach().requires_grad_(wants)
+        read = rule.listens or crossed.waiting is not None or (self.monitor is not None and given)
+        crossed.leaf = leaf = crossed.h.detach().requires_grad_(read and updates)
+        crossed.missing = len(takers)
         for k in takers:
             self._turns[k].fed[interface.name] = crossed
         self._grad_mode(takers[0])
@@ -234,87 +257,97 @@ class InProcess:
 
     def _at_output(self, output: Any) -> Tensor:
         """The last module has finished: the true gradient is at hand."""
-        k = self._ends_at[OUTPUT]
-        turn = self._turns[k]
+        turn = self._turns[self._ends_at[OUTPUT]]
         loss, turn.value = reduced(self.criterion(output, self._batch.target), self.net.units)
         if self._guard is not None:
             self._guard.check("loss", self._step, loss.detach())
-        self._reach(k, turn)
-        turn.ends.append(loss)
-        turn.grads.append(torch.ones_like(loss) if turn.updates else None)
-        self._end(k, turn)
+        self._reach(turn)
+        turn.end(loss, torch.ones_like(loss) if turn.updates else None)
+        self._end(turn)
         return loss.detach()
 
     # -- a module's part of a step --------------------------------------------------------------------
 
-    def _reach(self, k: int, turn: _Turn) -> None:
-        """Count an end of module ``k``; its forward is done at the last one."""
-        turn.reached += 1
-        if turn.reached == len(self._modules[k].ends):
-            self._log("forward", self._names[k], self._batch)
+    def _reach(self, turn: Turn) -> None:
+        """Log the module's forward, if this is the last of its ends."""
+        turn.batch = self._batch
+        if len(turn.ends) + 1 == len(self._modules[turn.position].ends):
+            self._log("forward", self._names[turn.position], self._batch)
 
-    def _end(self, k: int, turn: _Turn) -> None:
-        """Let module ``k`` learn, if all its ends have been reached."""
-        module = self._modules[k]
-        if turn.reached < len(module.ends):
+    def _end(self, turn: Turn) -> None:
+        """Let a module learn, if all its ends have been reached and none waits for its message."""
+        k = turn.position
+        module, name = self._modules[k], self._names[k]
+        if len(turn.ends) < len(module.ends):
             return
-        learned = False
-        if turn.updates:
-            learned = self._backward(k, turn)
-        else:
-            self._log("skip", self._names[k], self._batch)
-        for name in module.inputs:
-            learned |= self._observe_due(name)
-        turn.drop()
+        learned = turn.learned
+        if not turn.updates:
+            self._log("skip", name, turn.batch)
+        elif not turn.missing:
+            learned |= self._backward(turn)
+        due = [(n, crossed) for n in module.inputs for crossed in self._mail[n].take_due(self._step)]
+        for interface, crossed in due:
+            self._observe(self.net.interfaces[interface], crossed)
+            learned = True
+        if not turn.missing:
+            turn.drop()
+        turn.learned = False
         optimizer = self._optimizers[k]
         if optimizer is not None and learned:
             optimizer.step()
             zero_grad(optimizer)
-            self._record.updated.append(self._names[k])
-            self._log("update", self._names[k], self._batch)
+            if name not in self._record.updated:
+                self._record.updated.append(name)
+            self._log("update", name, turn.batch)
+        for interface, crossed in due:
+            self._release(self.net.interfaces[interface], crossed)
 
-    def _backward(self, k: int, turn: _Turn) -> bool:
+    def _backward(self, turn: Turn) -> bool:
         """Use the module's graph, which frees it; return whether there was credit to learn from."""
-        if not _backward(turn.ends, turn.grads):
+        if not run_backward(turn.ends, turn.grads):
             return False
-        self._log("backward", self._names[k], self._batch)
+        k = turn.position
+        self._log("backward", self._names[k], turn.batch)
         for name in self._modules[k].inputs:
-            self._waiting[name] -= 1
             crossed = turn.fed[name]
+            crossed.missing -= 1
             leaf = crossed.leaf
             # Complete when every module that this interface feeds has added its part.
-            if self._waiting[name] or leaf is None or leaf.grad is None:
+            if crossed.missing or leaf is None or leaf.grad is None:
                 continue
             gradient = leaf.grad.mul_(self.net.units.divisor(leaf))  # the leaf is dropped: in place
             if self._guard is not None:
                 self._guard.check(name, self._step, gradient)
-            crossed.message, crossed.leaf = Message(gradient, self._value(k, name)), None
+            crossed.message, crossed.leaf = Message(gradient, self._value(turn, name)), None
             self._log("message", name, crossed.batch)
             self._mail[name].pass_down(crossed, self._step)
         return True
 
-    def _value(self, k: int, name: str) -> Tensor | None:
+    def _value(self, turn: Turn, name: str) -> Tensor | None:
         """Return the loss values of the message at an interface: known where nothing branches only."""
-        branches = len(self._modules[k].ends) > 1 or len(self._consumers[name]) > 1
-        return None if branches else self._turns[k].value
+        branches = len(self._modules[turn.position].ends) > 1 or len(self._consumers[name]) > 1
+        return None if branches else turn.value
 
-    def _observe_due(self, name: str) -> bool:
-        """Let the rule at an interface learn from the messages due at this step; return whether any was."""
-        due = self._mail[name].take_due(self._step)
-        for arrived in due:
-            assert arrived.message is not None
-            self._observe(self.net.interfaces[name], arrived, arrived.message)
-        return bool(due)
+    def _release(self, interface: Interface, crossed: Crossed) -> None:
+        """Let the module below learn, if it has waited for this message."""
+        if crossed.waiting is None:
+            return
+        assert crossed.message is not None
+        (turn, end), crossed.waiting = crossed.waiting, None
+        gradient = interface.rule.accept(crossed.message, crossed.batch.info)
+        turn.release(end, gradient * (1.0 / self.net.units.divisor(gradient)), crossed.message.loss)
+        self._end(turn)
 
-    def _observe(self, interface: Interface, crossed: Crossed, message: Message) -> None:
+    def _observe(self, interface: Interface, crossed: Crossed) -> None:
         """Let the rule learn from one message."""
-        rule, info, credit = interface.rule, crossed.batch.info, crossed.credit
+        rule, info, credit, message = interface.rule, crossed.batch.info, crossed.credit, crossed.message
+        assert message is not None
         if self.monitor is not None and credit is not None:
             self.monitor.record(interface.name, credit.delta, message.gradient)
         if not rule.listens:
             return
         if credit is not None and credit.pending:
-            _backward(credit.pending, pending_gradient(rule, crossed.h, info, message, credit.pending))
+            run_backward(credit.pending, pending_gradient(rule, crossed.h, info, message, credit.pending))
         else:
             with torch.enable_grad():  # the module below may be one that drew no update
                 loss = rule.observe(crossed.h, info, message)
@@ -329,6 +362,7 @@ class InProcess:
             "step": self._step,
             "generator": None if self._generator is None else self._generator.get_state(),
             "mail": {name: mailbox.state_dict() for name, mailbox in self._mail.items()},
+            "recent": self._recent.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -340,22 +374,9 @@ class InProcess:
             self._generator.set_state(state["generator"])
         for name, mailbox in self._mail.items():
             mailbox.load_state_dict(state["mail"][name])
+        self._recent.load_state_dict(state.get("recent", []))
 
     # -- the rest ---------------------------------------------------------------------------------------
-
-    def _parameters(self, module: Module) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        own = [self.net.model.get_parameter(n) for n in module.parameters]
-        # A rule that learns from messages is updated with the module that sends them: the last of those
-        # that its interface feeds. One that learns from its own loss alone, with the module below it.
-        position = self._ends_at[module.ends[0]]
-        interfaces, consumers = self.net.interfaces, self.net.graph.consumers
-        rules = [interfaces[n].rule for n in module.ends if n != OUTPUT and not interfaces[n].rule.listens]
-        rules += [
-            interfaces[n].rule
-            for n in module.inputs
-            if interfaces[n].rule.listens and consumers(n)[-1] == position
-        ]
-        return own, [p for rule in rules for p in rule.parameters()]
 
     def _draw(self) -> list[bool]:
         n = len(self._modules)
@@ -363,14 +384,6 @@ class InProcess:
             return [True] * n
         return (torch.rand(n, generator=self._generator) < self.update_prob).tolist()
 
-    def _log(self, kind: Any, where: str, batch: Batch) -> None:
-        if self.timeline is not None:
+    def _log(self, kind: Any, where: str, batch: Batch | None) -> None:
+        if self.timeline is not None and batch is not None:
             self.timeline.add(kind, where, self._step, batch.entered)
-
-
-def _backward(roots: Sequence[Tensor], grads: Sequence[Tensor | None]) -> bool:
-    """Run backward from the roots that have a gradient and a graph; return whether there were any."""
-    pairs = [(r, g) for r, g in zip(roots, grads, strict=True) if g is not None and r.requires_grad]
-    if pairs:
-        torch.autograd.backward([r for r, _ in pairs], [g for _, g in pairs])
-    return bool(pairs)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..core import ConfigError, Credit, Graph, Info, Message
+from ..core import ConfigError, Credit, Decoupled, Info, Message
 
-__all__ = ["Batch", "Crossed", "Lag", "Mailbox", "check_lags"]
+if TYPE_CHECKING:
+    from .turns import Turn
+
+__all__ = ["Batch", "Crossed", "Lag", "Mailbox", "Recent", "check_lags"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,8 @@ class Lag:
     """Lags of one interface, in steps.
 
     Attributes:
-        forward: the module above is fed with what the module below produced this many steps ago.
+        forward: the module above is fed with what the module below produced this many steps ago. Less than
+            0 where the interface has synthetic inputs: the module above is that many batches ahead.
         observe: a message is observed this many steps after the module above has sent it.
     """
 
@@ -47,6 +51,8 @@ class Crossed:
         credit: what the rule gave, if it was asked; ``pending`` is emptied where it will be outdated.
         message: what came back, once it has.
         due: the step at which to observe it.
+        missing: modules above that have yet to add their part to the message.
+        waiting: the turn of the module below that waits for the message, and which of its ends does.
     """
 
     batch: Batch
@@ -55,6 +61,8 @@ class Crossed:
     credit: Credit | None = None
     message: Message | None = None
     due: int = 0
+    missing: int = 0
+    waiting: tuple[Turn, int] | None = None
 
 
 @dataclass
@@ -68,7 +76,7 @@ class Mailbox:
     def pass_up(self, crossed: Crossed) -> Crossed | None:
         """Put in what crosses now; take out what is due above, or None while the lag fills."""
         self.up.append(crossed)
-        return self.up.popleft() if len(self.up) > self.lag.forward else None
+        return self.up.popleft() if len(self.up) > max(self.lag.forward, 0) else None
 
     def pass_down(self, crossed: Crossed, step: int) -> None:
         """Put in a message that was sent at ``step``."""
@@ -92,13 +100,60 @@ class Mailbox:
         self.down = deque(_unpack(c) for c in state["down"])
 
 
+@dataclass
+class Recent:
+    """The newest batches, where modules above are ahead of those below: the lowest works on the oldest.
+
+    Attributes:
+        ahead: batches that the top of the network is ahead of its bottom.
+    """
+
+    ahead: int
+    _kept: deque[tuple[tuple[Any, ...], Batch]] = field(
+        default_factory=deque["tuple[tuple[Any, ...], Batch]"]
+    )
+
+    def enter(self, args: tuple[Any, ...], batch: Batch) -> tuple[tuple[Any, ...], Batch] | None:
+        """Put in the newest batch; take out the one for the bottom, or None while too few have come."""
+        if not self.ahead:
+            return args, batch
+        self._kept.append((args, batch))
+        if len(self._kept) <= self.ahead:
+            return None
+        while len(self._kept) > self.ahead + 1:
+            self._kept.popleft()
+        return self._kept[0]
+
+    def after(self, batch: Batch, ahead: int) -> Batch:
+        """Return the batch that entered this many steps after another."""
+        if not ahead:
+            return batch
+        entered = batch.entered + ahead
+        return next(b for _, b in self._kept if b.entered == entered)
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """Return the batches, as plain containers of tensors."""
+        return [{"args": args, **_pack_batch(batch)} for args, batch in self._kept]
+
+    def load_state_dict(self, state: list[dict[str, Any]]) -> None:
+        """Take up what `state_dict` returned."""
+        self._kept = deque((saved["args"], _unpack_batch(saved)) for saved in state)
+
+
+def _pack_batch(batch: Batch) -> dict[str, Any]:
+    info = {f.name: getattr(batch.info, f.name) for f in fields(batch.info)}
+    return {"info": info, "target": batch.target, "entered": batch.entered}
+
+
+def _unpack_batch(saved: Mapping[str, Any]) -> Batch:
+    return Batch(Info(**saved["info"]), saved["target"], saved["entered"])
+
+
 def _pack(crossed: Crossed) -> dict[str, Any]:
-    # A pending prediction or a leaf is never saved: a lag has dropped the one, a step's end the other.
-    info, credit, message = crossed.batch.info, crossed.credit, crossed.message
+    # A module that waits is not saved, for a graph cannot be: after a resume it misses that message. A pending prediction or a leaf is never saved: a lag has dropped the one, a step's end the other.
+    credit, message = crossed.credit, crossed.message
     return {
-        "info": {f.name: getattr(info, f.name) for f in fields(info)},
-        "target": crossed.batch.target,
-        "entered": crossed.batch.entered,
+        **_pack_batch(crossed.batch),
         "h": crossed.h,
         "delta": None if credit is None else credit.delta,
         "credited": credit is not None,
@@ -111,7 +166,7 @@ def _pack(crossed: Crossed) -> dict[str, Any]:
 def _unpack(saved: Mapping[str, Any]) -> Crossed:
     gradient = saved["gradient"]
     return Crossed(
-        batch=Batch(Info(**saved["info"]), saved["target"], saved["entered"]),
+        batch=_unpack_batch(saved),
         h=saved["h"],
         credit=Credit(saved["delta"]) if saved["credited"] else None,
         message=None if gradient is None else Message(gradient, saved["loss"]),
@@ -119,19 +174,30 @@ def _unpack(saved: Mapping[str, Any]) -> Crossed:
     )
 
 
-def check_lags(graph: Graph, lags: Mapping[str, Lag]) -> dict[str, Lag]:
+def check_lags(net: Decoupled, lags: Mapping[str, Lag]) -> dict[str, Lag]:
     """Return a lag for every interface.
 
     Raises:
         ConfigError: if an interface is unknown, a lag negative, or a forward lag given where the network
-            is not a chain (a batch would meet another one where branches join).
+            is not a chain (a batch would meet another one where branches join); if a module is to be ahead
+            of the one below without synthetic inputs, or behind it with them.
     """
+    graph = net.graph
     known = list(graph.sites)
     for name, lag in lags.items():
         if name not in graph.sites:
             raise ConfigError(f"lags name the interface '{name}', expected one of {known}")
-        if lag.forward < 0 or lag.observe < 0:
-            raise ConfigError(f"lag of interface '{name}' is {lag}, expected numbers of steps from 0")
+        supplied = net.interfaces[name].input_rule is not None
+        if lag.observe < 0 or (lag.forward < 0 and not supplied):
+            raise ConfigError(
+                f"lag of interface '{name}' is {lag}, expected numbers of steps from 0; only an interface with "
+                "synthetic inputs has a forward lag under 0"
+            )
+        if lag.forward > 0 and supplied:
+            raise ConfigError(
+                f"interface '{name}' has synthetic inputs and lag {lag}: the module above waits for nothing; "
+                "give a forward lag of 0, or less to have it ahead"
+            )
         if lag.forward and not graph.is_chain:
             raise ConfigError(
                 f"interface '{name}' has a forward lag, but the modules of this network are no chain: where "

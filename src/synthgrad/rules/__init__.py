@@ -1,14 +1,18 @@
 """Rules: what credit the module below an interface gets. One file each."""
 
 from . import heads, models
+from .hand_over import HandOver
 from .local_loss import LocalLoss
 from .no_backprop import NoBackprop
 from .oracle import Oracle, Recording, record_messages
 from .sobolev import Sobolev
 from .stale import StaleGradient
 from .synthetic_gradient import SyntheticGradient
+from .synthetic_input import SyntheticInput, convolutional_input, dense_input
+from .true_gradient import TrueGradient
 
 __all__ = [
+    "HandOver",
     "LocalLoss",
     "NoBackprop",
     "Oracle",
@@ -16,6 +20,10 @@ __all__ = [
     "Sobolev",
     "StaleGradient",
     "SyntheticGradient",
+    "SyntheticInput",
+    "TrueGradient",
+    "convolutional_input",
+    "dense_input",
     "heads",
     "models",
     "record_messages",

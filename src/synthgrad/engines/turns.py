@@ -1,0 +1,68 @@
+"""A module's turn: its part of a step, from what it is fed with to its update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.autograd import backward
+
+from .lags import Batch, Crossed
+
+__all__ = ["Turn", "run_backward"]
+
+
+class Turn:
+    """One module's part of a step: what it has been fed with, and what it has ended in so far.
+
+    Attributes:
+        position: of the module in the forward pass.
+        batch: what it works on, once it has reached an end.
+        updates: has it drawn an update?
+        fed: what crossed the interfaces that feed it, by name.
+        ends, grads: what it has ended in, and the gradient that each end learns from.
+        missing: ends whose gradient has yet to come back: the module waits for it and keeps its graph.
+        learned: has something with the module's optimizer learned already?
+        value: ``(B,)``, the loss of each example as far as is known where the module ends.
+    """
+
+    def __init__(self, position: int, *, updates: bool) -> None:
+        self.position = position
+        self.updates = updates
+        self.batch: Batch | None = None
+        self.fed: dict[str, Crossed] = {}
+        self.ends: list[Tensor] = []
+        self.grads: list[Tensor | None] = []
+        self.missing = 0
+        self.learned = False
+        self.value: Tensor | None = None
+
+    def end(self, h: Tensor, grad: Tensor | None) -> None:
+        """Note an end and what it learns from."""
+        self.ends.append(h)
+        self.grads.append(grad)
+
+    def wait(self, crossed: Crossed) -> None:
+        """Let the end that was noted last wait for the message of what crossed there."""
+        self.missing += 1
+        crossed.waiting = (self, len(self.ends) - 1)
+
+    def release(self, end: int, grad: Tensor, value: Tensor | None) -> None:
+        """Take up the gradient that an end has waited for."""
+        self.missing -= 1
+        self.grads[end] = grad
+        self.value = self.value if value is None else value
+
+    def drop(self) -> None:
+        """Let go of every tensor: a step must not hold more the deeper the network is."""
+        self.fed.clear()
+        self.ends.clear()
+        self.grads.clear()
+
+
+def run_backward(roots: Sequence[Tensor], grads: Sequence[Tensor | None]) -> bool:
+    """Run backward from the roots that have a gradient and a graph; return whether there were any."""
+    pairs = [(r, g) for r, g in zip(roots, grads, strict=True) if g is not None and r.requires_grad]
+    if pairs:
+        backward([r for r, _ in pairs], [g for _, g in pairs])
+    return bool(pairs)

@@ -1,0 +1,157 @@
+"""Hand-over from backpropagation to any rule: warm-up, freeze, and the true gradient where the rule is bad."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core import ConfigError, Credit, Info, Message, Rule, Site
+
+__all__ = ["HandOver"]
+
+
+class HandOver(Rule):
+    """Wraps a rule: the module below learns from the true gradient while the rule is not to be trusted.
+
+    While it waits, the rule inside learns beside it, and its credit is used for nothing. Works in engines
+    that have the true gradient, or can wait for it: the plain training loop and the in-process engine.
+    Batches are counted at the interface, those that it gave credit for; the count is in the state dict.
+
+    Args:
+        rule: what is handed over to.
+        warm_up: batches for which the module below waits for the true gradient in any case.
+        freeze_after: batches after which the rule learns no more; None for never.
+        min_cosine: the module below waits as long as the measured cosine between credit and message is under
+            this; None to trust the rule. Once the module learns from the rule, so do those above it: the
+            message is then as true as theirs.
+        memory: weight of the past in the running mean of the cosine, which starts at 0.
+
+    Raises:
+        ConfigError: if an argument is out of its range.
+
+    >>> import synthgrad as sg
+    >>> sg.HandOver(sg.SyntheticGradient(context=10), warm_up=500, min_cosine=0.2)
+    HandOver(
+      warm_up=500, min_cosine=0.2
+      (rule): SyntheticGradient(linear M, 10 classes)
+    )
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        *,
+        warm_up: int = 0,
+        freeze_after: int | None = None,
+        min_cosine: float | None = None,
+        memory: float = 0.9,
+    ) -> None:
+        super().__init__()
+        if not isinstance(rule, Rule):
+            raise ConfigError(f"got a {type(rule).__name__} to hand over to, expected a rule")
+        if warm_up < 0:
+            raise ConfigError(f"warm_up={warm_up!r}: expected a number of batches from 0")
+        if freeze_after is not None and freeze_after < 0:
+            raise ConfigError(f"freeze_after={freeze_after!r}: expected a number of batches from 0, or None")
+        if min_cosine is not None and not -1 <= min_cosine <= 1:
+            raise ConfigError(f"min_cosine={min_cosine!r}: expected a number from -1 to 1, or None")
+        if not 0 <= memory < 1:
+            raise ConfigError(f"memory={memory!r}: expected a number from 0 up to, not including, 1")
+        self.rule = rule
+        self.warm_up = warm_up
+        self.freeze_after = freeze_after
+        self.min_cosine = min_cosine
+        self.memory = memory
+        self.listens = rule.listens or min_cosine is not None
+        self.error_to_h = rule.error_to_h
+        self.waits = rule.waits or warm_up > 0 or min_cosine is not None
+        self.batches: Tensor
+        self.cosine: Tensor
+        self.register_buffer("batches", torch.zeros((), dtype=torch.long))
+        self.register_buffer("cosine", torch.zeros(()))
+        self._count: int | None = 0  # as `batches`, without asking the device; None after loading
+
+    def extra_repr(self) -> str:
+        given = {"warm_up": self.warm_up, "freeze_after": self.freeze_after, "min_cosine": self.min_cosine}
+        return ", ".join(f"{name}={value}" for name, value in given.items() if value not in (0, None))
+
+    def bind(self, site: Site) -> HandOver:
+        bound = super().bind(site)
+        bound.rule = self.rule.bind(site)
+        return bound
+
+    def check(self, h: Tensor, info: Info) -> None:
+        if torch.compiler.is_compiling():
+            raise ConfigError(
+                f"interface '{self.name}': a hand-over decides in every step, which a network compiled as a "
+                "whole cannot; compile its modules instead"
+            )
+        self.rule.check(h, info)
+
+    def credit(self, h: Tensor, info: Info) -> Credit:
+        wait, frozen = self._waits(), self._is_frozen()
+        self._tick()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            credit = self.rule.credit(h, info)
+        if frozen:
+            credit = replace(credit, loss=None, pending=())
+        elif self.min_cosine is not None and credit.pending and credit.delta is not None:
+            credit = replace(credit, pending=(*credit.pending, credit.delta))
+        return replace(credit, wait=credit.wait or wait)
+
+    def observe(
+        self, h: Tensor, info: Info, message: Message, pending: tuple[Tensor, ...] = ()
+    ) -> Tensor | None:
+        inner = self._measure(h, info, message, pending)
+        return None if self._is_frozen() else self.rule.observe(h, info, message, inner)
+
+    def observe_grad(
+        self, h: Tensor, info: Info, message: Message, pending: tuple[Tensor, ...]
+    ) -> tuple[Tensor | None, ...] | None:
+        inner = pending if self.min_cosine is None else pending[:-1]
+        grads = self.rule.observe_grad(h, info, message, inner)
+        if grads is None or self.min_cosine is None:
+            return grads
+        self._measure(h, info, message, pending)
+        return (*grads, None)
+
+    def accept(self, message: Message, info: Info) -> Tensor:
+        return self.rule.accept(message, info)
+
+    def _waits(self) -> bool:
+        if self._counted() < self.warm_up:
+            return True
+        return self.min_cosine is not None and self.cosine.item() < self.min_cosine
+
+    def _is_frozen(self) -> bool:
+        return self.freeze_after is not None and self._counted() >= self.freeze_after
+
+    def _counted(self) -> int:
+        if self._count is None:
+            self._count = int(self.batches)
+        return self._count
+
+    def _tick(self) -> None:
+        self._count = self._counted() + 1
+        self.batches.fill_(self._count)
+
+    @torch.no_grad()
+    def _measure(
+        self, h: Tensor, info: Info, message: Message, pending: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """Put the agreement with a message into the running mean; return what is pending of the rule inside."""
+        if self.min_cosine is None:
+            return pending
+        delta = pending[-1] if pending else self.rule.credit(h, info).delta
+        if delta is not None:
+            a, b = delta.detach().flatten().float(), message.gradient.flatten().float()
+            cosine = nn.functional.cosine_similarity(a, b, dim=0)
+            self.cosine.lerp_(cosine.to(self.cosine.dtype), 1 - self.memory)
+        return pending[:-1]
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._count = None
