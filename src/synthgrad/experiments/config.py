@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ..core import ConfigError
@@ -71,6 +71,10 @@ class Cell:
             raise ConfigError(f"update probability {self.update_prob}: expected a number over 0 and up to 1")
 
 
+#: Settings of a rule that every record names.
+_FIRST = ("hidden", "norm", "like_layer", "lr_factor", "constant_lr", "per_example")
+
+
 @dataclass(frozen=True, slots=True)
 class RuleSettings:
     """Settings of a method's rule.
@@ -84,6 +88,12 @@ class RuleSettings:
         per_example: messages in per-example units; False for gradients as the criterion reduced them,
             the common mistake, kept for the record of what it costs.
         decay: of the average of an example's messages, for stale gradients.
+        delay: steps that a message takes to cross an interface.
+        shrink: factor on a delayed gradient at each interface.
+        input_hidden: widths of the hidden layers of the input model ``I``, for complete unlock.
+        warm_up: batches for which modules learn from the true gradient, beside which the rule learns.
+        freeze_after: batches after which the rule learns no more, or None.
+        min_cosine: modules learn from the true gradient while the rule's cosine is under this, or None.
     """
 
     hidden: tuple[int, ...] = ()
@@ -93,14 +103,25 @@ class RuleSettings:
     constant_lr: bool = False
     per_example: bool = True
     decay: float = 0.0
+    delay: int = 0
+    shrink: float = 1.0
+    input_hidden: tuple[int, ...] = (256,)
+    warm_up: int = 0
+    freeze_after: int | None = None
+    min_cosine: float | None = None
+
+    @property
+    def hands_over(self) -> bool:
+        """Is the rule handed over to from backpropagation?"""
+        return bool(self.warm_up) or self.freeze_after is not None or self.min_cosine is not None
 
     def recorded(self) -> dict[str, Any]:
         """Return the settings for a record; later ones only where they are not the default.
 
         So a run that was recorded before a setting came into being is still known as the same run.
         """
-        later = {"decay": 0.0}
-        return {k: v for k, v in asdict(self).items() if k not in later or v != later[k]}
+        default = {f.name: f.default for f in fields(self)}
+        return {k: v for k, v in asdict(self).items() if k in _FIRST or v != default[k]}
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import DivergedError, Monitor, decouple
-from ..engines import InProcess, Locked, StepRecord
+from ..engines import InProcess, Lag, Locked, StepRecord
 from ..tasks import Images, Split, draw_batches, load
 from .config import RunConfig
 from .graph_record import describe_graph
@@ -93,7 +93,7 @@ class Loop:
         """Load the data, build the network and its trainer."""
         config = self.config
         self.data = data_for(config.cell.data, config.data_dir, config.hold_out, config.device)
-        model = build_model(config.cell, self.data).to(config.device, memory_format=_CHANNELS_LAST)
+        model = build_model(config.cell, self.data).to(config.device, memory_format=_CHANNELS_LAST)  # pyright: ignore[reportCallIssue]
         self._parameters = sum(p.numel() for p in model.parameters())
         self.net, self.trainer = self._trainer(model)
         self.graph = describe_graph(self.net, config.cell.engine)
@@ -114,14 +114,16 @@ class Loop:
             return model, Locked(model, criterion, optimizer, update_prob=prob, generator=generator)
         example = self.data.train.x[: config.schedule.batch_size]
         settings = config.rule
+        facts = Facts(self.data.classes, len(self.data.train))
         with self._precision():
             net = decouple(
                 model,
                 cuts_of(config.cell, model, example),
-                method.rule(settings, Facts(self.data.classes, len(self.data.train))),
+                method.rule_of(settings, facts),
                 example,
                 reduction="mean" if settings.per_example else "sum",
-            ).to(memory_format=_CHANNELS_LAST)
+                inputs=None if method.inputs is None else method.inputs(settings),
+            ).to(memory_format=_CHANNELS_LAST)  # pyright: ignore[reportCallIssue]
         options: dict[str, Any] | None = None  # one parameter group for module and rule is the faster way
         if settings.lr_factor != 1 or settings.constant_lr:
             options = {"lr": lr * settings.lr_factor, "constant_lr": settings.constant_lr}
@@ -136,6 +138,7 @@ class Loop:
             rule_options=options,
             update_prob=config.cell.update_prob,
             generator=generator,
+            lags=dict.fromkeys(net.interfaces, Lag(observe=settings.delay)),
             monitor=self._monitor,
         )
 

@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from ..core import ConfigError, Rule
+from ..core import ConfigError, InputRule, Rule
 from ..records.names import METHODS as NAMES
-from ..rules import LocalLoss, NoBackprop, Sobolev, StaleGradient, SyntheticGradient, heads
+from ..rules import (
+    HandOver,
+    LocalLoss,
+    NoBackprop,
+    Sobolev,
+    StaleGradient,
+    SyntheticGradient,
+    SyntheticInput,
+    TrueGradient,
+    heads,
+)
 from ..rules.models import like_layer
 from .config import RuleSettings
 
@@ -28,6 +38,7 @@ class Facts:
 
 
 MakeRule = Callable[[RuleSettings, Facts], Rule]
+MakeInput = Callable[[RuleSettings], InputRule]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +51,14 @@ class Method:
         defaults: settings of the rule, by data set; the entry ``""`` serves for all others. Chosen on
             held-out training examples (``synthgrad run dni_search``), never on test data.
         wants_values: its rules learn from the loss of each example, so the criterion must give it.
+        inputs: makes the input rule of every cut; None where modules are fed with what those below make.
     """
 
     name: str
     rule: MakeRule | None = None
     defaults: Mapping[str, RuleSettings] = field(default_factory=lambda: {"": RuleSettings()})
     wants_values: bool = False
+    inputs: MakeInput | None = None
 
     @property
     def about(self) -> str:
@@ -56,12 +69,31 @@ class Method:
         """Return the rule's settings for a data set."""
         return self.defaults.get(data, self.defaults[""])
 
+    def rule_of(self, settings: RuleSettings, facts: Facts) -> Rule:
+        """Return the rule of every cut, handed over to from backpropagation where the settings say so."""
+        assert self.rule is not None
+        rule = self.rule(settings, facts)
+        if not settings.hands_over:
+            return rule
+        return HandOver(
+            rule,
+            warm_up=settings.warm_up,
+            freeze_after=settings.freeze_after,
+            min_cosine=settings.min_cosine,
+        )
+
 
 def _synthetic(settings: RuleSettings, context: int | None) -> Rule:
     if settings.like_layer:
         return SyntheticGradient(context=context, model=like_layer())
     return SyntheticGradient(settings.hidden, context, norm=settings.norm)
 
+
+def _supplied(settings: RuleSettings) -> InputRule:
+    return SyntheticInput(settings.input_hidden, norm=settings.norm)
+
+
+_DNI = {"": RuleSettings(), "mnist": RuleSettings(hidden=(2048,), lr_factor=30.0)}
 
 METHODS: dict[str, Method] = {
     m.name: m
@@ -71,7 +103,7 @@ METHODS: dict[str, Method] = {
         Method(
             "dni",
             lambda s, facts: _synthetic(s, None),
-            {"": RuleSettings(), "mnist": RuleSettings(hidden=(2048,), lr_factor=30.0)},
+            _DNI,
         ),
         Method("cdni", lambda s, facts: _synthetic(s, facts.classes)),
         Method("stale", lambda s, facts: StaleGradient(facts.num_examples, s.decay)),
@@ -83,6 +115,9 @@ METHODS: dict[str, Method] = {
             lambda s, facts: Sobolev(facts.classes, s.hidden, norm=s.norm),
             wants_values=True,
         ),
+        Method("delayed", lambda s, facts: TrueGradient(s.shrink), {"": RuleSettings(delay=1)}),
+        Method("dni_unlock", lambda s, facts: _synthetic(s, None), _DNI, inputs=_supplied),
+        Method("cdni_unlock", lambda s, facts: _synthetic(s, facts.classes), inputs=_supplied),
     )
 }
 

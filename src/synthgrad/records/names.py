@@ -18,4 +18,7 @@ METHODS: Mapping[str, str] = {
     "stale": "gradients that came back for the same example in earlier epochs",
     "local_loss": "gradients of a small classifier at every cut, nothing from above",
     "sobolev": "gradients of a model of the loss, trained on value and gradient",
+    "delayed": "the true gradient, one step later for each interface that it has crossed",
+    "dni_unlock": "dni with synthetic inputs too: no module waits for another",
+    "cdni_unlock": "cdni with synthetic inputs too",
 }
