@@ -7,7 +7,8 @@ import pytest
 from synthgrad.core import ConfigError
 from synthgrad.experiments import compare, dni_search
 from synthgrad.experiments.compare import Overrides, configs
-from synthgrad.experiments.registry import EXPERIMENTS, experiment_named
+from synthgrad.experiments.train import blank
+from synthgrad.records import identity
 
 
 def test_defaults_are_the_quick_tier_on_the_embedded_data() -> None:
@@ -51,6 +52,33 @@ def test_update_prob_is_for_unlocked_methods() -> None:
     assert [c.cell.update_prob for c in made] == [1.0, 0.2, 0.2, 0.2]
 
 
+def test_several_budgets_are_several_schedules_of_one_shape() -> None:
+    made = configs("quick", "mnist", ["backprop", "cdni"], overrides=Overrides(steps=(600, 3000)))
+    assert [(c.schedule.steps, c.method) for c in made] == [
+        *((600, "backprop"), (600, "cdni"), (3000, "backprop"), (3000, "cdni"))
+    ]
+    assert [c.schedule.steps / c.schedule.eval_every for c in made] == [24.0] * 4
+    assert {c.tier for c in made} == {"custom"}
+
+
+def test_the_whole_experiment_has_budgets_and_sparse_updates() -> None:
+    made = compare.budgets("quick", (0,), "cpu", None)
+    found = {(c.schedule.steps, c.method, c.cell.update_prob) for c in made}
+    assert len(found) == len(made) == 3 * 7
+    assert {s for s, *_ in found} == {1000, 3000, 6000}
+    assert {(m, p) for _, m, p in found} == {
+        *(("backprop", 1.0), ("no_bprop", 1.0), ("dni", 1.0), ("cdni", 1.0)),
+        *(("no_bprop", 0.2), ("dni", 0.2), ("cdni", 0.2)),
+    }
+    assert {c.tier for c in made} == {"quick"}
+
+
+def test_the_longest_budget_is_the_comparison_that_was_recorded() -> None:
+    alone = [identity(blank(c, 1)) for c in configs("quick", "mnist", seeds=(0, 1))]
+    whole = [identity(blank(c, 1)) for c in compare.budgets("quick", (0, 1), "cpu", None)]
+    assert set(alone) < set(whole)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -62,6 +90,7 @@ def test_update_prob_is_for_unlocked_methods() -> None:
         {"overrides": Overrides(update_prob=0.0)},
         {"overrides": Overrides(lr=float("nan"))},
         {"overrides": Overrides(steps=0)},
+        {"overrides": Overrides(steps=(10, 0))},
         {"overrides": Overrides(batch_size=0)},
         {"overrides": Overrides(model="a:b", layers=3)},
     ],
@@ -69,15 +98,6 @@ def test_update_prob_is_for_unlocked_methods() -> None:
 def test_settings_that_cannot_be(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         configs(**wrong)
-
-
-def test_experiments_and_their_tiers() -> None:
-    for name, experiment in EXPERIMENTS.items():
-        for tier in experiment.tiers:
-            made = experiment_named(name, tier).configs(tier, (0,), "cpu", None)
-            assert {c.experiment for c in made} == {name}
-    with pytest.raises(ConfigError, match="has no tier 'full'; accepted: smoke, quick"):
-        experiment_named("dni_search", "full")
 
 
 def test_the_search_measures_on_held_out_data_only() -> None:

@@ -50,7 +50,11 @@ _TENSORBOARD = click.option(
 @click.option(
     "--width", type=int, metavar="N", help="Units or filters of a hidden layer [default: the paper's]."
 )
-@click.option("--steps", type=int, metavar="N", help="Batches to train on [default: the tier's].")
+@click.option(
+    "--steps",
+    type=Numbers(1),
+    help="Batches to train on; several numbers are several budgets [default: the tier's].",
+)
 @click.option("--batch-size", type=int, metavar="N", help="Examples in a batch [default: 256].")
 @click.option(
     "--lr", type=float, metavar="X", help="Learning rate of Adam at the start [default: the tier's]."
@@ -72,8 +76,10 @@ _TENSORBOARD = click.option(
     show_default=True,
     metavar="|".join(PRECISIONS),
     shell_complete=one_of(PRECISIONS),
-    help="bfloat16 runs matrix products and convolutions under autocast.",
+    help="Arithmetic of matrix products and convolutions; bfloat16 runs them under autocast.",
 )
+@click.option("--compile", "compiled", is_flag=True, help="Run the network under torch.compile.")
+@click.option("--augment", is_flag=True, help="Flip and shift training images at random.")
 @click.option("--model", metavar="package.module:factory", help="Your own network.")
 @click.option("--at", type=Names(), help="Submodules after which to cut [default: after every layer].")
 @common
@@ -97,13 +103,37 @@ def compare_command(
 
 @click.command("run", short_help="Run an experiment.")
 @click.argument("name", shell_complete=one_of(EXPERIMENTS))
+@click.option("--data", type=Names(), shell_complete=list_of(DATA), help="Data sets to keep [default: all].")
+@click.option(
+    "--arch", type=Names(), shell_complete=list_of(ARCHS), help="Networks to keep: fcn, cnn [default: all]."
+)
+@click.option(
+    "--layers",
+    type=Numbers(2),
+    help="Depths to keep: weight layers, the output layer included [default: all].",
+)
+@click.option(
+    "--methods",
+    type=Names(),
+    shell_complete=list_of(METHODS),
+    help="Methods to keep; table1 takes every one [default: those of the paper's experiment].",
+)
+@click.option(
+    "--precision",
+    metavar="|".join(PRECISIONS),
+    shell_complete=one_of(PRECISIONS),
+    help="Precision of the arithmetic [default: the tier's].",
+)
 @common
 @_TENSORBOARD
-def run_command(options: Common, name: str, tensorboard: bool) -> int:
-    """Run the experiment NAME; see synthgrad list."""
+def run_command(options: Common, name: str, tensorboard: bool, **choice: Any) -> int:
+    """Run the experiment NAME; see synthgrad list.
+
+    Lists restrict it to some of its cells.
+    """
     from . import work
 
-    return work.run(options, name, tensorboard=tensorboard)
+    return work.run(options, name, choice, tensorboard=tensorboard)
 
 
 @click.command("bench", short_help="Measure speed or memory.")

@@ -21,9 +21,12 @@ __all__ = [
     "TIERS",
 ]
 
-EXPERIMENTS = ("compare", "dni_search")
+EXPERIMENTS = ("compare", "table1", "sparse", "stale", "unlock", "dni_search")
 BENCHMARKS = ("step", "memory")
-METHODS = ("backprop", "no_bprop", "dni", "cdni", "stale", "local_loss", "sobolev")
+METHODS = (
+    *("backprop", "no_bprop", "dni", "cdni", "stale", "local_loss", "sobolev", "delayed"),
+    *("dni_unlock", "cdni_unlock"),
+)
 #: What ``compare`` compares unless methods are named.
 COMPARED = ("backprop", "no_bprop", "dni", "cdni")
 #: Benchmarks that measure other things than all methods.

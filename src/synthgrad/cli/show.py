@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from ..experiments.config import RunConfig
 from ..experiments.sweep import Listener
+from ..experiments.time_left import TimeLeft, run_key, run_names
 from ..records import Record
 from ..report import Sheet, bench_groups, bench_sheet, table_sheet, tabulate
 
@@ -28,23 +30,29 @@ class Display(Listener, AbstractContextManager["Display"]):
     """Progress bars on a terminal, one line for each finished run elsewhere, nothing if quiet.
 
     Args:
-        num_runs: runs in all.
+        configs: the runs, with their estimates.
+        jobs: how many run side by side.
         quiet: show nothing.
     """
 
-    def __init__(self, num_runs: int, *, quiet: bool) -> None:
+    def __init__(self, configs: Sequence[RunConfig], jobs: int = 1, *, quiet: bool) -> None:
+        self._configs = configs
+        self._names = run_names(configs)
+        self._left = TimeLeft(configs, jobs)
+        self._num_done = 0
+        self._begun = time.monotonic()
         self._console = Console(stderr=True, quiet=quiet)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.completed}/{task.total}"),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             console=self._console,
             disable=quiet or not self._console.is_terminal,
             transient=True,
         )
-        self._all = self._progress.add_task("all runs", total=num_runs)
+        self._all = self._progress.add_task("all runs", total=len(configs), left="")
         self._run: TaskID | None = None
 
     def __enter__(self) -> Display:
@@ -56,45 +64,80 @@ class Display(Listener, AbstractContextManager["Display"]):
     ) -> None:
         self._progress.stop()
 
-    def estimates(self, configs: Iterable[RunConfig]) -> None:
-        """Say beforehand what a step of each method will cost, about."""
-        known = {c.method: c.estimated_ratio for c in configs if c.estimated_ratio is not None}
+    def estimates(self) -> None:
+        """Say beforehand what a step of each method will cost, about: over all cells, from the least to the most."""
+        known: dict[str, list[float]] = {}
+        for config in self._configs:
+            if config.estimated_ratio is not None:
+                known.setdefault(config.method, []).append(config.estimated_ratio)
         if known:
-            words = ", ".join(f"{method} {ratio:.2f} ×" for method, ratio in known.items())
-            self._console.print(
-                f"estimated cost of a step, by its matrix products: {words} that of backprop",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
+            words = ", ".join(f"{method} {_span(ratios)} ×" for method, ratios in known.items())
+            self._print(f"estimated cost of a step, by its matrix products: {words} that of backprop")
 
     def started(self, config: RunConfig) -> None:
-        self._run = self._progress.add_task(config.label, total=config.schedule.steps)
+        self._begun = time.monotonic()
+        self._run = self._progress.add_task(self._name(config), total=config.schedule.steps, left="")
 
     def stepped(self, config: RunConfig, step: int) -> None:
         if self._run is not None:
             self._progress.update(self._run, completed=step)
+        self._left.stepped(config, step, time.monotonic() - self._begun)
+        self._show_left()
 
     def ended(self, config: RunConfig, record: Record) -> None:
+        alone = self._run is not None
         self._drop_run()
-        self._progress.advance(self._all)
+        seconds = (record.get("time") or {}).get("train_s")
+        # Where runs come in turn the clock counts their evaluations too; side by side nobody sees them begin.
+        wall = time.monotonic() - self._begun if alone else seconds
+        self._left.ended(config, wall if record["status"] == "ok" else None)
         metrics = record.get("metrics") or {}
         error = next((v for k, v in metrics.items() if k in ("test_error_pct", "val_error_pct")), None)
-        seconds = (record.get("time") or {}).get("train_s")
-        text = f"{config.label}: {record['status']}"
+        text = f"{self._name(config)}: {record['status']}"
         text += f", error {error:.2f} %" if error is not None else ""
         text += f", {seconds:.1f} s" if seconds is not None else ""
         text += f" ({record['error']})" if record.get("error") else ""
-        self._console.print(text, highlight=False, markup=False)
+        self._one_done(text)
 
     def skipped(self, config: RunConfig) -> None:
+        self._left.ended(config, None)
+        self._one_done(f"{self._name(config)}: done before, skipped")
+
+    def _one_done(self, text: str) -> None:
+        self._num_done += 1
         self._progress.advance(self._all)
-        self._console.print(f"{config.label}: done before, skipped", highlight=False, markup=False)
+        self._show_left()
+        left, num = self._left.seconds(), len(self._configs)
+        if num > 1 and self._num_done < num:
+            text += f" · {self._num_done} of {num}" + (f", about {_duration(left)} left" if left else "")
+        self._print(text)
+
+    def _show_left(self) -> None:
+        left = self._left.seconds()
+        self._progress.update(self._all, left=f"about {_duration(left)} left" if left else "")
+
+    def _name(self, config: RunConfig) -> str:
+        return self._names.get(run_key(config), config.label)
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _drop_run(self) -> None:
         if self._run is not None:
             self._progress.remove_task(self._run)
             self._run = None
+
+
+def _span(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    return low if low == high else f"{low}–{high}"
+
+
+def _duration(seconds: float) -> str:
+    """Return a length of time in the largest unit that leaves two digits or so: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def _stdout() -> Console:

@@ -21,7 +21,7 @@ from ..experiments.config import RunConfig
 from ..experiments.loop import data_for
 from ..experiments.machine import choose_device
 from ..experiments.methods import METHODS
-from ..experiments.registry import BENCHMARKS, EXPERIMENTS, benchmark_named, experiment_named
+from ..experiments.registry import BENCHMARKS, EXPERIMENTS, Choice, benchmark_named, experiment_named
 from ..experiments.rehearsal import with_estimates
 from ..experiments.sweep import Sweep
 from ..experiments.tensorboard import check_installed
@@ -57,11 +57,10 @@ def compare(
     return _train(configs, "compare", options, tensorboard=tensorboard)
 
 
-def run(options: Common, name: str, *, tensorboard: bool) -> int:
-    """Run an experiment; return the exit status."""
-    experiment = experiment_named(name, options.tier)
-    configs = experiment.configs(
-        options.tier, options.seeds, choose_device(options.device), _data_dir(options)
+def run(options: Common, name: str, choice: dict[str, Any], *, tensorboard: bool) -> int:
+    """Run an experiment, or those of its runs that are wanted; return the exit status."""
+    configs = experiment_named(name, options.tier).runs(
+        options.tier, options.seeds, choose_device(options.device), _data_dir(options), Choice(**choice)
     )
     return _train(configs, name, options, tensorboard=tensorboard)
 
@@ -158,8 +157,8 @@ def _train(configs: Sequence[RunConfig], name: str, options: Common, *, tensorbo
     runs = Sweep(configs, out, options.resume, options.jobs, options.threads)
     records: list[Record] = []
     try:
-        with Display(len(configs), quiet=options.quiet) as display:
-            display.estimates(configs)
+        with Display(configs, options.jobs, quiet=options.quiet) as display:
+            display.estimates()
             for _ in runs.records(display):
                 pass
     finally:  # also when interrupted: what is on the disk is shown

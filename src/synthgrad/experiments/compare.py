@@ -8,38 +8,36 @@ from dataclasses import dataclass, replace
 from ..core import ConfigError
 from ..tasks import DATASETS
 from .config import Cell, RunConfig, Schedule
+from .feed_forward import FULL, WIDTHS, one_run, width_of
 from .methods import method_named
 
-__all__ = ["METHODS", "TIERS", "Overrides", "configs"]
+__all__ = ["METHODS", "TIERS", "Overrides", "budgets", "configs"]
 
 TIERS = ("smoke", "quick", "full")
 
 #: Methods that are compared unless others are named.
 METHODS = ("backprop", "no_bprop", "dni", "cdni")
 
-# The paper's schedule (DNI §3.1): 500,000 steps, learning rate divided by 10 at 300,000 and 400,000.
-_FULL = Schedule(steps=500_000, lr=3e-5, eval_every=5000)
 _SCHEDULES: dict[str, dict[str, Schedule]] = {
     "mnist-10k": {
         "smoke": Schedule(steps=300, lr=1e-3, eval_every=50),
         "quick": Schedule(steps=1500, lr=1e-3, eval_every=100),
-        "full": _FULL,
+        "full": FULL,
     },
     "mnist": {
         "smoke": Schedule(steps=300, lr=1e-3, eval_every=50),
         "quick": Schedule(steps=6000, eval_every=250),
-        "full": _FULL,
+        "full": FULL,
     },
     "cifar10": {
         "smoke": Schedule(steps=100, lr=1e-3, eval_every=25),
         "quick": Schedule(steps=6000, eval_every=250),
-        "full": _FULL,
+        "full": FULL,
     },
 }
-#: Errors in percent whose first crossing is timed: within reach of backpropagation in the quick tier.
-_TARGETS = {"mnist-10k": 8.0, "mnist": 3.0, "cifar10": 55.0}
-#: Hidden units or filters of the paper's networks (DNI §3.1).
-_WIDTHS = {"fcn": {"cifar10": 1000, "": 256}, "cnn": {"cifar10": 128, "": 64}}
+#: Steps of each budget of the experiment, and the update probabilities at each: unlocked methods have both.
+_BUDGETS = {"smoke": (100, 300), "quick": (1000, 3000, 6000), "full": (100_000, 300_000, 500_000)}
+_PROBS = (1.0, 0.2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,8 @@ class Overrides:
     """What a user sets in place of a tier's settings; None keeps the tier's.
 
     ``arch``, ``layers``, ``width``, ``model``, ``at`` and ``engine`` choose the cell of the table, ``precision``
-    and ``compiled`` how it is computed; the others make the run one of tier ``custom``.
+    and ``compiled`` how it is computed; the others make the run one of tier ``custom``. Several numbers of
+    ``steps`` are as many budgets: every method is trained anew for each.
     """
 
     arch: str = "fcn"
@@ -56,7 +55,7 @@ class Overrides:
     model: str | None = None
     at: tuple[str, ...] = ()
     engine: str = "in-process"
-    steps: int | None = None
+    steps: int | tuple[int, ...] | None = None
     batch_size: int | None = None
     lr: float | None = None
     update_prob: float | None = None
@@ -97,18 +96,16 @@ def configs(
     if not known:
         raise ConfigError(f"no method is named; name some of {', '.join(METHODS)}")
     cell = _cell(data, over)
-    schedule = _schedule(tier, data, over)
+    label = "custom" if over.custom else tier
     return [
-        RunConfig(
+        one_run(
             "compare",
-            "custom" if over.custom else tier,
+            label,
             method.name,
             seed,
-            # Locked training has no modules to skip: every method of a table is listed under its own.
-            cell if method.rule is not None else replace(cell, update_prob=1.0, engine="plain", at=()),
+            # As in the papers, the reference makes every update: all methods are held against the same run.
+            cell if method.rule is not None else replace(cell, update_prob=1.0),
             schedule,
-            method.settings(data),
-            target_error_pct=_TARGETS[data],
             device=device,
             precision=over.precision,
             compiled=over.compiled,
@@ -116,7 +113,25 @@ def configs(
             data_dir=data_dir,
         )
         for seed in seeds
+        for schedule in _schedules(tier, data, over)
         for method in known
+    ]
+
+
+def budgets(tier: str, seeds: Sequence[int], device: str, data_dir: str | None) -> list[RunConfig]:
+    """Return the runs of the whole experiment: several budgets, each with every update and with one in five.
+
+    A budget has a schedule of its own, whose learning rate falls at the same shares of it. The longest of the
+    quick and full tiers is the run that `configs` makes.
+    """
+    data = "mnist-10k" if tier == "smoke" else "mnist"
+    return [
+        one_run("compare", tier, method, seed, _cell(data, over), schedule, device=device, data_dir=data_dir)
+        for seed in seeds
+        for schedule in _schedules(tier, data, Overrides(steps=_BUDGETS[tier]))
+        for over in (Overrides(update_prob=prob) for prob in _PROBS)
+        for method in METHODS
+        if over.update_prob == 1 or method != "backprop"
     ]
 
 
@@ -135,24 +150,24 @@ def _cell(data: str, over: Overrides) -> Cell:
                 "--model is given together with --arch, --layers or --width; its factory decides these"
             )
         return Cell(data, over.model, None, None, over.at, prob, over.engine)
-    if over.arch not in _WIDTHS:
-        raise ConfigError(f"network '{over.arch}' is unknown; accepted: {', '.join(_WIDTHS)}")
+    if over.arch not in WIDTHS:
+        raise ConfigError(f"network '{over.arch}' is unknown; accepted: {', '.join(WIDTHS)}")
     layers = 4 if over.layers is None else over.layers
-    usual = _WIDTHS[over.arch]
-    width = usual.get(data, usual[""]) if over.width is None else over.width
+    width = width_of(over.arch, data) if over.width is None else over.width
     return Cell(data, over.arch, layers, width, over.at, prob, over.engine)
 
 
-def _schedule(tier: str, data: str, over: Overrides) -> Schedule:
-    schedule = _SCHEDULES[data][tier]
-    steps = schedule.steps if over.steps is None else over.steps
-    return replace(
-        schedule,
-        steps=steps,
-        batch_size=schedule.batch_size if over.batch_size is None else over.batch_size,
-        lr=schedule.lr if over.lr is None else over.lr,
-        # As many evaluations as the tier makes, whatever the number of steps.
-        eval_every=max(1, schedule.eval_every * max(steps, 0) // schedule.steps)
-        if over.steps
-        else schedule.eval_every,
-    )
+def _schedules(tier: str, data: str, over: Overrides) -> list[Schedule]:
+    """Return a schedule for each budget, with as many evaluations as the tier makes, whatever its steps."""
+    usual = _SCHEDULES[data][tier]
+    given = usual.steps if over.steps is None else over.steps
+    return [
+        replace(
+            usual,
+            steps=steps,
+            batch_size=usual.batch_size if over.batch_size is None else over.batch_size,
+            lr=usual.lr if over.lr is None else over.lr,
+            eval_every=max(1, usual.eval_every * max(steps, 0) // usual.steps),
+        )
+        for steps in (given if isinstance(given, tuple) else (given,))
+    ]

@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from ..core import ConfigError
-from . import compare, dni_search
+from . import compare, dni_search, sparse, stale, table1, unlock
 from .bench import Benchmark
 from .bench_memory import MemoryBench
 from .bench_step import StepBench
 from .config import RunConfig
 
-__all__ = ["BENCHMARKS", "EXPERIMENTS", "Experiment", "benchmark_named", "experiment_named"]
+__all__ = ["BENCHMARKS", "EXPERIMENTS", "Choice", "Experiment", "benchmark_named", "experiment_named"]
 
 MakeConfigs = Callable[[str, Sequence[int], str, str | None], list[RunConfig]]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which of an experiment's runs are wanted; None for all.
+
+    Attributes:
+        data, arch, layers, methods: keep the runs of these.
+        precision: run them in this one, in place of the tier's.
+    """
+
+    data: tuple[str, ...] | None = None
+    arch: tuple[str, ...] | None = None
+    layers: tuple[int, ...] | None = None
+    methods: tuple[str, ...] | None = None
+    precision: str | None = None
+
+
+#: What a run has of each thing that can be chosen.
+_VALUE_OF: dict[str, Callable[[RunConfig], Any]] = {
+    "data": lambda run: run.cell.data,
+    "arch": lambda run: run.cell.arch,
+    "layers": lambda run: run.cell.layers,
+    "methods": lambda run: run.method,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,26 +49,93 @@ class Experiment:
 
     Attributes:
         name, about: as listed.
-        configs: takes tier, seeds, device and data directory; returns the runs.
+        configs: takes tier, seeds, device and data directory; returns all runs that it has.
         tiers: the tiers that it has.
+        methods: those of its methods that are run unless others are named; None for all.
     """
 
     name: str
     about: str
     configs: MakeConfigs
     tiers: tuple[str, ...]
+    methods: tuple[str, ...] | None = None
 
+    def runs(
+        self,
+        tier: str,
+        seeds: Sequence[int],
+        device: str,
+        data_dir: str | None,
+        choice: Choice | None = None,
+    ) -> list[RunConfig]:
+        """Return the runs that are wanted, in the experiment's order.
 
-def _compare(tier: str, seeds: Sequence[int], device: str, data_dir: str | None) -> list[RunConfig]:
-    data = "mnist-10k" if tier == "smoke" else "mnist"
-    return compare.configs(tier, data, seeds=seeds, device=device, data_dir=data_dir)
+        Raises:
+            ConfigError: if the choice names what the experiment has not; says what it has.
+        """
+        choice = choice or Choice()
+        runs = self.configs(tier, seeds, device, data_dir)
+        wanted = {name: getattr(choice, name) for name in _VALUE_OF}
+        for name, values in wanted.items():
+            if values is not None:
+                self._check(name, values, list(dict.fromkeys(map(_VALUE_OF[name], runs))), tier)
+        wanted["methods"] = wanted["methods"] or self.methods
+        kept = [
+            run
+            for run in runs
+            if all(values is None or _VALUE_OF[name](run) in values for name, values in wanted.items())
+        ]
+        if not kept:
+            cells = dict.fromkeys(f"{r.cell.data} {r.cell.arch} {r.cell.layers} layers" for r in runs)
+            raise ConfigError(
+                f"experiment '{self.name}', tier '{tier}': nothing is left of it that was named together; "
+                f"it has {'; '.join(cells)}"
+            )
+        if choice.precision is not None:
+            kept = [replace(run, precision=choice.precision) for run in kept]
+        return kept
+
+    def _check(self, name: str, values: Collection[Any], has: Sequence[Any], tier: str) -> None:
+        if missing := [str(value) for value in values if value not in has]:
+            raise ConfigError(
+                f"--{name} {','.join(missing)}: experiment '{self.name}', tier '{tier}', has "
+                f"{', '.join(map(str, has))}; name some of these or leave out --{name}"
+            )
 
 
 EXPERIMENTS = {
     e.name: e
     for e in (
         Experiment(
-            "compare", "backprop against decoupled methods on MNIST (Bisong 2017)", _compare, compare.TIERS
+            "compare",
+            "backprop against decoupled methods on MNIST, several budgets, all updates or one in five (Bisong 2017)",
+            compare.budgets,
+            compare.TIERS,
+        ),
+        Experiment(
+            "table1",
+            "test errors of FCN and CNN on MNIST and CIFAR-10 over depth (DNI, Table 1)",
+            table1.configs,
+            table1.TIERS,
+            table1.METHODS,
+        ),
+        Experiment(
+            "sparse",
+            "test error over the probability of an update, at equal updates and equal steps",
+            sparse.configs,
+            sparse.TIERS,
+        ),
+        Experiment(
+            "stale",
+            "stale gradients over decay rates, against DNI and cDNI",
+            stale.configs,
+            stale.TIERS,
+        ),
+        Experiment(
+            "unlock",
+            "complete unlock: synthetic inputs as well as gradients, with and without labels",
+            unlock.configs,
+            unlock.TIERS,
         ),
         Experiment(
             "dni_search",

@@ -1,0 +1,105 @@
+"""What is said of a sweep under way: how long it will still take, and short names for its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import mean
+from typing import Any
+
+from .config import RunConfig
+
+__all__ = ["TimeLeft", "run_key", "run_names"]
+
+#: What tells runs of different cost apart, the most alike first: the first of these that has ended is asked.
+_ALIKE: tuple[Callable[[RunConfig], Any], ...] = (
+    lambda run: (run.cell.data, run.cell.arch, run.cell.layers, run.cell.width, run.method),
+    lambda run: (run.cell.data, run.cell.arch, run.cell.layers, run.cell.width),
+    lambda run: (run.cell.data, run.cell.arch),
+    lambda run: None,
+)
+
+
+class TimeLeft:
+    """Is told how a sweep goes, and says how many seconds of it are left.
+
+    The work of a run is its number of steps times the estimated cost of one, and its seconds are that work
+    at the pace of the runs most alike that have ended.
+
+    Args:
+        configs: the runs.
+        jobs: how many run side by side.
+    """
+
+    def __init__(self, configs: Sequence[RunConfig], jobs: int = 1) -> None:
+        self._left = {run_key(run): run for run in configs}
+        self._jobs = jobs
+        self._paces: list[dict[Any, list[float]]] = [{} for _ in _ALIKE]
+        self._first: float | None = None  # pace of a run under way, until one has ended
+        self._under_way: tuple[str, float] = ("", 0.0)
+
+    def stepped(self, run: RunConfig, step: int, seconds: float) -> None:
+        """Take note of a run under way, where runs come one after the other.
+
+        Args:
+            run: the run.
+            step: steps that it has done.
+            seconds: what these took.
+        """
+        share = step / run.schedule.steps
+        self._under_way = (run_key(run), share)
+        if share:
+            self._first = seconds / (_work(run) * share)
+
+    def ended(self, run: RunConfig, seconds: float | None) -> None:
+        """Take a run off what is left.
+
+        Args:
+            run: the run.
+            seconds: what it took; None if that says nothing of others: it was skipped, or failed.
+        """
+        self._left.pop(run_key(run), None)
+        if seconds is not None:
+            for alike, paces in zip(_ALIKE, self._paces, strict=True):
+                paces.setdefault(alike(run), []).append(seconds / _work(run))
+
+    def seconds(self) -> float | None:
+        """Return the seconds that are left, about; None if nothing is known of them yet."""
+        total = 0.0
+        for key, run in self._left.items():
+            pace = self._pace(run)
+            if pace is None:
+                return None
+            done = self._under_way[1] if key == self._under_way[0] else 0.0
+            total += (1 - done) * pace * _work(run)
+        return total / max(1, min(self._jobs, len(self._left)))
+
+    def _pace(self, run: RunConfig) -> float | None:
+        """Return the seconds of a unit of work of a run."""
+        for alike, paces in zip(_ALIKE, self._paces, strict=True):
+            if found := paces.get(alike(run)):
+                return mean(found)
+        return self._first
+
+
+def run_key(run: RunConfig) -> str:
+    """Return what tells the runs of a sweep apart; not where their snapshots lie, which a sweep adds."""
+    return repr((run.method, run.seed, run.cell, run.schedule, run.rule, run.precision))
+
+
+def run_names(configs: Sequence[RunConfig]) -> dict[str, str]:
+    """Return a short name for each run of a sweep by its `run_key`: the label, and what else varies in the sweep."""
+    parts: list[Callable[[RunConfig], str]] = [
+        lambda run: run.cell.data,
+        lambda run: f"{run.cell.arch} {run.cell.layers} layers",
+        lambda run: f"{run.schedule.steps:,} steps",
+    ]
+    varied = [part for part in parts if len({part(run) for run in configs}) > 1]
+    varied += (
+        [lambda run: f"p={run.cell.update_prob:g}"] if any(r.cell.update_prob != 1 for r in configs) else []
+    )
+    varied += [lambda run: f"decay {run.rule.decay:g}"] if any(run.rule.decay for run in configs) else []
+    return {run_key(run): ", ".join([run.label, *(part(run) for part in varied)]) for run in configs}
+
+
+def _work(run: RunConfig) -> float:
+    return run.schedule.steps * (run.estimated_ratio or 1.0)

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import pytest
+
+from synthgrad.experiments import unlock
+from synthgrad.experiments.methods import METHODS
+from synthgrad.experiments.train import run
+
+pytestmark = pytest.mark.skipif(
+    not set(unlock.METHODS) <= set(METHODS), reason="needs the methods of complete unlock"
+)
+
+
+def test_one_schedule_for_all() -> None:
+    made = unlock.configs("quick", (0,), "cpu", None)
+    assert tuple(c.method for c in made) == unlock.METHODS
+    assert len({(c.schedule, c.precision, c.cell.data) for c in made}) == 1
+
+
+@pytest.mark.parametrize("method", unlock.METHODS)
+def test_smoke_learns(method: str) -> None:
+    (config,) = [c for c in unlock.configs("smoke", (0,), "cpu", None) if c.method == method]
+    record = run(config)
+    assert record["status"] == "ok", record["error"]
+    assert record["metrics"]["test_error_pct"] < 80  # chance is 90
