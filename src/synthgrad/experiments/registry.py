@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core import ConfigError
-from . import compare, dni_search, sparse, stale, table1, unlock
+from . import compare, dni_search, sparse, stale, table1, unlock, unlock_search
 from .bench import Benchmark
 from .bench_memory import MemoryBench
 from .bench_step import StepBench
@@ -142,6 +142,12 @@ EXPERIMENTS = {
             "which M makes unconditioned DNI learn soonest, on held-out data",
             dni_search.configs,
             dni_search.TIERS,
+        ),
+        Experiment(
+            "unlock_search",
+            "which input model makes complete unlock learn soonest, on held-out data",
+            unlock_search.configs,
+            unlock_search.TIERS,
         ),
     )
 }
