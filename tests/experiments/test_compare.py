@@ -110,3 +110,15 @@ def test_selected_settings_were_tried() -> None:
 
     assert METHODS["dni"].settings("mnist") in dni_search.VARIANTS
     assert set(compare.METHODS) <= set(METHODS)
+
+
+def test_hand_over_is_a_setting_of_methods_with_a_rule() -> None:
+    over = Overrides(warm_up=10, freeze_after=50, min_cosine=0.1)
+    reference, dni = configs("quick", "mnist-10k", ("backprop", "dni"), overrides=over)
+    assert (reference.tier, dni.tier) == ("custom", "custom")
+    assert not reference.rule.hands_over
+    assert (
+        dni.recorded()["rule"] | {"warm_up": 10, "freeze_after": 50, "min_cosine": 0.1}
+        == dni.recorded()["rule"]
+    )
+    assert "warm_up" not in configs("quick", "mnist-10k", ("dni",))[0].recorded()["rule"]

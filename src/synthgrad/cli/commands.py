@@ -80,6 +80,16 @@ _TENSORBOARD = click.option(
 )
 @click.option("--compile", "compiled", is_flag=True, help="Run the network under torch.compile.")
 @click.option("--augment", is_flag=True, help="Flip and shift training images at random.")
+@click.option(
+    "--warm-up", type=int, metavar="N", help="Learn from the true gradient for N batches, rules beside it."
+)
+@click.option("--freeze-after", type=int, metavar="N", help="Rules learn no more after N batches.")
+@click.option(
+    "--min-cosine",
+    type=float,
+    metavar="X",
+    help="Learn from the true gradient while a rule's cosine to it is under X.",
+)
 @click.option("--model", metavar="package.module:factory", help="Your own network.")
 @click.option("--at", type=Names(), help="Submodules after which to cut [default: after every layer].")
 @common

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from ..core import ConfigError
 from ..tasks import DATASETS
-from .config import Cell, RunConfig, Schedule
+from .config import Cell, RuleSettings, RunConfig, Schedule
 from .feed_forward import FULL, WIDTHS, one_run, width_of
-from .methods import method_named
+from .methods import Method, method_named
 
 __all__ = ["METHODS", "TIERS", "Overrides", "budgets", "configs"]
 
@@ -62,13 +62,25 @@ class Overrides:
     precision: str = "float32"
     compiled: bool = False
     augment: bool = False
+    warm_up: int | None = None
+    freeze_after: int | None = None
+    min_cosine: float | None = None
+
+    @property
+    def hand_over(self) -> dict[str, float]:
+        """Settings of a hand-over from backpropagation, as far as they are given."""
+        names = ("warm_up", "freeze_after", "min_cosine")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @property
     def custom(self) -> bool:
         """Do these settings leave the tier?"""
-        return self.augment or any(
-            v is not None for v in (self.steps, self.batch_size, self.lr, self.update_prob)
-        )
+        numbers = (self.steps, self.batch_size, self.lr, self.update_prob)
+        return self.augment or bool(self.hand_over) or any(v is not None for v in numbers)
+
+    def settings(self, method: Method, cell: Cell) -> RuleSettings:
+        """Return the settings of a method's rule."""
+        return replace(method.settings(cell.data), **({} if method.rule is None else self.hand_over))
 
 
 def configs(
@@ -106,6 +118,7 @@ def configs(
             # As in the papers, the reference makes every update: all methods are held against the same run.
             cell if method.rule is not None else replace(cell, update_prob=1.0),
             schedule,
+            over.settings(method, cell),
             device=device,
             precision=over.precision,
             compiled=over.compiled,
