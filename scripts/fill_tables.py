@@ -9,21 +9,47 @@ A table stands between two comments, the first of which names the folder of its 
 
 With `errors` after the folder, columns of times are left out: for runs that shared the machine. With `key=value`
 words after it, as in `layers=4 compiled=false`, only records whose method or cell says so are shown.
+
+A grid of networks and methods, made of the records of one or several folders, and a plot of one folder, of the sweep
+over update probabilities, with the file that it is written to, stand between comments of their own:
+
+    <!-- grid results/table1/2026-11-21-… results/compare/2026-11-21-… -->
+    <!-- end -->
+    <!-- plot results/sparse/2026-11-21-… pictures/sparse.svg -->
+    <!-- end -->
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from synthgrad.records import FILE, Record, read
-from synthgrad.report import bench_markdown, markdown, tabulate
+from synthgrad.report import (
+    Sheet,
+    bench_markdown,
+    budget_sheets,
+    grid_sheets,
+    markdown,
+    noted_markdown,
+    single_tables,
+    sparse_picture,
+    sparse_sheet,
+    sparse_sweeps,
+    standalone,
+    tabulate,
+)
 
 ROOT = Path(__file__).parent.parent
 MARKED = re.compile(
     r"(<!-- table (?P<folder>\S+)(?P<errors> errors)?(?P<only>(?: \w+=\S+)*) -->\n).*?(?P<end><!-- end -->)",
     re.DOTALL,
+)
+GRID = re.compile(r"(<!-- grid (?P<folders>[^>]+?) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
+PLOT = re.compile(
+    r"(<!-- plot (?P<folder>\S+) (?P<picture>\S+\.svg) -->\n).*?(?P<end><!-- end -->)", re.DOTALL
 )
 
 
@@ -35,12 +61,39 @@ def table(folder: str, only: dict[str, str], *, errors_only: bool) -> str:
     if problems or not records:
         sys.exit("\n".join(problems) or f"{path}: holds no records {only or ''}")
     parts: list[str] = []
-    for made in tabulate(records):
+    tables = tabulate(records)
+    # Of several budgets, and of a sweep over update probabilities, one table says it all.
+    parts += [noted_markdown(sparse_sheet(sweep)) for sweep in sparse_sweeps(records)]
+    parts += [noted_markdown(sheet) for sheet in budget_sheets(tables, errors_only=errors_only)]
+    for made in single_tables(tables):
         parts += [f"**{made.title}**\n", markdown(made, errors_only=errors_only)]
     benches = [r for r in records if str(r["experiment"]).startswith("bench/")]
     if benches:
         parts += [bench_markdown(benches)]
     return "\n".join([*parts, _machine(records)]) + "\n"
+
+
+def grid(folders: Sequence[str]) -> str:
+    """Return the grids of the records of some folders, one for each tier."""
+    records: list[Record] = []
+    for folder in folders:
+        found, problems = read(ROOT / folder / FILE)
+        if problems or not found:
+            sys.exit("\n".join(problems) or f"{ROOT / folder / FILE}: holds no records")
+        records += found
+    sheets: list[Sheet] = grid_sheets(records, least=1)
+    if not sheets:
+        sys.exit(f"{' '.join(folders)}: no records for a grid; name folders of `compare` or `run table1`")
+    return "\n".join([*map(noted_markdown, sheets), _machine(records)]) + "\n"
+
+
+def plot(folder: str) -> str:
+    """Return the plot of a folder's sweep over update probabilities, as the text of an SVG file."""
+    records, problems = read(ROOT / folder / FILE)
+    sweeps = sparse_sweeps(records)
+    if problems or len(sweeps) != 1:
+        sys.exit("\n".join(problems) or f"{ROOT / folder / FILE}: holds {len(sweeps)} sweeps, expected one")
+    return standalone(sparse_picture(sweeps[0]))
 
 
 def _says(record: Record, key: str) -> str:
@@ -63,17 +116,33 @@ def _filled(marked: re.Match[str]) -> str:
     return marked[1] + "\n" + filled + marked["end"]
 
 
+def _filled_grid(marked: re.Match[str]) -> str:
+    return marked[1] + "\n" + grid(marked["folders"].split()) + marked["end"]
+
+
+def _shown_plot(marked: re.Match[str]) -> str:
+    about = "Test error over the probability of an update, by method; equal updates solid, equal steps dashed"
+    return f"{marked[1]}\n![{about}]({marked['picture']})\n\n{marked['end']}"
+
+
+def documents(page: Path) -> dict[Path, str]:
+    """Return the texts that a page, and the pictures that it has plotted, must have."""
+    before = page.read_text(encoding="utf-8")
+    made = {page.parent / found["picture"]: plot(found["folder"]) for found in PLOT.finditer(before)}
+    after = MARKED.sub(_filled, before)
+    return {**made, page: PLOT.sub(_shown_plot, GRID.sub(_filled_grid, after))}
+
+
 def main() -> None:
     """Rewrite the documents; with ``--check`` fail if that would change one."""
     check = "--check" in sys.argv[1:]
     drifted: list[Path] = []
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
-        before = path.read_text(encoding="utf-8")
-        after = MARKED.sub(_filled, before)
-        if after != before:
-            drifted.append(path)
-            if not check:
-                path.write_text(after, encoding="utf-8")
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for path, text in documents(page).items():
+            if not path.exists() or path.read_text(encoding="utf-8") != text:
+                drifted.append(path)
+                if not check:
+                    path.write_text(text, encoding="utf-8")
     for path in drifted:
         print(
             f"{path.relative_to(ROOT)}: {'differs from the records, run `make tables`' if check else 'filled'}"

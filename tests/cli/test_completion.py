@@ -69,7 +69,11 @@ def offered(line: str) -> list[str]:
         ("synthgrad compare --engine ", ["in-process", "plain"]),
         ("synthgrad compare --debug --quiet --engine p", ["plain"]),
         ("synthgrad run dni_search --tier q", ["quick"]),
-        ("synthgrad bench step --methods d", ["dni"]),
+        ("synthgrad run table1 --data mnist,", ["mnist,mnist-10k", "mnist,cifar10"]),
+        ("synthgrad run table1 --arch fcn,", ["fcn,cnn"]),
+        ("synthgrad run table1 --methods st", ["stale"]),
+        ("synthgrad run table1 --precision b", ["bfloat16"]),
+        ("synthgrad bench step --methods d", ["dni", "delayed", "dni_unlock"]),
         ("synthgrad bench memory --methods backprop,", ["backprop,checkpointing", "backprop,in_process"]),
         ("synthgrad bench step --modes eager,", ["eager,compiled"]),
     ],
@@ -91,8 +95,8 @@ def test_paths_are_left_to_the_shell(line: str, kind: str) -> None:
 
 
 def test_zsh_and_fish_are_answered_in_their_forms() -> None:
-    assert ask("zsh", "synthgrad compare --methods dni,c", "3") == ["plain", "dni,cdni", "_"]
-    assert ask("fish", "synthgrad compare --methods dni,c", "dni,c") == ["plain,dni,cdni"]
+    assert ask("zsh", "synthgrad compare --methods dni,n", "3") == ["plain", "dni,no_bprop", "_"]
+    assert ask("fish", "synthgrad compare --methods dni,n", "dni,n") == ["plain,dni,no_bprop"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -118,7 +122,7 @@ def test_a_real_bash_completes_a_list(tmp_path: Path) -> None:
     script = """
     eval "$(_SYNTHGRAD_COMPLETE=bash_source synthgrad)"
     complete -p synthgrad
-    COMP_WORDS=(synthgrad compare --methods backprop,no_bprop,c) COMP_CWORD=3
+    COMP_WORDS=(synthgrad compare --methods backprop,no_bprop,l) COMP_CWORD=3
     _synthgrad_completion synthgrad
     printf '%s\\n' "${COMPREPLY[@]}"
     """
@@ -132,7 +136,7 @@ def test_a_real_bash_completes_a_list(tmp_path: Path) -> None:
     )
     registered, *completed = done.stdout.splitlines()
     assert registered == "complete -o nosort -F _synthgrad_completion synthgrad"
-    assert completed == ["backprop,no_bprop,cdni"]
+    assert completed == ["backprop,no_bprop,local_loss"]
     assert done.stderr == ""
 
 

@@ -7,23 +7,16 @@ from dataclasses import replace
 import pytest
 
 from synthgrad.core import ConfigError
-from synthgrad.experiments.methods import METHODS
-from synthgrad.experiments.registry import EXPERIMENTS, Choice, Experiment, experiment_named
+from synthgrad.experiments.registry import EXPERIMENTS, Choice, experiment_named
 from synthgrad.experiments.train import blank
 from synthgrad.records import identity
 
 CASES = [(e.name, tier) for e in EXPERIMENTS.values() for tier in e.tiers]
 
 
-def _experiment(name: str, tier: str) -> Experiment:
-    if name == "unlock" and "dni_unlock" not in METHODS:
-        pytest.skip("needs the methods of complete unlock")
-    return experiment_named(name, tier)
-
-
 @pytest.mark.parametrize(("name", "tier"), CASES)
 def test_runs_are_of_the_experiment_and_differ(name: str, tier: str) -> None:
-    made = _experiment(name, tier).runs(tier, (0, 1), "cpu", None)
+    made = experiment_named(name, tier).runs(tier, (0, 1), "cpu", None)
     assert {(c.experiment, c.tier) for c in made} == {(name, tier)}
     assert len({identity(blank(c, 1)) for c in made}) == len(made)
     assert [c.seed for c in made] == sorted(c.seed for c in made) or name == "dni_search"
@@ -31,7 +24,7 @@ def test_runs_are_of_the_experiment_and_differ(name: str, tier: str) -> None:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_smoke_needs_no_file(name: str) -> None:
-    made = _experiment(name, "smoke").runs("smoke", (0,), "cpu", None)
+    made = experiment_named(name, "smoke").runs("smoke", (0,), "cpu", None)
     assert {c.cell.data for c in made} == {"mnist-10k"}
 
 

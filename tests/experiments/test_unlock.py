@@ -3,13 +3,7 @@ from __future__ import annotations
 import pytest
 
 from synthgrad.experiments import unlock
-from synthgrad.experiments.methods import METHODS
 from synthgrad.experiments.train import run
-
-pytestmark = pytest.mark.skipif(
-    not set(unlock.METHODS) <= set(METHODS), reason="needs the methods of complete unlock"
-)
-
 
 def test_one_schedule_for_all() -> None:
     made = unlock.configs("quick", (0,), "cpu", None)

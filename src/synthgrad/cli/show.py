@@ -16,7 +16,7 @@ from ..experiments.config import RunConfig
 from ..experiments.sweep import Listener
 from ..experiments.time_left import TimeLeft, run_key, run_names
 from ..records import Record
-from ..report import Sheet, bench_groups, bench_sheet, table_sheet, tabulate
+from ..report import Sheet, bench_groups, bench_sheet, gathered_sheets, table_sheet, tabulate
 
 #: Rows of a table that a terminal is given; the records have all.
 MOST_ROWS = 200
@@ -109,12 +109,13 @@ class Display(Listener, AbstractContextManager["Display"]):
         self._show_left()
         left, num = self._left.seconds(), len(self._configs)
         if num > 1 and self._num_done < num:
-            text += f" · {self._num_done} of {num}" + (f", about {_duration(left)} left" if left else "")
+            text += f" · {self._num_done} of {num}" + (f", {_duration(left)}" if left else "")
         self._print(text)
 
     def _show_left(self) -> None:
-        left = self._left.seconds()
-        self._progress.update(self._all, left=f"about {_duration(left)} left" if left else "")
+        if not self._progress.disable:
+            left = self._left.seconds()
+            self._progress.update(self._all, left=_duration(left) if left else "")
 
     def _name(self, config: RunConfig) -> str:
         return self._names.get(run_key(config), config.label)
@@ -134,10 +135,12 @@ def _span(values: Sequence[float]) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Return a length of time in the largest unit that leaves two digits or so: 40 s, 12 min, 3.5 h."""
+    """Say how much time is left, in the largest unit that gives two digits or so: 40 s, 12 min, 3.5 h."""
     if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+        words = f"{max(1, seconds):.0f} s"
+    else:
+        words = f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+    return f"about {words} left"
 
 
 def _stdout() -> Console:
@@ -169,7 +172,7 @@ def print_bench(records: Iterable[Record]) -> None:
         _print_sheet(bench_sheet(name, group))
 
 
-def print_tables(records: Iterable[Record], problems: Sequence[str] = ()) -> None:
+def print_tables(records: Sequence[Record], problems: Sequence[str] = ()) -> None:
     """Print the tables of some records on standard output, what was left out of them on standard error."""
     errors = Console(stderr=True, soft_wrap=True)
     for problem in problems:
@@ -177,5 +180,9 @@ def print_tables(records: Iterable[Record], problems: Sequence[str] = ()) -> Non
     tables = tabulate(records)
     for table in tables[:MOST_TABLES]:
         _print_sheet(table_sheet(table))
+    for sheet in gathered_sheets(records, tables):
+        _print_sheet(sheet)
+        for note in sheet.notes:
+            _stdout().print(note, highlight=False, markup=False)
     if len(tables) > MOST_TABLES:
         errors.print(f"{len(tables) - MOST_TABLES} more tables, left out; name fewer folders")

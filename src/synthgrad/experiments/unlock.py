@@ -12,7 +12,7 @@ __all__ = ["METHODS", "TIERS", "configs"]
 METHODS = ("backprop", "dni", "cdni", "dni_unlock", "cdni_unlock")
 
 _SCHEDULES = {
-    "smoke": ("mnist-10k", Schedule(steps=60, batch_size=128, lr=1e-3, eval_every=30), "float32"),
+    "smoke": ("mnist-10k", Schedule(steps=300, batch_size=128, lr=1e-3, eval_every=100), "float32"),
     "quick": ("mnist", Schedule(steps=6000, lr=3e-4, eval_every=400), "bfloat16"),
     "full": ("mnist", FULL, "float32"),
 }

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..records import Record
 
-__all__ = ["as_number", "is_bench", "key", "number", "part", "shorten", "status", "text"]
+__all__ = ["as_number", "is_bench", "is_sparse", "key", "number", "part", "shorten", "status", "text"]
 
 _MOST = 1e30  # no loss, time or size is larger; a plot's axis cannot be
 
@@ -71,6 +71,11 @@ def key(value: Any) -> str:
 def status(record: Record) -> str:
     """Return how a run ended: ``ok``, or one of the ways in which it did not."""
     return text(record.get("status"), 30)
+
+
+def is_sparse(record: Record) -> bool:
+    """Is it a run of the sweep over update probabilities, whose runs of many lengths make one table?"""
+    return record.get("experiment") == "sparse" and number(part(record, "cell"), "update_prob") is not None
 
 
 def is_bench(record: Record) -> bool:

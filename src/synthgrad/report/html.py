@@ -10,9 +10,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ..records import Record
 from ..records.names import METHODS
 from .bench import bench_groups
+from .budgets import budget_sheets
 from .fields import is_bench, text
-from .sections import Section, bench_section, table_section
-from .summary import tabulate
+from .grid import grid_sheets
+from .sections import Section, bench_section, sheet_section, sparse_section, table_section
+from .sparse import sparse_sweeps
+from .summary import Table, tabulate
 
 __all__ = ["write_report"]
 
@@ -48,15 +51,27 @@ def write_report(path: Path, records: Iterable[Record], problems: Sequence[str] 
 
 def _sections(records: Sequence[Record]) -> tuple[list[Section], list[str]]:
     """Return the sections of a page, and a line about those that it has no room for."""
-    tables, benches = tabulate(records), bench_groups(records)
+    tables, benches, sweeps = tabulate(records), bench_groups(records), sparse_sweeps(records)
     shown = min(len(tables), MOST_TABLES) + min(len(benches), MOST_TABLES)
-    room = max(LEAST_PLOTS, MOST_PLOTS // max(1, shown))
-    sections = [table_section(t, k, room) for k, t in enumerate(tables[:MOST_TABLES], 1)]
+    room = max(LEAST_PLOTS, MOST_PLOTS // max(1, shown + len(sweeps)))
+    sections = _gathered(records, tables)
+    sections += [sparse_section(sweep, k, room) for k, sweep in enumerate(sweeps, 1)]
+    sections += [table_section(t, k, room) for k, t in enumerate(tables[:MOST_TABLES], 1)]
     sections += [bench_section(name, group, room) for name, group in list(benches.items())[:MOST_TABLES]]
     gone = len(tables) + len(benches) - shown
     return sections, [
         f"{gone} more tables have no room on this page; make one of fewer folders"
     ] if gone else []
+
+
+def _gathered(records: Sequence[Record], tables: Sequence[Table]) -> list[Section]:
+    """Return the tables that gather others: the grid of networks, and the budgets of one network."""
+    about = "Every network and data set of these records at a glance; each has a section of its own."
+    sections = [sheet_section(f"grid-{k}", about, s) for k, s in enumerate(grid_sheets(records), 1)]
+    about = "The same network and data with several numbers of steps; each number has a section of its own."
+    return sections + [
+        sheet_section(f"budgets-{k}", about, s) for k, s in enumerate(budget_sheets(tables), 1)
+    ]
 
 
 def _first(problems: Sequence[str]) -> list[str]:

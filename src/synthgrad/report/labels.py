@@ -29,6 +29,17 @@ def rule_settings(record: Record) -> dict[str, Any]:
     return part(part(record, "config"), "rule")
 
 
+#: Further settings of a rule, recorded where they are not the default, and the words for them.
+_FURTHER = {
+    "shrink": "gradient ×{}",
+    "input_hidden": "I with hidden {}",
+    "warm_up": "from batch {}",
+    "freeze_after": "frozen after batch {}",
+    "min_cosine": "from cosine {}",
+    "kernel": "kernel {}",
+}
+
+
 def row_label(record: Record) -> str:
     """Name of a row: the method, and what is particular about it."""
     cell = part(record, "cell")
@@ -40,9 +51,16 @@ def row_label(record: Record) -> str:
         parts.append("plain loop")
     if cell.get("at"):
         parts.append("cut after " + text(cell["at"], 60))
-    about = _rule_label(rule_settings(record))
-    if record.get("experiment") == "dni_search" or about != "linear":
+    rule, experiment = rule_settings(record), record.get("experiment")
+    about = _rule_label(rule)
+    if experiment == "dni_search" or about != "linear":
         parts.append(about)
+    decay = number(rule, "decay")
+    if decay is not None or (experiment == "stale" and label == "stale"):
+        parts.append(f"decay {decay or 0.0:g}")  # 0, the default, is not recorded
+    if (delay := number(rule, "delay")) not in (None, 1 if label == "delayed" else 0):
+        parts.append(f"delay {delay:g}")
+    parts += [words.format(text(rule[name], 12)) for name, words in _FURTHER.items() if name in rule]
     return f"{label} ({', '.join(parts)})" if parts else label
 
 

@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-__all__ = ["SOURCE", "errors_pct", "notes", "schedule_note"]
+__all__ = ["SOURCE", "errors_pct", "notes", "schedule_note", "widths_note"]
 
 _SUBSETS = {"mnist-10k": "mnist"}
 _NAMED = ("data", "arch", "layers")
@@ -36,16 +36,26 @@ def schedule_note() -> str:
     return f"Published: {figures['source']}, after {figures['schedule']}; not the budget of these runs."
 
 
-def errors_pct(cell: Mapping[str, Any]) -> dict[str, float]:
+def widths_note() -> str:
+    """Say how wide the paper's networks were."""
+    widths: dict[str, dict[str, None]] = {}
+    for entry in _figures()["feed_forward"]["cells"]:
+        widths.setdefault(entry["arch"], {})[f"{entry['width']} ({entry['data']})"] = None
+    listed = "; ".join(f"{arch} {', '.join(found)}" for arch, found in widths.items())
+    return f"Published for these numbers of units or filters: {listed}."
+
+
+def errors_pct(cell: Mapping[str, Any], *, any_width: bool = False) -> dict[str, float]:
     """Return the published test errors of a cell by method; none if the cell is not one of the paper's.
 
     Args:
         cell: the ``cell`` of a record: ``data``, ``arch``, ``layers`` and ``width`` tell. A
             convolutional cell need not say its number of filters.
+        any_width: also for a network of another width, where that is named beside.
     """
     for entry in _figures()["feed_forward"]["cells"]:
         width = cell.get("width")
-        fits = width == entry["width"] or (width is None and entry["arch"] == "cnn")
+        fits = any_width or width == entry["width"] or (width is None and entry["arch"] == "cnn")
         if fits and all(cell.get(k) == entry[k] for k in _NAMED):
             return dict(entry["error_pct"])
     return {}

@@ -19,9 +19,10 @@ from .machine import differences, machine_line, settings
 from .plots import Group
 from .quality import quality_group
 from .sheet import Sheet
+from .sparse import Sweep, sparse_group, sparse_sheet
 from .summary import Table
 
-__all__ = ["Drawn", "Section", "bench_section", "table_section"]
+__all__ = ["Drawn", "Section", "bench_section", "sheet_section", "sparse_section", "table_section"]
 
 MOST_ROWS = 200  # of a table that the page shows
 MOST_PICTURES = 6  # of graphs, for each table
@@ -128,6 +129,34 @@ def bench_section(name: str, records: Sequence[Record], num_plots: int) -> Secti
     return section
 
 
+def sheet_section(anchor: str, about: str, sheet: Sheet) -> Section:
+    """Return the section of a table that gathers what others show one by one; they name machine and settings.
+
+    Args:
+        anchor: name to link to.
+        about: what is gathered.
+        sheet: the table.
+    """
+    section = Section(anchor, about, sheet)
+    _shorten(section)
+    return section
+
+
+def sparse_section(sweep: Sweep, number: int, num_plots: int) -> Section:
+    """Return the section of a sweep over update probabilities.
+
+    Args:
+        sweep: the runs.
+        number: tells the section from the others of the page.
+        num_plots: how many plots it may have.
+    """
+    salt = f"sparse-{number}"
+    section = Section(salt, "How often a module needs to update.", _empty("sparse"))
+    section.sheet = section.attempt("The table", lambda: sparse_sheet(sweep), section.sheet)
+    _finish(section, sweep.records, lambda: [sparse_group(sweep, salt)], num_plots)
+    return section
+
+
 def _empty(title: str) -> Sheet:
     return Sheet(title, (), (), ())
 
@@ -136,6 +165,14 @@ def _finish(
     section: Section, records: Sequence[Record], groups: Callable[[], list[Group]], num_plots: int
 ) -> None:
     """Shorten the table, draw the plots and name machine and settings."""
+    _shorten(section)
+    section.groups = _drawn(section, section.attempt("The plots", groups, []), num_plots)
+    section.machine = section.attempt("The line about the machine", lambda: machine_line(records), "")
+    section.settings = section.attempt("The settings", lambda: settings(records), [])
+    section.warnings += _first(section.attempt("The settings' differences", lambda: differences(records), []))
+
+
+def _shorten(section: Section) -> None:
     sheet = section.sheet
     if len(sheet.rows) > MOST_ROWS:
         section.more = f"… and {len(sheet.rows) - MOST_ROWS} more rows, which the records hold."
@@ -146,10 +183,6 @@ def _finish(
         failures=_first(sheet.failures),
         notes=_first(sheet.notes),
     )
-    section.groups = _drawn(section, section.attempt("The plots", groups, []), num_plots)
-    section.machine = section.attempt("The line about the machine", lambda: machine_line(records), "")
-    section.settings = section.attempt("The settings", lambda: settings(records), [])
-    section.warnings += _first(section.attempt("The settings' differences", lambda: differences(records), []))
 
 
 def _first(lines: Sequence[str]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-__all__ = ["DASH", "Sheet", "as_markdown", "unit"]
+__all__ = ["DASH", "Sheet", "as_markdown", "noted_markdown", "unit"]
 
 #: Stands where there is nothing to say.
 DASH = "—"
@@ -50,6 +50,12 @@ def as_markdown(sheet: Sheet) -> str:
     """Return the table for a document, without title, failures and notes."""
     lines = [_line(sheet.headings), "|---" * len(sheet.headings) + "|", *map(_line, sheet.rows)]
     return "\n".join(lines) + "\n"
+
+
+def noted_markdown(sheet: Sheet) -> str:
+    """Return the table for a document under its title, with what went wrong and its notes in a line each."""
+    lines = "".join(f"\n*{line}*\n" for line in (*sheet.failures, *sheet.notes))
+    return f"**{sheet.title}**\n\n{as_markdown(sheet)}{lines}"
 
 
 def _line(cells: Iterable[str]) -> str:

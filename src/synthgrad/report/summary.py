@@ -9,10 +9,10 @@ from typing import Any
 
 from ..records import Record
 from . import published
-from .fields import is_bench, key, number, part, status, text
+from .fields import is_bench, is_sparse, key, number, part, status, text
 from .labels import OF_METHOD, position, row_label, title_of
 
-__all__ = ["Row", "Table", "cause_of", "tabulate"]
+__all__ = ["Row", "Table", "cause_of", "setting_key", "tabulate"]
 
 #: Measures of recurrent networks, in a table that has them.
 _RECURRENT = ("bits_per_char", "sequence_length")
@@ -87,20 +87,24 @@ class Table:
 
 
 def tabulate(records: Iterable[Record]) -> list[Table]:
-    """Group training records into tables. Of a run that was recorded twice, the last counts."""
+    """Group training records into tables. Of a run that was recorded twice, the last counts.
+
+    Those of the sweep over update probabilities make a table of their own kind.
+    """
     groups: dict[str, dict[str, Record]] = {}
     for record in records:
-        if is_bench(record):
+        if is_bench(record) or is_sparse(record):
             continue
-        table = groups.setdefault(_table_key(record), {})
+        table = groups.setdefault(key([setting_key(record), record.get("steps")]), {})
         table[key([row_label(record), record.get("seed")])] = record
     return [_table(list(group.values())) for group in groups.values()]
 
 
-def _table_key(record: Record) -> str:
+def setting_key(record: Record) -> str:
+    """Return what runs must share to stand side by side, whatever their number of steps, as a string."""
     cell = {k: v for k, v in part(record, "cell").items() if k not in OF_METHOD}
     config, env = part(record, "config"), part(record, "env")
-    shared = [record.get(k) for k in ("experiment", "tier", "steps", "batch_size")]
+    shared = [record.get(k) for k in ("experiment", "tier", "batch_size")]
     apart = [config.get(k) for k in ("lr", "hold_out", "precision", "compiled", "augment")]
     return key([shared, cell, apart, env.get("device")])
 

@@ -17,7 +17,17 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from .fields import shorten
 
-__all__ = ["COLOURS", "Legend", "depth_axis", "draw", "line_style", "log_scale", "plain_axis", "thin"]
+__all__ = [
+    "COLOURS",
+    "Legend",
+    "depth_axis",
+    "draw",
+    "line_style",
+    "log_scale",
+    "plain_axis",
+    "standalone",
+    "thin",
+]
 
 #: Colours as they are drawn, told apart by colour-blind readers too (after Okabe and Ito). The page puts
 #: variables in their place, with shades for light and for dark: see `COLOURS` in the page's style.
@@ -26,6 +36,8 @@ _STYLES = ("-", "--", "-.", ":")
 
 #: Handles and labels of a legend; None: what the axes have.
 Legend = tuple[Sequence[Artist], Sequence[str]] | None
+
+_NEUTRAL = "#808791"  # of what has no colour of its own, in a file that does not know its page
 
 _WIDTH, _HEIGHT = 5.2, 3.2  # of a figure, without its legend, in inches of 72 units
 _CHARACTER = 0.072  # width of a legend's character, about, in inches
@@ -102,6 +114,17 @@ def _inline(svg: str, about: str) -> str:
     head, rest = svg.split(">", 1)
     head = re.sub(r' (?:width|height)="[^"]*"', "", head)
     return f'{head} role="img" aria-label="{escape(about)}">{rest}'
+
+
+def standalone(svg: str) -> str:
+    """Return a plot of `draw` as a file of its own, in shades that can be read on light and on dark pages."""
+    for k, colour in enumerate(COLOURS[:-1]):
+        svg = svg.replace(f"var(--c{k})", colour)
+    svg = svg.replace("currentColor", _NEUTRAL)
+    width, height = (float(n) for n in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0])
+    size = f'<svg width="{1.6 * width:.0f}" height="{1.6 * height:.0f}"'
+    head, rest = svg.replace("<svg", size, 1).split(">", 1)
+    return f"{head}><style>text {{ fill: {_NEUTRAL} }}</style>{rest}".rstrip() + "\n"
 
 
 def log_scale(axes: Axes) -> None:

@@ -1,0 +1,25 @@
+"""Every table that gathers runs which other tables show one by one, or that no other table shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..records import Record
+from .budgets import budget_sheets
+from .grid import grid_sheets
+from .sheet import Sheet
+from .sparse import sparse_sheet, sparse_sweeps
+from .summary import Table
+
+__all__ = ["gathered_sheets"]
+
+
+def gathered_sheets(records: Sequence[Record], tables: Sequence[Table]) -> list[Sheet]:
+    """Return the sweeps over update probabilities, the budgets of each setting, and the grid of networks.
+
+    Args:
+        records: of any experiments.
+        tables: what `tabulate` made of them.
+    """
+    sweeps = [sparse_sheet(sweep) for sweep in sparse_sweeps(records)]
+    return [*sweeps, *budget_sheets(tables), *grid_sheets(records)]
