@@ -21,7 +21,7 @@ __all__ = [
     "TIERS",
 ]
 
-EXPERIMENTS = ("compare", "table1", "sparse", "stale", "unlock", "dni_search", "unlock_search")
+EXPERIMENTS = ("compare", "table1", "sparse", "stale", "unlock", "dni_search", "unlock_search", "cnn_search")
 BENCHMARKS = ("step", "memory")
 METHODS = (
     *("backprop", "no_bprop", "dni", "cdni", "stale", "local_loss", "sobolev", "delayed"),

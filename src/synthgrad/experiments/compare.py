@@ -80,7 +80,9 @@ class Overrides:
 
     def settings(self, method: Method, cell: Cell) -> RuleSettings:
         """Return the settings of a method's rule."""
-        return replace(method.settings(cell.data), **({} if method.rule is None else self.hand_over))
+        return replace(
+            method.settings(cell.data, cell.arch), **({} if method.rule is None else self.hand_over)
+        )
 
 
 def configs(

@@ -8,9 +8,11 @@ from typing import Any
 
 from ..core import ConfigError
 
-__all__ = ["PRECISIONS", "Cell", "RuleSettings", "RunConfig", "Schedule"]
+__all__ = ["CRITICS", "HEADS", "PRECISIONS", "Cell", "RuleSettings", "RunConfig", "Schedule"]
 
 PRECISIONS = ("float32", "bfloat16")
+HEADS = ("linear", "convolutional")
+CRITICS = ("classifier", "value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,10 @@ class RuleSettings:
         warm_up: batches for which modules learn from the true gradient, beside which the rule learns.
         freeze_after: batches after which the rule learns no more, or None.
         min_cosine: modules learn from the true gradient while the rule's cosine is under this, or None.
+        kernel: odd size of the kernels of a convolutional ``M``.
+        head: of a local loss or critic, one of `HEADS`; ``convolutional`` is for images only.
+        pool: places that an image is averaged to in a head, along each side.
+        critic: form of a critic, one of `CRITICS`.
     """
 
     hidden: tuple[int, ...] = ()
@@ -109,6 +115,20 @@ class RuleSettings:
     warm_up: int = 0
     freeze_after: int | None = None
     min_cosine: float | None = None
+    kernel: int = 5
+    head: str = "linear"
+    pool: int = 2
+    critic: str = "classifier"
+
+    def __post_init__(self) -> None:
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise ConfigError(f"kernel {self.kernel}: expected an odd number, such as 3 or 5")
+        if self.pool < 1:
+            raise ConfigError(f"pool {self.pool}: expected at least 1")
+        if self.head not in HEADS:
+            raise ConfigError(f"head '{self.head}' is unknown; accepted: {', '.join(HEADS)}")
+        if self.critic not in CRITICS:
+            raise ConfigError(f"critic '{self.critic}' is unknown; accepted: {', '.join(CRITICS)}")
 
     @property
     def hands_over(self) -> bool:

@@ -55,5 +55,5 @@ def one_run(
     if known.rule is None:
         cell = replace(cell, engine="plain", at=())
     rest = {"target_error_pct": TARGETS[cell.data], **rest}
-    settings = known.settings(cell.data) if rule is None else rule
+    settings = known.settings(cell.data, cell.arch) if rule is None else rule
     return RunConfig(experiment, tier, known.name, seed, cell, schedule, settings, **rest)

@@ -19,6 +19,7 @@ from ..rules import (
     heads,
 )
 from ..rules.models import like_layer
+from ..rules.sobolev import Critic
 from .config import RuleSettings
 
 __all__ = ["METHODS", "Facts", "Method", "method_named"]
@@ -48,8 +49,9 @@ class Method:
     Attributes:
         name: as given on the command line.
         rule: makes the rule of every cut from settings and facts; None for backpropagation.
-        defaults: settings of the rule, by data set; the entry ``""`` serves for all others. Chosen on
-            held-out training examples (``synthgrad run dni_search``), never on test data.
+        defaults: settings of the rule, by data set, by data set and network (``"cifar10 cnn"``), and by network
+            (``"cnn"``); the entry ``""`` serves for all others. Chosen on held-out training examples
+            (``synthgrad run dni_search`` and ``cnn_search``), never on test data.
         wants_values: its rules learn from the loss of each example, so the criterion must give it.
         inputs: makes the input rule of every cut; None where modules are fed with what those below make.
     """
@@ -65,9 +67,14 @@ class Method:
         """The method in one line."""
         return NAMES[self.name]
 
-    def settings(self, data: str) -> RuleSettings:
-        """Return the rule's settings for a data set."""
-        return self.defaults.get(data, self.defaults[""])
+    def settings(self, data: str, arch: str = "fcn") -> RuleSettings:
+        """Return the rule's settings for a data set and a network.
+
+        What was chosen for a fully connected network serves for users' own too, and for no convolutional
+        one: its widths would be numbers of channels there.
+        """
+        names = (f"{data} cnn", "cnn") if arch == "cnn" else (data,)
+        return next((self.defaults[name] for name in names if name in self.defaults), self.defaults[""])
 
     def rule_of(self, settings: RuleSettings, facts: Facts) -> Rule:
         """Return the rule of every cut, handed over to from backpropagation where the settings say so."""
@@ -86,7 +93,18 @@ class Method:
 def _synthetic(settings: RuleSettings, context: int | None) -> Rule:
     if settings.like_layer:
         return SyntheticGradient(context=context, model=like_layer())
-    return SyntheticGradient(settings.hidden, context, norm=settings.norm)
+    return SyntheticGradient(settings.hidden, context, norm=settings.norm, kernel=settings.kernel)
+
+
+def _head(settings: RuleSettings) -> heads.HeadFactory:
+    if settings.head == "convolutional":
+        return heads.convolutional_head(pool=settings.pool, norm=settings.norm)
+    return heads.linear_head(settings.hidden, pool=settings.pool, norm=settings.norm)
+
+
+def _sobolev(settings: RuleSettings, classes: int) -> Rule:
+    critic: Critic = "value" if settings.critic == "value" else "classifier"
+    return Sobolev(classes, critic=critic, head=_head(settings))
 
 
 def _supplied(settings: RuleSettings) -> InputRule:
@@ -107,14 +125,8 @@ METHODS: dict[str, Method] = {
         ),
         Method("cdni", lambda s, facts: _synthetic(s, facts.classes)),
         Method("stale", lambda s, facts: StaleGradient(facts.num_examples, s.decay)),
-        Method(
-            "local_loss", lambda s, facts: LocalLoss(facts.classes, heads.linear_head(s.hidden, norm=s.norm))
-        ),
-        Method(
-            "sobolev",
-            lambda s, facts: Sobolev(facts.classes, s.hidden, norm=s.norm),
-            wants_values=True,
-        ),
+        Method("local_loss", lambda s, facts: LocalLoss(facts.classes, _head(s))),
+        Method("sobolev", lambda s, facts: _sobolev(s, facts.classes), wants_values=True),
         Method("delayed", lambda s, facts: TrueGradient(s.shrink), {"": RuleSettings(delay=1)}),
         Method("dni_unlock", lambda s, facts: _synthetic(s, None), _DNI, inputs=_supplied),
         Method("cdni_unlock", lambda s, facts: _synthetic(s, facts.classes), inputs=_supplied),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core import ConfigError
-from . import compare, dni_search, sparse, stale, table1, unlock, unlock_search
+from . import cnn_search, compare, dni_search, sparse, stale, table1, unlock, unlock_search
 from .bench import Benchmark
 from .bench_memory import MemoryBench
 from .bench_step import StepBench
@@ -148,6 +148,12 @@ EXPERIMENTS = {
             "which input model makes complete unlock learn soonest, on held-out data",
             unlock_search.configs,
             unlock_search.TIERS,
+        ),
+        Experiment(
+            "cnn_search",
+            "which settings make rules learn a convolutional network soonest, on held-out data",
+            cnn_search.configs,
+            cnn_search.TIERS,
         ),
     )
 }

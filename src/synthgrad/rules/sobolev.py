@@ -66,12 +66,14 @@ class Sobolev(Rule):
         self.critic: Critic = critic
         self.value_weight = value_weight
         self._factory = head or linear_head(hidden, norm=norm)
+        self._given = head is not None
         self._hidden = tuple(hidden)
         self.head: Head
         self.table: nn.Parameter | None = None
 
     def extra_repr(self) -> str:
         layers = "hidden " + " × ".join(map(str, self._hidden)) if self._hidden else "linear"
+        layers = "layers of a factory" if self._given else layers
         return f"{self.critic}, {layers}" + (f", {self.classes} classes" if self.classes else "")
 
     def build(self, site: Site) -> None:

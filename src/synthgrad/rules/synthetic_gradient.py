@@ -24,6 +24,7 @@ class SyntheticGradient(Rule):
         context: number of classes (features) of the context, which makes it *cDNI*; None for none.
         model: factory of another ``M``, such as ``models.like_layer()``; ``hidden`` is then not given.
         norm: BatchNorm in the hidden layers of ``M``.
+        kernel: odd size of the kernels, for messages ``(B, C, Y, X)``.
         error_to_h: let the error of ``M`` also flow into ``h``. Only in the plain training loop: in an
             unlocked one it would come when the module below has long updated.
 
@@ -38,6 +39,7 @@ class SyntheticGradient(Rule):
         *,
         model: ModelFactory | None = None,
         norm: bool = True,
+        kernel: int = 5,
         error_to_h: bool = False,
     ) -> None:
         super().__init__()
@@ -45,11 +47,14 @@ class SyntheticGradient(Rule):
             raise ConfigError(f"hidden={tuple(hidden)!r}: expected widths of at least 1, or () for linear")
         if context is not None and (isinstance(context, bool) or context < 1):
             raise ConfigError(f"context={context!r}: expected the number of classes, at least 1, or None")
+        if isinstance(kernel, bool) or kernel < 1 or kernel % 2 == 0:
+            raise ConfigError(f"kernel={kernel!r}: expected an odd number, such as 3 or 5")
         if model is not None and tuple(hidden):
             raise ConfigError("hidden and model are both given; let the factory say the hidden layers")
         self.hidden = tuple(hidden)
         self.width = context or 0
         self.norm = norm
+        self.kernel = kernel
         self.error_to_h = error_to_h
         self._factory = model
         self._checked: object = None  # the form of what was found to fit last
@@ -68,8 +73,9 @@ class SyntheticGradient(Rule):
     def _choose(self, site: Site) -> ModelFactory:
         if self._factory is not None:
             return self._factory
-        make = convolutional if len(site.shape) == 4 else dense
-        return make(self.hidden, norm=self.norm)
+        if len(site.shape) == 4:
+            return convolutional(self.hidden, kernel=self.kernel, norm=self.norm)
+        return dense(self.hidden, norm=self.norm)
 
     def check(self, h: Tensor, info: Info) -> None:
         if torch.compiler.is_compiling():
