@@ -9,6 +9,7 @@ a variant that does breaks under ``torch.compile(fullgraph=True)`` and ``torch.a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -77,6 +78,8 @@ class _Cut(torch.autograd.Function):
         scale = crossing.units.scale()
         divisor = crossing.units.divisor(h)
         gradient = grad * (divisor / scale)  # from the criterion's units to per-example ones
+        if crossing.truths is not None:
+            gradient = crossing.truths[ctx.interface.name]
         message = Message(gradient)
         grads: tuple[Tensor | None, ...] = (None,) * len(pending)
         if rule.listens:
@@ -102,11 +105,15 @@ class PlainCrossing:
     Args:
         units: how the criterion reduced and scaled its losses.
         monitor: measures the quality of every credit when the true gradient passes; or None.
+        truths: messages in place of what comes back, by interface; or None.
     """
 
-    def __init__(self, units: Units, monitor: Monitor | None = None) -> None:
+    def __init__(
+        self, units: Units, monitor: Monitor | None = None, truths: Mapping[str, Tensor] | None = None
+    ) -> None:
         self.units = units
         self.monitor = monitor
+        self.truths = truths
 
     def __call__(self, interface: Interface, h: Tensor) -> Tensor:
         info = interface.frame.info

@@ -37,6 +37,8 @@ class Decoupled(nn.Module):
         graph: the modules and interfaces, as found in the example batch.
         units: how the training loop's criterion reduces and scales.
         monitor: in the plain loop, measures the credits of every step; None to measure nothing.
+        truths: in the plain loop, what rules learn from in the next step in place of what comes back, by
+            interface, ``(B, ...)`` in per-example units; None for what comes back.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Decoupled(nn.Module):
         self.graph = graph
         self.units = units
         self.monitor: Monitor | None = None
+        self.truths: Mapping[str, Tensor] | None = None
         self._frame = Frame()
         self._interfaces = {
             name: Interface(name, rule, self._frame, copies=name in graph.copies, input_rule=inputs.get(name))
@@ -85,7 +88,7 @@ class Decoupled(nn.Module):
             inputs=args[0] if args and isinstance(args[0], Tensor) else None,
             receiver=info.receiver,
         )
-        return self._run(PlainCrossing(self.units, self.monitor), info, args, kwargs)
+        return self._run(PlainCrossing(self.units, self.monitor, self.truths), info, args, kwargs)
 
     @contextmanager
     def crossed_by(self, crossing: Crossing) -> Generator[None]:

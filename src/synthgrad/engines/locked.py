@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..core import ConfigError, Decoupled, Guard, context
+from ..core.units import Units
 from .base import Criterion, OptimizerFactory, StepRecord, make_optimizer, reduced, zero_grad
+from .truth import true_messages
 
 __all__ = ["Locked"]
 
@@ -28,6 +30,8 @@ class Locked:
         update_prob: the whole network, with its rules, updates with this probability in a step; else it
             only runs forward (DNI §3.1, sparse updates of the locked network).
         generator: source of the draws for ``update_prob``; on the CPU.
+        true_messages: rules learn from the true gradient, by a second pass through the network, in place of
+            what comes back from a module that itself has learned from a rule's credit.
         guard: stop with `DivergedError` at a loss that is not finite.
 
     Raises:
@@ -43,6 +47,7 @@ class Locked:
         rule_options: Mapping[str, Any] | None = None,
         update_prob: float = 1.0,
         generator: torch.Generator | None = None,
+        true_messages: bool = False,
         guard: bool = True,
     ) -> None:
         if not 0 < update_prob <= 1:
@@ -55,6 +60,7 @@ class Locked:
         made = make_optimizer(optimizer, own, rules, rule_options)
         self.optimizers = [] if made is None else [made]
         self.update_prob = update_prob
+        self.true_messages = true_messages
         self._generator = generator
         self._guard = Guard() if guard else None
         self._step = 0
@@ -79,11 +85,14 @@ class Locked:
             zero_grad(optimizer)
         if isinstance(self.net, Decoupled):
             c = y if context is None and isinstance(y, Tensor) else context
+            net = self.net
+            if self.true_messages:
+                net.truths = true_messages(net, lambda: self._loss(net.model(x), y, net.units))
             with _context(c, ids=ids, step=self._step):
-                loss, _ = reduced(self.criterion(self.net(x), y), self.net.units)
+                loss = self._loss(net(x), y, net.units)
                 loss.backward()
         else:
-            loss, _ = reduced(self.criterion(self.net(x), y), None)
+            loss = self._loss(self.net(x), y, None)
             loss.backward()
         if self._guard is not None:
             self._guard.check("loss", self._step, loss.detach())
@@ -91,6 +100,9 @@ class Locked:
             optimizer.step()
         self._step += 1
         return StepRecord(self._step - 1, loss.detach(), ["all"])
+
+    def _loss(self, output: Any, y: Any, units: Units | None) -> Tensor:
+        return reduced(self.criterion(output, y), units)[0]
 
     def _draw(self) -> bool:
         """Is this step one that updates? Nothing is drawn where every step is."""
@@ -100,7 +112,7 @@ class Locked:
         """Run a step without an update: what is left is the forward pass, and BatchNorm's statistics."""
         with torch.no_grad():
             units = self.net.units if isinstance(self.net, Decoupled) else None
-            loss, _ = reduced(self.criterion(self.net(x), y), units)
+            loss = self._loss(self.net(x), y, units)
         if self._guard is not None:
             self._guard.check("loss", self._step, loss)
         self._step += 1
