@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from synthgrad.experiments import compare, table1
+from synthgrad.experiments import compare, dni_search, sparse, stale, table1
 from synthgrad.experiments.config import RunConfig
-from synthgrad.experiments.time_left import TimeLeft
+from synthgrad.experiments.time_left import TimeLeft, run_key, run_names
 
 
 def _runs(ratio: float = 2.0) -> list[RunConfig]:
@@ -71,3 +71,23 @@ def test_networks_of_another_cost_are_judged_by_themselves_once_known() -> None:
     left.ended(fcn[0], 8.0)
     left.ended(cnn[0], 40.0)
     assert left.seconds() == pytest.approx(3 * 8 + 3 * 40)
+
+
+def _names(configs: list[RunConfig]) -> list[str]:
+    names = run_names(configs)
+    return [names[run_key(c)] for c in configs]
+
+
+def test_names_say_what_varies_in_the_sweep() -> None:
+    assert _names(_runs()) == ["backprop, seed 0", "cdni, seed 0", "backprop, seed 1", "cdni, seed 1"]
+    rows = _names(table1.configs("quick", (0,), "cpu", None))
+    assert rows[0] == "backprop, seed 0, mnist, fcn 3 layers, 6,000 steps"
+    assert "cdni, seed 0, 4,000 steps, p=0.5" in _names(sparse.configs("quick", (0,), "cpu", None))
+    assert "stale, seed 0, decay 0.95" in _names(stale.configs("quick", (0,), "cpu", None))
+
+
+def test_no_two_runs_have_one_name() -> None:
+    for module in (compare, table1, sparse, stale, dni_search):
+        make = compare.budgets if module is compare else module.configs
+        names = _names(make("smoke", (0, 1), "cpu", None))
+        assert len(set(names)) == len(names)

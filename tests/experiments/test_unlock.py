@@ -5,6 +5,7 @@ import pytest
 from synthgrad.experiments import unlock
 from synthgrad.experiments.train import run
 
+
 def test_one_schedule_for_all() -> None:
     made = unlock.configs("quick", (0,), "cpu", None)
     assert tuple(c.method for c in made) == unlock.METHODS

@@ -292,3 +292,25 @@ def test_times_of_other_threads_are_not_compared() -> None:
     assert all(row.errors_pct and row.step_ms is None and row.ratio is None for row in table.rows)
     elsewhere = _record("backprop", 0) | {"env": {"device": "another"}}
     assert len(tabulate([alone, elsewhere])) == 2
+
+
+@pytest.mark.parametrize(
+    ("experiment", "method", "rule", "name"),
+    [
+        ("stale", "stale", {}, "stale (decay 0)"),
+        ("stale", "stale", {"decay": 0.95}, "stale (decay 0.95)"),
+        ("stale", "cdni", {}, "cdni"),
+        ("compare", "stale", {}, "stale"),
+        ("compare", "stale", {"decay": 0.5}, "stale (decay 0.5)"),
+        ("compare", "delayed", {"delay": 1}, "delayed"),
+        ("compare", "delayed", {"delay": 3, "shrink": 0.5}, "delayed (delay 3, gradient ×0.5)"),
+        ("compare", "cdni", {"warm_up": 200}, "cdni (from batch 200)"),
+        ("compare", "cdni_unlock", {"input_hidden": [64]}, "cdni_unlock (I with hidden 64)"),
+        ("cnn_search", "local_loss", {"pool": 4}, "local_loss (linear, pooled to 4)"),
+    ],
+)
+def test_rows_name_what_is_particular_about_the_rule(
+    experiment: str, method: str, rule: dict[str, Any], name: str
+) -> None:
+    config = {"lr": 1e-3, "hold_out": 0, "rule": {"hidden": [], "norm": True, "lr_factor": 1.0, **rule}}
+    assert _table(_record(method, experiment=experiment, config=config)).rows[0].method == name

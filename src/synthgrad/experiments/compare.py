@@ -36,7 +36,7 @@ _SCHEDULES: dict[str, dict[str, Schedule]] = {
     },
 }
 #: Steps of each budget of the experiment, and the update probabilities at each: unlocked methods have both.
-_BUDGETS = {"smoke": (100, 300), "quick": (1000, 3000, 6000), "full": (100_000, 300_000, 500_000)}
+_BUDGETS = {"smoke": (40, 120), "quick": (1000, 3000, 6000), "full": (100_000, 300_000, 500_000)}
 _PROBS = (1.0, 0.2)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from statistics import mean
 from typing import Any
 
-from .config import RunConfig
+from .config import RuleSettings, RunConfig
 
 __all__ = ["TimeLeft", "run_key", "run_names"]
 
@@ -97,8 +98,25 @@ def run_names(configs: Sequence[RunConfig]) -> dict[str, str]:
     varied += (
         [lambda run: f"p={run.cell.update_prob:g}"] if any(r.cell.update_prob != 1 for r in configs) else []
     )
-    varied += [lambda run: f"decay {run.rule.decay:g}"] if any(run.rule.decay for run in configs) else []
-    return {run_key(run): ", ".join([run.label, *(part(run) for part in varied)]) for run in configs}
+    methods = {run.method for run in configs}
+    rules = {method: _differing(run.rule for run in configs if run.method == method) for method in methods}
+    return {
+        run_key(run): ", ".join(
+            [run.label, *(part(run) for part in varied), *_of_rule(run, rules[run.method])]
+        )
+        for run in configs
+    }
+
+
+def _differing(rules: Iterable[RuleSettings]) -> list[str]:
+    """Return the names of the settings in which rules differ."""
+    found = set(rules)
+    return [f.name for f in fields(RuleSettings) if len({getattr(rule, f.name) for rule in found}) > 1]
+
+
+def _of_rule(run: RunConfig, names: Iterable[str]) -> list[str]:
+    """Return the settings of a run's rule that tell it from the others of its method."""
+    return [f"{name.replace('_', ' ')} {getattr(run.rule, name)}" for name in names]
 
 
 def _work(run: RunConfig) -> float:

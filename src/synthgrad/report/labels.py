@@ -37,6 +37,9 @@ _FURTHER = {
     "freeze_after": "frozen after batch {}",
     "min_cosine": "from cosine {}",
     "kernel": "kernel {}",
+    "head": "{} head",
+    "pool": "pooled to {}",
+    "critic": "critic of the {}",
 }
 
 
@@ -53,7 +56,7 @@ def row_label(record: Record) -> str:
         parts.append("cut after " + text(cell["at"], 60))
     rule, experiment = rule_settings(record), record.get("experiment")
     about = _rule_label(rule)
-    if experiment == "dni_search" or about != "linear":
+    if str(experiment).endswith("_search") or about != "linear":
         parts.append(about)
     decay = number(rule, "decay")
     if decay is not None or (experiment == "stale" and label == "stale"):
