@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from synthgrad.experiments import stale
 from synthgrad.experiments.train import run
 
 
 def test_every_decay_is_a_row_beside_the_others() -> None:
     made = stale.configs("quick", (0,), "cpu", None)
-    assert [c.method for c in made if c.method != "stale"] == ["backprop", "dni", "cdni"]
-    assert [c.rule.decay for c in made if c.method == "stale"] == [0.0, 0.2, 0.5, 0.8, 0.95]
+    assert [c.method for c in made if c.method != "stale"] == ["backprop", "dni", "cdni", "cdni"]
+    assert [c.rule.decay for c in made if c.method == "stale"] == [0.0, 0.2, 0.5, 0.8, 0.95] * 2
+    assert {c.cell.engine for c in made if c.rule.true_messages} == {"plain"}
     assert len({(c.schedule, c.precision, c.cell.layers) for c in made}) == 1
 
 
@@ -17,3 +20,10 @@ def test_smoke_sees_the_data_more_than_once() -> None:
     record = run(config)
     assert record["status"] == "ok"
     assert record["metrics"]["test_error_pct"] < 60  # chance is 90
+
+
+def test_true_messages_are_a_run_like_any_other() -> None:
+    config = next(c for c in stale.configs("smoke", (0,), "cpu", None) if c.rule.true_messages)
+    record = run(replace(config, schedule=replace(config.schedule, steps=4, eval_every=2)))
+    assert record["status"] == "ok"
+    assert record["config"]["rule"]["true_messages"] is True

@@ -96,6 +96,7 @@ class RuleSettings:
         warm_up: batches for which modules learn from the true gradient, beside which the rule learns.
         freeze_after: batches after which the rule learns no more, or None.
         min_cosine: modules learn from the true gradient while the rule's cosine is under this, or None.
+        true_messages: the rule learns from true gradients, by a pass of their own; in the plain engine.
         kernel: odd size of the kernels of a convolutional ``M``.
         head: of a local loss or critic, one of `HEADS`; ``convolutional`` is for images only.
         pool: places that an image is averaged to in a head, along each side.
@@ -115,6 +116,7 @@ class RuleSettings:
     warm_up: int = 0
     freeze_after: int | None = None
     min_cosine: float | None = None
+    true_messages: bool = False
     kernel: int = 5
     head: str = "linear"
     pool: int = 2

@@ -129,7 +129,8 @@ class Loop:
             options = {"lr": lr * settings.lr_factor, "constant_lr": settings.constant_lr}
         if config.cell.engine == "plain":
             net.monitor = self._monitor
-            return net, Locked(net, criterion, optimizer, rule_options=options)
+            true = settings.true_messages
+            return net, Locked(net, criterion, optimizer, rule_options=options, true_messages=true)
         self._modules = len(net.graph.modules)
         return net, InProcess(
             net,

@@ -20,11 +20,15 @@ _SCHEDULES = {
 }
 TIERS = tuple(_SCHEDULES)
 
-_VARIANTS: tuple[tuple[str, RuleSettings | None], ...] = (
-    ("backprop", None),
-    ("dni", None),
-    ("cdni", None),
-    *(("stale", RuleSettings(decay=decay)) for decay in DECAYS),
+#: Method, settings, engine. An average of messages that are themselves made of stale gradients further up is one
+#: thing, an average of true gradients, which take a locked pass, another: both are here.
+_VARIANTS: tuple[tuple[str, RuleSettings | None, str], ...] = (
+    ("backprop", None, "plain"),
+    ("dni", None, "in-process"),
+    ("cdni", None, "in-process"),
+    *(("stale", RuleSettings(decay=decay), "in-process") for decay in DECAYS),
+    *(("stale", RuleSettings(decay=decay, true_messages=True), "plain") for decay in DECAYS),
+    ("cdni", RuleSettings(true_messages=True), "plain"),
 )
 
 
@@ -37,7 +41,7 @@ def configs(tier: str, seeds: Sequence[int], device: str, data_dir: str | None) 
             tier,
             method,
             seed,
-            Cell(data),
+            Cell(data, engine=engine),
             schedule,
             rule,
             precision=precision,
@@ -45,5 +49,5 @@ def configs(tier: str, seeds: Sequence[int], device: str, data_dir: str | None) 
             data_dir=data_dir,
         )
         for seed in seeds
-        for method, rule in _VARIANTS
+        for method, rule, engine in _VARIANTS
     ]
