@@ -65,8 +65,8 @@ def test_settings_are_named_and_other_settings_are_another_row() -> None:
     sheet = _grid(_run(), wide, _run(layers=3))
     settings = [row[1] for row in sheet.rows if row[0] == "mnist fcn 4"]
     assert settings == [
-        "256 units, 30 × 32, lr 0.00125, float32",
-        "1000 units, 6,000 × 256, lr 0.0003, bfloat16",
+        "256 units, 30 steps of 32, lr 0.00125, float32",
+        "1000 units, 6,000 steps of 256, lr 0.0003, bfloat16",
     ]
 
 

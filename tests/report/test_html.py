@@ -173,6 +173,22 @@ def test_nothing_that_is_foreseen_fails(tmp_path: Path) -> None:
     assert "could not be made" not in _page(tmp_path, *records)
 
 
+def test_what_gathers_other_tables_is_well_formed(tmp_path: Path) -> None:
+    cell = record()["cell"]
+    runs = [record(m, steps=s, cell=cell | {"layers": n}) for m in METHODS for s in (30, 60) for n in (3, 4)]
+    sweep = [
+        record("cdni", experiment="sparse", steps=s, cell=cell | {"update_prob": p})
+        for p, s in ((1.0, 30), (0.5, 60), (0.5, 30))
+    ]
+    page = _page(tmp_path, *runs, *sweep)
+    _parse(page)
+    names = re.findall(r' id="([^"]*)"', page)
+    assert len(names) == len(set(names))
+    sections = re.findall(r'<section id="([^"]*)"', page)
+    assert sections[:4] == ["grid-1", "budgets-1", "budgets-2", "sparse-1"]
+    assert "could not be made" not in page
+
+
 def test_table_has_every_method_and_number(tmp_path: Path) -> None:
     page = _page(tmp_path, record(), record("cdni", time={"step_ms_median": 15.0}))
     assert "compare · quick · mnist · fcn 4 layers × 256 · 30 steps of 32" in page

@@ -129,7 +129,7 @@ def _settings_text(record: Record) -> str:
     width, steps, batch, lr, precision, compiled, augment = _settings(record)
     units = _UNITS.get(part(record, "cell").get("arch", ""), "units")
     count = f"{steps:,}" if isinstance(steps, int) and abs(steps) < 1e15 else text(steps, 12)
-    words = [f"{text(width, 12)} {units}", f"{count} × {text(batch, 12)}", f"lr {text(lr, 12)}"]
+    words = [f"{text(width, 12)} {units}", f"{count} steps of {text(batch, 12)}", f"lr {text(lr, 12)}"]
     words += [text(precision, 12)] if precision else ["float32"]
     words += [word for word, given in (("compiled", compiled), ("augment", augment)) if given]
     return ", ".join(words)
