@@ -18,11 +18,9 @@ VARIANTS: tuple[tuple[str, RuleSettings], ...] = (
     ("cdni_unlock", RuleSettings(lr_factor=3.0)),
     ("cdni_unlock", RuleSettings(lr_factor=10.0)),
     ("cdni_unlock", RuleSettings(input_hidden=())),
-    ("cdni_unlock", RuleSettings(input_hidden=(1024,))),
-    ("cdni_unlock", RuleSettings(input_hidden=(1024,), lr_factor=3.0)),
-    ("dni_unlock", RuleSettings(hidden=(2048,), lr_factor=30.0)),
     ("dni_unlock", RuleSettings(hidden=(2048,), lr_factor=10.0)),
-    ("dni_unlock", RuleSettings(hidden=(2048,), lr_factor=10.0, input_hidden=(1024,))),
+    ("dni_unlock", RuleSettings(hidden=(2048,), lr_factor=3.0)),
+    ("cdni_unlock", RuleSettings(input_hidden=(1024,), lr_factor=3.0)),
 )
 
 _SCHEDULES = {
