@@ -300,6 +300,7 @@ def test_times_of_other_threads_are_not_compared() -> None:
         ("stale", "stale", {}, "stale (decay 0)"),
         ("stale", "stale", {"decay": 0.95}, "stale (decay 0.95)"),
         ("stale", "cdni", {}, "cdni"),
+        ("stale", "stale", {"true_messages": True}, "stale (decay 0, true messages)"),
         ("compare", "stale", {}, "stale"),
         ("compare", "stale", {"decay": 0.5}, "stale (decay 0.5)"),
         ("compare", "delayed", {"delay": 1}, "delayed"),

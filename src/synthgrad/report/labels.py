@@ -63,6 +63,7 @@ def row_label(record: Record) -> str:
         parts.append(f"decay {decay or 0.0:g}")  # 0, the default, is not recorded
     if (delay := number(rule, "delay")) not in (None, 1 if label == "delayed" else 0):
         parts.append(f"delay {delay:g}")
+    parts += ["true messages"] if rule.get("true_messages") is True else []
     parts += [words.format(text(rule[name], 12)) for name, words in _FURTHER.items() if name in rule]
     return f"{label} ({', '.join(parts)})" if parts else label
 
