@@ -116,7 +116,8 @@ def _differing(rules: Iterable[RuleSettings]) -> list[str]:
 
 def _of_rule(run: RunConfig, names: Iterable[str]) -> list[str]:
     """Return the settings of a run's rule that tell it from the others of its method."""
-    return [f"{name.replace('_', ' ')} {getattr(run.rule, name)}" for name in names]
+    values = [(name.replace("_", " "), getattr(run.rule, name)) for name in names]
+    return [name if value is True else f"{name} {value}" for name, value in values if value is not False]
 
 
 def _work(run: RunConfig) -> float:
