@@ -47,6 +47,7 @@ def timeless(record: dict[str, Any]) -> dict[str, Any]:
     ("method", "over"),
     [
         ("backprop", {}),
+        ("backprop", {"augment": True}),
         ("cdni", {}),
         ("cdni", {"update_prob": 0.5}),
         ("cdni", {"engine": "plain"}),

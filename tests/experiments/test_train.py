@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -147,3 +148,83 @@ def test_selection_is_made_on_held_out_training_data() -> None:
     record = run(config("backprop", steps=20, hold_out=1000))
     assert "val_error_pct" in record["metrics"]
     assert not any(k.startswith("test") for k in (*record["metrics"], *record["curve"][-1]))
+
+
+# Compiled
+
+needs_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="needs a C++ compiler on the path"
+)
+
+
+def convolutional(method: str, **changes: Any) -> RunConfig:
+    """Return a run of a tiny convolutional network."""
+    made = config(method, steps=6, precision="bfloat16", **changes)
+    cell = replace(made.cell, arch="cnn", width=2, layers=3)
+    return replace(made, cell=cell, schedule=replace(made.schedule, batch_size=16))
+
+
+@pytest.mark.compiles
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@needs_compiler
+@pytest.mark.parametrize(
+    ("method", "engine"), [("backprop", "plain"), ("cdni", "in-process"), ("cdni", "plain")]
+)
+def test_a_compiled_run_ends_where_the_eager_one_does(method: str, engine: str) -> None:
+    made = convolutional(method)
+    made = replace(made, cell=replace(made.cell, engine=engine))
+    eager, compiled = run(made), run(replace(made, compiled=True))
+    assert compiled["status"] == "ok", compiled["error"]
+    assert compiled["config"]["compiled"] is True
+    assert "compiled" not in eager["config"]
+    assert compiled["metrics"]["test_loss"] == pytest.approx(eager["metrics"]["test_loss"], rel=0.02)
+
+
+@pytest.mark.compiles
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_network_that_cannot_be_compiled_is_recorded_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @torch.compiler.disable
+    def apart(x: Any) -> Any:
+        return x
+
+    class Breaking(torch.nn.Sequential):
+        def forward(self, input: Any) -> Any:
+            return apart(super().forward(input))
+
+    build = the_loop.build_model
+    monkeypatch.setattr(the_loop, "build_model", lambda *args: Breaking(build(*args)))
+    record = run(convolutional("backprop", compiled=True))
+    assert record["status"] == "failed"
+    assert record["error"].startswith("cannot be compiled: ")
+    assert "\n" not in record["error"]
+    assert run(convolutional("backprop"))["status"] == "ok"
+
+
+def test_modules_are_not_compiled_where_a_cut_lies_inside_one() -> None:
+    made = convolutional("cdni", compiled=True)
+    record = run(replace(made, cell=replace(made.cell, at=("layer1.0",))))
+    assert record["status"] == "failed"
+    assert "cut after 'layer1.0'" in record["error"]
+
+
+# Augmented
+
+
+def test_every_method_sees_the_same_augmented_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, list[torch.Tensor]] = {}
+    true = the_loop.Augment.__call__
+
+    def listen(augment: Any, x: torch.Tensor) -> torch.Tensor:
+        seen.setdefault(current, []).append(true(augment, x))
+        return seen[current][-1]
+
+    monkeypatch.setattr(the_loop.Augment, "__call__", listen)
+    for current in ("backprop", "cdni", "local_loss"):
+        record = run(config(current, steps=4, augment=True))
+        assert record["config"]["augment"] is True
+    for images in seen.values():
+        assert len(images) == 4
+        assert all(torch.equal(a, b) for a, b in zip(images, seen["backprop"], strict=True))
+    assert "augment" not in run(config("backprop", steps=4))["config"]

@@ -16,15 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core import DivergedError, Monitor, decouple
+from ..core import ConfigError, DivergedError, Monitor, decouple
 from ..engines import InProcess, Lag, Locked, StepRecord
-from ..tasks import Images, Split, draw_batches, load
+from ..tasks import Augment, Images, Split, draw_batches, load
 from .config import RunConfig
 from .graph_record import describe_graph
 from .machine import synchronize
 from .methods import Facts, method_named
 from .models import build_model, cuts_of
 from .snapshot import Snapshot
+from .step_maker import compile_network
 from .tensorboard import Events
 
 __all__ = ["Loop", "Progress", "data_for"]
@@ -55,10 +56,16 @@ class _Trainer(Protocol):
 
 
 @lru_cache(maxsize=2)
-def data_for(name: str, data_dir: str | None, hold_out: int, device: str) -> Images:
-    """Return a data set on the device; the same object to every run of this process."""
+def data_for(
+    name: str,
+    data_dir: str | None,
+    hold_out: int,
+    device: str,
+    layout: torch.memory_format = torch.preserve_format,
+) -> Images:
+    """Return a data set on the device, in a layout; the same object to every run of this process."""
     data = load(name, Path(data_dir) if data_dir else None)
-    return (data.hold_out(hold_out) if hold_out else data).to(torch.device(device))
+    return (data.hold_out(hold_out) if hold_out else data).to(torch.device(device), layout)
 
 
 class Loop:
@@ -88,14 +95,22 @@ class Loop:
         self._parameters = 0
         self._modules = 1
         self._monitor = Monitor(config.monitor_every) if config.monitor_every else None
+        self._augment: Augment | None = None
 
     def prepare(self) -> None:
         """Load the data, build the network and its trainer."""
         config = self.config
-        self.data = data_for(config.cell.data, config.data_dir, config.hold_out, config.device)
+        # A network that flattens its input would have to copy it; whether a user's own does, nobody knows.
+        layout = _CHANNELS_LAST if config.cell.arch == "cnn" else torch.preserve_format
+        self.data = data_for(config.cell.data, config.data_dir, config.hold_out, config.device, layout)
+        if config.augment:
+            self._augment = Augment(config.seed, flip=self.data.mirrored)
         model = build_model(config.cell, self.data).to(config.device, memory_format=_CHANNELS_LAST)  # pyright: ignore[reportCallIssue]
         self._parameters = sum(p.numel() for p in model.parameters())
         self.net, self.trainer = self._trainer(model)
+        if config.compiled:
+            torch.compiler.reset()  # graphs of an earlier run's network would count against the limit of this one
+            compile_network(self.net, config.cell.engine)
         self.graph = describe_graph(self.net, config.cell.engine)
         self._base_lrs = [[g["lr"] for g in o.param_groups] for o in self.trainer.optimizers]
 
@@ -147,7 +162,8 @@ class Loop:
         """Run all steps, with an evaluation now and then that no clock counts."""
         schedule, train = self.config.schedule, self.data.train
         if self.events is not None and self.graph is not None:
-            self.events.graph(self.net, train.x[: schedule.batch_size], self.graph)
+            with self._eager():
+                self.events.graph(self.net, train.x[: schedule.batch_size], self.graph)
         batches = draw_batches(len(train), schedule.batch_size, self.config.seed, train.y.device)
         step = self._step
         batches = itertools.islice(batches, step, None)  # those of a run that is resumed are drawn again
@@ -157,7 +173,15 @@ class Loop:
             self._set_lr(step)
             end = min(step + _CHUNK, schedule.steps, step - step % schedule.eval_every + schedule.eval_every)
             end = min([end, *(m for m in self._lr_changes() if m > step)])
-            losses += self._chunk(batches, end - step)
+            try:
+                losses += self._chunk(batches, end - step)
+            except Exception as error:
+                if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                    raise
+                reason = next(
+                    (line for line in str(error).splitlines() if line.strip()), type(error).__name__
+                )
+                raise ConfigError(f"cannot be compiled: {reason}; run it without compiling") from error
             step = end
             if step % schedule.eval_every == 0 or step == schedule.steps:
                 self._evaluate(step, losses)
@@ -179,6 +203,8 @@ class Loop:
             self._resumed = [*state["resumed"], self._step]
             if self._monitor is not None:
                 self._monitor.seen = state["seen"]
+            if self._augment is not None:
+                self._augment.load_state_dict(state["augment"])
         return self._resumed
 
     def _state(self) -> dict[str, Any]:
@@ -194,6 +220,7 @@ class Loop:
             "chunks": self._chunks,
             "resumed": self._resumed,
             "seen": {} if self._monitor is None else self._monitor.seen,
+            "augment": {} if self._augment is None else self._augment.state_dict(),
         }
 
     def _precision(self) -> AbstractContextManager[Any]:
@@ -202,6 +229,10 @@ class Loop:
             return nullcontext()
         # No cache: a rule that predicts once more after its update must not see the weights before it.
         return torch.autocast(self.config.device, torch.bfloat16, cache_enabled=False)
+
+    def _eager(self) -> AbstractContextManager[Any]:
+        """Return the context of what is not compiled: no clock counts it, and graphs are of training batches."""
+        return torch.compiler.set_stance("force_eager") if self.config.compiled else nullcontext()
 
     def _lr_changes(self) -> list[int]:
         schedule = self.config.schedule
@@ -219,8 +250,9 @@ class Loop:
         start = time.perf_counter()
         for _ in range(n):
             ids = next(batches)
+            x = train.x[ids] if self._augment is None else self._augment(train.x[ids])
             with self._precision():
-                done = self.trainer.step(train.x[ids], train.y[ids], ids=ids)
+                done = self.trainer.step(x, train.y[ids], ids=ids)
             self.updates += len(done.updated)
             if done.loss is not None:
                 losses.append(done.loss)
@@ -253,7 +285,7 @@ class Loop:
             raise DivergedError("loss", step - 1)
 
     def _measure(self, split: Split) -> tuple[float, float]:
-        with self._precision():
+        with self._precision(), self._eager():
             return measure(self.net, split)
 
     def metrics(self) -> dict[str, Any]:
@@ -288,7 +320,7 @@ class Loop:
 
 
 @torch.no_grad()
-def measure(net: nn.Module, split: Split, batch: int = 5000) -> tuple[float, float]:
+def measure(net: nn.Module, split: Split, batch: int = 1000) -> tuple[float, float]:
     """Return mean loss and error in percent of a network on a split, in evaluation mode."""
     net.eval()
     loss, wrong = 0.0, 0

@@ -46,7 +46,7 @@ def prepare(threads: int | None) -> None:
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-            libc.mallopt(option, 1 << 28)
+            libc.mallopt(option, 1 << 30)
 
 
 def synchronize(device: str) -> None:

@@ -79,7 +79,8 @@ def rehearse(config: RunConfig) -> Work | None:
     """
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        loop = Loop(config, None)
+        # Not compiled: its operations are the same, and a compiler that fails is a run's own affair.
+        loop = Loop(replace(config, compiled=False), None)
         try:
             loop.prepare()
             x, y, ids = _batch(loop)

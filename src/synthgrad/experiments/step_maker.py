@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core import Decoupled, decouple
+from ..core import ConfigError, Decoupled, decouple
 from ..engines import InProcess, Locked
 from ..tasks import cut_names, fully_connected
 from .config import RuleSettings
 from .methods import Facts, method_named
 
-__all__ = ["HAND_WRITTEN", "StepKind", "compile_modules", "make_step"]
+__all__ = ["HAND_WRITTEN", "StepKind", "compile_modules", "compile_network", "make_step"]
 
 #: The loop that anybody would write, in the place of an engine.
 HAND_WRITTEN = "hand-written loop"
@@ -65,25 +65,51 @@ def make_step(
         return _hand_written(model, criterion, feed, compiled=kind.compiled)
     facts = Facts(10, sum(len(y) for _, y in batches))
     net = decouple(model, cut_names(model), rule(RuleSettings(), facts), x)
+    if kind.compiled:
+        compile_network(net, kind.engine)
     if kind.engine == "plain":
         trainer: Locked | InProcess = Locked(net, criterion, _adam)
-        if kind.compiled:
-            net.compile(fullgraph=True)
     else:
-        if kind.compiled:
-            compile_modules(net)
         generator = torch.Generator().manual_seed(seed)
         trainer = InProcess(net, criterion, _adam, update_prob=kind.update_prob, generator=generator)
     ids = torch.arange(len(x), device=x.device)
     return lambda: trainer.step(*next(feed), ids=ids)
 
 
+def compile_network(net: nn.Module, engine: str) -> None:
+    """Compile a network in place, as its engine allows.
+
+    The in-process engine of a decoupled network has each module compiled by itself, see `compile_modules`;
+    every other loop the whole forward pass, which must be one graph.
+
+    Args:
+        net: the network, decoupled or not.
+        engine: ``in-process``, ``plain``, or the hand-written loop.
+
+    Raises:
+        ConfigError: if its modules cannot be compiled one by one.
+    """
+    if isinstance(net, Decoupled) and engine == "in-process":
+        compile_modules(net)
+    else:
+        net.forward = torch.compile(net.forward, fullgraph=True)
+
+
 def compile_modules(net: Decoupled) -> None:
-    """Compile the forward pass of each child of the network, in place; cuts must lie after children.
+    """Compile the forward pass of each child of the network, in place.
 
     The interfaces, which are forward hooks, stay outside: the unlocked engine runs backward passes and
     optimizers in them, which no graph can hold.
+
+    Raises:
+        ConfigError: if a cut lies inside a child.
     """
+    children = dict(net.model.named_children())
+    if inside := [name for name in net.interfaces if name not in children]:
+        raise ConfigError(
+            f"cut after '{inside[0]}': modules are compiled one by one only where cuts lie after the network's "
+            f"own children ({', '.join(children)}); cut there or do not compile"
+        )
     for child in net.model.children():
         child.forward = torch.compile(child.forward, fullgraph=True)
 

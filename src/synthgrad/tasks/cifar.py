@@ -107,6 +107,7 @@ def load_cifar10(data_dir: Path | None) -> Images:
         to_split(*parts["test_batch"], 10, where),
         10,
         digest.hexdigest(),
+        mirrored=True,
     )
 
 

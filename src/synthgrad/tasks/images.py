@@ -30,9 +30,9 @@ class Split:
     def __len__(self) -> int:
         return self.y.shape[0]
 
-    def to(self, device: torch.device) -> Split:
-        """Return the split on a device, whole."""
-        return Split(self.x.to(device), self.y.to(device))
+    def to(self, device: torch.device, layout: torch.memory_format = torch.preserve_format) -> Split:
+        """Return the split on a device, whole; batches taken from it have its layout too."""
+        return Split(self.x.to(device, memory_format=layout), self.y.to(device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class Images:
         train, test: the official parts (or what is held out of the former, see `hold_out`).
         classes: number of classes.
         sha256: of the decompressed source, for the record.
+        mirrored: a mirrored image is one of the same class.
     """
 
     name: str
@@ -51,10 +52,11 @@ class Images:
     test: Split
     classes: int
     sha256: str
+    mirrored: bool = False
 
-    def to(self, device: torch.device) -> Images:
-        """Return the data set on a device, whole."""
-        return replace(self, train=self.train.to(device), test=self.test.to(device))
+    def to(self, device: torch.device, layout: torch.memory_format = torch.preserve_format) -> Images:
+        """Return the data set on a device, whole, in a memory layout."""
+        return replace(self, train=self.train.to(device, layout), test=self.test.to(device, layout))
 
     def hold_out(self, n: int) -> Images:
         """Return a data set whose test part is ``n`` examples taken out of the training part.
