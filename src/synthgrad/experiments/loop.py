@@ -5,19 +5,18 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core import ConfigError, DivergedError, Monitor, decouple
-from ..engines import InProcess, Lag, Locked, StepRecord
+from ..core import ConfigError, Decoupled, DivergedError, Monitor
 from ..tasks import Augment, Images, Split, draw_batches, load
 from .config import RunConfig
 from .graph_record import describe_graph
@@ -27,6 +26,7 @@ from .models import build_model, cuts_of
 from .snapshot import Snapshot
 from .step_maker import compile_network
 from .tensorboard import Events
+from .trainers import CHANNELS_LAST, Plan, Trainer, arithmetic, make_trainer
 
 __all__ = ["Loop", "Progress", "data_for"]
 
@@ -34,25 +34,6 @@ __all__ = ["Loop", "Progress", "data_for"]
 Progress = Callable[[int], None]
 
 _CHUNK = 10  # steps between clock readings
-
-# The faster layout of images and filters on every device; tensors of other dimensions are left alone.
-_CHANNELS_LAST = torch.channels_last
-
-
-class _CrossEntropy(nn.CrossEntropyLoss):
-    """Cross entropy of scores of any precision, in float32."""
-
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        return super().forward(input.float(), target)
-
-
-class _Trainer(Protocol):
-    optimizers: Any
-
-    def step(self, x: Tensor, y: Any, *, ids: Tensor | None = None) -> StepRecord: ...
-    def finish(self) -> None: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
 @lru_cache(maxsize=2)
@@ -101,11 +82,11 @@ class Loop:
         """Load the data, build the network and its trainer."""
         config = self.config
         # A network that flattens its input would have to copy it; whether a user's own does, nobody knows.
-        layout = _CHANNELS_LAST if config.cell.arch == "cnn" else torch.preserve_format
+        layout = CHANNELS_LAST if config.cell.arch == "cnn" else torch.preserve_format
         self.data = data_for(config.cell.data, config.data_dir, config.hold_out, config.device, layout)
         if config.augment:
             self._augment = Augment(config.seed, flip=self.data.mirrored)
-        model = build_model(config.cell, self.data).to(config.device, memory_format=_CHANNELS_LAST)  # pyright: ignore[reportCallIssue]
+        model = build_model(config.cell, self.data).to(config.device, memory_format=CHANNELS_LAST)  # pyright: ignore[reportCallIssue]
         self._parameters = sum(p.numel() for p in model.parameters())
         self.net, self.trainer = self._trainer(model)
         if config.compiled:
@@ -114,49 +95,25 @@ class Loop:
         self.graph = describe_graph(self.net, config.cell.engine)
         self._base_lrs = [[g["lr"] for g in o.param_groups] for o in self.trainer.optimizers]
 
-    def _trainer(self, model: nn.Module) -> tuple[nn.Module, _Trainer]:
+    def _trainer(self, model: nn.Module) -> tuple[nn.Module, Trainer]:
         config = self.config
-        method = method_named(config.method)
-        criterion = _CrossEntropy(reduction="none" if method.wants_values else "mean")
-        lr = config.schedule.lr
-
-        def optimizer(parameters: Any) -> torch.optim.Optimizer:
-            return torch.optim.Adam(parameters, lr, fused=True)  # the fastest, for every method
-
-        generator = torch.Generator().manual_seed(config.seed)
-        if method.rule is None:
-            prob = config.cell.update_prob
-            return model, Locked(model, criterion, optimizer, update_prob=prob, generator=generator)
-        example = self.data.train.x[: config.schedule.batch_size]
-        settings = config.rule
-        facts = Facts(self.data.classes, len(self.data.train))
-        with self._precision():
-            net = decouple(
-                model,
-                cuts_of(config.cell, model, example),
-                method.rule_of(settings, facts),
-                example,
-                reduction="mean" if settings.per_example else "sum",
-                inputs=None if method.inputs is None else method.inputs(settings),
-            ).to(memory_format=_CHANNELS_LAST)  # pyright: ignore[reportCallIssue]
-        options: dict[str, Any] | None = None  # one parameter group for module and rule is the faster way
-        if settings.lr_factor != 1 or settings.constant_lr:
-            options = {"lr": lr * settings.lr_factor, "constant_lr": settings.constant_lr}
-        if config.cell.engine == "plain":
-            net.monitor = self._monitor
-            true = settings.true_messages
-            return net, Locked(net, criterion, optimizer, rule_options=options, true_messages=true)
-        self._modules = len(net.graph.modules)
-        return net, InProcess(
-            net,
-            criterion,
-            optimizer,
-            rule_options=options,
-            update_prob=config.cell.update_prob,
-            generator=generator,
-            lags=dict.fromkeys(net.interfaces, Lag(observe=settings.delay)),
-            monitor=self._monitor,
+        plan = Plan(
+            method_named(config.method),
+            config.rule,
+            Facts(self.data.classes, len(self.data.train)),
+            config.schedule.lr,
+            config.seed,
+            config.cell.engine,
+            config.cell.update_prob,
+            config.precision,
+            self._monitor,
         )
+        example = self.data.train.x[: config.schedule.batch_size]
+        cuts = [] if plan.method.rule is None else cuts_of(config.cell, model, example)
+        net, trainer = make_trainer(plan, model, cuts, example)
+        if isinstance(net, Decoupled) and plan.engine != "plain":
+            self._modules = len(net.graph.modules)
+        return net, trainer
 
     def train(self) -> None:
         """Run all steps, with an evaluation now and then that no clock counts."""
@@ -225,10 +182,7 @@ class Loop:
 
     def _precision(self) -> AbstractContextManager[Any]:
         """Return the context in which a step's arithmetic runs."""
-        if self.config.precision == "float32":
-            return nullcontext()
-        # No cache: a rule that predicts once more after its update must not see the weights before it.
-        return torch.autocast(self.config.device, torch.bfloat16, cache_enabled=False)
+        return arithmetic(self.config.precision, self.config.device)
 
     def _eager(self) -> AbstractContextManager[Any]:
         """Return the context of what is not compiled: no clock counts it, and graphs are of training batches."""
