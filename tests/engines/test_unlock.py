@@ -226,3 +226,13 @@ def test_a_network_without_a_tensor_to_begin_with() -> None:
     rule = SyntheticInput()
     with pytest.raises(ContextError, match="is no tensor"):
         rule.check(None, sg.core.Info())
+
+
+def test_input_models_may_learn_at_a_rate_of_their_own() -> None:
+    case = CASES["linear"]
+    net = unlocked(case)
+    trainer = InProcess(net, case.criterion, sgd, rule_options={"lr": 0.1}, input_options={"lr": 0.2})
+    rates = {id(p): g["lr"] for o in trainer.optimizers for g in o.param_groups for p in g["params"]}
+    assert {rates[id(p)] for p in net.rules.parameters()} == {0.1}
+    assert {rates[id(p)] for p in net.inputs.parameters()} == {0.2}
+    assert {rates[id(p)] for p in net.model.parameters()} == {0.05}

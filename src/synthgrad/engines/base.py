@@ -58,18 +58,14 @@ def reduced(loss: Tensor, units: Units | None) -> tuple[Tensor, Tensor | None]:
 
 
 def make_optimizer(
-    factory: OptimizerFactory,
-    parameters: Iterable[Tensor],
-    rule_parameters: Iterable[Tensor] = (),
-    rule_options: Mapping[str, Any] | None = None,
+    factory: OptimizerFactory, *parts: tuple[Iterable[Tensor], Mapping[str, Any] | None]
 ) -> Optimizer | None:
-    """Make one optimizer for a module's parameters and those of the rules that speak for it.
+    """Make one optimizer for a module's parameters and those of the rules that are updated with it.
 
     Args:
         factory: the user's factory.
-        parameters: of the module; frozen ones are left out.
-        rule_parameters: of the rules at the interfaces that feed the module.
-        rule_options: options of the rules' parameter group, such as ``{"lr": 1e-3}``.
+        parts: parameters, and options of their parameter group such as ``{"lr": 1e-3}``. Those without
+            options are one group; frozen parameters are left out.
 
     Returns:
         The optimizer; None if there is nothing to train.
@@ -77,14 +73,17 @@ def make_optimizer(
     Raises:
         ConfigError: if the factory does not return an optimizer.
     """
-    own = [p for p in parameters if p.requires_grad]
-    rules = [p for p in rule_parameters if p.requires_grad]
-    if not own and not rules:
+    usual: list[Tensor] = []
+    apart: list[dict[str, Any]] = []
+    for parameters, options in parts:
+        kept = [p for p in parameters if p.requires_grad]
+        if not options:
+            usual += kept
+        elif kept:
+            apart.append({"params": kept, **options})
+    if not usual and not apart:
         return None
-    if rules and rule_options:
-        groups: Any = [{"params": g, **o} for g, o in ((own, {}), (rules, rule_options)) if g]
-    else:
-        groups = own + rules
+    groups: Any = [*([{"params": usual}] if usual else []), *apart] if apart else usual
     optimizer = factory(groups)
     if not isinstance(optimizer, Optimizer):
         raise ConfigError(

@@ -57,6 +57,7 @@ class InProcess:
             parameters of the module, of the rules at the interfaces that feed it (they speak for it), and,
             at its own end, of rules that learn from their own loss alone and of input rules.
         rule_options: options for the rules' parameter groups, such as ``{"lr": 1e-3}``.
+        input_options: the same for the input rules.
         update_prob: each module, with the rules that speak for it, updates with this probability in a
             step; else it only passes activations on (DNI §3.1, sparse updates).
         generator: source of the draws for ``update_prob``; on the CPU.
@@ -81,6 +82,7 @@ class InProcess:
         optimizer: OptimizerFactory,
         *,
         rule_options: Mapping[str, Any] | None = None,
+        input_options: Mapping[str, Any] | None = None,
         update_prob: float = 1.0,
         generator: torch.Generator | None = None,
         lags: Mapping[str, Lag] | None = None,
@@ -114,7 +116,10 @@ class InProcess:
             net.interfaces[n].rule.waits and (lag.forward or lag.observe) for n, lag in checked.items()
         )
         self._optimizers = [
-            make_optimizer(optimizer, *learners(net, m, k), rule_options) for k, m in enumerate(graph.modules)
+            make_optimizer(
+                optimizer, *zip(learners(net, m, k), (None, rule_options, input_options), strict=True)
+            )
+            for k, m in enumerate(graph.modules)
         ]
         self._step = 0
         # The step at hand:

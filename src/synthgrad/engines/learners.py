@@ -12,8 +12,8 @@ from ..core.graph import OUTPUT
 __all__ = ["learners"]
 
 
-def learners(net: Decoupled, module: Module, position: int) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-    """Return the parameters of a module, and those of the rules that are updated with it.
+def learners(net: Decoupled, module: Module, position: int) -> tuple[Sequence[Tensor], ...]:
+    """Return the parameters of a module, and those of the rules and of the input rules updated with it.
 
     A rule that learns from messages is updated with the module that sends them, the last of those that its
     interface feeds. A rule that learns from its own loss alone, with the module below it; so is an input
@@ -34,4 +34,4 @@ def learners(net: Decoupled, module: Module, position: int) -> tuple[Sequence[Te
     ]
     supplies = [rule for n in ends if (rule := interfaces[n].input_rule) is not None]
     own = [net.model.get_parameter(n) for n in module.parameters]
-    return own, [p for rule in (*rules, *supplies) for p in rule.parameters()]
+    return own, [p for r in rules for p in r.parameters()], [p for r in supplies for p in r.parameters()]

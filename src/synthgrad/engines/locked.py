@@ -57,7 +57,7 @@ class Locked:
         rules = list(net.rules.parameters()) if isinstance(net, Decoupled) else []
         theirs = {id(p) for p in rules}
         own = [p for p in net.parameters() if id(p) not in theirs]
-        made = make_optimizer(optimizer, own, rules, rule_options)
+        made = make_optimizer(optimizer, (own, None), (rules, rule_options))
         self.optimizers = [] if made is None else [made]
         self.update_prob = update_prob
         self.true_messages = true_messages

@@ -93,6 +93,7 @@ class RuleSettings:
         delay: steps that a message takes to cross an interface.
         shrink: factor on a delayed gradient at each interface.
         input_hidden: widths of the hidden layers of the input model ``I``, for complete unlock.
+        input_lr_factor: learning rate of ``I`` over that of the network; None for that of the other rules.
         warm_up: batches for which modules learn from the true gradient, beside which the rule learns.
         freeze_after: batches after which the rule learns no more, or None.
         min_cosine: modules learn from the true gradient while the rule's cosine is under this, or None.
@@ -113,6 +114,7 @@ class RuleSettings:
     delay: int = 0
     shrink: float = 1.0
     input_hidden: tuple[int, ...] = (256,)
+    input_lr_factor: float | None = None
     warm_up: int = 0
     freeze_after: int | None = None
     min_cosine: float | None = None

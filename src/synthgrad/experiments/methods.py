@@ -129,7 +129,12 @@ METHODS: dict[str, Method] = {
         Method("sobolev", lambda s, facts: _sobolev(s, facts.classes), wants_values=True),
         Method("delayed", lambda s, facts: TrueGradient(s.shrink), {"": RuleSettings(delay=1)}),
         Method("dni_unlock", lambda s, facts: _synthetic(s, None), _DNI, inputs=_supplied),
-        Method("cdni_unlock", lambda s, facts: _synthetic(s, facts.classes), inputs=_supplied),
+        Method(
+            "cdni_unlock",
+            lambda s, facts: _synthetic(s, facts.classes),
+            {"": RuleSettings(lr_factor=3.0)},
+            inputs=_supplied,
+        ),
     )
 }
 

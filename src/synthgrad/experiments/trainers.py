@@ -106,9 +106,14 @@ def make_trainer(
             reduction="mean" if settings.per_example else "sum",
             inputs=None if method.inputs is None else method.inputs(settings),
         ).to(memory_format=CHANNELS_LAST)  # pyright: ignore[reportCallIssue]
-    options: dict[str, Any] | None = None  # one parameter group for module and rule is the faster way
-    if settings.lr_factor != 1 or settings.constant_lr:
-        options = {"lr": lr * settings.lr_factor, "constant_lr": settings.constant_lr}
+
+    def at_rate(factor: float) -> dict[str, Any] | None:
+        if factor == 1 and not settings.constant_lr:
+            return None  # one parameter group for module and rule is the faster way
+        return {"lr": lr * factor, "constant_lr": settings.constant_lr}
+
+    options = at_rate(settings.lr_factor)
+    of_inputs = settings.lr_factor if settings.input_lr_factor is None else settings.input_lr_factor
     if plan.engine == "plain":
         net.monitor = plan.monitor
         true = settings.true_messages
@@ -118,6 +123,7 @@ def make_trainer(
         criterion,
         optimizer,
         rule_options=options,
+        input_options=at_rate(of_inputs),
         update_prob=plan.update_prob,
         generator=generator,
         lags=dict.fromkeys(net.interfaces, Lag(observe=settings.delay)),

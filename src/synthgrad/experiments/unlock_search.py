@@ -19,8 +19,8 @@ VARIANTS: tuple[tuple[str, RuleSettings], ...] = (
     ("cdni_unlock", RuleSettings(lr_factor=10.0)),
     ("cdni_unlock", RuleSettings(input_hidden=())),
     ("dni_unlock", RuleSettings(hidden=(2048,), lr_factor=10.0)),
-    ("dni_unlock", RuleSettings(hidden=(2048,), lr_factor=3.0)),
-    ("cdni_unlock", RuleSettings(input_hidden=(1024,), lr_factor=3.0)),
+    ("dni_unlock", RuleSettings(hidden=(2048,), lr_factor=30.0, input_lr_factor=3.0)),
+    ("dni_unlock", RuleSettings(hidden=(2048,), lr_factor=10.0, input_lr_factor=3.0)),
 )
 
 _SCHEDULES = {
