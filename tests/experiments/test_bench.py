@@ -32,6 +32,7 @@ class Fake:
     name = "fake"
     about = "measures nothing"
     tiers = {"quick": TIER}
+    networks = {"fcn": tiers}
 
     def __init__(self) -> None:
         self.measured: list[tuple[int, str]] = []

@@ -10,7 +10,8 @@ import pytest
 
 from synthgrad.core import ConfigError, DivergedError
 from synthgrad.experiments import bench_step
-from synthgrad.experiments.bench import Scope
+from synthgrad.experiments.bench import Scope, choose
+from synthgrad.experiments.bench_memory import MemoryBench
 from synthgrad.experiments.bench_step import StepBench
 from synthgrad.experiments.methods import METHODS
 from synthgrad.experiments.step_maker import HAND_WRITTEN, StepKind, make_step
@@ -41,6 +42,9 @@ def test_kinds_of_every_method_the_reference_first() -> None:
         ("stale", "in-process", 1.0, False),
         ("local_loss", "in-process", 1.0, False),
         ("sobolev", "in-process", 1.0, False),
+        ("delayed", "in-process", 1.0, False),
+        ("dni_unlock", "in-process", 1.0, False),
+        ("cdni_unlock", "in-process", 1.0, False),
     ]
 
 
@@ -151,6 +155,36 @@ def test_time_to_an_accuracy_is_that_of_a_comparison(monkeypatch: pytest.MonkeyP
     assert {(c.schedule.steps, c.cell.width, c.cell.layers, c.schedule.batch_size) for c in configs} == {
         (300, WIDTH, 3, BATCH)
     }
+
+
+def test_a_convolutional_network_of_another_precision_is_measured_beside_its_own_loop() -> None:
+    scope = replace(SMALL, arch="cnn", precision="bfloat16", widths=(4,), batch_sizes=(8,))
+    assert kinds(scope)[:2] == [("backprop", HAND_WRITTEN, 1.0, False), ("backprop", "plain", 1.0, False)]
+    records = measured(scope)
+    assert [r["status"] for r in records] == ["ok"] * 5
+    assert {(r["cell"]["arch"], r["cell"]["precision"]) for r in records} == {("cnn", "bfloat16")}
+    assert records[1]["metrics"]["ratio_arithmetic"] == 1
+    assert records[2]["metrics"]["ratio_arithmetic"] > 1
+    plain = {k: v for k, v in records[0]["cell"].items() if k not in ("arch", "precision")}
+    (setting,) = StepBench().settings(replace(SMALL, widths=(4,), batch_sizes=(8,)))
+    assert setting.lines[0]["cell"] == plain, "what was recorded before is known as the same"
+
+
+def test_tiers_of_convolutional_networks() -> None:
+    scope = choose(StepBench(), "quick", arch="cnn", layers=(3,), precision="bfloat16")
+    assert (scope.arch, scope.precision, scope.widths, scope.layers, scope.tier) == (
+        *("cnn", "bfloat16", (32,), (3,), "quick"),
+    )
+    with pytest.raises(ConfigError, match="measures no network 'cnn'; accepted: fcn"):
+        choose(MemoryBench(), "quick", arch="cnn")
+    with pytest.raises(ConfigError, match="no network 'rnn'; accepted: fcn, cnn"):
+        choose(StepBench(), "quick", arch="rnn")
+    with pytest.raises(ConfigError, match="leave out --precision"):
+        MemoryBench().settings(choose(MemoryBench(), "smoke", precision="bfloat16"))
+    with pytest.raises(ConfigError, match="leave out --learn"):
+        StepBench().settings(replace(SMALL, arch="cnn", learn=True))
+    with pytest.raises(ConfigError, match="precision 'half' is unknown; accepted: float32, bfloat16"):
+        StepBench().settings(replace(SMALL, precision="half"))
 
 
 def test_every_combination_is_a_setting() -> None:

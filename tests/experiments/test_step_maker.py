@@ -13,16 +13,20 @@ from torch.nn import functional as F
 
 from synthgrad.core import Decoupled, decouple
 from synthgrad.engines import InProcess, Locked
-from synthgrad.experiments import step_maker
+from synthgrad.experiments import step_maker, trainers
 from synthgrad.experiments.methods import METHODS
-from synthgrad.experiments.step_maker import HAND_WRITTEN, StepKind, compile_modules, make_step
+from synthgrad.experiments.step_maker import HAND_WRITTEN, Network, StepKind, compile_modules, make_step
 from synthgrad.rules import SyntheticGradient
-from synthgrad.tasks import cut_names, fully_connected
+from synthgrad.tasks import convolutional, cut_names, fully_connected
 
 WIDTH, LAYERS, SEED = 16, 3, 5
+NETWORK = Network(WIDTH, LAYERS)
 KINDS = [
     StepKind("backprop", HAND_WRITTEN),
-    *(StepKind(m, e) for m in METHODS if m != "backprop" for e in ("in-process", "plain")),
+    StepKind("backprop", "plain"),
+    *(StepKind(m, "in-process") for m in METHODS if m != "backprop"),
+    # A plain loop uses no synthetic inputs, and teaches no rule of them.
+    *(StepKind(m, "plain") for m, method in METHODS.items() if m != "backprop" and method.inputs is None),
     StepKind("cdni", "in-process", update_prob=0.5),
 ]
 #: The compiler uses what PyTorch deprecates.
@@ -56,7 +60,7 @@ def networks(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
         return called
 
     monkeypatch.setattr(step_maker, "fully_connected", remember(fully_connected))
-    monkeypatch.setattr(step_maker, "decouple", remember(decouple))
+    monkeypatch.setattr(trainers, "decouple", remember(decouple))
     return made
 
 
@@ -85,7 +89,7 @@ def loss_of(net: nn.Module) -> float:
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_every_kind_of_step_trains(kind: StepKind, networks: list[nn.Module]) -> None:
-    step = make_step(kind, WIDTH, LAYERS, batches(), SEED)
+    step = make_step(kind, NETWORK, batches(), SEED)
     net = networks[-1]
     first = weights(net)
     before = loss_of(net)
@@ -100,7 +104,7 @@ def test_every_kind_of_step_trains(kind: StepKind, networks: list[nn.Module]) ->
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_all_start_from_the_same_weights(kind: StepKind, networks: list[nn.Module]) -> None:
-    make_step(kind, WIDTH, LAYERS, batches(), SEED)
+    make_step(kind, NETWORK, batches(), SEED)
     started = weights(plain(networks[-1]))
     for name, value in weights(reference()).items():
         assert torch.equal(started[name], value), name
@@ -108,7 +112,7 @@ def test_all_start_from_the_same_weights(kind: StepKind, networks: list[nn.Modul
 
 def test_the_hand_written_loop_is_locked_training_bit_for_bit(networks: list[nn.Module]) -> None:
     feed = batches()
-    step = make_step(StepKind("backprop", HAND_WRITTEN), WIDTH, LAYERS, feed, SEED)
+    step = make_step(StepKind("backprop", HAND_WRITTEN), NETWORK, feed, SEED)
     engine = Locked(reference(), nn.CrossEntropyLoss(), adam)
     for k in range(20):
         step()
@@ -129,7 +133,7 @@ def test_the_hand_written_loop_is_locked_training_bit_for_bit(networks: list[nn.
 )
 def test_the_in_process_step_is_the_engines(kind: StepKind, prob: float, networks: list[nn.Module]) -> None:
     feed = batches()
-    step = make_step(kind, WIDTH, LAYERS, feed, SEED)
+    step = make_step(kind, NETWORK, feed, SEED)
     model = reference()
     net = decouple(model, cut_names(model), SyntheticGradient(context=10), feed[0][0])
     generator = torch.Generator().manual_seed(SEED)
@@ -143,8 +147,65 @@ def test_the_in_process_step_is_the_engines(kind: StepKind, prob: float, network
 
 def test_making_a_step_leaves_the_random_state_alone() -> None:
     before = torch.random.get_rng_state()
-    make_step(KINDS[0], WIDTH, LAYERS, batches(), SEED)
+    make_step(KINDS[0], NETWORK, batches(), SEED)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+# Convolutional
+
+
+def images() -> list[tuple[Tensor, Tensor]]:
+    """Return batches of small images, channels last, in which the class is where it is bright."""
+    made: list[tuple[Tensor, Tensor]] = []
+    for k in range(2):
+        generator = torch.Generator().manual_seed(k)
+        y = torch.randint(10, (20,), generator=generator)
+        x = 0.1 * torch.randn(20, 3, 12, 12, generator=generator)
+        x[torch.arange(20), 0, y] += 1.0
+        made.append((x.to(memory_format=torch.channels_last), y))
+    return made
+
+
+@pytest.fixture
+def convolutions(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """Return a list that fills with the convolutional networks that steps are made for."""
+    made: list[nn.Module] = []
+
+    def remember(*args: Any) -> nn.Module:
+        made.append(convolutional(*args))
+        return made[-1]
+
+    monkeypatch.setattr(step_maker, "convolutional", remember)
+    return made
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_every_kind_of_step_trains_a_convolutional_network(
+    kind: StepKind, precision: str, networks: list[nn.Module], convolutions: list[nn.Module]
+) -> None:
+    step = make_step(kind, Network(4, 3, "cnn", precision), images(), SEED)
+    net = (networks or convolutions)[-1]
+    first = {n: p.clone() for n, p in plain(net).named_parameters()}
+    for _ in range(10):
+        step()
+    last = dict(plain(net).named_parameters())
+    still = {n for n in first if torch.equal(first[n], last[n])}
+    hidden = {n for n in first if n.startswith("layer")}
+    assert still == (hidden if kind.method == "no_bprop" else set())
+    assert all(bool(p.isfinite().all()) for p in last.values())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_locked_backpropagation_is_the_hand_written_loop_bit_for_bit(
+    precision: str, convolutions: list[nn.Module]
+) -> None:
+    for engine in (HAND_WRITTEN, "plain"):
+        step = make_step(StepKind("backprop", engine), Network(4, 3, "cnn", precision), images(), SEED)
+        for _ in range(5):
+            step()
+    by_hand, ours = (net.state_dict() for net in convolutions)
+    assert all(torch.equal(value, ours[name]) for name, value in by_hand.items())
 
 
 # Compiled
@@ -181,7 +242,9 @@ def test_compiled_modules_train_like_eager_ones() -> None:
 def test_the_compiled_loop_has_the_gradients_of_the_eager_one(networks: list[nn.Module]) -> None:
     trained: list[nn.Module] = []
     for compiled in (False, True):
-        step = make_step(StepKind("backprop", HAND_WRITTEN, compiled=compiled), WIDTH, 2, batches(), SEED)
+        step = make_step(
+            StepKind("backprop", HAND_WRITTEN, compiled=compiled), Network(WIDTH, 2), batches(), SEED
+        )
         trained.append(networks[-1])
         step()  # its gradients stay until the next
     for (name, ours), theirs in zip(trained[1].named_parameters(), trained[0].parameters(), strict=True):

@@ -177,6 +177,18 @@ def run_command(options: Common, name: str, tensorboard: bool, **choice: Any) ->
     metavar="N",
     help="Rounds in which the methods take turns [default: the tier's].",
 )
+@click.option(
+    "--arch",
+    metavar="|".join(ARCHS),
+    shell_complete=one_of(ARCHS),
+    help="Fully connected or convolutional network; bench step only [default: fcn].",
+)
+@click.option(
+    "--precision",
+    metavar="|".join(PRECISIONS),
+    shell_complete=one_of(PRECISIONS),
+    help="Precision of the arithmetic; bench step only [default: float32].",
+)
 @click.option("--learn", is_flag=True, help="Also train to an accuracy, and time that.")
 @common
 def bench_command(options: Common, name: str, modes: tuple[str, ...] | None, **given: Any) -> int:

@@ -36,6 +36,7 @@ class Scope:
         rounds: how often the methods take turns.
         seconds: length of a method's turn in a round, about.
         threads, device: where.
+        arch, precision: of the network, where the benchmark knows others than ``fcn`` and ``float32``.
         learn: also train to an accuracy, and time that.
         schedule: the tier of ``compare`` that such a training has the schedule of.
         data_dir: directory of data files, or None.
@@ -52,6 +53,8 @@ class Scope:
     seeds: Sequence[int] = (0,)
     threads: int = 1
     device: str = "cpu"
+    arch: str = "fcn"
+    precision: str = "float32"
     learn: bool = False
     schedule: str = "quick"
     data_dir: str | None = None
@@ -82,6 +85,10 @@ class Benchmark(Protocol):
     def about(self) -> str: ...
     @property
     def tiers(self) -> Mapping[str, Scope]: ...
+    @property
+    def networks(self) -> Mapping[str, Mapping[str, Scope]]:
+        """The tiers of each kind of network that is measured; those of ``fcn`` are `tiers`."""
+        ...
 
     def settings(self, scope: Scope) -> list[Setting]:
         """Return what is to be measured; raise `ConfigError` if it cannot be."""
@@ -97,11 +104,16 @@ def choose(benchmark: Benchmark, tier: str, **given: Any) -> Scope:
     Raises:
         ConfigError: if the benchmark has no such tier, or nothing is named to measure.
     """
-    if tier not in benchmark.tiers:
+    arch = given.get("arch") or "fcn"
+    networks = benchmark.networks
+    if arch not in networks:
         raise ConfigError(
-            f"benchmark '{benchmark.name}' has no tier '{tier}'; accepted: {', '.join(benchmark.tiers)}"
+            f"benchmark '{benchmark.name}' measures no network '{arch}'; accepted: {', '.join(networks)}"
         )
-    scope = benchmark.tiers[tier]
+    tiers = networks[arch]
+    if tier not in tiers:
+        raise ConfigError(f"benchmark '{benchmark.name}' has no tier '{tier}'; accepted: {', '.join(tiers)}")
+    scope = tiers[tier]
     kept = {k: v for k, v in given.items() if v is not None}
     if empty := [k for k, v in kept.items() if isinstance(v, tuple | list) and not v]:
         raise ConfigError(f"benchmark '{benchmark.name}': {empty[0]} is empty; name at least one to measure")

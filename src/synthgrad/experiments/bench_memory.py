@@ -53,6 +53,8 @@ class MemoryBench:
         "full": Scope((1024,), (5, 9, 17, 33), (2048,), METHODS, rounds=3, threads=1, tier="full"),
     }
 
+    networks = {"fcn": tiers}
+
     def settings(self, scope: Scope) -> list[Setting]:
         """Return one setting for each width, depth, batch size and seed.
 
@@ -67,6 +69,10 @@ class MemoryBench:
         if scope.learn or True in scope.compiled:
             raise ConfigError(
                 "bench memory trains to no accuracy and compiles nothing; leave out --learn and --modes compiled"
+            )
+        if scope.precision != "float32":
+            raise ConfigError(
+                f"bench memory measures in float32 only, not in {scope.precision}; leave out --precision"
             )
         size = len(load(_DATA).train)
         for batch_size in scope.batch_sizes:

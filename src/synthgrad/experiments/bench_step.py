@@ -1,6 +1,6 @@
 """``bench step``: the time of a training step of every method over that of a hand-written loop.
 
-Methods take turns: in every round each one runs some steps on the same batches, and its ratio is taken
+The loop is of the same network, precision and memory layout. Methods take turns: in every round each one runs some steps on the same batches, and its ratio is taken
 to the eager hand-written loop of the same round, so that a machine that slows down slows both.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -22,10 +22,10 @@ from ..records import Record
 from ..tasks import load
 from . import compare
 from .bench import Scope, Setting, blank_line, finish_line, median_and_spread
-from .config import RunConfig
+from .config import PRECISIONS, RuleSettings, RunConfig
 from .machine import synchronize
 from .methods import METHODS, method_named
-from .step_maker import HAND_WRITTEN, StepKind, make_step
+from .step_maker import HAND_WRITTEN, Network, StepKind, make_step
 from .train import run
 
 __all__ = ["StepBench"]
@@ -36,7 +36,11 @@ _WARM_UP_STEPS, _WARM_UP_S = 20, 2.0
 
 
 class StepBench:
-    """Steps of a fully connected network on embedded digits, Adam (fused), linear ``M``."""
+    """Steps of a network, Adam (fused): fully connected on embedded digits, linear ``M``, or convolutional.
+
+    A convolutional network takes images of noise of the size of CIFAR-10's, and rules have the settings that
+    were chosen for those. Beside the hand-written loop its lines have the locked engine's backpropagation.
+    """
 
     name = "step"
     about = "time of a training step of every method, over a hand-written backprop loop"
@@ -50,17 +54,47 @@ class StepBench:
         ),
     }
 
+    networks = {
+        "fcn": tiers,
+        "cnn": {
+            "smoke": Scope(
+                (4,),
+                (3,),
+                (8,),
+                tuple(METHODS),
+                rounds=2,
+                seconds=0.01,
+                schedule="smoke",
+                tier="smoke",
+                arch="cnn",
+            ),
+            "quick": Scope((32,), (3, 4), (128,), tuple(METHODS), tier="quick", arch="cnn"),
+            "full": Scope(
+                (32, 128), (3, 4), (256,), tuple(METHODS), compiled=(False, True), tier="full", arch="cnn"
+            ),
+        },
+    }
+
     def settings(self, scope: Scope) -> list[Setting]:
         """Return one setting for each width, depth, batch size and seed.
 
         Raises:
-            ConfigError: if a method is unknown or a batch larger than the data.
+            ConfigError: if a method or a precision is unknown, a batch larger than the data, or a network to be
+                trained to an accuracy of which no data is at hand.
         """
         kinds = _kinds(scope)
-        size = len(load(_DATA).train)
-        for batch_size in scope.batch_sizes:
-            if batch_size > size:
-                raise ConfigError(f"batch size {batch_size}: expected 1 to {size}")
+        if scope.precision not in PRECISIONS:
+            raise ConfigError(f"precision '{scope.precision}' is unknown; accepted: {', '.join(PRECISIONS)}")
+        if scope.arch == "cnn":
+            if scope.learn:
+                raise ConfigError(
+                    "bench step trains no convolutional network to an accuracy; leave out --learn"
+                )
+        else:
+            size = len(load(_DATA).train)
+            for batch_size in scope.batch_sizes:
+                if batch_size > size:
+                    raise ConfigError(f"batch size {batch_size}: expected 1 to {size}")
         return [
             self._setting(scope, kinds, width, layers, batch_size, seed)
             for seed, width, layers, batch_size in itertools.product(
@@ -71,8 +105,18 @@ class StepBench:
     def _setting(
         self, scope: Scope, kinds: Sequence[StepKind], width: int, layers: int, batch_size: int, seed: int
     ) -> Setting:
-        shape = {"width": width, "layers": layers, "batch_size": batch_size, "threads": scope.threads}
-        config = {"optimizer": "Adam, fused", "rule": "linear M", "seconds": scope.seconds}
+        shape: dict[str, Any] = {
+            "width": width,
+            "layers": layers,
+            "batch_size": batch_size,
+            "threads": scope.threads,
+        }
+        if scope.arch != "fcn":  # later settings stand in a record where they are not the default
+            shape["arch"] = scope.arch
+        if scope.precision != "float32":
+            shape["precision"] = scope.precision
+        network = Network(width, layers, scope.arch, scope.precision)
+        config: dict[str, Any] = {"optimizer": "Adam, fused", "seconds": scope.seconds}
         if scope.learn:
             config["learn"] = scope.schedule
         lines = [
@@ -87,12 +131,23 @@ class StepBench:
                     "engine": kind.engine,
                     "update_prob": kind.update_prob,
                 },
-                config,
+                {**config, "rule": _about(network, kind.method)},
             )
             for kind in kinds
         ]
-        label = f"step: {layers} layers × {width}, batch {batch_size}, {scope.threads} threads"
-        return Setting(label, lines, partial(_measure, scope, kinds, lines))
+        parts = [f"{layers} layers × {width}", f"batch {batch_size}", f"{scope.threads} threads"]
+        parts += [shape[name] for name in ("arch", "precision") if name in shape]
+        return Setting(f"step: {', '.join(parts)}", lines, partial(_measure, scope, network, kinds, lines))
+
+
+def _about(network: Network, method: str) -> str:
+    """Return the settings of a rule as a text."""
+    if network.arch == "fcn":
+        return "linear M"
+    settings = network.settings(method_named(method))
+    chosen = [f"{f.name} {getattr(settings, f.name)}" for f in fields(settings)]
+    default = [f"{f.name} {getattr(RuleSettings(), f.name)}" for f in fields(settings)]
+    return ", ".join(a for a, b in zip(chosen, default, strict=True) if a != b) or "linear"
 
 
 def _kinds(scope: Scope) -> list[StepKind]:
@@ -103,6 +158,8 @@ def _kinds(scope: Scope) -> list[StepKind]:
         for compiled in scope.compiled:
             if not learns_by_rule:
                 rows.append(StepKind(name, HAND_WRITTEN, compiled=compiled))
+                if scope.arch == "cnn":
+                    rows.append(StepKind(name, "plain", compiled=compiled))
                 continue
             rows.append(StepKind(name, "in-process", compiled=compiled))
             if name == "cdni":
@@ -121,22 +178,25 @@ class _Turn:
     times_ms: list[float]
 
 
-def _measure(scope: Scope, kinds: Sequence[StepKind], lines: Sequence[Record]) -> Iterator[Record]:
+def _measure(
+    scope: Scope, network: Network, kinds: Sequence[StepKind], lines: Sequence[Record]
+) -> Iterator[Record]:
     cell = lines[0]["cell"]
     if any(kind.compiled for kind in kinds):
         torch.compiler.reset()  # or graphs of other widths would count against the limit of recompilations
-    batches = _batches(cell["batch_size"], lines[0]["seed"], scope.device)
+    make = _noise if network.arch == "cnn" else _batches
+    batches = make(cell["batch_size"], lines[0]["seed"], scope.device)
     turns: dict[StepKind, _Turn] = {}
     failed: dict[StepKind, str] = {}
     for kind in kinds:
         try:
-            step = make_step(kind, cell["width"], cell["layers"], batches, lines[0]["seed"])
+            step = make_step(kind, network, batches, lines[0]["seed"])
             once = _warm_up(step, scope.device)
             turns[kind] = _Turn(step, max(1, round(scope.seconds / once)), [])
         except Exception as error:  # a peer that fails is a line that says so
             failed[kind] = _reason(error)
     failed |= _take_turns(turns, scope)
-    flops = _Flops(cell, batches)
+    flops = _Flops(network, batches)
     reference = turns.get(kinds[0])
     for kind, line in zip(kinds, lines, strict=True):
         turn, error = turns.get(kind), failed.get(kind)
@@ -150,6 +210,17 @@ def _measure(scope: Scope, kinds: Sequence[StepKind], lines: Sequence[Record]) -
         if scope.learn and error is None and not kind.compiled:
             metrics |= _learn(kind, line, scope)
         yield finish_line(line, scope.device, metrics, error)
+
+
+def _noise(batch_size: int, seed: int, device: str) -> list[tuple[Tensor, Tensor]]:
+    """Return batches of the size of CIFAR-10's images, channels last: the time of a step does not ask what is on them."""
+    generator = torch.Generator().manual_seed(seed)
+    made: list[tuple[Tensor, Tensor]] = []
+    for _ in range(_NUM_BATCHES):
+        x = torch.rand(batch_size, 3, 32, 32, generator=generator)
+        y = torch.randint(10, (batch_size,), generator=generator)
+        made.append((x.to(device, memory_format=torch.channels_last), y.to(device)))
+    return made
 
 
 def _batches(batch_size: int, seed: int, device: str) -> list[tuple[Tensor, Tensor]]:
@@ -210,8 +281,8 @@ def _figures(own: Sequence[float], reference: Sequence[float]) -> dict[str, Any]
 class _Flops:
     """Operations of the matrix products of a step; a compiled step has those of the eager one."""
 
-    def __init__(self, cell: dict[str, Any], batches: Sequence[tuple[Tensor, Tensor]]) -> None:
-        self._size = cell["width"], cell["layers"], batches, 0
+    def __init__(self, network: Network, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
+        self._size = network, batches, 0
         self._known: dict[StepKind, int] = {}
 
     def __call__(self, kind: StepKind) -> int:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..core import ConfigError, Decoupled, decouple
-from ..engines import InProcess, Locked
-from ..tasks import cut_names, fully_connected
+from ..core import ConfigError, Decoupled
+from ..tasks import convolutional, cut_names, fully_connected
 from .config import RuleSettings
-from .methods import Facts, method_named
+from .methods import Facts, Method, method_named
+from .trainers import CHANNELS_LAST, Plan, arithmetic, make_trainer
 
-__all__ = ["HAND_WRITTEN", "StepKind", "compile_modules", "compile_network", "make_step"]
+__all__ = ["HAND_WRITTEN", "Network", "StepKind", "compile_modules", "compile_network", "make_step"]
 
 #: The loop that anybody would write, in the place of an engine.
 HAND_WRITTEN = "hand-written loop"
@@ -42,38 +41,71 @@ class StepKind:
     compiled: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What a step trains, and with which arithmetic.
+
+    Attributes:
+        width: units, or filters, of a hidden layer.
+        layers: weight layers, the output layer included.
+        arch: ``fcn``, or ``cnn``, whose images and filters lie channels last.
+        precision: ``float32`` or ``bfloat16``.
+    """
+
+    width: int
+    layers: int
+    arch: str = "fcn"
+    precision: str = "float32"
+
+    def settings(self, method: Method) -> RuleSettings:
+        """Return what a method's rule is measured with: a linear ``M``, or what was chosen for images."""
+        return method.settings("cifar10", "cnn") if self.arch == "cnn" else method.defaults[""]
+
+
 def make_step(
-    kind: StepKind, width: int, layers: int, batches: Sequence[tuple[Tensor, Tensor]], seed: int
+    kind: StepKind, network: Network, batches: Sequence[tuple[Tensor, Tensor]], seed: int
 ) -> Callable[[], object]:
-    """Build a fully connected network and its trainer; every call of the result takes the next batch.
+    """Build a network and its trainer; every call of the result takes the next batch.
 
     Args:
-        kind: what to build. Rules have a linear ``M``.
-        width: units of a hidden layer.
-        layers: weight layers, the output layer included.
-        batches: images and labels, on the device; taken in turn.
+        kind: what to build.
+        network: the network.
+        batches: inputs and labels in 10 classes, on the device, in the network's layout; taken in turn.
         seed: of the initial weights and of draws.
     """
     feed = itertools.cycle(batches)
     x = batches[0][0]
+    make = convolutional if network.arch == "cnn" else fully_connected
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = fully_connected(x.shape[1:], 10, layers, width).to(x.device)
-    criterion = nn.CrossEntropyLoss()
-    rule = method_named(kind.method).rule
-    if rule is None:
-        return _hand_written(model, criterion, feed, compiled=kind.compiled)
-    facts = Facts(10, sum(len(y) for _, y in batches))
-    net = decouple(model, cut_names(model), rule(RuleSettings(), facts), x)
+        model = make(x.shape[1:], 10, network.layers, network.width)
+        model = model.to(x.device, memory_format=CHANNELS_LAST)  # pyright: ignore[reportCallIssue]
+        method = method_named(kind.method)
+        if kind.engine == HAND_WRITTEN:
+            return _hand_written(model, feed, network.precision, compiled=kind.compiled)
+        facts = Facts(10, sum(len(y) for _, y in batches))
+        plan = Plan(
+            method,
+            network.settings(method),
+            facts,
+            _LR,
+            seed,
+            kind.engine,
+            kind.update_prob,
+            network.precision,
+        )
+        net, trainer = make_trainer(plan, model, cut_names(model), x)
     if kind.compiled:
         compile_network(net, kind.engine)
-    if kind.engine == "plain":
-        trainer: Locked | InProcess = Locked(net, criterion, _adam)
-    else:
-        generator = torch.Generator().manual_seed(seed)
-        trainer = InProcess(net, criterion, _adam, update_prob=kind.update_prob, generator=generator)
     ids = torch.arange(len(x), device=x.device)
-    return lambda: trainer.step(*next(feed), ids=ids)
+    if network.precision == "float32":
+        return lambda: trainer.step(*next(feed), ids=ids)
+
+    def step() -> None:
+        with arithmetic(network.precision, x.device.type):
+            trainer.step(*next(feed), ids=ids)
+
+    return step
 
 
 def compile_network(net: nn.Module, engine: str) -> None:
@@ -114,25 +146,27 @@ def compile_modules(net: Decoupled) -> None:
         child.forward = torch.compile(child.forward, fullgraph=True)
 
 
-def _adam(parameters: Any) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, _LR, fused=True)
-
-
 def _hand_written(
-    model: nn.Module, criterion: nn.Module, feed: Iterator[tuple[Tensor, Tensor]], *, compiled: bool
+    model: nn.Module, feed: Iterator[tuple[Tensor, Tensor]], precision: str, *, compiled: bool
 ) -> Callable[[], None]:
     """Return the loop that anybody would write: eager, it is the 1.0 of every ratio."""
-    optimizer = _adam(model.parameters())
+    optimizer = torch.optim.Adam(model.parameters(), _LR, fused=True)
+    criterion = nn.CrossEntropyLoss()
 
     def loss_of(x: Tensor, y: Tensor) -> Tensor:
-        return criterion(model(x), y)
+        return criterion(model(x).float(), y)
 
     forward = torch.compile(loss_of, fullgraph=True) if compiled else loss_of
 
     def step() -> None:
         x, y = next(feed)
         optimizer.zero_grad()
-        forward(x, y).backward()
+        if precision == "float32":
+            loss = forward(x, y)
+        else:
+            with torch.autocast(x.device.type, torch.bfloat16):
+                loss = forward(x, y)
+        loss.backward()
         optimizer.step()
 
     return step
