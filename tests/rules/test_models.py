@@ -132,3 +132,21 @@ def test_regression_error_is_a_sum_over_features_and_a_mean_over_examples() -> N
     rule = sg.SyntheticGradient().bind(site(4, 6))
     h, message = torch.randn(4, 6), sg.core.Message(torch.full((4, 6), 2.0))
     assert rule.observe(h, Info(), message).item() == pytest.approx(6 * 4)
+
+
+def test_maps_let_the_label_say_something_else_at_every_place() -> None:
+    model = ConvolutionalModel(2, (), 3, kernel=3, maps=(4, 5))
+    h, c = torch.zeros(3, 2, 4, 5), torch.tensor([0, 1, 2])
+    assert model(h, c).abs().max() == 0
+    assert model.table is not None
+    with torch.no_grad():
+        model.table.copy_(torch.arange(3 * 40).view(3, 40).float())
+    assert torch.equal(model(h, c), torch.arange(3 * 40).view(3, 2, 4, 5).float())
+    assert torch.equal(model(h, torch.eye(3)), model(h, c))  # features in place of indices
+
+
+def test_maps_are_of_one_size() -> None:
+    model = ConvolutionalModel(2, (), 3, maps=(4, 5))
+    with pytest.raises(ShapeError, match=r"\(B, 2, 4, 5\)"):
+        model.check(torch.zeros(1, 2, 5, 4), torch.tensor([0]))
+    assert ConvolutionalModel(2, (), 0, maps=(4, 5)).table is None  # nothing to map without a context

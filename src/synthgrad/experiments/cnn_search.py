@@ -36,6 +36,7 @@ VARIANTS: tuple[tuple[str, RuleSettings], ...] = (
     ("dni", RuleSettings(lr_factor=10.0)),
     ("dni", RuleSettings(hidden=(32,), kernel=3)),
     ("dni", RuleSettings(hidden=(32,), kernel=3, lr_factor=10.0)),
+    ("cdni", RuleSettings(kernel=3, maps=True)),
 )
 
 _SCHEDULES = {

@@ -99,6 +99,7 @@ class RuleSettings:
         min_cosine: modules learn from the true gradient while the rule's cosine is under this, or None.
         true_messages: the rule learns from true gradients, by a pass of their own; in the plain engine.
         kernel: odd size of the kernels of a convolutional ``M``.
+        maps: the label enters a convolutional ``M`` as a learned map for each class, in place of masks.
         head: of a local loss or critic, one of `HEADS`; ``convolutional`` is for images only.
         pool: places that an image is averaged to in a head, along each side.
         critic: form of a critic, one of `CRITICS`.
@@ -120,6 +121,7 @@ class RuleSettings:
     min_cosine: float | None = None
     true_messages: bool = False
     kernel: int = 5
+    maps: bool = False
     head: str = "linear"
     pool: int = 2
     critic: str = "classifier"

@@ -93,7 +93,9 @@ class Method:
 def _synthetic(settings: RuleSettings, context: int | None) -> Rule:
     if settings.like_layer:
         return SyntheticGradient(context=context, model=like_layer())
-    return SyntheticGradient(settings.hidden, context, norm=settings.norm, kernel=settings.kernel)
+    return SyntheticGradient(
+        settings.hidden, context, norm=settings.norm, kernel=settings.kernel, maps=settings.maps
+    )
 
 
 def _head(settings: RuleSettings) -> heads.HeadFactory:

@@ -37,6 +37,7 @@ _FURTHER = {
     "freeze_after": "frozen after batch {}",
     "min_cosine": "from cosine {}",
     "kernel": "kernel {}",
+    "maps": "label maps",
     "head": "{} head",
     "pool": "pooled to {}",
     "critic": "critic of the {}",

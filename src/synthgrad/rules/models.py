@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -151,7 +152,12 @@ class DenseModel(GradientModel):
 
 
 class ConvolutionalModel(GradientModel):
-    """Convolutional ``M`` on ``h`` of shape ``(B, C, Y, X)``; the context enters as channel masks.
+    """Convolutional ``M`` on ``h`` of shape ``(B, C, Y, X)``; the context enters as channel masks, or as maps.
+
+    A mask is the same everywhere, so the label can change the prediction everywhere alike only. A map is a
+    learned offset of the shape of ``h`` for each class, added to the output: what an ordinary output layer,
+    whose weights differ from place to place, sends back on average for that class. Messages must then have
+    the size of the example's.
 
     The convolutions keep the resolution by zero-padding: a message has the shape of ``h``. (The paper
     is reported to have used none, DNI §3.1, which only fits if its messages shrink.)
@@ -164,6 +170,7 @@ class ConvolutionalModel(GradientModel):
         kernel: odd size of the kernels.
         norm: BatchNorm in the hidden layers.
         activation: makes the hidden layers' activation.
+        maps: ``(Y, X)``: take the context as maps of this size; None for masks.
         name: name of the interface.
     """
 
@@ -176,11 +183,15 @@ class ConvolutionalModel(GradientModel):
         kernel: int = 5,
         norm: bool = True,
         activation: Activation = nn.ReLU,
+        maps: tuple[int, int] | None = None,
         name: str = "?",
     ) -> None:
         super().__init__(width, name)
         self.channels = channels
-        sizes = [channels + width, *hidden]
+        self.size = maps if width else None
+        # (classes, C · Y · X)
+        self.table = nn.Parameter(torch.zeros(width, channels * prod(self.size))) if self.size else None
+        sizes = [channels if self.size else channels + width, *hidden]
         layers: list[nn.Module] = []
         for a, b in zip(sizes, sizes[1:], strict=False):
             layers += [nn.Conv2d(a, b, kernel, padding=kernel // 2, bias=not norm)]
@@ -193,6 +204,8 @@ class ConvolutionalModel(GradientModel):
     def check(self, h: Tensor, c: Tensor | None) -> None:
         if h.ndim != 4 or h.shape[1] != self.channels:
             self._refuse(h, f"(B, {self.channels}, Y, X)")
+        if self.size and h.shape[2:] != self.size:
+            self._refuse(h, f"(B, {self.channels}, {self.size[0]}, {self.size[1]})")
         super().check(h, c)
 
     def forward(self, h: Tensor, c: Tensor | None = None) -> Tensor:
@@ -202,6 +215,9 @@ class ConvolutionalModel(GradientModel):
                 planes = encode(c, self.width, h)  # (B, width)
             except RuntimeError:
                 raise index_error(c, self.width, self.name) from None
+            if self.table is not None:
+                offset = planes.to(self.table.dtype) @ self.table
+                return self.layers(h) + offset.view(-1, *h.shape[1:])
             while planes.ndim < h.ndim:
                 planes = planes.unsqueeze(-1)
             h = torch.cat([h, planes.expand(-1, -1, *h.shape[2:])], dim=1)  # (B, C + width, Y, X)
@@ -220,9 +236,14 @@ def dense(hidden: Sequence[int] = (), *, norm: bool = True, activation: Activati
 
 
 def convolutional(
-    hidden: Sequence[int] = (), *, kernel: int = 5, norm: bool = True, activation: Activation = nn.ReLU
+    hidden: Sequence[int] = (),
+    *,
+    kernel: int = 5,
+    norm: bool = True,
+    activation: Activation = nn.ReLU,
+    maps: bool = False,
 ) -> ModelFactory:
-    """Return a factory of `ConvolutionalModel`."""
+    """Return a factory of `ConvolutionalModel`; ``maps`` takes the context as maps of the example's size."""
 
     def build(site: Site, width: int) -> GradientModel:
         if len(site.shape) != 4:
@@ -231,7 +252,14 @@ def convolutional(
                 f"the example has {site.shape}; use models.dense"
             )
         return ConvolutionalModel(
-            site.shape[1], hidden, width, kernel=kernel, norm=norm, activation=activation, name=site.name
+            site.shape[1],
+            hidden,
+            width,
+            kernel=kernel,
+            norm=norm,
+            activation=activation,
+            maps=(site.shape[2], site.shape[3]) if maps else None,
+            name=site.name,
         )
 
     return build

@@ -25,6 +25,7 @@ class SyntheticGradient(Rule):
         model: factory of another ``M``, such as ``models.like_layer()``; ``hidden`` is then not given.
         norm: BatchNorm in the hidden layers of ``M``.
         kernel: odd size of the kernels, for messages ``(B, C, Y, X)``.
+        maps: take the context as a learned map for each class, for such messages, in place of masks.
         error_to_h: let the error of ``M`` also flow into ``h``. Only in the plain training loop: in an
             unlocked one it would come when the module below has long updated.
 
@@ -40,6 +41,7 @@ class SyntheticGradient(Rule):
         model: ModelFactory | None = None,
         norm: bool = True,
         kernel: int = 5,
+        maps: bool = False,
         error_to_h: bool = False,
     ) -> None:
         super().__init__()
@@ -55,6 +57,7 @@ class SyntheticGradient(Rule):
         self.width = context or 0
         self.norm = norm
         self.kernel = kernel
+        self.maps = maps
         self.error_to_h = error_to_h
         self._factory = model
         self._checked: object = None  # the form of what was found to fit last
@@ -74,7 +77,7 @@ class SyntheticGradient(Rule):
         if self._factory is not None:
             return self._factory
         if len(site.shape) == 4:
-            return convolutional(self.hidden, kernel=self.kernel, norm=self.norm)
+            return convolutional(self.hidden, kernel=self.kernel, norm=self.norm, maps=self.maps)
         return dense(self.hidden, norm=self.norm)
 
     def check(self, h: Tensor, info: Info) -> None:
