@@ -37,6 +37,13 @@ VARIANTS: tuple[tuple[str, RuleSettings], ...] = (
     ("dni", RuleSettings(hidden=(32,), kernel=3)),
     ("dni", RuleSettings(hidden=(32,), kernel=3, lr_factor=10.0)),
     ("cdni", RuleSettings(kernel=3, maps=True)),
+    ("cdni", RuleSettings(kernel=3, maps=True, lr_factor=3.0)),
+    ("cdni", RuleSettings(kernel=3, maps=True, lr_factor=10.0)),
+    ("cdni", RuleSettings(kernel=1, maps=True)),
+    ("cdni", RuleSettings(hidden=(32,), kernel=3, maps=True)),
+    ("sobolev", RuleSettings(head="convolutional")),
+    ("sobolev", RuleSettings(pool=4, head="convolutional", lr_factor=10.0)),
+    ("dni", RuleSettings(kernel=3)),
 )
 
 _SCHEDULES = {
