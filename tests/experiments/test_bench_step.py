@@ -165,6 +165,8 @@ def test_a_convolutional_network_of_another_precision_is_measured_beside_its_own
     assert {(r["cell"]["arch"], r["cell"]["precision"]) for r in records} == {("cnn", "bfloat16")}
     assert records[1]["metrics"]["ratio_arithmetic"] == 1
     assert records[2]["metrics"]["ratio_arithmetic"] > 1
+    (delayed,) = [r for r in measured(replace(scope, methods=("delayed",))) if r["method"] == "delayed"]
+    assert delayed["metrics"]["ratio_arithmetic"] == 1, "also where messages come late"
     plain = {k: v for k, v in records[0]["cell"].items() if k not in ("arch", "precision")}
     (setting,) = StepBench().settings(replace(SMALL, widths=(4,), batch_sizes=(8,)))
     assert setting.lines[0]["cell"] == plain, "what was recorded before is known as the same"

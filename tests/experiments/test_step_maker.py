@@ -187,7 +187,7 @@ def test_every_kind_of_step_trains_a_convolutional_network(
     step = make_step(kind, Network(4, 3, "cnn", precision), images(), SEED)
     net = (networks or convolutions)[-1]
     first = {n: p.clone() for n, p in plain(net).named_parameters()}
-    for _ in range(10):
+    for _ in range(30):
         step()
     last = dict(plain(net).named_parameters())
     still = {n for n in first if torch.equal(first[n], last[n])}
