@@ -125,16 +125,37 @@ METHODS: dict[str, Method] = {
             lambda s, facts: _synthetic(s, None),
             _DNI,
         ),
-        Method("cdni", lambda s, facts: _synthetic(s, facts.classes)),
+        Method(
+            "cdni",
+            lambda s, facts: _synthetic(s, facts.classes),
+            {"": RuleSettings(), "cnn": RuleSettings(kernel=3, maps=True)},
+        ),
         Method("stale", lambda s, facts: StaleGradient(facts.num_examples, s.decay)),
-        Method("local_loss", lambda s, facts: LocalLoss(facts.classes, _head(s))),
-        Method("sobolev", lambda s, facts: _sobolev(s, facts.classes), wants_values=True),
+        Method(
+            "local_loss",
+            lambda s, facts: LocalLoss(facts.classes, _head(s)),
+            {"": RuleSettings(), "cnn": RuleSettings(head="convolutional")},
+        ),
+        Method(
+            "sobolev",
+            lambda s, facts: _sobolev(s, facts.classes),
+            {"": RuleSettings(), "cnn": RuleSettings(head="convolutional", pool=4)},
+            wants_values=True,
+        ),
         Method("delayed", lambda s, facts: TrueGradient(s.shrink), {"": RuleSettings(delay=1)}),
-        Method("dni_unlock", lambda s, facts: _synthetic(s, None), _DNI, inputs=_supplied),
+        Method(
+            "dni_unlock",
+            lambda s, facts: _synthetic(s, None),
+            {**_DNI, "cnn": RuleSettings(input_hidden=(16,), input_lr_factor=3.0)},
+            inputs=_supplied,
+        ),
         Method(
             "cdni_unlock",
             lambda s, facts: _synthetic(s, facts.classes),
-            {"": RuleSettings(lr_factor=3.0)},
+            {
+                "": RuleSettings(lr_factor=3.0),
+                "cnn": RuleSettings(kernel=3, maps=True, input_hidden=(16,), input_lr_factor=3.0),
+            },
             inputs=_supplied,
         ),
     )
