@@ -1,4 +1,4 @@
-"""Complete unlock: modules that wait neither for gradients nor for inputs (DNI §3.3)."""
+"""Complete unlock: modules that wait neither for gradients nor for inputs (DNI §3.1)."""
 
 from __future__ import annotations
 
