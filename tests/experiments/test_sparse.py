@@ -11,16 +11,16 @@ def test_quick_has_equal_updates_and_equal_steps() -> None:
     found = {(c.method, c.cell.update_prob, c.schedule.steps) for c in made}
     assert len(found) == len(made) == 3 * 7
     assert {(p, s) for _, p, s in found} == {
-        *((1.0, 4000), (0.5, 8000), (0.2, 20_000), (0.1, 40_000)),
-        *((0.5, 4000), (0.2, 4000), (0.1, 4000)),
+        *((1.0, 2500), (0.5, 5000), (0.2, 12_500), (0.1, 25_000)),
+        *((0.5, 2500), (0.2, 2500), (0.1, 2500)),
     }
     assert {(c.precision, c.schedule.lr, c.cell.layers) for c in made} == {("bfloat16", 3e-4, 4)}
 
 
 def test_equal_updates_means_as_many_as_with_every_step() -> None:
     for c in sparse.configs("quick", (0,), "cpu", None):
-        if c.schedule.steps != 4000:
-            assert c.schedule.steps * c.cell.update_prob == pytest.approx(4000)
+        if c.schedule.steps != 2500:
+            assert c.schedule.steps * c.cell.update_prob == pytest.approx(2500)
             assert c.schedule.steps / c.schedule.eval_every == pytest.approx(10)
 
 
@@ -34,7 +34,7 @@ def test_full_draws_a_probability_for_each_run() -> None:
     assert probs == sparse.drawn_probs(0) != sparse.drawn_probs(1)
     assert min(probs) < 0.1
     assert max(probs) > 0.9
-    assert all(0 < p <= 1 for p in sparse.drawn_probs(0, 20_000))
+    assert all(0 < p <= 1 for p in sparse.drawn_probs(0, 12_500))
 
 
 @pytest.mark.parametrize("method", ["backprop", "cdni"])
