@@ -40,6 +40,8 @@ VARIANTS: tuple[tuple[str, RuleSettings], ...] = (
     ("cdni", RuleSettings(kernel=3, maps=True, lr_factor=3.0)),
     ("cdni", RuleSettings(kernel=3, maps=True, lr_factor=10.0)),
     ("cdni", RuleSettings(kernel=1, maps=True)),
+    ("cdni", RuleSettings(kernel=1, maps=True, lr_factor=0.3)),
+    ("cdni", RuleSettings(kernel=1)),
     ("cdni", RuleSettings(hidden=(32,), kernel=3, maps=True)),
     ("sobolev", RuleSettings(head="convolutional")),
     ("sobolev", RuleSettings(pool=4, head="convolutional", lr_factor=10.0)),
