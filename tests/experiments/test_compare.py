@@ -108,7 +108,7 @@ def test_the_search_measures_on_held_out_data_only() -> None:
 def test_selected_settings_were_tried() -> None:
     from synthgrad.experiments.methods import METHODS
 
-    assert METHODS["dni"].settings("mnist") in dni_search.VARIANTS
+    assert ("dni", METHODS["dni"].settings("mnist")) in dni_search.VARIANTS
     assert set(compare.METHODS) <= set(METHODS)
 
 

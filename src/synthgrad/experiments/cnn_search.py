@@ -6,12 +6,10 @@ selected here, and the test set had no part in it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from .config import Cell, RuleSettings, Schedule
+from .search import Place, Search
 
-from .config import Cell, RuleSettings, RunConfig, Schedule
-
-__all__ = ["TIERS", "VARIANTS", "configs"]
+__all__ = ["SEARCH", "TIERS", "VARIANTS", "configs"]
 
 #: One thing varied at a time, around the linear ``M`` or head of equal learning rate; then what looked best.
 VARIANTS: tuple[tuple[str, RuleSettings], ...] = (
@@ -48,35 +46,23 @@ VARIANTS: tuple[tuple[str, RuleSettings], ...] = (
     ("dni", RuleSettings(kernel=3)),
 )
 
-_SCHEDULES = {
-    "smoke": (
-        Cell("mnist-10k", "cnn", 3, 4),
-        Schedule(steps=30, batch_size=64, lr=3e-3, eval_every=15),
-        2000,
-    ),
-    "quick": (Cell("cifar10", "cnn", 3, 32), Schedule(700, batch_size=128, lr=1e-3, eval_every=350), 5000),
-}
-TIERS = tuple(_SCHEDULES)
-
-
-def configs(tier: str, seeds: Sequence[int], device: str, data_dir: str | None) -> list[RunConfig]:
-    """Return the runs of the search; tier ``smoke`` or ``quick``."""
-    cell, schedule, hold_out = _SCHEDULES[tier]
-    return [
-        RunConfig(
-            "cnn_search",
-            tier,
-            method,
-            seed,
-            cell if method != "backprop" else replace(cell, engine="plain"),
-            schedule,
-            rule,
-            hold_out=hold_out,
-            monitor_every=50,
-            device=device,
-            precision="bfloat16",
-            data_dir=data_dir,
-        )
-        for seed in seeds
-        for method, rule in VARIANTS
-    ]
+SEARCH = Search(
+    "cnn_search",
+    VARIANTS,
+    {
+        "smoke": Place(
+            Cell("mnist-10k", "cnn", 3, 4),
+            Schedule(steps=30, batch_size=64, lr=3e-3, eval_every=15),
+            2000,
+            "bfloat16",
+        ),
+        "quick": Place(
+            Cell("cifar10", "cnn", 3, 32),
+            Schedule(700, batch_size=128, lr=1e-3, eval_every=350),
+            5000,
+            "bfloat16",
+        ),
+    },
+)
+TIERS = tuple(SEARCH.places)
+configs = SEARCH.configs

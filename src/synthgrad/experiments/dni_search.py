@@ -6,61 +6,43 @@ the test set had no part in it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from .config import Cell, RuleSettings, Schedule
+from .search import Place, Search
 
-from .config import Cell, RuleSettings, RunConfig, Schedule
-
-__all__ = ["TIERS", "VARIANTS", "configs"]
+__all__ = ["SEARCH", "TIERS", "VARIANTS", "configs"]
 
 #: One thing varied at a time, around the linear ``M`` of equal learning rate; then what looked best.
-VARIANTS: tuple[RuleSettings, ...] = (
-    RuleSettings(),
-    RuleSettings(per_example=False),
-    RuleSettings(lr_factor=3.0),
-    RuleSettings(lr_factor=10.0),
-    RuleSettings(hidden=(256,)),
-    RuleSettings(hidden=(256,), norm=False),
-    RuleSettings(hidden=(1024,)),
-    RuleSettings(hidden=(1024,), lr_factor=3.0),
-    RuleSettings(hidden=(1024,), lr_factor=10.0),
-    RuleSettings(hidden=(1024, 1024)),
-    RuleSettings(hidden=(1024, 1024), lr_factor=3.0),
-    RuleSettings(like_layer=True),
-    RuleSettings(hidden=(256,), lr_factor=10.0),
-    RuleSettings(hidden=(1024,), lr_factor=30.0),
-    RuleSettings(hidden=(2048,), lr_factor=10.0),
-    RuleSettings(hidden=(1024,), norm=False, lr_factor=10.0),
-    RuleSettings(hidden=(1024,), lr_factor=100.0),
-    RuleSettings(hidden=(2048,), lr_factor=30.0),
-    RuleSettings(lr_factor=30.0),
-    RuleSettings(hidden=(1024,), lr_factor=30.0, constant_lr=True),
-    RuleSettings(hidden=(2048,), lr_factor=30.0, constant_lr=True),
+VARIANTS: tuple[tuple[str, RuleSettings], ...] = (
+    ("dni", RuleSettings()),
+    ("dni", RuleSettings(per_example=False)),
+    ("dni", RuleSettings(lr_factor=3.0)),
+    ("dni", RuleSettings(lr_factor=10.0)),
+    ("dni", RuleSettings(hidden=(256,))),
+    ("dni", RuleSettings(hidden=(256,), norm=False)),
+    ("dni", RuleSettings(hidden=(1024,))),
+    ("dni", RuleSettings(hidden=(1024,), lr_factor=3.0)),
+    ("dni", RuleSettings(hidden=(1024,), lr_factor=10.0)),
+    ("dni", RuleSettings(hidden=(1024, 1024))),
+    ("dni", RuleSettings(hidden=(1024, 1024), lr_factor=3.0)),
+    ("dni", RuleSettings(like_layer=True)),
+    ("dni", RuleSettings(hidden=(256,), lr_factor=10.0)),
+    ("dni", RuleSettings(hidden=(1024,), lr_factor=30.0)),
+    ("dni", RuleSettings(hidden=(2048,), lr_factor=10.0)),
+    ("dni", RuleSettings(hidden=(1024,), norm=False, lr_factor=10.0)),
+    ("dni", RuleSettings(hidden=(1024,), lr_factor=100.0)),
+    ("dni", RuleSettings(hidden=(2048,), lr_factor=30.0)),
+    ("dni", RuleSettings(lr_factor=30.0)),
+    ("dni", RuleSettings(hidden=(1024,), lr_factor=30.0, constant_lr=True)),
+    ("dni", RuleSettings(hidden=(2048,), lr_factor=30.0, constant_lr=True)),
 )
 
-_SCHEDULES = {
-    "smoke": ("mnist-10k", Schedule(steps=60, eval_every=30), 2000),
-    "quick": ("mnist", Schedule(steps=6000, eval_every=1000), 5000),
-}
-TIERS = tuple(_SCHEDULES)
-
-
-def configs(tier: str, seeds: Sequence[int], device: str, data_dir: str | None) -> list[RunConfig]:
-    """Return the runs of the search; tier ``smoke`` or ``quick``."""
-    data, schedule, hold_out = _SCHEDULES[tier]
-    return [
-        RunConfig(
-            "dni_search",
-            tier,
-            "dni",
-            seed,
-            Cell(data),
-            schedule,
-            rule,
-            hold_out=hold_out,
-            monitor_every=50,
-            device=device,
-            data_dir=data_dir,
-        )
-        for rule in VARIANTS
-        for seed in seeds
-    ]
+SEARCH = Search(
+    "dni_search",
+    VARIANTS,
+    {
+        "smoke": Place(Cell("mnist-10k"), Schedule(steps=60, eval_every=30), 2000),
+        "quick": Place(Cell("mnist"), Schedule(steps=6000, eval_every=1000), 5000),
+    },
+)
+TIERS = tuple(SEARCH.places)
+configs = SEARCH.configs

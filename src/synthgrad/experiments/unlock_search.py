@@ -6,11 +6,10 @@ test set had no part in it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from .config import Cell, RuleSettings, Schedule
+from .search import Place, Search
 
-from .config import Cell, RuleSettings, RunConfig, Schedule
-
-__all__ = ["TIERS", "VARIANTS", "configs"]
+__all__ = ["SEARCH", "TIERS", "VARIANTS", "configs"]
 
 #: One thing varied at a time, around the first setting that was tried; then what looked best.
 VARIANTS: tuple[tuple[str, RuleSettings], ...] = (
@@ -25,31 +24,13 @@ VARIANTS: tuple[tuple[str, RuleSettings], ...] = (
     ("dni_unlock", RuleSettings(hidden=(1024,), lr_factor=3.0)),
 )
 
-_SCHEDULES = {
-    "smoke": ("mnist-10k", Schedule(steps=60, batch_size=64, eval_every=30), 2000),
-    "quick": ("mnist", Schedule(steps=6000, eval_every=1000), 5000),
-}
-TIERS = tuple(_SCHEDULES)
-
-
-def configs(tier: str, seeds: Sequence[int], device: str, data_dir: str | None) -> list[RunConfig]:
-    """Return the runs of the search; tier ``smoke`` or ``quick``."""
-    data, schedule, hold_out = _SCHEDULES[tier]
-    return [
-        RunConfig(
-            "unlock_search",
-            tier,
-            method,
-            seed,
-            Cell(data),
-            schedule,
-            rule,
-            hold_out=hold_out,
-            monitor_every=50,
-            device=device,
-            precision="bfloat16",
-            data_dir=data_dir,
-        )
-        for method, rule in VARIANTS
-        for seed in seeds
-    ]
+SEARCH = Search(
+    "unlock_search",
+    VARIANTS,
+    {
+        "smoke": Place(Cell("mnist-10k"), Schedule(steps=60, batch_size=64, eval_every=30), 2000, "bfloat16"),
+        "quick": Place(Cell("mnist"), Schedule(steps=6000, eval_every=1000), 5000, "bfloat16"),
+    },
+)
+TIERS = tuple(SEARCH.places)
+configs = SEARCH.configs
