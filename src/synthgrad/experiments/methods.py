@@ -128,7 +128,7 @@ METHODS: dict[str, Method] = {
         Method(
             "cdni",
             lambda s, facts: _synthetic(s, facts.classes),
-            {"": RuleSettings(), "cnn": RuleSettings(kernel=3, maps=True)},
+            {"": RuleSettings(), "cnn": RuleSettings(kernel=1, maps=True)},
         ),
         Method("stale", lambda s, facts: StaleGradient(facts.num_examples, s.decay)),
         Method(
@@ -154,7 +154,7 @@ METHODS: dict[str, Method] = {
             lambda s, facts: _synthetic(s, facts.classes),
             {
                 "": RuleSettings(lr_factor=3.0),
-                "cnn": RuleSettings(kernel=3, maps=True, input_hidden=(16,), input_lr_factor=3.0),
+                "cnn": RuleSettings(kernel=1, maps=True, input_hidden=(16,), input_lr_factor=3.0),
             },
             inputs=_supplied,
         ),
