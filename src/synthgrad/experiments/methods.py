@@ -115,6 +115,7 @@ def _supplied(settings: RuleSettings) -> InputRule:
 
 _DNI = {"": RuleSettings(), "mnist": RuleSettings(hidden=(2048,), lr_factor=30.0)}
 
+# The entries ``cnn`` are those of ``cnn_search`` with the lowest error (DNI, cDNI, local loss, critic).
 METHODS: dict[str, Method] = {
     m.name: m
     for m in (
@@ -123,7 +124,7 @@ METHODS: dict[str, Method] = {
         Method(
             "dni",
             lambda s, facts: _synthetic(s, None),
-            _DNI,
+            {**_DNI, "cnn": RuleSettings(kernel=3)},
         ),
         Method(
             "cdni",
