@@ -9,7 +9,7 @@ from synthgrad.experiments.train import run
 def test_every_decay_is_a_row_beside_the_others() -> None:
     made = stale.configs("quick", (0,), "cpu", None)
     assert [c.method for c in made if c.method != "stale"] == ["backprop", "dni", "cdni", "cdni"]
-    assert [c.rule.decay for c in made if c.method == "stale"] == [0.0, 0.2, 0.5, 0.8, 0.95] * 2
+    assert [c.rule.decay for c in made if c.method == "stale"] == [0.0, 0.5, 0.9] * 2
     assert {c.cell.engine for c in made if c.rule.true_messages} == {"plain"}
     assert len({(c.schedule, c.precision, c.cell.layers) for c in made}) == 1
 

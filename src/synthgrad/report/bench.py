@@ -45,7 +45,9 @@ def bench_label(record: Record, *, with_rule: bool = True) -> str:
     prob = number(cell, "update_prob")
     words = [
         _PEERS.get(method, method),
-        text(rule, 60) if with_rule and isinstance(rule, str) and method in ("dni", "cdni") else "",
+        text(rule, 60)
+        if with_rule and isinstance(rule, str) and method not in ("backprop", "no_bprop")
+        else "",
         text(cell.get("engine") or "", 40),
         text(cell.get("variant") or "", 40),
         f"p={prob:g}" if prob not in (None, 1) else "",
@@ -94,9 +96,12 @@ def _failures(records: Iterable[Record]) -> tuple[str, ...]:
 
 def _size(record: Record) -> _Cells:
     cell = part(record, "cell")
+    size = f"{text(cell.get('layers'), 12)} × {text(cell.get('width'), 12)}"
+    # A fully connected network in float32 is what nothing is said of.
+    words = (text(cell.get("arch") or "", 12), size, text(cell.get("precision") or "", 12))
     return {
         "method": bench_label(record),
-        "layers × width": f"{text(cell.get('layers'), 12)} × {text(cell.get('width'), 12)}",
+        "layers × width": " ".join(word for word in words if word),
         "batch": text(cell.get("batch_size"), 12),
         "threads": text(cell.get("threads"), 12),
         "compiled": "compiled" if cell.get("compiled") is True else DASH,
