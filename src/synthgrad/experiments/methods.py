@@ -147,7 +147,13 @@ METHODS: dict[str, Method] = {
         Method(
             "dni_unlock",
             lambda s, facts: _synthetic(s, None),
-            {**_DNI, "cnn": RuleSettings(input_hidden=(16,), input_lr_factor=3.0)},
+            {
+                "": RuleSettings(),
+                "mnist": RuleSettings(
+                    hidden=(2048,), lr_factor=10.0, input_hidden=(1024,), input_lr_factor=3.0
+                ),
+                "cnn": RuleSettings(input_hidden=(16,), input_lr_factor=3.0),
+            },
             inputs=_supplied,
         ),
         Method(
