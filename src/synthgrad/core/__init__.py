@@ -19,10 +19,12 @@ from .events import Event, Timeline
 from .graph import Graph, Module
 from .input_rule import InputRule, Supply
 from .quality import Guard, Monitor, Quality, quality
-from .rule import Credit, Info, Message, Rule, Site
+from .rule import Credit, Info, Message, Rule
+from .site import AtInterface, Site
 from .units import Units
 
 __all__ = [
+    "AtInterface",
     "ConfigError",
     "ContextError",
     "Credit",

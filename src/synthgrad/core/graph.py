@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .errors import CutError
-from .rule import Site
+from .site import Site
 
 __all__ = ["OUTPUT", "Graph", "Module", "trace"]
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
-from typing import Self
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from .rule import Info, Site
+from .rule import Info
+from .site import AtInterface
 
 __all__ = ["InputRule", "Supply"]
 
@@ -27,31 +26,13 @@ class Supply:
     pending: tuple[Tensor, ...] = ()
 
 
-class InputRule(nn.Module):
+class InputRule(AtInterface):
     """Base of the rules that stand in for activations (DNI §2, "synthetic inputs"; complete unlock).
 
     ``supply`` may be called long before ``observe``, in another process, and ``observe`` may never be
     called. An input rule never runs ``backward`` and never steps an optimizer. It sees the network's input,
     never the label.
     """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.name = "?"
-
-    def bind(self, site: Site) -> Self:
-        """Return a fresh copy of this rule, built for one interface; `self` is not changed."""
-        rule = copy.deepcopy(self)
-        rule.name = site.name
-        rule.build(site)
-        return rule.to(site.device, site.dtype)
-
-    def build(self, site: Site) -> None:
-        """Make the parameters that depend on the shapes of ``h`` and of the input. Called once, by `bind`.
-
-        Raises:
-            CutError: if the rule cannot work at such an interface.
-        """
 
     def check(self, x: Tensor | None, info: Info) -> None:
         """Raise a clear error if nothing can be supplied for this batch."""

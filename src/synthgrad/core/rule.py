@@ -6,14 +6,13 @@ A rule sits at one interface. An engine may assume nothing but the two questions
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass, field
-from typing import Self
+from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-__all__ = ["Credit", "Info", "Message", "Rule", "Site"]
+from .site import AtInterface
+
+__all__ = ["Credit", "Info", "Message", "Rule"]
 
 
 @dataclass(slots=True)
@@ -76,29 +75,7 @@ class Credit:
     wait: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
-    """Where a rule is to work: learned from the example batch that ``decouple`` was given.
-
-    Attributes:
-        name: name of the interface, which is the name of the submodule after which the cut lies.
-        shape: shape of ``h`` in the example, batch dimension first.
-        dtype: of the model's parameters (of ``h``, if it has none): what a rule's own should have.
-        device: of ``h``.
-        module: the submodule after which the cut lies (for models structured like their layer).
-        inputs: shape of the network's first input in the example, batch dimension first; None where that
-            is no tensor.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
-    module: nn.Module = field(repr=False)
-    inputs: tuple[int, ...] | None = None
-
-
-class Rule(nn.Module):
+class Rule(AtInterface):
     """Base of all rules. Subclass it, build what depends on shapes in `build`, answer two questions.
 
     ``credit`` may be called long before ``observe``, in another thread or process, and ``observe``
@@ -113,24 +90,6 @@ class Rule(nn.Module):
 
     #: May `credit` answer that the module below shall wait for the message? Engines then keep what it takes.
     waits: bool = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.name = "?"
-
-    def bind(self, site: Site) -> Self:
-        """Return a fresh copy of this rule, built for one interface; `self` is not changed."""
-        rule = copy.deepcopy(self)
-        rule.name = site.name
-        rule.build(site)
-        return rule.to(site.device, site.dtype)
-
-    def build(self, site: Site) -> None:
-        """Make the parameters that depend on the shape of ``h``. Called once, by `bind`.
-
-        Raises:
-            CutError: if the rule cannot work at such an interface.
-        """
 
     def check(self, h: Tensor, info: Info) -> None:
         """Raise a clear error if this batch cannot be credited. Called by engines before a step's work."""

@@ -1,0 +1,60 @@
+"""Where a rule works, and what all rules have in common: a copy for each interface, built for its shapes."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Self
+
+import torch
+from torch import nn
+
+__all__ = ["AtInterface", "Site"]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a rule is to work: learned from the example batch that ``decouple`` was given.
+
+    Attributes:
+        name: name of the interface, which is the name of the submodule after which the cut lies.
+        shape: shape of ``h`` in the example, batch dimension first.
+        dtype: of the model's parameters (of ``h``, if it has none): what a rule's own should have.
+        device: of ``h``.
+        module: the submodule after which the cut lies (for models structured like their layer).
+        inputs: shape of the network's first input in the example, batch dimension first; None where that
+            is no tensor.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    module: nn.Module = field(repr=False)
+    inputs: tuple[int, ...] | None = None
+
+
+class AtInterface(nn.Module):
+    """Base of what sits at an interface; what the user makes is a pattern, of which each gets a copy.
+
+    Attributes:
+        name: of the interface, for errors.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = "?"
+
+    def bind(self, site: Site) -> Self:
+        """Return a fresh copy, built for one interface; `self` is not changed."""
+        bound = copy.deepcopy(self)
+        bound.name = site.name
+        bound.build(site)
+        return bound.to(site.device, site.dtype)
+
+    def build(self, site: Site) -> None:
+        """Make the parameters that depend on shapes. Called once, by `bind`.
+
+        Raises:
+            CutError: if such an interface cannot be served.
+        """
