@@ -82,8 +82,8 @@ def test_names_say_what_varies_in_the_sweep() -> None:
     assert _names(_runs()) == ["backprop, seed 0", "cdni, seed 0", "backprop, seed 1", "cdni, seed 1"]
     rows = _names(table1.configs("quick", (0,), "cpu", None))
     assert rows[0] == "backprop, seed 0, mnist, fcn 3 layers, 6,000 steps"
-    assert "cdni, seed 0, 4,000 steps, p=0.5" in _names(sparse.configs("quick", (0,), "cpu", None))
-    assert "stale, seed 0, decay 0.95" in _names(stale.configs("quick", (0,), "cpu", None))
+    assert "cdni, seed 0, 5,000 steps, p=0.5" in _names(sparse.configs("quick", (0,), "cpu", None))
+    assert "stale, seed 0, decay 0.9" in _names(stale.configs("quick", (0,), "cpu", None))
 
 
 def test_no_two_runs_have_one_name() -> None:
