@@ -21,6 +21,7 @@ VARIANTS: tuple[tuple[str, RuleSettings], ...] = (
     ("dni_unlock", RuleSettings(hidden=(2048,), lr_factor=30.0, input_lr_factor=3.0)),
     ("dni_unlock", RuleSettings(hidden=(2048,), lr_factor=10.0, input_lr_factor=3.0)),
     ("dni_unlock", RuleSettings(hidden=(2048,), lr_factor=10.0, input_lr_factor=3.0, input_hidden=(1024,))),
+    ("dni_unlock", RuleSettings(hidden=(1024,), lr_factor=3.0)),
 )
 
 SEARCH = Search(

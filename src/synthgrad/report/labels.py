@@ -33,6 +33,7 @@ def rule_settings(record: Record) -> dict[str, Any]:
 _FURTHER = {
     "shrink": "gradient ×{}",
     "input_hidden": "I with hidden {}",
+    "input_lr_factor": "I lr ×{}",
     "warm_up": "from batch {}",
     "freeze_after": "frozen after batch {}",
     "min_cosine": "from cosine {}",
@@ -65,7 +66,9 @@ def row_label(record: Record) -> str:
     if (delay := number(rule, "delay")) not in (None, 1 if label == "delayed" else 0):
         parts.append(f"delay {delay:g}")
     parts += ["true messages"] if rule.get("true_messages") is True else []
-    parts += [words.format(text(rule[name], 12)) for name, words in _FURTHER.items() if name in rule]
+    parts += [
+        words.format(text(rule[name] or "none", 16)) for name, words in _FURTHER.items() if name in rule
+    ]
     return f"{label} ({', '.join(parts)})" if parts else label
 
 

@@ -128,11 +128,11 @@ def standalone(svg: str) -> str:
 
 
 def log_scale(axes: Axes) -> None:
-    """Make the heights logarithmic with plain numbers: 2, 5, 10, not 10 to some power."""
+    """Make the heights logarithmic with plain numbers: 2, 3, 5, 10, not 10 to some power."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     narrow = high / low < 150
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,), numticks=8))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5) if narrow else (1,), numticks=8))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.10g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     if high / low < 2.5:  # no round number may be in sight: ordinary steps serve better
