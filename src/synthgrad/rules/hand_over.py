@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..core import ConfigError, Credit, Info, Message, Rule, Site
+from ..core import ConfigError, Credit, Info, Message, Rule, Site, quality
 
 __all__ = ["HandOver"]
 
@@ -147,9 +147,8 @@ class HandOver(Rule):
             return pending
         delta = pending[-1] if pending else self.rule.credit(h, info).delta
         if delta is not None:
-            a, b = delta.detach().flatten().float(), message.gradient.flatten().float()
-            cosine = nn.functional.cosine_similarity(a, b, dim=0)
-            self.cosine.lerp_(cosine.to(self.cosine.dtype), 1 - self.memory)
+            found = quality(delta, message.gradient).cosine
+            self.cosine.mul_(self.memory).add_((1 - self.memory) * found)
         return pending[:-1]
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
