@@ -21,6 +21,7 @@ from .input_rule import InputRule, Supply
 from .quality import Guard, Monitor, Quality, quality
 from .rule import Credit, Info, Message, Rule
 from .site import AtInterface, Site
+from .state import StateLayout
 from .units import Units
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "Rule",
     "ShapeError",
     "Site",
+    "StateLayout",
     "Supply",
     "SynthgradError",
     "Timeline",
