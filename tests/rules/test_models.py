@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -150,3 +151,85 @@ def test_maps_are_of_one_size() -> None:
     with pytest.raises(ShapeError, match=r"\(B, 2, 4, 5\)"):
         model.check(torch.zeros(1, 2, 5, 4), torch.tensor([0]))
     assert ConvolutionalModel(2, (), 0, maps=(4, 5)).table is None  # nothing to map without a context
+
+
+WITH_STATE = [
+    DenseModel(6, hidden, width, norm=norm, receiver=5)
+    for hidden, norm in (((), True), ((8,), True), ((8, 9), False))
+    for width in (0, 4)
+]
+
+
+@pytest.mark.parametrize("model", WITH_STATE)
+def test_first_synthetic_gradients_are_zero_whatever_the_receiver_is_in(model: DenseModel) -> None:
+    c = torch.tensor([0, 1, 2, 3]) if model.width else None
+    out = model(torch.randn(4, 6), c, torch.randn(4, 5))
+    assert torch.equal(out, torch.zeros(4, 6))
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 3, 6)])
+@pytest.mark.parametrize("width", [0, 4])
+def test_linear_model_of_message_state_and_context_is_linear_in_all(
+    shape: tuple[int, ...], width: int
+) -> None:
+    model = DenseModel(6, (), width, receiver=5)
+    for p in model.parameters():
+        nn.init.normal_(p)
+    assert model.state is not None
+    h, s, c = torch.randn(shape), torch.randn(4, 5), torch.tensor([3, 0, 1, 1]) if width else None
+    by_state = s @ model.state.weight.t()
+    without = DenseModel(6, (), width)
+    without.load_state_dict({n: v for n, v in model.state_dict().items() if n != "state.weight"})
+    expected = without(h, c) + (by_state if len(shape) == 2 else by_state.unsqueeze(1))
+    assert torch.allclose(model(h, c, s), expected, atol=1e-5)
+
+
+def test_a_rule_that_sees_the_receiver_learns_what_depends_on_it_alone() -> None:
+    """The target is a function of the receiver's state: without it, M can only learn the mean, zero."""
+    generator = torch.Generator().manual_seed(0)
+    h, s = (torch.randn(64, 6, generator=generator) for _ in range(2))
+
+    def error(receiver: bool) -> float:
+        rule = sg.SyntheticGradient(receiver=receiver).bind(replace(site(64, 6), receiver=6))
+        optimizer = torch.optim.SGD(rule.parameters(), 0.05)
+        info = Info(receiver=s)
+        for _ in range(200):
+            optimizer.zero_grad()
+            rule.check(h, info)
+            loss = rule.observe(h, info, sg.core.Message(s.clone()), rule.credit(h, info).pending)
+            loss.backward()
+            optimizer.step()
+        return loss.item()
+
+    assert error(receiver=True) < 1e-3
+    assert error(receiver=False) > 4
+
+
+def test_the_receivers_state_must_be_told() -> None:
+    rule = sg.SyntheticGradient((8,), context=4, receiver=True)
+    assert "sees the receiver" in repr(rule)
+    with pytest.raises(CutError, match="'here': its rule is to see the state of the receiving module"):
+        rule.bind(site(4, 6))
+    bound = rule.bind(replace(site(4, 6), receiver=5))
+    h, c = torch.randn(4, 6), torch.tensor([0, 1, 2, 3])
+    with pytest.raises(ContextError, match=r"got none, expected \(4, 5\)"):
+        bound.check(h, Info(c))
+    with pytest.raises(ContextError, match=r"got one of shape \(4, 6\), expected \(4, 5\)"):
+        bound.check(h, Info(c, receiver=torch.randn(4, 6)))
+    bound.check(h, Info(c, receiver=torch.randn(4, 5)))
+
+
+def test_models_that_take_no_state_are_refused_with_one() -> None:
+    rule = sg.SyntheticGradient(receiver=True)
+    with pytest.raises(CutError, match="a ConvolutionalModel takes no state"):
+        rule.bind(replace(site(4, 3, 5, 5), receiver=5))
+
+
+def test_a_rule_that_does_not_ask_for_the_state_is_built_as_ever() -> None:
+    torch.manual_seed(0)
+    plain = sg.SyntheticGradient((8,), context=4).bind(site(4, 6))
+    torch.manual_seed(0)
+    told = sg.SyntheticGradient((8,), context=4).bind(replace(site(4, 6), receiver=5))
+    assert list(plain.state_dict()) == list(told.state_dict())
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, told.state_dict()[name]), name

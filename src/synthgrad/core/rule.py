@@ -26,7 +26,8 @@ class Info:
         step: number of the batch, counted from 0; None in a loop that does not say, and in a network
             that is compiled as a whole.
         inputs: the network's own input, ``(B, ...)``.
-        receiver: state of the module that the rule speaks for, the ``s_B`` of ``M_B(h_A, s_B, c)``.
+        receiver: ``(B, F)``, detached: state of the module that the rule speaks for, the ``s_B`` of
+            ``M_B(h_A, s_B, c)``.
     """
 
     context: Tensor | None = None

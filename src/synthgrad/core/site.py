@@ -24,6 +24,8 @@ class Site:
         module: the submodule after which the cut lies (for models structured like their layer).
         inputs: shape of the network's first input in the example, batch dimension first; None where that
             is no tensor.
+        receiver: features of the state of the module that is fed from here, ``F`` of `Info.receiver`; None
+            where the engine tells no such state.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Site:
     device: torch.device
     module: nn.Module = field(repr=False)
     inputs: tuple[int, ...] | None = None
+    receiver: int | None = None
 
 
 class AtInterface(nn.Module):

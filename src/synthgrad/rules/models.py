@@ -1,7 +1,8 @@
 """Synthetic gradient models: what ``M(h, c)`` is made of.
 
-All take ``(h, c)`` and return a tensor of the shape of ``h``; the last layer starts at zero, so the
-first synthetic gradients are exactly zero (DNI §2). A factory builds one for a `Site`.
+All take ``(h, c)``, some the state of the receiving module as well, and return a tensor of the shape of ``h``;
+the last layer starts at zero, so the first synthetic gradients are exactly zero (DNI §2). A factory builds one
+for a `Site`.
 """
 
 from __future__ import annotations
@@ -36,12 +37,16 @@ class GradientModel(nn.Module):
     Args:
         width: number of context features (classes), 0 for none.
         name: name of the interface, for errors.
+
+    Attributes:
+        receiver: features of the receiving module's state that ``forward`` takes as a third argument, 0 for none.
     """
 
     def __init__(self, width: int, name: str) -> None:
         super().__init__()
         self.width = width
         self.name = name
+        self.receiver = 0
 
     def check(self, h: Tensor, c: Tensor | None) -> None:
         """Raise `ShapeError` or `ContextError` if ``M(h, c)`` cannot be computed."""
@@ -70,7 +75,8 @@ class DenseModel(GradientModel):
     The context enters the first layer. ``[h, onehot(c)] Wᵀ + b`` is computed as ``h W_hᵀ + table[c]``: the
     same functions, with a look-up in place of a wider product, and without a bias, which a table with a
     row for each class holds already. A context of features that do not sum to one gets no offset of
-    its own: append a column of ones, and count it, if one is wanted.
+    its own: append a column of ones, and count it, if one is wanted. In ``M(h, s, c)`` the state ``s`` of the
+    receiving module, ``(B, F)``, enters the first layer too, as ``+ s W_sᵀ``.
 
     Args:
         features: ``H``.
@@ -78,6 +84,7 @@ class DenseModel(GradientModel):
         width: number of context features.
         norm: BatchNorm in the hidden layers.
         activation: makes the hidden layers' activation.
+        receiver: ``F``, features of the receiving module's state; 0 for none.
         name: name of the interface.
     """
 
@@ -89,10 +96,12 @@ class DenseModel(GradientModel):
         *,
         norm: bool = True,
         activation: Activation = nn.ReLU,
+        receiver: int = 0,
         name: str = "?",
     ) -> None:
         super().__init__(width, name)
         self.features = features
+        self.receiver = receiver
         sizes = [features, *hidden, features]
         self.first = nn.Linear(sizes[0], sizes[1], bias=not width)
         # (classes, units): a row for each class, so that a class index is a look-up.
@@ -102,15 +111,18 @@ class DenseModel(GradientModel):
             rest += [nn.BatchNorm1d(a)] if norm else []
             rest += [activation(), nn.Linear(a, b)]
         self.rest = nn.Sequential(*rest)
+        self.state = nn.Linear(receiver, sizes[1], bias=False) if receiver else None
         self.is_linear = not hidden
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Initialise as ``nn.Linear`` on the joined input would, then set the last layer to zero."""
-        bound = (self.features + self.width) ** -0.5
+        bound = (self.features + self.width + self.receiver) ** -0.5
         nn.init.uniform_(self.first.weight, -bound, bound)
         offset = self.first.bias if self.table is None else self.table
         nn.init.uniform_(offset, -bound, bound)
+        if self.state is not None:
+            nn.init.uniform_(self.state.weight, -bound, bound)
         if len(self.rest):
             last = self.rest[-1]
             assert isinstance(last, nn.Linear)
@@ -119,26 +131,31 @@ class DenseModel(GradientModel):
             _zero(self.first)
             if self.table is not None:
                 nn.init.zeros_(self.table)
+            if self.state is not None:
+                _zero(self.state)
 
     def check(self, h: Tensor, c: Tensor | None) -> None:
         if h.ndim < 2 or h.shape[-1] != self.features:
             self._refuse(h, f"(..., {self.features})")
         super().check(h, c)
 
-    def forward(self, h: Tensor, c: Tensor | None = None) -> Tensor:
-        if self.table is None or c is None:
-            z = self.first(h)  # (B, ..., units)
-        elif h.ndim == 2:
-            z = torch.addmm(self._context_term(c, self.table), h, self.first.weight.t())
-        else:
-            z = self._context_term(c, self.table)
-            while z.ndim < h.ndim:
-                z = z.unsqueeze(-2)  # one context for all positions of an example
-            z = F.linear(h, self.first.weight) + z
+    def forward(self, h: Tensor, c: Tensor | None = None, s: Tensor | None = None) -> Tensor:
+        z = self._first(h, c)  # (B, ..., units)
+        if self.state is not None:
+            assert s is not None
+            z = z + _spread(self.state(s.to(self.state.weight.dtype)), h)
         if self.is_linear:
             return z
         # BatchNorm1d wants (N, C): examples and positions are one dimension to it.
         return self.rest(z.flatten(0, -2)).view(*h.shape[:-1], self.features)
+
+    def _first(self, h: Tensor, c: Tensor | None) -> Tensor:
+        """Return the first layer on the message and the context."""
+        if self.table is None or c is None:
+            return self.first(h)
+        if h.ndim == 2:
+            return torch.addmm(self._context_term(c, self.table), h, self.first.weight.t())
+        return F.linear(h, self.first.weight) + _spread(self._context_term(c, self.table), h)
 
     def _context_term(self, c: Tensor, table: Tensor) -> Tensor:
         """Return what the context adds to the first layer, ``(B, ..., units)``."""
@@ -149,6 +166,13 @@ class DenseModel(GradientModel):
             return table.index_select(0, c) if c.ndim == 1 else F.embedding(c, table)
         except IndexError:
             raise index_error(c, self.width, self.name) from None
+
+
+def _spread(z: Tensor, h: Tensor) -> Tensor:
+    """Return ``z``, one row for each example, as one for all positions of that example in ``h``."""
+    while z.ndim < h.ndim:
+        z = z.unsqueeze(-2)
+    return z
 
 
 class ConvolutionalModel(GradientModel):
@@ -230,7 +254,15 @@ def dense(hidden: Sequence[int] = (), *, norm: bool = True, activation: Activati
     def build(site: Site, width: int) -> GradientModel:
         if len(site.shape) < 2:
             raise CutError(f"interface '{site.name}': a message of shape {site.shape} has no features")
-        return DenseModel(site.shape[-1], hidden, width, norm=norm, activation=activation, name=site.name)
+        return DenseModel(
+            site.shape[-1],
+            hidden,
+            width,
+            norm=norm,
+            activation=activation,
+            receiver=site.receiver or 0,
+            name=site.name,
+        )
 
     return build
 

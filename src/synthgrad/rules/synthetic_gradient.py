@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ..core import ConfigError, Credit, Info, Message, Rule, Site
+from ..core import ConfigError, ContextError, Credit, CutError, Info, Message, Rule, Site
 from .models import GradientModel, ModelFactory, convolutional, dense
 
 __all__ = ["SyntheticGradient"]
@@ -26,6 +27,8 @@ class SyntheticGradient(Rule):
         norm: BatchNorm in the hidden layers of ``M``.
         kernel: odd size of the kernels, for messages ``(B, C, Y, X)``.
         maps: take the context as a learned map for each class, for such messages, in place of masks.
+        receiver: let ``M`` see the state of the module that it speaks for, ``M(h, s_B, c)``, in engines that
+            tell it: those whose modules have states of their own (DNI §2).
         error_to_h: let the error of ``M`` also flow into ``h``. Only in the plain training loop: in an
             unlocked one it would come when the module below has long updated.
 
@@ -42,6 +45,7 @@ class SyntheticGradient(Rule):
         norm: bool = True,
         kernel: int = 5,
         maps: bool = False,
+        receiver: bool = False,
         error_to_h: bool = False,
     ) -> None:
         super().__init__()
@@ -58,6 +62,7 @@ class SyntheticGradient(Rule):
         self.norm = norm
         self.kernel = kernel
         self.maps = maps
+        self.receiver = receiver
         self.error_to_h = error_to_h
         self._factory = model
         self._checked: object = None  # the form of what was found to fit last
@@ -68,10 +73,23 @@ class SyntheticGradient(Rule):
             model = "M of a factory"
         else:
             model = "M with hidden " + " × ".join(map(str, self.hidden)) if self.hidden else "linear M"
-        return model + (f", {self.width} classes" if self.width else "")
+        model += f", {self.width} classes" if self.width else ""
+        return model + (", sees the receiver" if self.receiver else "")
 
     def build(self, site: Site) -> None:
+        if self.receiver and site.receiver is None:
+            raise CutError(
+                f"interface '{site.name}': its rule is to see the state of the receiving module (receiver=True), and "
+                "none is told there; give that module a state and train it in engines.Clocked, or receiver=False"
+            )
+        if not self.receiver:
+            site = replace(site, receiver=None)
         self.model = self._choose(site)(site, self.width)
+        if self.model.receiver != (site.receiver or 0):
+            raise CutError(
+                f"interface '{site.name}': a {type(self.model).__name__} takes no state of the receiving module; use "
+                "models.dense, or receiver=False"
+            )
 
     def _choose(self, site: Site) -> ModelFactory:
         if self._factory is not None:
@@ -83,15 +101,29 @@ class SyntheticGradient(Rule):
     def check(self, h: Tensor, info: Info) -> None:
         if torch.compiler.is_compiling():
             return
-        c = info.context
-        form = (h.shape, None if c is None else (c.shape, c.dtype))
+        c, s = info.context, info.receiver if self.receiver else None
+        form = (h.shape, None if c is None else (c.shape, c.dtype), None if s is None else s.shape)
         if form != self._checked:
             self.model.check(h, c)
+            if self.receiver:
+                self._check_receiver(h, s)
             self._checked = form
 
+    def _check_receiver(self, h: Tensor, s: Tensor | None) -> None:
+        expected = (h.shape[0], self.model.receiver)
+        if s is None or tuple(s.shape) != expected:
+            raise ContextError(
+                f"interface '{self.name}': its rule sees the state of the receiving module and got "
+                f"{'none' if s is None else f'one of shape {tuple(s.shape)}'}, expected {expected} in Info.receiver; use "
+                "an engine that tells it, such as engines.Clocked, or receiver=False"
+            )
+
     def predict(self, h: Tensor, info: Info) -> Tensor:
-        """Return ``M(h, c)``, ``(B, ...)`` in the dtype of ``h``, attached to the model's parameters."""
-        return self.model(h, info.context if self.width else None).to(h.dtype)
+        """Return ``M(h, c)`` or ``M(h, s, c)``, ``(B, ...)`` in the dtype of ``h``, attached to the model's parameters."""
+        c = info.context if self.width else None
+        if self.receiver:
+            return self.model(h, c, info.receiver).to(h.dtype)
+        return self.model(h, c).to(h.dtype)
 
     def credit(self, h: Tensor, info: Info) -> Credit:
         prediction = self.predict(h if self.error_to_h else h.detach(), info)
