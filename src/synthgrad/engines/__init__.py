@@ -1,12 +1,24 @@
 """Engines: where and in which order the modules of a decoupled network run.
 
-``locked.py`` is the plain loop, ``in_process.py`` the unlocked one. All take a decoupled network, a
+``locked.py`` is the plain loop, ``in_process.py`` the unlocked one. ``boundary.py`` carries credit from one unroll
+of a recurrent network to the one before, ``recurrent.py`` is the loop around it. All take a decoupled network, a
 criterion and an optimizer factory, and offer ``step(x, y)``.
 """
 
 from .base import Criterion, OptimizerFactory, StepRecord
+from .boundary import Boundary
 from .in_process import InProcess
 from .lags import Lag
 from .locked import Locked
+from .recurrent import Recurrent
 
-__all__ = ["Criterion", "InProcess", "Lag", "Locked", "OptimizerFactory", "StepRecord"]
+__all__ = [
+    "Boundary",
+    "Criterion",
+    "InProcess",
+    "Lag",
+    "Locked",
+    "OptimizerFactory",
+    "Recurrent",
+    "StepRecord",
+]

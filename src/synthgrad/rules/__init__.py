@@ -1,6 +1,7 @@
 """Rules: what credit the module below an interface gets. One file each."""
 
 from . import heads, models
+from .future_gradient import FutureGradient
 from .hand_over import HandOver
 from .local_loss import LocalLoss
 from .no_backprop import NoBackprop
@@ -12,6 +13,7 @@ from .synthetic_input import SyntheticInput, convolutional_input, dense_input
 from .true_gradient import TrueGradient
 
 __all__ = [
+    "FutureGradient",
     "HandOver",
     "LocalLoss",
     "NoBackprop",

@@ -1,0 +1,286 @@
+"""The boundary between two unrolls of a recurrent network, where truncated BPTT loses credit (DNI §2.2)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core import ConfigError, Info, Message, Monitor, Rule, ShapeError, Site
+from ..core.cut import PlainCrossing
+from ..core.interface import Frame, Interface
+from ..core.state import StateLayout
+from ..core.units import LossScale, Reduction, Units
+from ..rules.future_gradient import FutureGradient
+
+__all__ = ["Boundary", "Ended", "Rows"]
+
+#: Which sequences something holds for: all, none, or those of a mask ``(B,)``.
+Rows = bool | Tensor
+
+_NAME = "state"
+
+
+class _Inject(torch.autograd.Function):
+    """``inject(loss, state, delta)``: passes the loss on; backward, the state receives ``delta`` besides."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, state: Tensor, delta: Tensor) -> Tensor:
+        ctx.save_for_backward(delta)
+        return loss.view_as(loss)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (delta,) = ctx.saved_tensors
+        return grad, delta * grad, None  # a scaled loss scales what is injected
+
+
+@dataclass(slots=True)
+class Ended:
+    """An unroll that has ended.
+
+    Attributes:
+        loss: scalar: the unroll's loss, from which network, rule and final state get what is theirs.
+        state: ``(B, F)``, the final state, attached; None where no credit was asked for.
+        delta: ``(B, F)``, per-example units, detached: what the rule said of it, zero for sequences that are over.
+    """
+
+    loss: Tensor
+    state: Tensor | None = None
+    delta: Tensor | None = None
+
+
+class Boundary(nn.Module):
+    """Carries credit past the truncation boundary of BPTT: two calls per unroll of an ordinary loop.
+
+    At the end of an unroll the state ``s`` receives ``α · δ̂``, what the rule says of it, as if the future
+    had been unrolled. At the start of the next one the rule learns what came back to the same state: the
+    gradient of that unroll's losses and of what was injected at *its* end, a bootstrapped estimate of an
+    unlimited horizon (DNI §2.2). One rule serves all boundaries.
+
+    ``start`` and ``end`` only add to the autograd graph, so one ``loss.backward()`` trains network and rule;
+    give ``boundary.parameters()`` to the optimizer too. In ``eval()`` the boundary does nothing but detach.
+
+    Args:
+        rule: the pattern of the rule, such as ``SyntheticGradient((256,), norm=False)``; `NoBackprop` is
+            truncated BPTT itself. It sees the state as ``(B, F)``, its parts side by side.
+        state: an example: a tensor or a nest of tensors, such as the ``(h, c)`` of an ``nn.LSTM``.
+        batch_dim: which dimension of the state is the batch: 1 for ``nn.LSTM`` and ``nn.GRU``, 0 for cells.
+        alpha: ``α``, on what is injected (0.1 in the paper, as recalled). Targets contain it.
+        future: the auxiliary task; `end` then wants the features that it reads.
+        reduction: how the criterion reduces over sequences: ``"mean"`` if its loss is the sum over the steps of
+            an unroll and the mean over the batch; else a callable that takes the flat state and
+            returns the divisor, such as ``lambda s: len(s) * T`` for a mean over both.
+        loss_scale: callable that returns the factor by which the loss is multiplied before ``backward``.
+
+    Attributes:
+        rule: the copy of the rule at work.
+        layout: how the state becomes flat.
+        monitor: a `Monitor` that compares synthetic gradients with what came back, or None.
+        step: number of the unroll at hand, from 0: what rules are told as ``info.step``.
+
+    Raises:
+        ShapeError: if the example is no state.
+        ConfigError: if ``alpha`` is no finite number of 0 or more, or the rule has modules wait.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        state: Any,
+        *,
+        batch_dim: int = 0,
+        alpha: float = 0.1,
+        future: FutureGradient | None = None,
+        reduction: Reduction = "mean",
+        loss_scale: LossScale | None = None,
+    ) -> None:
+        super().__init__()
+        if not math.isfinite(alpha) or alpha < 0:
+            raise ConfigError(f"alpha={alpha}: expected a finite number, 0 or more, such as 0.1")
+        if rule.waits:
+            raise ConfigError(
+                f"rule {type(rule).__name__} has the module below wait for its true message, but an unroll's "
+                "graph is gone when that comes; make unrolls longer, or take another rule"
+            )
+        self.layout = StateLayout(state, batch_dim)
+        flat = self.layout.pack(state)
+        self.rule = rule.bind(Site(_NAME, tuple(flat.shape), flat.dtype, flat.device, self))
+        if future is not None and future.state_features != self.layout.num_features:
+            raise ConfigError(
+                f"the auxiliary head foresees {future.state_features} numbers, expected the "
+                f"{self.layout.num_features} of the state; build it with state_features={self.layout.num_features}"
+            )
+        self.future = None if future is None else future.to(flat.device, flat.dtype)
+        self.alpha = alpha
+        self.units = Units(reduction, loss_scale)
+        self.monitor: Monitor | None = None
+        self.step = 0
+        self._batch_size: int | None = None
+
+    @property
+    def learns(self) -> bool:
+        """Does the rule want to know what comes back?"""
+        return self.training and self.rule.listens and torch.is_grad_enabled()
+
+    def start(self, state: Any, *, fresh: Rows = False, context: Tensor | None = None) -> Any:
+        """Begin an unroll: return the state, detached from the unroll before, for the network to go on from.
+
+        Args:
+            state: as the last unroll left it, or an initial one.
+            fresh: the sequences that begin anew, ``(B,)`` bool or one for all. Nobody asks the rule what the
+                future of an initial state is, so it learns nothing from theirs.
+            context: of the rule, ``(B,)`` or ``(B, C)``.
+
+        Raises:
+            ShapeError: if the state or a mask does not fit.
+        """
+        self.layout.check(state, "the state at the start of an unroll")
+        flat = self.layout.pack(state).detach()
+        self._batch_size = flat.shape[0]
+        keep = self._others(fresh, "fresh")
+        if not self.learns or keep is False:
+            return self.layout.unpack(flat)
+        info = Info(context=context, step=self.step)
+        if keep is True:
+            return self.layout.unpack(self._crossed(flat.requires_grad_(), info, flat))
+        rows = keep.nonzero().squeeze(1)
+        if not len(rows):
+            return self.layout.unpack(flat)
+        info.context = None if context is None else context[rows]
+        crossed = self._crossed(flat[rows].requires_grad_(), info, flat)
+        return self.layout.unpack(flat.index_copy(0, rows, crossed))
+
+    def open(self, state: Any, *, fresh: Rows = False) -> tuple[Any, Tensor | None, Rows]:
+        """Begin an unroll of which an engine itself asks what came back.
+
+        Returns:
+            The state; the flat leaf ``(B, F)`` that it was made of, None if the rule does not learn there; and
+            the sequences that it learns from.
+
+        Raises:
+            ShapeError: if the state or a mask does not fit.
+        """
+        self.layout.check(state, "the state at the start of an unroll")
+        leaf = self.layout.pack(state).detach()
+        self._batch_size = leaf.shape[0]
+        keep = self._others(fresh, "fresh")
+        if not self.learns:
+            return self.layout.unpack(leaf), None, False
+        leaf = leaf.requires_grad_()
+        return self.layout.unpack(leaf), leaf, keep
+
+    def end(
+        self,
+        loss: Tensor,
+        state: Any,
+        *,
+        features: Tensor | None = None,
+        ended: Rows = False,
+        context: Tensor | None = None,
+    ) -> Tensor:
+        """End an unroll: return its loss, the same number, from which the final state gets its credit too.
+
+        Args:
+            loss: scalar, reduced over sequences as `reduction` says.
+            state: as the network left it, attached.
+            features: ``(B, ..., H)`` from inside the unroll, for the auxiliary task.
+            ended: the sequences that are over, ``(B,)`` bool or one for all: credit never crosses the end of
+                an episode.
+            context: of the rule, ``(B,)`` or ``(B, C)``.
+
+        Raises:
+            ShapeError: if a shape does not fit, or the batch is another one than at the start.
+            ConfigError: if there is an auxiliary task and no features for it.
+        """
+        return self.finish(loss, state, features=features, ended=ended, context=context).loss
+
+    def finish(
+        self,
+        loss: Tensor,
+        state: Any,
+        *,
+        features: Tensor | None = None,
+        ended: Rows = False,
+        context: Tensor | None = None,
+    ) -> Ended:
+        """Do what `end` does, and return the credit beside the loss, for engines."""
+        if not self.training or not torch.is_grad_enabled():
+            return Ended(loss)
+        if loss.ndim:
+            raise ShapeError(f"the loss has shape {tuple(loss.shape)}, expected a scalar; reduce it")
+        self.layout.check(state, "the state at the end of an unroll", self._batch_size)
+        if self.future is not None and features is None:
+            raise ConfigError("an auxiliary task is set, but no features are given; pass features=… to end")
+        goes_on = self._others(ended, "ended")
+        self.step += 1
+        if goes_on is False and self.future is None:
+            return Ended(loss)
+        flat = self.layout.pack(state)
+        divisor = self.units.divisor(flat)
+        delta, own = (None, None) if goes_on is False else self._credit(flat, goes_on, context)
+        if delta is not None:
+            loss = _Inject.apply(loss, flat, delta * (self.alpha / divisor))
+        if own is not None:
+            loss = loss + (own - own.detach())
+        if self.future is not None and features is not None:
+            target = torch.zeros_like(flat) if delta is None else delta
+            extra = self.future.loss(features, target.detach()) * (len(flat) / divisor)
+            loss = loss + (extra - extra.detach())
+        return Ended(loss, flat, delta)
+
+    def observe(self, h: Tensor, gradient: Tensor, rows: Rows, info: Info) -> Tensor | None:
+        """Return what the rule learns from gradients at the start of an unroll, for engines that compute these.
+
+        Args:
+            h: ``(B, F)``, the states, detached.
+            gradient: ``(B, F)``, per-example units, detached.
+            rows: the sequences that the rule learns from: those that are not fresh.
+            info: what was known.
+        """
+        if rows is False or not self.learns:
+            return None
+        if isinstance(rows, Tensor):
+            kept = None if info.context is None else info.context[rows]
+            h, gradient, info = h[rows], gradient[rows], Info(context=kept, step=info.step)
+        if not len(h):
+            return None
+        credit = self.rule.credit(h, info)
+        if self.monitor is not None:
+            self.monitor.record(_NAME, credit.delta, gradient)
+        return self.rule.observe(h, info, Message(gradient), credit.pending)
+
+    def _credit(
+        self, flat: Tensor, goes_on: Rows, context: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return what the rule says of the final state, zero for sequences that are over, and its own loss."""
+        info = Info(context=context, step=self.step - 1)
+        h = flat.detach()
+        self.rule.check(h, info)
+        credit = self.rule.credit(h, info)
+        delta = credit.delta
+        if delta is not None and goes_on is not True:
+            delta = torch.where(torch.as_tensor(goes_on)[:, None], delta, 0)
+        return delta, credit.loss
+
+    def _crossed(self, h: Tensor, info: Info, flat: Tensor) -> Tensor:
+        """Return ``h`` with the rule listening to its gradient."""
+        divisor = self.units.divisor(flat)  # of the whole batch, also where only some rows cross
+        crossing = PlainCrossing(Units(lambda _: divisor, self.units.loss_scale), self.monitor)
+        frame = Frame()
+        frame.info = info
+        return crossing(Interface(_NAME, self.rule, frame, copies=False), h)
+
+    def _others(self, rows: Rows, what: str) -> Rows:
+        """Return the sequences that are not among these: True for all, False for none, or a mask."""
+        if isinstance(rows, bool):
+            return not rows
+        if rows.dtype != torch.bool or rows.shape != (self._batch_size,):
+            raise ShapeError(
+                f"{what} is {rows.dtype} of shape {tuple(rows.shape)}, expected bool ({self._batch_size},), one for "
+                "each sequence, or True or False for all"
+            )
+        return ~rows

@@ -1,0 +1,236 @@
+"""Truncated BPTT with credit from beyond the unroll: the loop around `Boundary`, and its λ-returns.
+
+With a window of one unroll this is the ordinary loop:
+
+    1. the state is detached; what comes back to it will teach the rule
+    2. the network runs over ``T`` steps, by its own fused kernels
+    3. the final state gets the rule's credit, one backward pass trains all, the optimizer steps
+
+With longer windows the optimizer steps once for several unrolls, whose graphs are kept until then, and the
+rule learns from λ-returns over them (`returns`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ..core import ConfigError, Guard, Info, ShapeError
+from .base import Criterion, OptimizerFactory, StepRecord, make_optimizer, zero_grad
+from .boundary import Boundary, Rows
+from .returns import Unroll, returns
+
+__all__ = ["Recurrent", "RecurrentNetwork"]
+
+
+class RecurrentNetwork(Protocol):
+    """What the engine wants of a network: a module with an explicit state.
+
+    A network with an auxiliary task also has ``features(x, state) -> (features, state)``, whose features have
+    the batch first, and ``head(features) -> outputs``.
+    """
+
+    def __call__(self, x: Any, state: Any) -> tuple[Any, Any]: ...
+    def initial_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Any: ...
+
+
+class Recurrent:
+    """Trains a recurrent network by truncated BPTT, with a rule at the boundaries.
+
+    Args:
+        net: the network; ``net(x, state)`` returns outputs and state.
+        boundary: between unrolls. With `NoBackprop` as its rule this is truncated BPTT.
+        criterion: takes outputs and targets of an unroll, returns a scalar, reduced as ``boundary.units`` says.
+        optimizer: takes parameters, returns an optimizer; one for network and rule.
+        rule_options: options for the parameter group of the rule, such as ``{"lr": 1e-3}``.
+        window: unrolls to an update.
+        mix: ``λ``: the rule learns from ``(1 - λ)`` of what it says itself at the next boundary and ``λ`` of
+            what came back there, within a window (0: plain DNI).
+        guard: stop with `DivergedError` at a loss that is not finite.
+
+    Attributes:
+        state: as the last unroll left it, detached; None before the first.
+
+    Raises:
+        ConfigError: if a number is out of its range, or ``mix`` is given where no window lets it work.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        boundary: Boundary,
+        criterion: Criterion,
+        optimizer: OptimizerFactory,
+        *,
+        rule_options: Mapping[str, Any] | None = None,
+        window: int = 1,
+        mix: float = 0.0,
+        guard: bool = True,
+    ) -> None:
+        if window < 1:
+            raise ConfigError(f"window={window}: expected at least 1 unroll to an update")
+        if not 0 <= mix <= 1:
+            raise ConfigError(f"mix={mix}: expected a share between 0 and 1")
+        if mix and window == 1:
+            raise ConfigError(
+                f"mix={mix} has no effect with window=1; keep several unrolls: window=2 or more"
+            )
+        if boundary.units.loss_scale is not None:
+            raise ConfigError(
+                "the boundary was built with loss_scale, which is for a loop of your own: here no loss is scaled; "
+                "build it without"
+            )
+        if boundary.future is not None and not (hasattr(net, "features") and hasattr(net, "head")):
+            raise ConfigError(
+                f"{type(net).__name__} has no method features(x, state) or no head, which the auxiliary task "
+                "reads; give it both, or leave the task out"
+            )
+        self.net = net
+        self.boundary = boundary
+        self.criterion = criterion
+        own = [p for p in net.parameters()]
+        made = make_optimizer(optimizer, (own, None), (boundary.parameters(), rule_options))
+        self.optimizers = [] if made is None else [made]
+        self.window = window
+        self.mix = mix
+        self.state: Any = None
+        self._guard = Guard() if guard else None
+        self._step = 0
+        self._open: list[Unroll] = []
+
+    def step(
+        self, x: Any, y: Any, *, fresh: Rows = False, ended: Rows = False, context: Tensor | None = None
+    ) -> StepRecord:
+        """Run one unroll.
+
+        Args:
+            x: inputs of ``T`` steps, as the network wants them.
+            y: targets, as the criterion wants them.
+            fresh: sequences that begin anew with this unroll, ``(B,)`` bool or one for all; their state is
+                the network's initial one. The first unroll is fresh whatever is said.
+            ended: sequences that are over at its end.
+            context: of the rule.
+
+        Returns:
+            The unroll's loss, and ``["all"]`` as what was updated; nothing within a window.
+
+        Raises:
+            ShapeError: if a state or a mask does not fit.
+            DivergedError: if the loss is not finite.
+        """
+        boundary = self.boundary
+        if self.state is None:
+            fresh = True
+        state = self._begin(x, fresh)
+        leaf: Tensor | None = None
+        rows: Rows = False
+        if self.window == 1:
+            state = boundary.start(state, fresh=fresh, context=context)
+        else:
+            state, leaf, rows = boundary.open(state, fresh=fresh)
+        loss, features, state = self._run(x, y, state)
+        info = Info(context=context, step=boundary.step)
+        done = boundary.finish(loss, state, features=features, ended=ended, context=context)
+        self.state = pytree.tree_map(lambda part: part.detach(), state)
+        if self._guard is not None:
+            self._guard.check("loss", self._step, loss.detach())
+        record = StepRecord(self._step, loss.detach())
+        self._step += 1
+        if self.window == 1:
+            self._update(done.loss)
+            record.updated = ["all"]
+        else:
+            self._open.append(Unroll(done, leaf, rows, info, ended))
+            if len(self._open) == self.window:
+                self._close()
+                record.updated = ["all"]
+        return record
+
+    def finish(self) -> None:
+        """Update from a window that is not full, and read what the guard has queued.
+
+        Raises:
+            DivergedError: if a loss was not finite.
+        """
+        if self._open:
+            self._close()
+        if self._guard is not None:
+            self._guard.flush()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return optimizer, state and step count; call `finish` first where windows are longer than one."""
+        if self._open:
+            raise ConfigError("unrolls of a window are under way; call finish() before state_dict()")
+        return {
+            "optimizers": [o.state_dict() for o in self.optimizers],
+            "step": self._step,
+            "boundary_step": self.boundary.step,
+            "state": self.state,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the state that `state_dict` returned."""
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self._step = int(state["step"])
+        self.boundary.step = int(state["boundary_step"])
+        self.state = state["state"]
+
+    def _begin(self, x: Any, fresh: Rows) -> Any:
+        """Return the state to go on from, with the initial one where sequences begin anew."""
+        layout = self.boundary.layout
+        if fresh is False:
+            return self.state
+        if self.state is None or fresh is True:
+            like = next(self.net.parameters())
+            batch = pytree.tree_leaves(x)[0].shape[0]
+            return self._initial(batch, like.device)
+        flat = layout.pack(self.state)
+        assert isinstance(fresh, Tensor)
+        if fresh.shape != (len(flat),):
+            raise ShapeError(
+                f"fresh has shape {tuple(fresh.shape)}, expected ({len(flat)},), one for each sequence"
+            )
+        initial = layout.pack(self._initial(len(flat), flat.device))
+        return layout.unpack(torch.where(fresh[:, None], initial, flat))
+
+    def _initial(self, batch_size: int, device: torch.device) -> Any:
+        network: Any = self.net
+        return network.initial_state(batch_size, device, self.boundary.layout.dtype)
+
+    def _run(self, x: Any, y: Any, state: Any) -> tuple[Tensor, Tensor | None, Any]:
+        """Return loss, features and state of an unroll."""
+        network: Any = self.net
+        features = None
+        if self.boundary.future is None:
+            outputs, state = network(x, state)
+        else:
+            features, state = network.features(x, state)
+            outputs = network.head(features)
+        return self.criterion(outputs, y), features, state
+
+    def _update(self, *losses: Tensor) -> None:
+        for optimizer in self.optimizers:
+            zero_grad(optimizer)
+        for loss in losses:
+            if loss.requires_grad:
+                loss.backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def _close(self) -> None:
+        """Update from the unrolls of a window."""
+        boundary, window = self.boundary, self._open
+        self._open = []
+        learned: list[Tensor] = []
+        for unroll, gradient in returns(window, boundary, self.mix):
+            assert unroll.leaf is not None
+            found = boundary.observe(unroll.leaf.detach(), gradient, unroll.rows, unroll.info)
+            if found is not None:
+                learned.append(found)
+        # One loss after the other: their sum would keep all graphs until the last has run backward.
+        self._update(*(unroll.done.loss for unroll in window), *learned)
