@@ -34,7 +34,7 @@ class StateLayout:
         batch_dim: as given.
         num_features: ``F``.
         batch_size: of the example.
-        dtype: of the example.
+        dtype, device: of the example.
 
     Raises:
         ShapeError: if the example is no such state.
@@ -61,6 +61,7 @@ class StateLayout:
         self.num_features = sum(self._sizes)
         self.batch_size: int = leaves[0].shape[batch_dim]
         self.dtype: torch.dtype = leaves[0].dtype
+        self.device: torch.device = leaves[0].device
         # The most frequent case, one tensor (B, F), is the flat tensor itself.
         self._is_flat = isinstance(example, Tensor) and example.ndim == 2 and batch_dim == 0
 

@@ -1,12 +1,14 @@
 """Engines: where and in which order the modules of a decoupled network run.
 
 ``locked.py`` is the plain loop, ``in_process.py`` the unlocked one. ``boundary.py`` carries credit from one unroll
-of a recurrent network to the one before, ``recurrent.py`` is the loop around it. All take a decoupled network, a
-criterion and an optimizer factory, and offer ``step(x, y)``.
+of a recurrent network to the one before, ``recurrent.py`` is the loop around it. These take a decoupled network, a
+criterion and an optimizer factory, and offer ``step(x, y)``. ``clocked/`` trains several networks that tick at
+different rates.
 """
 
 from .base import Criterion, OptimizerFactory, StepRecord
 from .boundary import Boundary
+from .clocked import Clocked, ClockedRecord, Edge, Node
 from .in_process import InProcess
 from .lags import Lag
 from .locked import Locked
@@ -14,10 +16,14 @@ from .recurrent import Recurrent
 
 __all__ = [
     "Boundary",
+    "Clocked",
+    "ClockedRecord",
     "Criterion",
+    "Edge",
     "InProcess",
     "Lag",
     "Locked",
+    "Node",
     "OptimizerFactory",
     "Recurrent",
     "StepRecord",

@@ -1,0 +1,349 @@
+"""The clocked engine: modules that tick at different rates and do not wait for each other (DNI §3.3).
+
+::
+
+    step      0    1    2    3    4    5    6    7          A: period 1, unroll 4;  B: period 4, unroll 2
+    A  tick   ●    ●    ●    ●▲   ●    ●    ●    ●▲         ● tick   ▲ update
+                             │1                  │1         1. A sends h; the rule of A->B gives credit for it
+    B  tick                  ●                   ●▲         2. A updates, from its own losses and that credit
+                             └────────3──────────┘          3. B's backward, much later, has the true gradients of
+                                                               both messages that it has read: the rule learns them
+
+With a rule that waits (`TrueGradient`) the edge is not cut: A and B are one lock group, which runs one backward pass
+at the least common multiple of their intervals, here every 8 steps. So backpropagation is this engine with another
+rule.
+
+A message that a slow sender's receivers read several times has the sum of what comes back as its gradient; who reads
+how often is known from the clocks when it is sent. A message that nobody reads gets no credit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ...core import Guard, Info, Message, Monitor, ShapeError, Timeline, Units
+from ...core.units import Reduction
+from ..base import Criterion, OptimizerFactory, StepRecord, make_optimizer, reduced, zero_grad
+from ..turns import run_backward
+from .episode import Episode, Window, detached
+from .exchange import Exchange
+from .given import Given, check_names
+from .mail import Sent
+from .network import ClockedNetwork, message_of
+from .wiring import Edge, Group, Node, Wiring
+
+__all__ = ["Clocked", "ClockedRecord"]
+
+
+@dataclass(slots=True)
+class ClockedRecord(StepRecord):
+    """What one step did; ``loss`` is the sum of the losses, None if there was none.
+
+    Attributes:
+        losses: by node, detached, on the device.
+        outputs: of the nodes that have ticked, detached.
+    """
+
+    losses: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    outputs: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+class Clocked:
+    """Trains named networks, each with its own clock, in one process.
+
+    Args:
+        nodes: in the order in which they run within a step. Their modules are trained in place.
+        edges: the interfaces between them.
+        losses: criterion by node; takes the node's outputs and the target, returns a scalar, or the loss of each
+            example ``(B,)``. Losses of an unroll are summed over its ticks.
+        optimizer: takes parameters, returns an optimizer; called once for each node, with the parameters of the
+            node, of the rules at the edges that lead to it (they speak for it), of its own state's rule, and of
+            rules at edges from it that learn from their own loss alone.
+        example: external data of one tick by node, batch first: it only tells the shapes.
+        rule_options: options for the rules' parameter groups, such as ``{"lr": 1e-3}``.
+        reduction: how the criteria reduce: ``"mean"``, ``"sum"``, or a callable that takes a message and returns
+            the divisor.
+        monitor: measures the quality of credits; None to measure nothing.
+        guard: stop with `DivergedError` at a message or loss that is not finite.
+        timeline: is filled with what happens, in order; None to keep nothing.
+
+    Attributes:
+        net: the `ClockedNetwork`: all modules and rules.
+        interval: steps after which every node has just updated.
+
+    Raises:
+        ConfigError: if names, clocks, rules or criteria do not fit together.
+        ShapeError: if a module does not return what it should.
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        edges: Sequence[Edge],
+        losses: Mapping[str, Criterion],
+        optimizer: OptimizerFactory,
+        *,
+        example: Mapping[str, Any],
+        rule_options: Mapping[str, Any] | None = None,
+        reduction: Reduction = "mean",
+        monitor: Monitor | None = None,
+        guard: bool = True,
+        timeline: Timeline | None = None,
+    ) -> None:
+        self._wiring = wiring = Wiring(nodes, edges)
+        check_names("losses", losses, wiring.nodes)
+        self.net = ClockedNetwork(wiring, example)
+        self.interval = wiring.interval
+        self.losses = dict(losses)
+        self._units = Units(reduction)
+        self._exchange = Exchange(self.net, self._units, monitor, Guard() if guard else None, timeline)
+        # Which rules are updated with which node.
+        self._taught = {name: self._rules_of(node) for name, node in wiring.nodes.items()}
+        self._optimizers = {
+            name: make_optimizer(
+                optimizer,
+                (node.module.parameters(), None),
+                ([p for rule in self._taught[name] for p in self.net.rule(rule).parameters()], rule_options),
+            )
+            for name, node in wiring.nodes.items()
+        }
+        self._step = 0
+        self._record = ClockedRecord(0)
+        self.reset()
+
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """The optimizers of the nodes, in their order."""
+        return [o for o in self._optimizers.values() if o is not None]
+
+    def reset(self) -> None:
+        """Begin an episode: fresh states, no messages, clocks at their start. What is under way is dropped.
+
+        To lose nothing, end the episode before with ``step(..., last=True)``, which does this itself.
+        """
+        self._episode = Episode(self.net)
+
+    def step(
+        self,
+        inputs: Mapping[str, Any],
+        targets: Mapping[str, Any] | None = None,
+        *,
+        context: Tensor | Mapping[str, Tensor] | None = None,
+        ids: Tensor | None = None,
+        last: bool = False,
+    ) -> ClockedRecord:
+        """Run one step: each node whose clock says so ticks, and learns where its unroll ends.
+
+        Args:
+            inputs: external data by node, batch first; not used where the node does not tick.
+            targets: by node, as its criterion wants it; no loss where there is none, or it is None.
+            context: of the rules: one for all, or by interface.
+            ids: ``(B,)`` int64, which examples these are.
+            last: the episode ends: every node learns from what it has, with no credit from beyond.
+
+        Raises:
+            ConfigError: if an input or a target names no node, or a target has no criterion or comes at a step in
+                which its node does not tick.
+            ShapeError: if the batch size, a message or a state changes its form.
+            DivergedError: if a message or a loss is not finite.
+        """
+        given = Given(self._step, inputs, targets or {}, context, ids, last)
+        episode = self._episode
+        given.check(self._wiring, self.losses, self.net.rules, episode.clock)
+        episode.fit(inputs)
+        self._record = record = ClockedRecord(self._step)
+        self._exchange.step = self._step
+        try:
+            for name, node in self._wiring.nodes.items():
+                if node.ticks(episode.clock):
+                    self._tick(node, given)
+                group = self._wiring.closes(name)
+                if group is not None and (last or (episode.clock + 1) % group.interval == 0):
+                    self._learn(group, given)
+        except BaseException:
+            self.reset()  # what this step has begun must not leak into the next
+            for optimizer in self.optimizers:
+                zero_grad(optimizer)
+            raise
+        if record.losses:
+            record.loss = torch.stack(list(record.losses.values())).sum()
+        self._step += 1
+        episode.clock += 1
+        if last:
+            self.reset()
+        elif episode.clock % self.interval == 0:
+            episode.settle()
+        return record
+
+    def finish(self) -> None:
+        """Read what the guard has queued on an accelerator.
+
+        Raises:
+            DivergedError: if a message or loss was not finite.
+        """
+        self._exchange.flush()
+
+    # -- a tick ---------------------------------------------------------------------------------------
+
+    def _tick(self, node: Node, given: Given) -> None:
+        """Run a node: it reads, moves to another state, is judged, and sends."""
+        name, episode, wiring = node.name, self._episode, self._wiring
+        window = episode.window_of(name)
+        window.begun = True
+        read = {e.name: self._read(e, window) for e in wiring.incoming[name] if e.name in episode.latest}
+        assert episode.batch_size is not None
+        fed = self.net.feed(node, given.inputs, read, episode.batch_size)
+        outputs, state = self.net.call(node, fed, episode.states.get(name))
+        self._exchange.log("forward", name, self._step)
+        episode.move(node, state)
+        self._record.outputs[name] = detached(outputs)
+        target = given.targets.get(name)
+        if target is not None:
+            loss, _ = reduced(self.losses[name](outputs, target), self._units)
+            self._exchange.check("loss", loss.detach())
+            window.losses.append(loss)
+            self._record.losses[name] = loss.detach()
+        for edge in wiring.outgoing[name]:
+            self._send(edge, message_of(edge, outputs), given, window)
+
+    def _read(self, edge: Edge, window: Window) -> Tensor:
+        """Return the latest message on an edge, for one more reader."""
+        sent = self._episode.latest[edge.name]
+        sent.read += 1
+        if sent.missing:
+            window.read.append(sent)
+        if not edge.rule.waits or not sent.h.requires_grad:
+            return sent.h
+        h = sent.h.view_as(sent.h)
+        h.register_hook(lambda gradient: self.net.rule(edge.name).accept(Message(gradient), sent.info))
+        return h
+
+    def _send(self, edge: Edge, h: Tensor, given: Given, window: Window) -> None:
+        """Put a message where its receiver finds it, and ask for credit if it will be read."""
+        name, episode = edge.name, self._episode
+        expected = (episode.batch_size, *self.net.sites[name].shape[1:])
+        if h.shape != expected:
+            raise ShapeError(
+                f"edge '{name}': got a message of shape {tuple(h.shape)}, expected {expected} as in the example; a "
+                "message must not change its form"
+            )
+        reads = self._reads(edge, given)
+        if edge.rule.waits or not reads:
+            episode.latest[name] = Sent(name, h if edge.rule.waits else h.detach(), Info(), self._step)
+            return
+        info = given.info(name, edge.sender, episode.packed_state(edge.receiver))
+        episode.latest[name] = self._ask(name, h, info, reads, window)
+
+    def _reads(self, edge: Edge, given: Given) -> int:
+        """Return how often a message that is sent now will be read."""
+        if given.last:
+            return int(self._is_read_at_once(edge))
+        return self._wiring.reads(edge, self._episode.clock)
+
+    def _is_read_at_once(self, edge: Edge) -> bool:
+        """Is a message read in the very step in which it is sent?"""
+        receiver = self._wiring.nodes[edge.receiver]
+        return not self._wiring.is_delayed(edge) and receiver.ticks(self._episode.clock)
+
+    def _ask(self, name: str, h: Tensor, info: Info, reads: int, window: Window) -> Sent:
+        """Ask the rule at an interface for credit, and keep it until the sender learns."""
+        sent, grad = self._exchange.send(name, h, info, reads)
+        if grad is not None:
+            window.credited.append((h, grad, sent))
+        return sent
+
+    # -- an update ------------------------------------------------------------------------------------
+
+    def _learn(self, group: Group, given: Given) -> None:
+        """Run the backward pass of a group, let the rules that speak for it learn, and step its optimizers."""
+        window, last = self._episode.windows[group], given.last
+        starts = {} if last else self._end_unrolls(group, given, window)
+        credited = [(h, grad) for h, grad, sent in window.credited if not last or self._counts(sent)]
+        roots = [*window.losses, *(h for h, _ in credited)]
+        grads = [*(torch.ones_like(loss) for loss in window.losses), *(grad for _, grad in credited)]
+        if run_backward(roots, grads):
+            for node in group.nodes:
+                self._exchange.log("backward", node.name, self._step)
+        for sent in self._arrived(group, window, last=last):
+            self._exchange.observe(sent)
+        for node in group.nodes:
+            self._update(node)
+        self._episode.open(group, starts)
+
+    def _end_unrolls(self, group: Group, given: Given, window: Window) -> dict[str, Sent]:
+        """Ask for credit for the states that the members hand on; return these."""
+        starts: dict[str, Sent] = {}
+        for node in group.nodes:
+            layout = self.net.layouts[node.name]
+            if node.state_rule is not None and layout is not None:
+                flat = layout.pack(self._episode.states[node.name])
+                starts[node.name] = self._ask(
+                    node.state_name, flat, given.info(node.state_name, node.name), 1, window
+                )
+        return starts
+
+    def _counts(self, sent: Sent) -> bool:
+        """Has a message been read, or will it be in this step, the last of an episode? Else its credit is void."""
+        soon = self._is_read_at_once(self._wiring.edges[sent.name])
+        return sent.read > 0 or (soon and self._episode.latest[sent.name] is sent)
+
+    def _arrived(self, group: Group, window: Window, *, last: bool) -> list[Sent]:
+        """Return the messages whose gradient is complete, now that the group has run backward."""
+        for sent in window.read:
+            sent.missing -= 1
+        read = list(dict.fromkeys(window.read))
+        if not last:
+            return [sent for sent in read if not sent.missing]
+        # What was to be read later will not be: what has come back by now is all.
+        latest = self._episode.latest
+        edges = [e.name for node in group.nodes for e in self._wiring.incoming[node.name]]
+        unread = [latest[n] for n in edges if n in latest and latest[n].missing and latest[n] not in read]
+        return [*read, *unread]
+
+    def _update(self, node: Node) -> None:
+        """Step a node's optimizer, if there is anything to learn."""
+        optimizer = self._optimizers[node.name]
+        if optimizer is None:
+            return
+        if all(p.grad is None for group in optimizer.param_groups for p in group["params"]):
+            return
+        optimizer.step()
+        zero_grad(optimizer)
+        self._exchange.learned(self._taught[node.name])
+        self._record.updated.append(node.name)
+        self._exchange.log("update", node.name, self._step)
+
+    # -- the rest -------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs beside ``net.state_dict()``: optimizers, clocks, states, messages under way.
+
+        A graph cannot be saved. Exact at a multiple of `interval` steps, when none is held; between these the
+        unrolls under way go on after a resume as if they had begun there.
+        """
+        return {
+            "optimizers": [o.state_dict() for o in self.optimizers],
+            "step": self._step,
+            "episode": self._episode.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the state that `state_dict` returned, in an engine built in the same way."""
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.reset()
+        self._step = int(state["step"])
+        self._episode.load_state_dict(state["episode"])
+
+    def _rules_of(self, node: Node) -> list[str]:
+        """Return the rules that learn with a node: those that speak for it, and those that need nothing from above."""
+        wiring, rule = self._wiring, self.net.rule
+        names = [e.name for e in wiring.incoming[node.name] if rule(e.name).listens]
+        names += [e.name for e in wiring.outgoing[node.name] if not rule(e.name).listens]
+        return [*names, *([node.state_name] if node.state_rule is not None else [])]

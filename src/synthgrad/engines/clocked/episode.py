@@ -1,0 +1,173 @@
+"""Where an episode is: clocks, states, messages under way, and what each lock group holds until it learns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ...core import ShapeError
+from .mail import Sent, pack_sent, unpack_sent
+from .network import ClockedNetwork, batch_of
+from .wiring import Group, Node
+
+__all__ = ["Episode", "Window", "detached"]
+
+
+@dataclass(slots=True)
+class Window:
+    """What a lock group holds from one update to the next.
+
+    Attributes:
+        losses: scalars, attached.
+        credited: messages sent to other groups: the message, attached; what it learns from, in the criterion's
+            units; and its record.
+        read: messages read from other groups, and states taken over, once for every time.
+        begun: has a member ticked?
+    """
+
+    losses: list[Tensor] = field(default_factory=list["Tensor"])
+    credited: list[tuple[Tensor, Tensor, Sent]] = field(default_factory=list["tuple[Tensor, Tensor, Sent]"])
+    read: list[Sent] = field(default_factory=list["Sent"])
+    begun: bool = False
+
+
+class Episode:
+    """One run of a clocked network from fresh states.
+
+    Args:
+        net: the network.
+
+    Attributes:
+        clock: the step within the episode, from 0.
+        batch_size: of the episode; None until it is known.
+        states: of the nodes that have ticked.
+        latest: the last message on each edge.
+        windows: of each lock group.
+    """
+
+    def __init__(self, net: ClockedNetwork) -> None:
+        self._net = net
+        self.clock = 0
+        self.batch_size: int | None = None
+        self.states: dict[str, Any] = {}
+        self.latest: dict[str, Sent] = {}
+        self.windows = {group: Window() for group in net.wiring.groups}
+        # The states that unrolls have begun with, where a rule learns from what comes back to them.
+        self._starts: dict[str, Sent] = {}
+
+    def window_of(self, name: str) -> Window:
+        """Return what the group of a node holds."""
+        return self.windows[self._net.wiring.group_of[name]]
+
+    def fit(self, inputs: Mapping[str, Any]) -> None:
+        """Learn the batch size from the first external data; refuse another one.
+
+        Raises:
+            ShapeError: naming the node.
+        """
+        for name, value in inputs.items():
+            size = batch_of(value)
+            if self.batch_size is None:
+                self.batch_size = size
+            if size is not None and size != self.batch_size:
+                raise ShapeError(
+                    f"the inputs of node '{name}' have a batch of {size}, expected {self.batch_size} as in the steps "
+                    "before; end the episode with last=True, or call reset(), before the batch changes"
+                )
+        if self.batch_size is None:
+            self.batch_size = self._net.batch_size
+
+    def move(self, node: Node, state: Any) -> None:
+        """Give a node another state.
+
+        Raises:
+            ShapeError: if it has another form than in the example.
+        """
+        where, layout = f"the state that node '{node.name}' returned", self._net.layouts[node.name]
+        if layout is not None:
+            layout.check(state, where, self.batch_size)
+        elif state is not None:
+            raise ShapeError(
+                f"{where} is a {type(state).__name__}, expected None as in the example; return the same"
+            )
+        self.states[node.name] = state
+
+    def packed_state(self, name: str) -> Tensor | None:
+        """Return the state of a node, ``(B, F)``, detached; zeros before its first tick, None if it has none."""
+        state, layout = self.states.get(name), self._net.layouts[name]
+        if layout is None:
+            return None
+        if state is not None:
+            return layout.pack(state).detach()
+        assert self.batch_size is not None
+        return torch.zeros(self.batch_size, layout.num_features, dtype=layout.dtype, device=layout.device)
+
+    def open(self, group: Group, starts: Mapping[str, Sent]) -> None:
+        """Begin the next window of a group: all that it goes on with is cut from the graph of the last one.
+
+        Args:
+            group: which.
+            starts: states to begin with, of members whose states have a rule.
+        """
+        self.windows[group] = Window()
+        for node in group.nodes:
+            if node.name in starts:
+                self._take_over(node.name, starts[node.name])
+            else:
+                self.states[node.name] = detached(self.states.get(node.name))
+            for edge in self._net.wiring.outgoing[node.name]:
+                sent = self.latest.get(edge.name)
+                if edge.rule.waits and sent is not None:
+                    sent.h = sent.h.detach()
+
+    def _take_over(self, name: str, start: Sent) -> None:
+        """Let a node go on from a state whose rule learns from what comes back to it."""
+        layout = self._net.layouts[name]
+        assert layout is not None
+        self.states[name] = layout.unpack(start.h)
+        self._starts[name] = start
+        if start.missing:
+            self.window_of(name).read.append(start)
+
+    def settle(self) -> None:
+        """Drop the rules' own predictions, so that a run that is resumed from here does the same as this one."""
+        for sent in (*self.latest.values(), *self._starts.values()):
+            if sent.credit is not None:
+                sent.credit.pending = ()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all but graphs, as plain containers of tensors.
+
+        Messages and states whose gradient is in part in a graph are kept, but will not be learned from.
+        """
+        states = {name: self.packed_state(name) for name, s in self.states.items() if s is not None}
+        begun = [window for window in self.windows.values() if window.begun]
+        half_read = {id(sent) for window in begun for sent in window.read}
+        return {
+            "clock": self.clock,
+            "batch_size": self.batch_size,
+            "states": states,
+            "starts": {n: pack_sent(s) for n, s in self._starts.items() if not self.window_of(n).begun},
+            "latest": {n: pack_sent(s, lost=id(s) in half_read) for n, s in self.latest.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up, in a new episode, what `state_dict` returned."""
+        self.clock, self.batch_size = int(state["clock"]), state["batch_size"]
+        for name, flat in state["states"].items():
+            layout = self._net.layouts[name]
+            assert layout is not None
+            self.states[name] = layout.unpack(flat)
+        for name, saved in state["starts"].items():
+            self._take_over(name, unpack_sent(saved))
+        self.latest = {name: unpack_sent(saved) for name, saved in state["latest"].items()}
+
+
+def detached(tree: Any) -> Any:
+    """Return a nest with its tensors cut from their graph."""
+    return pytree.tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, tree)

@@ -1,0 +1,224 @@
+"""Who sends to whom, who ticks when, and who learns together: what of a clocked network never changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import lcm
+
+from torch import Tensor, nn
+
+from ...core import ConfigError, Rule
+from ...rules import TrueGradient
+
+__all__ = ["INPUT", "Edge", "Group", "Node", "Wiring"]
+
+#: The name under which a module finds the external data of a tick among its inputs.
+INPUT = "input"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Node:
+    """A module with a clock of its own.
+
+    The module is called as ``module(inputs, state) -> (outputs, state)``. ``inputs`` holds the latest message of
+    each sender by its name, ``(B, ...)``, and under ``"input"`` the external data of the tick, if there is any;
+    they must not be changed in place. ``state`` is a tensor, or nested tuples, lists and dicts of tensors; None
+    at the first tick of an episode, and always where the module has none. ``outputs`` is a tensor, or a dict of
+    tensors, of which each edge carries one.
+
+    Attributes:
+        name: unique among the nodes.
+        module: trained in place.
+        period: it ticks in the steps ``t``, counted from 0, for which ``(t + 1) % period == 0``.
+        unroll: ticks between two updates: truncated backpropagation through time over that many.
+        state_rule: gives credit to the state at the end of an unroll and learns from the gradient at the start of
+            the next one, under the name ``"NAME:state"``; None for plain truncation.
+        batch_dim: dimension of the batch in every part of the state.
+    """
+
+    name: str
+    module: nn.Module
+    period: int = 1
+    unroll: int = 1
+    state_rule: Rule | None = None
+    batch_dim: int = 0
+
+    @property
+    def interval(self) -> int:
+        """Steps between two updates."""
+        return self.period * self.unroll
+
+    @property
+    def state_name(self) -> str:
+        """Name of the interface between two unrolls."""
+        return f"{self.name}:state"
+
+    def ticks(self, step: int) -> bool:
+        """Does the node run in this step?"""
+        return (step + 1) % self.period == 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Edge:
+    """An interface between two nodes: the receiver reads the sender's latest message whenever it ticks.
+
+    From a node to one that comes later in the order of nodes, a message can be read in the step in which it is
+    sent; to an earlier one, or to itself, from the step after. So a cycle always runs through time.
+
+    Attributes:
+        sender, receiver: names of nodes.
+        rule: pattern of the rule that gives credit to the sender. With `TrueGradient` the edge is not cut: both
+            nodes learn together, from one backward pass.
+        output: which of the sender's outputs is the message, where these are a dict.
+        initial: what is read before the first message, for one example, without the batch dimension: zeros like
+            the message where it is None. Needed where the receiver comes first in the order of nodes.
+    """
+
+    sender: str
+    receiver: str
+    rule: Rule
+    output: str | None = None
+    initial: Tensor | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the interface, ``"A->B"``."""
+        return f"{self.sender}->{self.receiver}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """Nodes that learn together, since edges between them are not cut: a *lock group*, often of one node.
+
+    Attributes:
+        nodes: in their order.
+        interval: steps between two updates: the least common multiple of theirs.
+    """
+
+    nodes: tuple[Node, ...]
+    interval: int
+
+
+class Wiring:
+    """The graph of nodes and edges.
+
+    Args:
+        nodes: in the order in which they run within a step.
+        edges: between them, one at most from a node to another (or to itself).
+
+    Attributes:
+        nodes: by name, in order.
+        edges: by name.
+        incoming, outgoing: the edges of each node.
+        groups: lock groups; every node is in one.
+        group_of: by name of node.
+        interval: steps after which every node has just updated: no graph is held then.
+
+    Raises:
+        ConfigError: if a name, a period or a rule cannot be.
+    """
+
+    def __init__(self, nodes: Sequence[Node], edges: Sequence[Edge]) -> None:
+        _check_nodes(nodes)
+        self.nodes = {n.name: n for n in nodes}
+        _check_edges(edges, list(self.nodes))
+        self.edges = {e.name: e for e in edges}
+        self.incoming = {n: tuple(e for e in edges if e.receiver == n) for n in self.nodes}
+        self.outgoing = {n: tuple(e for e in edges if e.sender == n) for n in self.nodes}
+        self._position = {n: k for k, n in enumerate(self.nodes)}
+        self.groups = self._find_groups()
+        self.group_of = {n.name: group for group in self.groups for n in group.nodes}
+        self.interval = lcm(*(group.interval for group in self.groups))
+
+    def is_delayed(self, edge: Edge) -> bool:
+        """Is a message read from the step after only, since the receiver runs first (or is the sender)?"""
+        return self._position[edge.receiver] <= self._position[edge.sender]
+
+    def reads(self, edge: Edge, step: int) -> int:
+        """Return how often a message that is sent in ``step`` will be read, before the next one replaces it."""
+        first = step + self.is_delayed(edge)
+        period = self.nodes[edge.receiver].period
+        return (first + self.nodes[edge.sender].period) // period - first // period
+
+    def closes(self, name: str) -> Group | None:
+        """Return the group of which this node is the last to run in a step, if it is."""
+        group = self.group_of[name]
+        return group if group.nodes[-1].name == name else None
+
+    def _find_groups(self) -> tuple[Group, ...]:
+        """Join what edges that are not cut connect."""
+        joined = {name: {name} for name in self.nodes}
+        for edge in self.edges.values():
+            if edge.rule.waits:
+                both = joined[edge.sender] | joined[edge.receiver]
+                joined |= dict.fromkeys(both, both)
+        unique = {id(names): names for names in joined.values()}
+        members = [tuple(n for n in self.nodes.values() if n.name in names) for names in unique.values()]
+        return tuple(Group(nodes, lcm(*(n.interval for n in nodes))) for nodes in members)
+
+
+def _check_nodes(nodes: Sequence[Node]) -> None:
+    if not nodes:
+        raise ConfigError("no nodes were given; give at least one")
+    owner: dict[int, str] = {}
+    seen: set[str] = set()
+    for node in nodes:
+        name = node.name
+        # Names become keys of the state dict, in which a dot parts what contains what.
+        if not name or name == INPUT or any(mark in name for mark in (".", ":", "->")):
+            raise ConfigError(
+                f"node name {name!r}: expected one that is not empty, is not 'input' (the name of external data) and "
+                "has no '.', ':' or '->' in it; rename the node"
+            )
+        if name in seen:
+            raise ConfigError(f"two nodes are named '{name}', expected names that differ; rename one")
+        seen.add(name)
+        for what, value in (("period", node.period), ("unroll", node.unroll)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"node '{name}': {what}={value!r}, expected a whole number from 1")
+        if node.state_rule is not None:
+            _check_rule(node.state_rule, f"state_rule of node '{name}'")
+            if node.state_rule.waits:
+                raise ConfigError(
+                    f"node '{name}': its state_rule has it wait for the gradient of the next unroll, which has no end; "
+                    "use a longer unroll, or a rule that does not wait"
+                )
+        for key, parameter in node.module.named_parameters():
+            other = owner.setdefault(id(parameter), name)
+            if other != name:
+                raise ConfigError(
+                    f"parameter '{key}' of node '{name}' is one of node '{other}' too: each would update it behind the "
+                    "other's back; give each node its own, or make them one node"
+                )
+
+
+def _check_edges(edges: Sequence[Edge], known: list[str]) -> None:
+    seen: set[str] = set()
+    for edge in edges:
+        for end in (edge.sender, edge.receiver):
+            if end not in known:
+                raise ConfigError(f"edge '{edge.name}' names the node '{end}', expected one of {known}")
+        if edge.name in seen:
+            raise ConfigError(
+                f"edge '{edge.name}' is given twice, expected one from a node to another; join what it is to carry in "
+                "one message"
+            )
+        seen.add(edge.name)
+        _check_rule(edge.rule, f"edge '{edge.name}'")
+        # Who learns with whom is decided when the engine is made, not message by message.
+        if edge.rule.waits and not isinstance(edge.rule, TrueGradient):
+            raise ConfigError(
+                f"edge '{edge.name}': a {type(edge.rule).__name__} decides with every message whether the sender waits, "
+                "expected a rule that always does (TrueGradient) or never; train first with one, then with the other"
+            )
+
+
+def _check_rule(rule: Rule, where: str) -> None:
+    if not isinstance(rule, Rule):
+        raise ConfigError(f"{where}: got a {type(rule).__name__}, expected a rule")
+    if rule.error_to_h:
+        raise ConfigError(
+            f"{where}: its rule lets its error flow into h, which arrives after the sender has updated; use "
+            "error_to_h=False"
+        )
