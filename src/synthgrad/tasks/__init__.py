@@ -1,19 +1,40 @@
 """What is trained on what: data sets, reference networks. Add a data set in ``datasets.py``."""
 
 from .augment import Augment
-from .datasets import DATASETS, Dataset, load
+from .copying import IGNORED, CopyTask, Curriculum, Episode
+from .datasets import DATASETS, TEXTS, Dataset, load, load_text
 from .images import Images, Split, draw_batches
+from .metrics import bits, bits_per_char
 from .networks import convolutional, cut_names, fully_connected
+from .recurrent import RecurrentNetwork, State, recurrent_network
+from .stream import Stream, Unroll
+from .text import Text
+from .transformer import MemoryTransformer
 
 __all__ = [
     "DATASETS",
+    "IGNORED",
+    "TEXTS",
     "Augment",
+    "CopyTask",
+    "Curriculum",
     "Dataset",
+    "Episode",
     "Images",
+    "MemoryTransformer",
+    "RecurrentNetwork",
     "Split",
+    "State",
+    "Stream",
+    "Text",
+    "Unroll",
+    "bits",
+    "bits_per_char",
     "convolutional",
     "cut_names",
     "draw_batches",
     "fully_connected",
     "load",
+    "load_text",
+    "recurrent_network",
 ]

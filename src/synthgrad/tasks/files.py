@@ -21,13 +21,29 @@ _MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist"
 
 #: Public sources of the files that can be fetched: address, and hash of the file as it lies there.
 SOURCES = {
-    "mnist/train-images-idx3-ubyte.gz": (_MNIST, "md5:f68b3c2dcbeaaa9fbdd348bbdeb94873"),
-    "mnist/train-labels-idx1-ubyte.gz": (_MNIST, "md5:d53e105ee54ea40749a09fcbcd1e9432"),
-    "mnist/t10k-images-idx3-ubyte.gz": (_MNIST, "md5:9fb629c4189551a2d022fa330f9573f3"),
-    "mnist/t10k-labels-idx1-ubyte.gz": (_MNIST, "md5:ec29112dd5afa0611ce80d1b7f02629c"),
+    "mnist/train-images-idx3-ubyte.gz": (
+        f"{_MNIST}/train-images-idx3-ubyte.gz",
+        "md5:f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    ),
+    "mnist/train-labels-idx1-ubyte.gz": (
+        f"{_MNIST}/train-labels-idx1-ubyte.gz",
+        "md5:d53e105ee54ea40749a09fcbcd1e9432",
+    ),
+    "mnist/t10k-images-idx3-ubyte.gz": (
+        f"{_MNIST}/t10k-images-idx3-ubyte.gz",
+        "md5:9fb629c4189551a2d022fa330f9573f3",
+    ),
+    "mnist/t10k-labels-idx1-ubyte.gz": (
+        f"{_MNIST}/t10k-labels-idx1-ubyte.gz",
+        "md5:ec29112dd5afa0611ce80d1b7f02629c",
+    ),
     "cifar-10-python.tar.gz": (
-        "https://www.cs.toronto.edu/~kriz",
+        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
         "md5:c58f30108f718f92721af3b95e74349a",
+    ),
+    "text/tinyshakespeare.txt": (
+        "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+        "sha256:86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
     ),
 }
 
@@ -65,6 +81,12 @@ def missing(data_dir: Path | None, name: str) -> Path:
     Raises:
         DataError: if it cannot be fetched; says which file goes where.
     """
+    if name not in SOURCES:
+        raise DataError(
+            f"{name}: not found, and there is no source to fetch it from; put the file at "
+            f"{search_path(data_dir)[0] / name}, or name the directory that holds {name.split('/')[0]} with "
+            f"--data-dir or {ENVIRONMENT}"
+        )
     address, known_hash = SOURCES[name]
     target = _cache() / name
     try:
@@ -74,13 +96,13 @@ def missing(data_dir: Path | None, name: str) -> Path:
     except OSError as error:
         raise DataError(
             f"{name}: not found, and could not be fetched, because the cache folder {_cache()} cannot be "
-            f"written ({error.strerror}); put {address}/{Path(name).name} at {name} in a directory of your own, "
+            f"written ({error.strerror}); put {address} at {name} in a directory of your own, "
             f"and name that with --data-dir or {ENVIRONMENT}"
         ) from error
     try:
         return Path(
             pooch.retrieve(
-                f"{address}/{Path(name).name}",
+                address,
                 known_hash=known_hash,
                 fname=target.name,
                 path=target.parent,
