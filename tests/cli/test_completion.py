@@ -15,8 +15,9 @@ from synthgrad.cli import names
 from synthgrad.experiments import compare
 from synthgrad.experiments.bench_memory import METHODS as MEMORY_METHODS
 from synthgrad.experiments.methods import METHODS
+from synthgrad.experiments.recurrent_methods import RECURRENT_METHODS
 from synthgrad.experiments.registry import BENCHMARKS, EXPERIMENTS
-from synthgrad.tasks import DATASETS
+from synthgrad.tasks import DATASETS, TEXTS
 from tests.cli.helpers import call
 
 #: As ``synthgrad`` does it, and a word at the end if PyTorch was loaded on the way.
@@ -69,7 +70,10 @@ def offered(line: str) -> list[str]:
         ("synthgrad compare --engine ", ["in-process", "plain"]),
         ("synthgrad compare --debug --quiet --engine p", ["plain"]),
         ("synthgrad run dni_search --tier q", ["quick"]),
-        ("synthgrad run table1 --data mnist,", ["mnist,mnist-10k", "mnist,cifar10"]),
+        (
+            "synthgrad run table1 --data mnist,",
+            ["mnist,mnist-10k", "mnist,cifar10", "mnist,ptb", "mnist,shakespeare", "mnist,shakespeare-50k"],
+        ),
         ("synthgrad run table1 --arch fcn,", ["fcn,cnn"]),
         ("synthgrad run table1 --methods st", ["stale"]),
         ("synthgrad run table1 --precision b", ["bfloat16"]),
@@ -156,6 +160,8 @@ def test_the_names_are_those_of_the_registries() -> None:
     assert tuple(names.METHODS_OF_BENCHMARKS["memory"]) == MEMORY_METHODS
     assert names.COMPARED == compare.METHODS
     assert tuple(DATASETS) == names.DATA
+    assert tuple(TEXTS) == names.TEXTS
+    assert tuple(RECURRENT_METHODS) == names.RECURRENT
     assert names.TIERS == compare.TIERS
     for benchmark in BENCHMARKS.values():
         assert set(benchmark.tiers) <= set(names.TIERS)

@@ -25,7 +25,7 @@ def test_runs_are_of_the_experiment_and_differ(name: str, tier: str) -> None:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_smoke_needs_no_file(name: str) -> None:
     made = experiment_named(name, "smoke").runs("smoke", (0,), "cpu", None)
-    assert {c.cell.data for c in made} == {"mnist-10k"}
+    assert {c.cell.data for c in made} <= {"mnist-10k", "copy", "repeat_copy", "shakespeare-50k"}
 
 
 def test_no_such_tier_or_experiment() -> None:

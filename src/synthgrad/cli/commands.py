@@ -8,7 +8,19 @@ from typing import Any
 import click
 
 from .completion import list_of, methods, one_of
-from .names import ARCHS, BENCHMARKS, COMPARED, DATA, ENGINES, EXPERIMENTS, METHODS, MODES, PRECISIONS
+from .names import (
+    ARCHS,
+    BENCHMARKS,
+    COMPARED,
+    DATA,
+    ENGINES,
+    EXPERIMENTS,
+    METHODS,
+    MODES,
+    PRECISIONS,
+    RECURRENT,
+    TEXTS,
+)
 from .options import Common, Names, Numbers, common
 
 __all__ = ["bench_command", "compare_command", "list_command", "report_command", "run_command"]
@@ -113,7 +125,12 @@ def compare_command(
 
 @click.command("run", short_help="Run an experiment.")
 @click.argument("name", shell_complete=one_of(EXPERIMENTS))
-@click.option("--data", type=Names(), shell_complete=list_of(DATA), help="Data sets to keep [default: all].")
+@click.option(
+    "--data",
+    type=Names(),
+    shell_complete=list_of((*DATA, *TEXTS)),
+    help="Data sets to keep [default: all]; charlm takes any text, by name or path.",
+)
 @click.option(
     "--arch", type=Names(), shell_complete=list_of(ARCHS), help="Networks to keep: fcn, cnn [default: all]."
 )
@@ -123,9 +140,14 @@ def compare_command(
     help="Depths to keep: weight layers, the output layer included [default: all].",
 )
 @click.option(
+    "--unroll",
+    type=Numbers(1),
+    help="Lengths of unrolls to keep, of recurrent networks [default: all].",
+)
+@click.option(
     "--methods",
     type=Names(),
-    shell_complete=list_of(METHODS),
+    shell_complete=list_of((*METHODS, *RECURRENT)),
     help="Methods to keep; table1 takes every one [default: those of the paper's experiment].",
 )
 @click.option(

@@ -18,21 +18,29 @@ __all__ = [
     "METHODS_OF_BENCHMARKS",
     "MODES",
     "PRECISIONS",
+    "RECURRENT",
+    "TEXTS",
     "TIERS",
 ]
 
-EXPERIMENTS = ("compare", "table1", "sparse", "stale", "unlock", "dni_search", "unlock_search", "cnn_search")
+EXPERIMENTS = (
+    *("compare", "table1", "sparse", "stale", "unlock", "copy", "repeat_copy", "charlm"),
+    *("dni_search", "unlock_search", "cnn_search"),
+)
 BENCHMARKS = ("step", "memory")
 METHODS = (
     *("backprop", "no_bprop", "dni", "cdni", "stale", "local_loss", "sobolev", "delayed"),
     *("dni_unlock", "cdni_unlock"),
 )
+#: Methods of recurrent networks.
+RECURRENT = ("bptt", "dni", "dni_aux")
 #: What ``compare`` compares unless methods are named.
 COMPARED = ("backprop", "no_bprop", "dni", "cdni")
 #: Benchmarks that measure other things than all methods.
 METHODS_OF_BENCHMARKS = {"memory": ("backprop", "checkpointing", "in_process")}
 ARCHS = ("fcn", "cnn")
 DATA = ("mnist-10k", "mnist", "cifar10")
+TEXTS = ("ptb", "shakespeare", "shakespeare-50k")
 TIERS = ("smoke", "quick", "full")
 DEVICES = ("auto", "cpu", "cuda")
 ENGINES = ("in-process", "plain")

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ..experiments.config import RunConfig
+from ..experiments.run_config import AnyRun
 from ..experiments.sweep import Listener
 from ..experiments.time_left import TimeLeft, run_key, run_names
 from ..records import Record
@@ -22,6 +22,14 @@ from ..report import Sheet, bench_groups, bench_sheet, gathered_sheets, table_sh
 MOST_ROWS = 200
 #: Tables that it is given.
 MOST_TABLES = 100
+
+#: What is said of a run that has ended: the first of these that it was measured by.
+_FIGURES = {
+    "test_error_pct": ", error {:.2f} %",
+    "val_error_pct": ", error {:.2f} %",
+    "sequence_length": ", sequences of {}",
+    "bits_per_char": ", {:.3f} bits per character",
+}
 
 __all__ = ["Display", "print_bench", "print_tables"]
 
@@ -35,7 +43,7 @@ class Display(Listener, AbstractContextManager["Display"]):
         quiet: show nothing.
     """
 
-    def __init__(self, configs: Sequence[RunConfig], jobs: int = 1, *, quiet: bool) -> None:
+    def __init__(self, configs: Sequence[AnyRun], jobs: int = 1, *, quiet: bool) -> None:
         self._configs = configs
         self._names = run_names(configs)
         self._left = TimeLeft(configs, jobs)
@@ -74,17 +82,17 @@ class Display(Listener, AbstractContextManager["Display"]):
             words = ", ".join(f"{method} {_span(ratios)} ×" for method, ratios in known.items())
             self._print(f"estimated cost of a step, by its matrix products: {words} that of backprop")
 
-    def started(self, config: RunConfig) -> None:
+    def started(self, config: AnyRun) -> None:
         self._begun = time.monotonic()
         self._run = self._progress.add_task(self._name(config), total=config.schedule.steps, left="")
 
-    def stepped(self, config: RunConfig, step: int) -> None:
+    def stepped(self, config: AnyRun, step: int) -> None:
         if self._run is not None:
             self._progress.update(self._run, completed=step)
         self._left.stepped(config, step, time.monotonic() - self._begun)
         self._show_left()
 
-    def ended(self, config: RunConfig, record: Record) -> None:
+    def ended(self, config: AnyRun, record: Record) -> None:
         alone = self._run is not None
         self._drop_run()
         seconds = (record.get("time") or {}).get("train_s")
@@ -92,14 +100,15 @@ class Display(Listener, AbstractContextManager["Display"]):
         wall = time.monotonic() - self._begun if alone else seconds
         self._left.ended(config, wall if record["status"] == "ok" else None)
         metrics = record.get("metrics") or {}
-        error = next((v for k, v in metrics.items() if k in ("test_error_pct", "val_error_pct")), None)
         text = f"{self._name(config)}: {record['status']}"
-        text += f", error {error:.2f} %" if error is not None else ""
+        text += next(
+            (words.format(metrics[k]) for k, words in _FIGURES.items() if metrics.get(k) is not None), ""
+        )
         text += f", {seconds:.1f} s" if seconds is not None else ""
         text += f" ({record['error']})" if record.get("error") else ""
         self._one_done(text)
 
-    def skipped(self, config: RunConfig) -> None:
+    def skipped(self, config: AnyRun) -> None:
         self._left.ended(config, None)
         self._one_done(f"{self._name(config)}: done before, skipped")
 
@@ -117,7 +126,7 @@ class Display(Listener, AbstractContextManager["Display"]):
             left = self._left.seconds()
             self._progress.update(self._all, left=_duration(left) if left else "")
 
-    def _name(self, config: RunConfig) -> str:
+    def _name(self, config: AnyRun) -> str:
         return self._names.get(run_key(config), config.label)
 
     def _print(self, text: str) -> None:

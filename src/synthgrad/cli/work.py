@@ -6,7 +6,6 @@ Apart from `commands`, so that help and completion need not wait for PyTorch.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,17 +16,17 @@ import click
 from ..core import ConfigError
 from ..experiments import compare as comparison
 from ..experiments.bench import choose, sweep
-from ..experiments.config import RunConfig
-from ..experiments.loop import data_for
 from ..experiments.machine import choose_device
 from ..experiments.methods import METHODS
+from ..experiments.recurrent_methods import RECURRENT_METHODS
 from ..experiments.registry import BENCHMARKS, EXPERIMENTS, Choice, benchmark_named, experiment_named
-from ..experiments.rehearsal import with_estimates
+from ..experiments.rehearsals import rehearsed
+from ..experiments.run_config import AnyRun
 from ..experiments.sweep import Sweep
 from ..experiments.tensorboard import check_installed
 from ..records import FILE, Record, read
 from ..report import write_report
-from ..tasks import DATASETS
+from ..tasks import DATASETS, TEXTS
 from .names import MODES
 from .options import Common
 from .show import Display, print_bench, print_tables
@@ -124,7 +123,9 @@ def show_list() -> int:
         "experiments": {e.name: e.about for e in EXPERIMENTS.values()},
         "benchmarks": {b.name: b.about for b in BENCHMARKS.values()},
         "methods": {m.name: m.about for m in METHODS.values()},
+        "methods of recurrent networks": {m.name: m.about for m in RECURRENT_METHODS.values()},
         "data sets": {d.name: d.about for d in DATASETS.values()},
+        "texts": {d.name: d.about for d in TEXTS.values()},
     }
     width = max(len(name) for entries in lists.values() for name in entries)
     for title, entries in lists.items():
@@ -146,12 +147,12 @@ def _folder(out: Path | None, name: str, *, resume: bool = False) -> Path:
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _train(configs: Sequence[RunConfig], name: str, options: Common, *, tensorboard: bool) -> int:
+def _train(configs: Sequence[AnyRun], name: str, options: Common, *, tensorboard: bool) -> int:
     """Run configurations, write their records and a report; return the exit status."""
     if tensorboard:
         check_installed()
     out = _folder(options.out, name, resume=options.resume)
-    configs = _rehearse(configs)
+    configs = rehearsed(configs)
     if tensorboard:
         configs = [replace(config, tensorboard=str(out / "tensorboard")) for config in configs]
     runs = Sweep(configs, out, options.resume, options.jobs, options.threads)
@@ -170,14 +171,3 @@ def _train(configs: Sequence[RunConfig], name: str, options: Common, *, tensorbo
             if tensorboard:
                 click.echo(f"tensorboard --logdir '{out / 'tensorboard'}'")
     return 0 if all(r["status"] == "ok" for r in records) else 1
-
-
-def _rehearse(configs: Sequence[RunConfig]) -> list[RunConfig]:
-    """Find what would fail in every run before anything is written; return the runs with their estimates."""
-    first = configs[0]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        data_for(first.cell.data, first.data_dir, first.hold_out, first.device)
-    for text in dict.fromkeys(str(w.message) for w in caught):
-        warnings.warn(text, stacklevel=2)
-    return with_estimates(configs)

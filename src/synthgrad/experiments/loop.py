@@ -5,33 +5,28 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..core import ConfigError, Decoupled, DivergedError, Monitor
 from ..tasks import Augment, Images, Split, draw_batches, load
+from .base_loop import BaseLoop, Progress
 from .config import RunConfig
 from .graph_record import describe_graph
 from .machine import synchronize
 from .methods import Facts, method_named
 from .models import build_model, cuts_of
-from .snapshot import Snapshot
 from .step_maker import compile_network
-from .tensorboard import Events
 from .trainers import CHANNELS_LAST, Plan, Trainer, arithmetic, make_trainer
 
-__all__ = ["Loop", "Progress", "data_for"]
-
-#: Called with the number of steps done, now and then.
-Progress = Callable[[int], None]
+__all__ = ["Loop", "data_for"]
 
 _CHUNK = 10  # steps between clock readings
 
@@ -49,30 +44,18 @@ def data_for(
     return (data.hold_out(hold_out) if hold_out else data).to(torch.device(device), layout)
 
 
-class Loop:
-    """One run: its data, its trainer, its clock and its curve.
+class Loop(BaseLoop):
+    """A run of a feed-forward network: its data, its trainer.
 
     Attributes:
-        net, trainer, data: made by `prepare`.
-        graph: the modules and interfaces, for the record; made by `prepare`.
-        curve: points, one for each evaluation.
-        events: is told of the graph and of every point; or None.
-        snapshot: where the state is kept now and then; or None.
+        net, trainer, data: made by `prepare`, as is `graph`.
     """
 
     def __init__(self, config: RunConfig, progress: Progress | None) -> None:
+        super().__init__(config.device, progress)
         self.config = config
-        self.progress = progress
-        self.curve: list[dict[str, Any]] = []
-        self.graph: dict[str, Any] | None = None
-        self.events: Events | None = None
-        self.snapshot: Snapshot | None = None
         self.part = "val" if config.hold_out else "test"
         self.updates = 0
-        self._step = 0
-        self._resumed: list[int] = []
-        self._chunks: list[float] = []
-        self._elapsed = 0.0
         self._parameters = 0
         self._modules = 1
         self._monitor = Monitor(config.monitor_every) if config.monitor_every else None
@@ -143,39 +126,28 @@ class Loop:
             if step % schedule.eval_every == 0 or step == schedule.steps:
                 self._evaluate(step, losses)
                 losses, self._step = [], step
-                if self.snapshot is not None:
-                    self.snapshot.save(self._state)
+                self.keep()
             if self.progress is not None:
                 self.progress(step)
 
-    def restore(self) -> list[int]:
-        """Go on from the snapshot, if there is one; return the steps at which the run was resumed so far."""
-        state = None if self.snapshot is None else self.snapshot.load(self.config.device)
-        if state is not None:
-            self.net.load_state_dict(state["net"])
-            self.trainer.load_state_dict(state["trainer"])
-            torch.set_rng_state(state["rng"].cpu())
-            self._step, self.updates, self._elapsed = state["step"], state["updates"], state["elapsed"]
-            self.curve, self._chunks = state["curve"], state["chunks"]
-            self._resumed = [*state["resumed"], self._step]
-            if self._monitor is not None:
-                self._monitor.seen = state["seen"]
-            if self._augment is not None:
-                self._augment.load_state_dict(state["augment"])
-        return self._resumed
+    def take(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        super().take(state)
+        self.net.load_state_dict(state["net"])
+        self.trainer.load_state_dict(state["trainer"])
+        self.updates = state["updates"]
+        if self._monitor is not None:
+            self._monitor.seen = state["seen"]
+        if self._augment is not None:
+            self._augment.load_state_dict(state["augment"])
 
-    def _state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """Return all that the rest of the run depends on, right after an evaluation."""
         return {
+            **super().state(),
             "net": self.net.state_dict(),
             "trainer": self.trainer.state_dict(),
-            "rng": torch.get_rng_state(),
-            "step": self._step,
             "updates": self.updates,
-            "elapsed": self._elapsed,
-            "curve": self.curve,
-            "chunks": self._chunks,
-            "resumed": self._resumed,
             "seen": {} if self._monitor is None else self._monitor.seen,
             "augment": {} if self._augment is None else self._augment.state_dict(),
         }
@@ -232,9 +204,7 @@ class Loop:
         }
         if self._monitor is not None and (found := self._monitor.collect()):
             point["quality"] = {name: asdict(q) for name, q in found.items()}
-        self.curve.append(point)
-        if self.events is not None:
-            self.events.point(point)
+        self.add_point(point)
         if not math.isfinite(loss):
             raise DivergedError("loss", step - 1)
 
@@ -257,19 +227,6 @@ class Loop:
             "updates_skipped_share": 1 - self.updates / (self._modules * self.config.schedule.steps),
             "num_parameters": self._parameters,
             "data_sha256": self.data.sha256,
-        }
-
-    def times(self) -> dict[str, Any]:
-        """Return the clock's figures; the first chunks, which warm up, count for the total only."""
-        chunks = self._chunks[3:] or self._chunks
-        if not chunks:
-            return {}
-        p10, median, p90 = (float(v) * 1e3 for v in np.percentile(chunks, (10, 50, 90)))
-        return {
-            "train_s": round(self._elapsed, 3),
-            "step_ms_median": round(median, 4),
-            "step_ms_p10": round(p10, 4),
-            "step_ms_p90": round(p90, 4),
         }
 
 

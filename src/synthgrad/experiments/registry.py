@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core import ConfigError
-from . import cnn_search, compare, dni_search, sparse, stale, table1, unlock, unlock_search
+from . import charlm, cnn_search, compare, copying, dni_search, sparse, stale, table1, unlock, unlock_search
 from .bench import Benchmark
 from .bench_memory import MemoryBench
 from .bench_step import StepBench
-from .config import RunConfig
+from .run_config import AnyRun
 
 __all__ = ["BENCHMARKS", "EXPERIMENTS", "Choice", "Experiment", "benchmark_named", "experiment_named"]
 
-MakeConfigs = Callable[[str, Sequence[int], str, str | None], list[RunConfig]]
+MakeConfigs = Callable[[str, Sequence[int], str, str | None], Sequence[AnyRun]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Choice:
     """Which of an experiment's runs are wanted; None for all.
 
     Attributes:
-        data, arch, layers, methods: keep the runs of these.
+        data, arch, layers, methods, unroll: keep the runs of these.
         precision: run them in this one, in place of the tier's.
     """
 
@@ -31,15 +31,17 @@ class Choice:
     arch: tuple[str, ...] | None = None
     layers: tuple[int, ...] | None = None
     methods: tuple[str, ...] | None = None
+    unroll: tuple[int, ...] | None = None
     precision: str | None = None
 
 
 #: What a run has of each thing that can be chosen.
-_VALUE_OF: dict[str, Callable[[RunConfig], Any]] = {
+_VALUE_OF: dict[str, Callable[[AnyRun], Any]] = {
     "data": lambda run: run.cell.data,
     "arch": lambda run: run.cell.arch,
     "layers": lambda run: run.cell.layers,
     "methods": lambda run: run.method,
+    "unroll": lambda run: getattr(run.cell, "unroll", None),
 }
 
 
@@ -52,6 +54,7 @@ class Experiment:
         configs: takes tier, seeds, device and data directory; returns all runs that it has.
         tiers: the tiers that it has.
         methods: those of its methods that are run unless others are named; None for all.
+        any_text: does it take any text as data, in place of its own?
     """
 
     name: str
@@ -59,6 +62,7 @@ class Experiment:
     configs: MakeConfigs
     tiers: tuple[str, ...]
     methods: tuple[str, ...] | None = None
+    any_text: bool = False
 
     def runs(
         self,
@@ -67,7 +71,7 @@ class Experiment:
         device: str,
         data_dir: str | None,
         choice: Choice | None = None,
-    ) -> list[RunConfig]:
+    ) -> list[AnyRun]:
         """Return the runs that are wanted, in the experiment's order.
 
         Raises:
@@ -75,10 +79,13 @@ class Experiment:
         """
         choice = choice or Choice()
         runs = self.configs(tier, seeds, device, data_dir)
+        if self.any_text and choice.data:
+            runs = [replace(run, cell=replace(run.cell, data=name)) for name in choice.data for run in runs]
         wanted = {name: getattr(choice, name) for name in _VALUE_OF}
         for name, values in wanted.items():
             if values is not None:
-                self._check(name, values, list(dict.fromkeys(map(_VALUE_OF[name], runs))), tier)
+                has = [v for v in dict.fromkeys(map(_VALUE_OF[name], runs)) if v is not None]
+                self._check(name, values, has, tier)
         wanted["methods"] = wanted["methods"] or self.methods
         kept = [
             run
@@ -99,7 +106,7 @@ class Experiment:
         if missing := [str(value) for value in values if value not in has]:
             raise ConfigError(
                 f"--{name} {','.join(missing)}: experiment '{self.name}', tier '{tier}', has "
-                f"{', '.join(map(str, has))}; name some of these or leave out --{name}"
+                f"{', '.join(map(str, has)) or 'none'}; name some of these or leave out --{name}"
             )
 
 
@@ -136,6 +143,25 @@ EXPERIMENTS = {
             "complete unlock: synthetic inputs as well as gradients, with and without labels",
             unlock.configs,
             unlock.TIERS,
+        ),
+        Experiment(
+            "copy",
+            "how long a sequence is copied, over the length of unrolls (DNI, Copy)",
+            copying.copy,
+            copying.TIERS,
+        ),
+        Experiment(
+            "repeat_copy",
+            "how long a sequence is copied several times, over the length of unrolls (DNI, Repeat Copy)",
+            copying.repeat_copy,
+            copying.TIERS,
+        ),
+        Experiment(
+            "charlm",
+            "bits per character of a language model over the length of unrolls, at one budget of data (DNI, PTB)",
+            charlm.configs,
+            charlm.TIERS,
+            any_text=True,
         ),
         Experiment(
             "dni_search",

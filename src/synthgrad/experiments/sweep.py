@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..records import FILE, Record, append, finished, identity, open_folder, read
-from .config import RunConfig
 from .machine import prepare
+from .run_config import AnyRun
 from .snapshot import snapshot_of
 from .train import blank, run
 
@@ -25,16 +25,16 @@ __all__ = ["Listener", "Sweep"]
 class Listener:
     """Is told how a sweep goes; the command line shows it, a test may ignore it."""
 
-    def started(self, config: RunConfig) -> None:
+    def started(self, config: AnyRun) -> None:
         """A run begins (only where runs come one after the other)."""
 
-    def stepped(self, config: RunConfig, step: int) -> None:
+    def stepped(self, config: AnyRun, step: int) -> None:
         """A run has done this many steps."""
 
-    def ended(self, config: RunConfig, record: Record) -> None:
+    def ended(self, config: AnyRun, record: Record) -> None:
         """A run has ended and its record is written."""
 
-    def skipped(self, config: RunConfig) -> None:
+    def skipped(self, config: AnyRun) -> None:
         """A run was done before, and is not repeated."""
 
 
@@ -50,7 +50,7 @@ class Sweep:
         threads: threads of each.
     """
 
-    configs: Sequence[RunConfig]
+    configs: Sequence[AnyRun]
     out: Path
     resume: bool = False
     jobs: int = 1
@@ -65,7 +65,7 @@ class Sweep:
         path = open_folder(self.out)
         known = {identity(r): r for r in read(path)[0]} if self.resume else {}
         done = finished(known.values())
-        todo: list[RunConfig] = []
+        todo: list[AnyRun] = []
         for config in self.configs:
             key = identity(blank(config, self.jobs))
             if key in done:
@@ -91,15 +91,13 @@ class Sweep:
         found = {identity(r): r for r in read(self.out / FILE)[0]}
         return [r for key, r in found.items() if key in wanted]
 
-    def _in_turn(self, todo: Sequence[RunConfig], listener: Listener) -> Iterator[tuple[RunConfig, Record]]:
+    def _in_turn(self, todo: Sequence[AnyRun], listener: Listener) -> Iterator[tuple[AnyRun, Record]]:
         prepare(self.threads)
         for config in todo:
             listener.started(config)
             yield config, run(config, _steps_of(listener, config))
 
-    def _side_by_side(
-        self, todo: Sequence[RunConfig], listener: Listener
-    ) -> Iterator[tuple[RunConfig, Record]]:
+    def _side_by_side(self, todo: Sequence[AnyRun], listener: Listener) -> Iterator[tuple[AnyRun, Record]]:
         # Spawned, not forked: a fork of a process with live threads may hang.
         context = multiprocessing.get_context("spawn")
         others = set(multiprocessing.active_children())
@@ -118,11 +116,11 @@ class Sweep:
         pool.shutdown()
 
 
-def _steps_of(listener: Listener, config: RunConfig) -> Callable[[int], None]:
+def _steps_of(listener: Listener, config: AnyRun) -> Callable[[int], None]:
     return lambda step: listener.stepped(config, step)
 
 
-def _result(future: Future[Record], config: RunConfig, jobs: int) -> Record:
+def _result(future: Future[Record], config: AnyRun, jobs: int) -> Record:
     """Return a worker's record, or one that says that the worker died (out of memory, say)."""
     try:
         return future.result()

@@ -7,13 +7,13 @@ from dataclasses import fields
 from statistics import mean
 from typing import Any
 
-from .config import RuleSettings, RunConfig
+from .run_config import AnyRun
 
 __all__ = ["TimeLeft", "run_key", "run_names"]
 
 #: What tells runs of different cost apart, the most alike first: the first of these that has ended is asked.
-_ALIKE: tuple[Callable[[RunConfig], Any], ...] = (
-    lambda run: (run.cell.data, run.cell.arch, run.cell.layers, run.cell.width, run.method),
+_ALIKE: tuple[Callable[[AnyRun], Any], ...] = (
+    lambda run: (run.cell.data, run.cell.arch, run.cell.layers, run.cell.width, _unroll(run), run.method),
     lambda run: (run.cell.data, run.cell.arch, run.cell.layers, run.cell.width),
     lambda run: (run.cell.data, run.cell.arch),
     lambda run: None,
@@ -31,14 +31,14 @@ class TimeLeft:
         jobs: how many run side by side.
     """
 
-    def __init__(self, configs: Sequence[RunConfig], jobs: int = 1) -> None:
+    def __init__(self, configs: Sequence[AnyRun], jobs: int = 1) -> None:
         self._left = {run_key(run): run for run in configs}
         self._jobs = jobs
         self._paces: list[dict[Any, list[float]]] = [{} for _ in _ALIKE]
         self._first: float | None = None  # pace of a run under way, until one has ended
         self._under_way: tuple[str, float] = ("", 0.0)
 
-    def stepped(self, run: RunConfig, step: int, seconds: float) -> None:
+    def stepped(self, run: AnyRun, step: int, seconds: float) -> None:
         """Take note of a run under way, where runs come one after the other.
 
         Args:
@@ -51,7 +51,7 @@ class TimeLeft:
         if share:
             self._first = seconds / (_work(run) * share)
 
-    def ended(self, run: RunConfig, seconds: float | None) -> None:
+    def ended(self, run: AnyRun, seconds: float | None) -> None:
         """Take a run off what is left.
 
         Args:
@@ -74,7 +74,7 @@ class TimeLeft:
             total += (1 - done) * pace * _work(run)
         return total / max(1, min(self._jobs, len(self._left)))
 
-    def _pace(self, run: RunConfig) -> float | None:
+    def _pace(self, run: AnyRun) -> float | None:
         """Return the seconds of a unit of work of a run."""
         for alike, paces in zip(_ALIKE, self._paces, strict=True):
             if found := paces.get(alike(run)):
@@ -82,21 +82,23 @@ class TimeLeft:
         return self._first
 
 
-def run_key(run: RunConfig) -> str:
+def run_key(run: AnyRun) -> str:
     """Return what tells the runs of a sweep apart; not where their snapshots lie, which a sweep adds."""
     return repr((run.method, run.seed, run.cell, run.schedule, run.rule, run.precision))
 
 
-def run_names(configs: Sequence[RunConfig]) -> dict[str, str]:
+def run_names(configs: Sequence[AnyRun]) -> dict[str, str]:
     """Return a short name for each run of a sweep by its `run_key`: the label, and what else varies in the sweep."""
-    parts: list[Callable[[RunConfig], str]] = [
+    parts: list[Callable[[AnyRun], str]] = [
         lambda run: run.cell.data,
         lambda run: f"{run.cell.arch} {run.cell.layers} layers",
         lambda run: f"{run.schedule.steps:,} steps",
     ]
     varied = [part for part in parts if len({part(run) for run in configs}) > 1]
     varied += (
-        [lambda run: f"p={run.cell.update_prob:g}"] if any(r.cell.update_prob != 1 for r in configs) else []
+        [lambda run: f"p={run.cell.update_prob:g}"]
+        if any(getattr(r.cell, "update_prob", 1) != 1 for r in configs)
+        else []
     )
     methods = {run.method for run in configs}
     rules = {method: _differing(run.rule for run in configs if run.method == method) for method in methods}
@@ -108,17 +110,23 @@ def run_names(configs: Sequence[RunConfig]) -> dict[str, str]:
     }
 
 
-def _differing(rules: Iterable[RuleSettings]) -> list[str]:
+def _differing(rules: Iterable[Any]) -> list[str]:
     """Return the names of the settings in which rules differ."""
     found = set(rules)
-    return [f.name for f in fields(RuleSettings) if len({getattr(rule, f.name) for rule in found}) > 1]
+    names = fields(next(iter(found)))
+    return [f.name for f in names if len({getattr(rule, f.name) for rule in found}) > 1]
 
 
-def _of_rule(run: RunConfig, names: Iterable[str]) -> list[str]:
+def _of_rule(run: AnyRun, names: Iterable[str]) -> list[str]:
     """Return the settings of a run's rule that tell it from the others of its method."""
     values = [(name.replace("_", " "), getattr(run.rule, name)) for name in names]
     return [name if value is True else f"{name} {value}" for name, value in values if value is not False]
 
 
-def _work(run: RunConfig) -> float:
+def _unroll(run: AnyRun) -> int | None:
+    """Return the steps of an unroll, of a recurrent network."""
+    return getattr(run.cell, "unroll", None)
+
+
+def _work(run: AnyRun) -> float:
     return run.schedule.steps * (run.estimated_ratio or 1.0)

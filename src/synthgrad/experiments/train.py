@@ -12,17 +12,18 @@ from torch import nn
 
 from ..core import DivergedError, SynthgradError
 from ..records import SCHEMA, Record
-from .config import RunConfig
-from .loop import Loop, Progress
+from .base_loop import Progress
+from .loops import loop_for
 from .machine import describe, synchronize
 from .names import run_name
+from .run_config import AnyRun
 from .snapshot import snapshot_of
 from .tensorboard import Events
 
 __all__ = ["blank", "run"]
 
 
-def run(config: RunConfig, progress: Progress | None = None, jobs: int = 1) -> Record:
+def run(config: AnyRun, progress: Progress | None = None, jobs: int = 1) -> Record:
     """Train one configuration and return its record, whatever becomes of it.
 
     Args:
@@ -31,7 +32,7 @@ def run(config: RunConfig, progress: Progress | None = None, jobs: int = 1) -> R
         jobs: how many runs share the machine, for the record.
     """
     record = blank(config, jobs)
-    loop = Loop(config, progress)
+    loop = loop_for(config, progress)
     try:
         _warm_up(config.device)
         if config.tensorboard is not None:
@@ -72,7 +73,7 @@ def _warm_up(device: str) -> None:
         synchronize(device)
 
 
-def blank(config: RunConfig, jobs: int) -> Record:
+def blank(config: AnyRun, jobs: int) -> Record:
     """Return the record of a run that has not begun."""
     cell = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config.cell).items()}
     return {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["METHODS"]
+__all__ = ["METHODS", "RECURRENT"]
 
 #: Methods, the reference first.
 METHODS: Mapping[str, str] = {
@@ -21,4 +21,11 @@ METHODS: Mapping[str, str] = {
     "delayed": "the true gradient, one step later for each interface that it has crossed",
     "dni_unlock": "dni with synthetic inputs too: no module waits for another",
     "cdni_unlock": "cdni with synthetic inputs too",
+}
+
+#: Methods of recurrent networks, the reference first. Two names stand for the same idea as above.
+RECURRENT: Mapping[str, str] = {
+    "bptt": "backpropagation through the steps of an unroll, and no further",
+    "dni": "synthetic gradients at the end of every unroll",
+    "dni_aux": "dni, and the network foresees the next synthetic gradient",
 }

@@ -11,7 +11,7 @@ from ..core import ConfigError
 from .cifar import load_cifar10
 from .images import Images
 from .mnist import load_mnist, load_mnist_10k
-from .text import Text, load_ptb, load_shakespeare, read_text
+from .text import Text, load_ptb, load_shakespeare, load_shakespeare_50k, read_text
 
 __all__ = ["DATASETS", "TEXTS", "Dataset", "load", "load_text"]
 
@@ -49,6 +49,11 @@ TEXTS: dict[str, Dataset[Text]] = {
     for d in (
         Dataset("ptb", "Penn Treebank, newspaper text, 5.1 million characters + twice 0.4 million", load_ptb),
         Dataset("shakespeare", "plays of Shakespeare, 1.1 million characters", load_shakespeare),
+        Dataset(
+            "shakespeare-50k",
+            "beginning of the same, 50,000 characters, embedded",
+            lambda _: load_shakespeare_50k(),
+        ),
     )
 }
 

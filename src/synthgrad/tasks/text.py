@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from dataclasses import dataclass, replace
+from importlib.resources import as_file, files
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from ..core import DataError
 from .files import find, missing
 from .idx import read_bytes
 
-__all__ = ["Text", "load_ptb", "load_shakespeare", "read_text"]
+__all__ = ["Text", "load_ptb", "load_shakespeare", "load_shakespeare_50k", "read_text"]
 
 #: SHA-256 of the files that results elsewhere are of, as far as known.
 SHA256 = {
@@ -25,6 +26,8 @@ SHA256 = {
     "text/ptb.test.txt": "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0",
     "text/tinyshakespeare.txt": "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
 }
+
+EMBEDDED_SHA256 = "87d4c86d057dfa690746c210ca842e922ca4cc6b5cf552ed4e8f64cab6e90ab4"
 
 #: Characters of a text that is cut 90/5/5, at least: its smallest parts then have two, so one to predict.
 LEAST = 40
@@ -106,6 +109,19 @@ def load_shakespeare(data_dir: Path | None) -> Text:
         DataError: if the file is damaged, too short, or missing and not to be had.
     """
     return _cut("shakespeare", *_known(data_dir, "text/tinyshakespeare.txt"))
+
+
+def load_shakespeare_50k() -> Text:
+    """Return the beginning of `load_shakespeare`'s text, which is embedded in the package; cut likewise.
+
+    Raises:
+        DataError: if the installed file is damaged.
+    """
+    with as_file(files("synthgrad.tasks") / "embedded" / "shakespeare_50k.txt") as path:
+        raw = read_bytes(path)
+        if hashlib.sha256(raw).hexdigest() != EMBEDDED_SHA256:
+            raise DataError(f"{path}: the embedded text is damaged; reinstall synthgrad")
+        return _cut("shakespeare-50k", raw, path)
 
 
 def read_text(path: Path) -> Text:

@@ -1,0 +1,53 @@
+"""Copy and Repeat Copy over the length of unrolls: how long a sequence is solved (DNI §3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .config import Schedule
+from .recurrent_methods import RECURRENT_METHODS
+from .sequence_config import BoundarySettings, CopyRun, SequenceCell
+
+__all__ = ["TIERS", "copy", "repeat_copy"]
+
+TIERS = ("smoke", "quick", "full")
+
+_METHODS = tuple(RECURRENT_METHODS)
+
+#: Unrolls, schedule, units.
+_CELLS: dict[str, tuple[tuple[int, ...], Schedule, int]] = {
+    "smoke": ((3,), Schedule(60, 16, lr=3e-3, milestones=(), eval_every=30), 32),
+    "quick": ((3, 5), Schedule(8000, 64, lr=3e-3, milestones=(), eval_every=250), 128),
+    "full": ((2, 3, 4, 5), Schedule(300_000, 256, lr=7e-5, milestones=(), eval_every=2000), 256),
+}
+_RULES = {"full": BoundarySettings(alpha=0.1)}
+_QUICK = BoundarySettings(alpha=1.0)
+
+
+def copy(tier: str, seeds: Sequence[int], device: str, data_dir: str | None) -> list[CopyRun]:
+    """Return the runs of Copy, seed by seed."""
+    return _configs("copy", tier, seeds, device)
+
+
+def repeat_copy(tier: str, seeds: Sequence[int], device: str, data_dir: str | None) -> list[CopyRun]:
+    """Return the runs of Repeat Copy, seed by seed."""
+    return _configs("repeat_copy", tier, seeds, device)
+
+
+def _configs(name: str, tier: str, seeds: Sequence[int], device: str) -> list[CopyRun]:
+    unrolls, schedule, width = _CELLS[tier]
+    return [
+        CopyRun(
+            name,
+            tier,
+            method,
+            seed,
+            SequenceCell(name, width=width, unroll=unroll),
+            schedule,
+            _RULES.get(tier, _QUICK),
+            device,
+        )
+        for seed in seeds
+        for unroll in unrolls
+        for method in _METHODS
+    ]
