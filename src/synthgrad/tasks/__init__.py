@@ -2,6 +2,7 @@
 
 from .augment import Augment
 from .copying import IGNORED, CopyTask, Curriculum, Episode
+from .counting import Counting, counting_networks
 from .datasets import DATASETS, TEXTS, Dataset, load, load_text
 from .images import Images, Split, draw_batches
 from .metrics import bits, bits_per_char
@@ -17,6 +18,7 @@ __all__ = [
     "TEXTS",
     "Augment",
     "CopyTask",
+    "Counting",
     "Curriculum",
     "Dataset",
     "Episode",
@@ -31,6 +33,7 @@ __all__ = [
     "bits",
     "bits_per_char",
     "convolutional",
+    "counting_networks",
     "cut_names",
     "draw_batches",
     "fully_connected",
