@@ -29,6 +29,7 @@ _FIGURES = {
     "val_error_pct": ", error {:.2f} %",
     "sequence_length": ", sequences of {}",
     "bits_per_char": ", {:.3f} bits per character",
+    "b_accuracy_pct": ", B right in {:.1f} %",
 }
 
 __all__ = ["Display", "print_bench", "print_tables"]

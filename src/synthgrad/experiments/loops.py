@@ -7,9 +7,11 @@ from typing import Any
 
 from .base_loop import BaseLoop, Progress
 from .char_loop import CharLoop
+from .clocked_loop import ClockedLoop
 from .config import RunConfig
 from .copy_loop import CopyLoop
 from .loop import Loop
+from .multinet_config import ClockedRun
 from .run_config import AnyRun
 from .sequence_config import CharRun, CopyRun
 
@@ -19,6 +21,7 @@ _LOOPS: dict[type, Callable[[Any, Progress | None], BaseLoop]] = {
     RunConfig: Loop,
     CopyRun: CopyLoop,
     CharRun: CharLoop,
+    ClockedRun: ClockedLoop,
 }
 
 

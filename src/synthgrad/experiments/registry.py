@@ -7,7 +7,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core import ConfigError
-from . import charlm, cnn_search, compare, copying, dni_search, sparse, stale, table1, unlock, unlock_search
+from . import (
+    charlm,
+    cnn_search,
+    compare,
+    copying,
+    dni_search,
+    multinet,
+    sparse,
+    stale,
+    table1,
+    unlock,
+    unlock_search,
+)
 from .bench import Benchmark
 from .bench_memory import MemoryBench
 from .bench_step import StepBench
@@ -162,6 +174,12 @@ EXPERIMENTS = {
             charlm.configs,
             charlm.TIERS,
             any_text=True,
+        ),
+        Experiment(
+            "multinet",
+            "two networks that tick at different rates count digits, locked and with an interface (DNI §3.3)",
+            multinet.configs,
+            multinet.TIERS,
         ),
         Experiment(
             "dni_search",

@@ -2,7 +2,7 @@
 
 from .augment import Augment
 from .copying import IGNORED, CopyTask, Curriculum, Episode
-from .counting import Counting, counting_networks
+from .counting import Block, Counting, FastCounter, SlowCounter, counting_networks, report_accuracy
 from .datasets import DATASETS, TEXTS, Dataset, load, load_text
 from .images import Images, Split, draw_batches
 from .metrics import bits, bits_per_char
@@ -17,14 +17,17 @@ __all__ = [
     "IGNORED",
     "TEXTS",
     "Augment",
+    "Block",
     "CopyTask",
     "Counting",
     "Curriculum",
     "Dataset",
     "Episode",
+    "FastCounter",
     "Images",
     "MemoryTransformer",
     "RecurrentNetwork",
+    "SlowCounter",
     "Split",
     "State",
     "Stream",
@@ -40,4 +43,5 @@ __all__ = [
     "load",
     "load_text",
     "recurrent_network",
+    "report_accuracy",
 ]
