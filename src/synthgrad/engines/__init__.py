@@ -3,7 +3,7 @@
 ``locked.py`` is the plain loop, ``in_process.py`` the unlocked one. ``boundary.py`` carries credit from one unroll
 of a recurrent network to the one before, ``recurrent.py`` is the loop around it. These take a decoupled network, a
 criterion and an optimizer factory, and offer ``step(x, y)``. ``clocked/`` trains several networks that tick at
-different rates.
+different rates. ``layer_parallel/`` runs all layers of one as a batch.
 """
 
 from .base import Criterion, OptimizerFactory, StepRecord
@@ -11,6 +11,7 @@ from .boundary import Boundary
 from .clocked import Clocked, ClockedRecord, Edge, Node
 from .in_process import InProcess
 from .lags import Lag
+from .layer_parallel import LayerParallel
 from .locked import Locked
 from .recurrent import Recurrent
 
@@ -22,6 +23,7 @@ __all__ = [
     "Edge",
     "InProcess",
     "Lag",
+    "LayerParallel",
     "Locked",
     "Node",
     "OptimizerFactory",

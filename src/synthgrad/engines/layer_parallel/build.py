@@ -1,0 +1,109 @@
+"""What the layer-parallel engine is made of, found in the networks that it is given, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from ...core import ConfigError, Decoupled, Rule
+from .alike import check_alike, check_stackable
+from .chain import take_apart
+
+__all__ = ["Parts", "find_parts"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The modules and rules of some networks of one shape, layer by layer and run by run within a layer.
+
+    Attributes:
+        first, last: of each run.
+        inner: the equal blocks.
+        rules: of all interfaces.
+        names: of the modules of one network, which are those of the interfaces at which they end.
+        shape: of what crosses an interface, without its batch dimension.
+    """
+
+    first: list[nn.Sequential]
+    inner: list[nn.Sequential]
+    last: list[nn.Sequential]
+    rules: list[Rule]
+    names: list[str]
+    shape: tuple[int, ...]
+
+
+def find_parts(nets: Sequence[Decoupled]) -> Parts:
+    """Take networks apart that are to be trained as one batch.
+
+    Raises:
+        ConfigError: if they cannot be; names the blocks.
+    """
+    chains = [take_apart(net) for net in nets]
+    names = [module.name for module in nets[0].graph.modules]
+    depth = len(names)
+    if depth < 3:
+        raise ConfigError(
+            f"the network has {depth} modules, expected at least 3: blocks of equal shape between a first and a last "
+            "module; cut it in more places, or use InProcess"
+        )
+    if len(nets) > 1:
+        _check_runs(nets, chains)
+    inner = [chain[k] for k in range(1, depth - 1) for chain in chains]
+    own = [chain for chain in chains[0][1:-1]]
+    check_alike(own, names[1:-1], "block")
+    check_stackable(own[0], names[1])
+    _check_sites(nets[0])
+    interfaces = list(nets[0].interfaces)
+    check_alike([nets[0].interfaces[name].rule for name in interfaces], interfaces, "rule at interface")
+    return Parts(
+        first=[chain[0] for chain in chains],
+        inner=inner,
+        last=[chain[-1] for chain in chains],
+        rules=[net.interfaces[name].rule for name in interfaces for net in nets],
+        names=names,
+        shape=tuple(nets[0].graph.sites[interfaces[0]].shape[1:]),
+    )
+
+
+def _check_runs(nets: Sequence[Decoupled], chains: Sequence[Sequence[nn.Module]]) -> None:
+    """Refuse networks that are not of one shape."""
+    for run, (net, chain) in enumerate(zip(nets[1:], chains[1:], strict=True), 1):
+        if len(chain) != len(chains[0]):
+            raise ConfigError(
+                f"network {run} has {len(chain)} modules and network 0 {len(chains[0])}: networks that train side by "
+                "side must have one shape"
+            )
+        of_reduction = (nets[0].units.reduction, net.units.reduction)
+        if of_reduction[0] != of_reduction[1]:
+            raise ConfigError(
+                f"network {run} was decoupled with reduction={of_reduction[1]!r} and network 0 with "
+                f"{of_reduction[0]!r}; give one for all"
+            )
+        for name, a, b in zip((m.name for m in net.graph.modules), chains[0], chain, strict=True):
+            check_alike([a, b], [f"{name} of network 0", f"{name} of network {run}"], "block")
+        for name, a in nets[0].interfaces.items():
+            b = net.interfaces.get(name)
+            rules = [a.rule, a.rule if b is None else b.rule]
+            check_alike(rules, [f"{name} of network 0", f"{name} of network {run}"], "rule at interface")
+
+
+def _check_sites(net: Decoupled) -> None:
+    """Refuse messages of different shapes, and blocks that change what they are fed with."""
+    sites = net.graph.sites
+    shapes = {name: tuple(site.shape[1:]) for name, site in sites.items()}
+    first = next(iter(shapes))
+    for name, shape in shapes.items():
+        if shape != shapes[first]:
+            raise ConfigError(
+                f"what crosses interface '{first}' has shape (B, {', '.join(map(str, shapes[first]))}) and what crosses "
+                f"'{name}' (B, {', '.join(map(str, shape))}): blocks that run as one batch must have one shape; cut "
+                "elsewhere, or use InProcess"
+            )
+        if name in net.graph.copies:
+            above = net.graph.modules[net.graph.consumers(name)[0]].name
+            raise ConfigError(
+                f"block '{above}' changes its input in place, which the others of the batch still need; use modules "
+                "that do not (inplace=False), or use InProcess"
+            )

@@ -1,0 +1,311 @@
+"""The layer-parallel engine: one batched step for all layers, each on a batch of its own.
+
+::
+
+    step t      module 0 ── batch t      interface 0: credit for batch t,    message for batch t − 1
+                module 1 ── batch t − 1  interface 1: credit for batch t − 1, message for batch t − 2
+                module k ── batch t − k  interface k: credit for batch t − k, message for batch t − k − 1
+                   ╰── one forward, one credit, one backward, one observation, one update for all k ──╯
+
+Nothing in a step depends on another layer of the same step but the messages, and these wait for nobody: what module
+``k + 1`` sends back belongs to the batch that module ``k`` had one step before. So it is, number for number, what
+`InProcess` computes with ``Lag(forward=1)`` at every interface, in kernels that are as many as for one layer.
+
+The layers that no batch has reached yet (the first steps) run along on numbers of no meaning: their gradients are
+not used and their buffers put back.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core import ConfigError, Decoupled, Info, Monitor, ShapeError, Units
+from ..base import Criterion, OptimizerFactory, StepRecord, make_optimizer
+from ..lags import Batch, Lag
+from ..learners import learners
+from .belt import Belt, Tick
+from .build import Parts, find_parts
+from .finite import RowGuard
+from .fused import Fused, fused_body
+from .general import General, Top
+from .in_turn import rule_rows
+from .rules import Rows
+from .storage import Ledger, keeping_rows
+from .updates import Updates
+
+__all__ = ["LayerParallel"]
+
+
+class LayerParallel:
+    """Trains all layers of a decoupled network in one batched step; or several networks of one shape at once.
+
+    The network is an ``nn.Sequential`` with a first module, blocks of equal shape, and a last module; each is
+    cut off from the next. Its parameters become views of batched ones, so the network can be evaluated, saved
+    and trained by other engines as before.
+
+    Args:
+        net: what `decouple` returned, in training mode; or several of one shape, which train side by side on
+            batches of their own.
+        criterion: takes output and target, returns a scalar loss, reduced as ``net.units`` says, or the loss of
+            each example, ``(B,)``.
+        optimizer: takes parameters, returns an optimizer; called once for each module of each network, as
+            `InProcess` does. With several networks perhaps one for each, of different learning rates.
+        rule_options: options for the rules' parameter groups, such as ``{"lr": 1e-3}``.
+        observe: steps that a message waits before its rule learns from it.
+        fused: take the step that is written out by hand for Linear–BatchNorm–ReLU layers with linear ``M``; False
+            for the general one, None for whichever fits.
+        monitor: measures the quality of credits; None to measure nothing. For one network only.
+        guard: stop with `DivergedError` at a message or loss that is not finite.
+
+    Attributes:
+        lags: by interface: with these `InProcess` computes the same.
+
+    Raises:
+        ConfigError: if the network cannot be trained so; names the block or interface.
+    """
+
+    def __init__(
+        self,
+        net: Decoupled | Sequence[Decoupled],
+        criterion: Criterion,
+        optimizer: OptimizerFactory | Sequence[OptimizerFactory],
+        *,
+        rule_options: Mapping[str, Any] | None = None,
+        observe: int = 0,
+        fused: bool | None = None,
+        monitor: Monitor | None = None,
+        guard: bool = True,
+    ) -> None:
+        nets = [net] if isinstance(net, Decoupled) else list(net)
+        for each in nets:
+            if not isinstance(each, Decoupled):
+                raise ConfigError(f"got a {type(each).__name__}, expected what synthgrad.decouple returned")
+        factories = [optimizer] * len(nets) if callable(optimizer) else list(optimizer)
+        _check(nets, factories, observe, monitor)
+        parts = find_parts(nets)
+        listened = any(rule.listens for rule in parts.rules) or monitor is not None
+        self.nets = nets
+        self.lags = {name: Lag(1, observe) for name in nets[0].interfaces}
+        self.monitor = monitor
+        self._observe_lag = observe
+        self._runs = len(nets)
+        self._names = parts.names
+        self._rows = len(self._names) - 1  # interfaces
+        self._shape = parts.shape
+        self._interfaces = list(nets[0].interfaces)
+        self._units = nets[0].units
+        self._guard = RowGuard(self._interfaces, len(nets)) if guard else None
+        learned = {id(n.model.get_parameter(p)) for n in nets for m in n.graph.modules for p in m.parameters}
+        top = Top(parts.last, criterion, self._units, learned, listened=listened)
+        self._body: General | Fused = _body(parts, top, self._units, learned, fused=fused, listened=listened)
+        self._in_turn = self._body.rules.in_turn
+        ledger = Ledger()
+        self._body.note(ledger, len(self._names), observe)
+        self._updates = Updates(
+            [
+                make_optimizer(factory, *zip(learners(n, m, k)[:2], (None, rule_options), strict=True))
+                for n, factory in zip(nets, factories, strict=True)
+                for k, m in enumerate(n.graph.modules)
+            ],
+            ledger,
+        )
+        self._ledger = ledger
+        self._belt = Belt(self._rows, self._runs)
+        self._below: Tick | None = None
+        self._sent: deque[Tick] = deque()
+        self._size: tuple[int, ...] | None = None
+        self._bound = [(p, p.data_ptr()) for p in islice(nets[-1].parameters(), 1)]
+        self._step = 0
+
+    @property
+    def net(self) -> Decoupled:
+        """The network; of several, the first."""
+        return self.nets[0]
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """The optimizers of the modules, in the order of the forward pass, run by run."""
+        return self._updates.optimizers
+
+    def step(
+        self, x: Tensor, y: Any, *, context: Tensor | None = None, ids: Tensor | None = None
+    ) -> StepRecord:
+        """Run one step: every module that a batch has reached learns from the one that it has now.
+
+        Args:
+            x: input, ``(B, ...)``; of the same size in all steps. With several networks ``(runs, B, ...)``, and
+                so is everything else.
+            y: target, as the criterion wants it.
+            context: of the rules, ``(B, ...)``; ``y`` itself where it is a tensor and nothing is given.
+            ids: ``(B,)`` int64, which examples these are.
+
+        Returns:
+            The loss is that of the batch that the last module has now, ``(runs,)`` with several networks; None
+            until one has reached it.
+
+        Raises:
+            DivergedError: if a message or the loss is not finite; names interface and step.
+            ShapeError: if the batch is not of the size of the first.
+            ContextError: if the rules need labels and these are missing or do not fit.
+            ConfigError: if PyTorch cannot run the blocks as one batch, or the network has been moved.
+        """
+        if any(p.data_ptr() != place for p, place in self._bound):
+            raise ConfigError(
+                "the network's parameters have been put elsewhere since the engine was made (by net.to(...), or by "
+                "another engine of this kind); make the engine anew"
+            )
+        self._check_size(x)
+        t = self._step
+        c = y if context is None and isinstance(y, Tensor) else context
+        self._belt.enter(Batch(Info(c, ids, t, x if self._in_turn else None), y, t))
+        try:
+            record = self._run(x if self._runs > 1 else x.unsqueeze(0), t)
+        except BaseException:
+            self._belt.leave()  # a step that fails must leave batches and activations in accord
+            raise
+        self._step += 1
+        return record
+
+    def finish(self) -> None:
+        """Read what the guard has queued on an accelerator.
+
+        Raises:
+            DivergedError: if a message or loss was not finite.
+        """
+        if self._guard is not None:
+            self._guard.flush()
+
+    # -- a step -------------------------------------------------------------------------------------------
+
+    def _run(self, x: Tensor, t: int) -> StepRecord:
+        body, runs, batch = self._body, self._runs, self._belt.top
+        reached = min(t + 1, self._rows) * runs
+        infos = self._belt.infos() if self._in_turn else ()
+        below = self._below or self._nothing(x)
+        rows = Rows(below.rows.h, self._belt.contexts, reached, infos)
+        self._ledger.absent.clear()
+        body.rules.check(rows.h[0], None if rows.contexts is None else rows.contexts[:runs])
+        with self._keeping(body.buffers, reached - body.offset), self._keeping(body.rule_buffers, reached):
+            target = None if batch is None else batch.target
+            ran = body.run(x, below.rows.h, rows, target, at_top=batch is not None)
+        below.messages, below.values = ran.messages, ran.values
+        loss = None if ran.losses is None else ran.losses if runs > 1 else ran.losses[0]
+        if self._guard is not None:
+            came = None if ran.messages is None else ran.messages[: min(t, self._rows) * runs]
+            self._guard.check(t, came, ran.losses)
+        self._sent.append(below)
+        if len(self._sent) > self._observe_lag:
+            self._observe(self._sent.popleft())
+        updated = self._updates.step(t)
+        self._below = Tick(rows._replace(h=ran.h), ran.credits.delta if self.monitor is not None else None)
+        names = dict.fromkeys(self._names[k % len(self._names)] for k in updated)
+        return StepRecord(t, loss, list(names))
+
+    def _observe(self, tick: Tick) -> None:
+        """Let the rules learn from the messages that have come for what crossed in one step."""
+        rows, messages = tick.rows, tick.messages
+        if messages is None or not rows.reached:
+            return
+        if self.monitor is not None and tick.delta is not None:
+            for name, delta, message in zip(
+                self._interfaces, tick.delta, messages[: rows.reached], strict=False
+            ):
+                self.monitor.record(name, delta, message)
+        if self._body.rules.listens:
+            with self._keeping(self._body.rule_buffers, rows.reached):
+                self._body.rules.observe(rows, messages, tick.values)
+
+    def _nothing(self, x: Tensor) -> Tick:
+        """Return what the layers above the first are fed with before there is anything: zeros."""
+        p = next(self.net.parameters(), x)
+        h = torch.zeros(self._rows * self._runs, x.shape[1], *self._shape, dtype=p.dtype, device=x.device)
+        return Tick(Rows(h, self._belt.contexts, 0))
+
+    def _keeping(self, buffers: Sequence[Tensor], reached: int) -> ExitStack:
+        """Return a context that leaves the buffers alone of rows that no batch has reached."""
+        stack = ExitStack()
+        if self._step <= self._rows + self._observe_lag:
+            stack.enter_context(keeping_rows(buffers, reached))
+        return stack
+
+    # -- checks -------------------------------------------------------------------------------------------
+
+    def _check_size(self, x: Tensor) -> None:
+        if self._size is None:
+            if not isinstance(x, Tensor) or x.ndim < 1 + (self._runs > 1):
+                raise ShapeError(
+                    f"got {type(x).__name__}, expected a tensor of inputs with a batch dimension"
+                )
+            if self._runs > 1 and x.shape[0] != self._runs:
+                raise ShapeError(
+                    f"got inputs of shape {tuple(x.shape)} for {self._runs} networks, expected ({self._runs}, B, ...)"
+                )
+            self._size = tuple(x.shape)
+        elif x.shape != self._size:
+            raise ShapeError(
+                f"got inputs of shape {tuple(x.shape)}, expected {self._size} as in the first step: layers run as one "
+                "batch, so all batches must have one size; drop the last, smaller one"
+            )
+
+    # -- resuming -----------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs beside ``net.state_dict()``: optimizers, and batches under way."""
+        return {
+            "optimizers": [o.state_dict() for o in self.optimizers],
+            "step": self._step,
+            "belt": self._belt.state_dict(),
+            "below": None if self._below is None else self._below.state_dict(),
+            "sent": [tick.state_dict() for tick in self._sent],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the state that `state_dict` returned, in an engine built in the same way."""
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self._updates.forget()
+        self._step = int(state["step"])
+        self._belt.load_state_dict(state["belt"])
+        self._below = None if state["below"] is None else Tick.from_state(state["below"])
+        self._sent = deque(Tick.from_state(tick) for tick in state["sent"])
+
+
+def _body(
+    parts: Parts, top: Top, units: Units, learned: Collection[int], *, fused: bool | None, listened: bool
+) -> General | Fused:
+    """Return what runs a step: the fused form where it fits, if it is not refused."""
+    if fused is not False:
+        found = fused_body(parts, top, units)
+        if found is not None:
+            return found
+    if fused:
+        raise ConfigError(
+            "fused=True is for Linear–BatchNorm–ReLU modules, all their parameters learning, with linear synthetic "
+            "gradients of vectors at every cut; leave it out"
+        )
+    rules = rule_rows(parts.rules)
+    name = f"blocks '{parts.names[1]}' to '{parts.names[-2]}'"
+    return General(parts.first, parts.inner, top, rules, units, learned, name=name, listened=listened)
+
+
+def _check(
+    nets: Sequence[Decoupled], factories: Sequence[OptimizerFactory], observe: int, monitor: Monitor | None
+) -> None:
+    """Refuse settings that are out of range."""
+    if not nets:
+        raise ConfigError("got no network; give one, or several of one shape")
+    if len(factories) != len(nets):
+        raise ConfigError(
+            f"got {len(factories)} optimizer factories for {len(nets)} networks; give one, or one for each"
+        )
+    if isinstance(observe, bool) or observe < 0:
+        raise ConfigError(f"observe={observe!r}: expected a number of steps from 0")
+    if monitor is not None and len(nets) > 1:
+        raise ConfigError("a monitor names interfaces, of which several networks have the same; give none")

@@ -1,0 +1,201 @@
+"""All layers in one step, for blocks of any kind: forward and backward of the whole stack by ``torch.vmap``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...core import Units
+from ..base import Criterion, reduced
+from .rules import Credits, Nothing, Rows, RuleRows
+from .stack import Stack
+from .storage import Ledger
+
+__all__ = ["General", "Ran", "Top"]
+
+
+class Ran(NamedTuple):
+    """What a step has computed, beside the gradients that it has left.
+
+    Attributes:
+        h: what crosses the interfaces now, ``(n, B, ...)``, detached, interface by interface and run by run.
+        credits: what the rules gave for it.
+        losses: of the last module, ``(runs,)``, detached; None while no batch has reached it.
+        messages: what comes back for what crossed one step before, ``(n, B, ...)``, per-example units; None if
+            nobody listens.
+        values: the losses that come with the messages, ``(B,)`` for each row.
+    """
+
+    h: Tensor
+    credits: Credits
+    losses: Tensor | None
+    messages: Tensor | None
+    values: Sequence[Tensor | None]
+
+
+class Top:
+    """The last module of each run, where the true gradient is at hand.
+
+    Args:
+        modules: one for each run.
+        criterion: the user's.
+        units: how it reduces.
+        learned: ``id`` of the parameters that learn.
+        listened: is the message for the interface below wanted?
+    """
+
+    def __init__(
+        self,
+        modules: Sequence[nn.Module],
+        criterion: Criterion,
+        units: Units,
+        learned: Collection[int],
+        *,
+        listened: bool,
+    ) -> None:
+        self.stack = Stack(modules, learned, "the last modules")
+        self._criterion = criterion
+        self._units = units
+        self._listened = listened
+
+    def run(self, h: Tensor, target: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Learn from a batch.
+
+        Args:
+            h: ``(runs, B, ...)``, what the last modules are fed with.
+            target: for the criterion; with several runs a tensor with a dimension of runs in front.
+
+        Returns:
+            The losses, ``(runs,)``; the gradient of ``h`` in the criterion's units, and the loss of each
+            example, ``(runs, B)``, where these are known.
+        """
+        fed = h.detach().requires_grad_(self._listened)
+        stack = self.stack
+        if stack.size == 1:
+            found = self._criterion(stack(fed)[0], target).unsqueeze(0)
+        else:
+            found = stack.map(self._ask, fed, target)
+        _, values = reduced(found[0], self._units)
+        losses = found if values is None else found.sum(1) / self._units.divisor(found[0])
+        wanted = [*stack.leaves, *([fed] if self._listened else [])]
+        if wanted:
+            grads = torch.autograd.grad(losses.sum(), wanted)
+            stack.keep(grads[: len(stack.leaves)])
+            if self._listened:
+                return losses.detach(), grads[-1], None if values is None else found.detach()
+        return losses.detach(), None, None if values is None else found.detach()
+
+    def _ask(self, module: nn.Module, h: Tensor, target: Tensor) -> Tensor:
+        return self._criterion(module(h), target)
+
+
+class General:
+    """Blocks of any kind and rules of any kind.
+
+    Args:
+        first: the first module of each run.
+        inner: the equal blocks, layer by layer and run by run within a layer.
+        top: the last modules.
+        rules: of all interfaces.
+        units: of the criterion.
+        learned: ``id`` of the parameters that learn.
+        name: of the blocks, for errors.
+        listened: are messages wanted?
+    """
+
+    def __init__(
+        self,
+        first: Sequence[nn.Module],
+        inner: Sequence[nn.Module],
+        top: Top,
+        rules: RuleRows,
+        units: Units,
+        learned: Collection[int],
+        *,
+        name: str,
+        listened: bool,
+    ) -> None:
+        self._runs = len(first)
+        self._first = Stack(first, learned, "the first modules")
+        self._inner = Stack(inner, learned, name)
+        self._top = top
+        self.rules = rules
+        self._units = units
+        self._listened = listened
+        #: Buffers of blocks and of rules: rows that no batch has reached are put back by the engine.
+        self.buffers = self._inner.buffers
+        self.rule_buffers = rules.buffers
+        #: The row of `buffers` that belongs to the lowest interface: the first module's are not among them.
+        self.offset = self._runs
+
+    def note(self, ledger: Ledger, depth: int, observe: int) -> None:
+        """Say where the gradients of all parameters will be, and from which step on.
+
+        Args:
+            ledger: where to say it.
+            depth: number of modules.
+            observe: steps that a message waits for its rule.
+        """
+        runs = self._runs
+        if not isinstance(self.rules, Nothing):
+            self._first.note(ledger, [0] * runs)
+            self._inner.note(ledger, [k for k in range(1, depth - 1) for _ in range(runs)])
+        self._top.stack.note(ledger, [depth - 1] * runs)
+        rows = [k for k in range(depth - 1) for _ in range(runs)]
+        self.rules.note(ledger, rows, [k + 1 + observe for k in rows])
+
+    def run(self, x: Tensor, below: Tensor, rows: Rows, target: Any, *, at_top: bool) -> Ran:
+        """Run forward and backward of every module, each on its batch.
+
+        Args:
+            x: ``(runs, B, ...)``, the newest batch.
+            below: what crossed the interfaces one step before, ``(n, B, ...)``.
+            rows: what is known of what crosses now, without ``h``.
+            target: of the batch that the last module works on.
+            at_top: has a batch reached it?
+        """
+        runs = self._runs
+        fed = below[:-runs].detach()
+        with torch.set_grad_enabled(not isinstance(self.rules, Nothing)):
+            bottom = self._first(x)
+            fed.requires_grad_(self._listened)
+            hs = self._inner(fed)
+        h = torch.cat([bottom.detach(), hs.detach()])
+        credits = self.rules.credit(rows._replace(h=h))
+        back = self._backward(bottom, hs, fed, credits.delta)
+        losses = None
+        top_message, top_values = None, None
+        if at_top:
+            losses, top_message, top_values = self._top.run(below[-runs:], target)
+        messages = None
+        if self._listened:
+            own = torch.zeros_like(below[:-runs]) if back is None else back
+            top = torch.zeros_like(below[-runs:]) if top_message is None else top_message
+            messages = torch.cat([own, top]) * self._units.divisor(h[0])
+        return Ran(h, credits, losses, messages, self._values(credits.values, top_values, len(h)))
+
+    def _backward(self, bottom: Tensor, hs: Tensor, fed: Tensor, delta: Tensor | None) -> Tensor | None:
+        """Run backward from the credit, keep the parameters' gradients; return that of ``fed``."""
+        if delta is None:
+            return None
+        scaled = delta * (1.0 / self._units.divisor(delta[0]))
+        pairs = [(bottom, scaled[: self._runs], self._first), (hs, scaled[self._runs :], self._inner)]
+        pairs = [pair for pair in pairs if pair[0].requires_grad]
+        leaves = [leaf for *_, stack in pairs for leaf in stack.leaves]
+        wanted = [*leaves, *([fed] if self._listened else [])]
+        if not wanted:
+            return None
+        grads = list(torch.autograd.grad([p[0] for p in pairs], wanted, [p[1] for p in pairs]))
+        for *_, stack in pairs:
+            stack.keep(grads[: len(stack.leaves)])
+            del grads[: len(stack.leaves)]
+        return grads[0] if self._listened else None
+
+    def _values(self, credited: Tensor | None, top: Tensor | None, n: int) -> Sequence[Tensor | None]:
+        """Return the loss values of ``n`` messages: what the rule above expects, and at the top what is."""
+        runs = self._runs
+        expected = [None] * (n - runs) if credited is None else list(credited[runs:])
+        return [*expected, *([None] * runs if top is None else top)]

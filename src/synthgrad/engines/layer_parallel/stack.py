@@ -1,0 +1,125 @@
+"""Modules of equal shape as one module with one more dimension, by ``torch.vmap``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ...core import ConfigError
+from .storage import Ledger, bind, bind_buffers
+
+__all__ = ["Stack"]
+
+Ask = Callable[..., Tensor | tuple[Tensor, ...]]
+
+
+def _run(module: nn.Module, h: Tensor) -> Tensor:
+    return module(h)
+
+
+class Stack:
+    """``n`` alike modules whose parameters and buffers are views of batched ones.
+
+    Args:
+        modules: alike, see `alike.check_alike`; the first serves as the pattern of all.
+        learned: ``id`` of every parameter that learns; None for all that are not frozen.
+        name: of the modules, for errors.
+
+    Attributes:
+        size: ``n``.
+        leaves: the learned parameters, batched, as leaves of autograd: ``(n, ...)``; with one module only,
+            its own.
+        grads: where their gradients are kept, of the same shapes.
+        buffers: batched, ``(n, ...)``.
+    """
+
+    def __init__(
+        self, modules: Sequence[nn.Module], learned: Collection[int] | None = None, name: str = "?"
+    ) -> None:
+        self.size = len(modules)
+        self._pattern = modules[0]
+        self._name = name
+        self._parameters: dict[str, Tensor] = {}
+        self._rows: list[tuple[list[Tensor], Tensor]] = []  # parameters of the modules, and their gradients
+        self.leaves: list[Tensor] = []
+        self.grads: list[Tensor] = []
+        for path, p in modules[0].named_parameters():
+            own: list[Tensor] = [m.get_parameter(path) for m in modules]
+            stacked = bind(own)
+            learns = p.requires_grad and (learned is None or id(p) in learned)
+            self._parameters[f"pattern.{path}"] = stacked.requires_grad_(learns)
+            if learns:
+                grads = torch.zeros_like(stacked, requires_grad=False)
+                self._rows.append((own, grads))
+                self.leaves.append(stacked if self.size > 1 else p)
+                self.grads.append(grads if self.size > 1 else grads[0])
+        self._buffers = {f"pattern.{path}": b for path, b in bind_buffers(modules).items()}
+        self.buffers = list(self._buffers.values())
+        self._asked: dict[Ask, _Asked] = {}
+
+    def note(self, ledger: Ledger, since: Sequence[int]) -> None:
+        """Tell a ledger where gradients will be, and from which step on for each of the modules."""
+        for parameters, grads in self._rows:
+            ledger.note(parameters, grads, since)
+
+    def keep(self, grads: Sequence[Tensor]) -> None:
+        """Write the gradients of `leaves` to where they are kept."""
+        for kept, grad in zip(self.grads, grads, strict=True):
+            kept.copy_(grad)
+
+    def __call__(self, h: Tensor) -> Tensor:
+        """Run every module on its slice of ``h``, ``(n, B, ...)``; return ``(n, B, ...)``."""
+        if self.size == 1:
+            return self._pattern(h[0]).unsqueeze(0)
+        # Of attention only the plain form can be batched once more.
+        with sdpa_kernel(SDPBackend.MATH):
+            return self.map(_run, h)
+
+    def map(self, ask: Ask, *slices: Tensor | None) -> Any:
+        """Call ``ask(module, *own)`` for every module with its slices; return what it does, ``(n, ...)``.
+
+        Args:
+            ask: a function of tensors, pure but for the module's buffers.
+            slices: ``(n, ...)``; None stays None for all.
+
+        Raises:
+            ConfigError: if PyTorch cannot do it for all at once.
+        """
+        if self.size == 1:
+            found = ask(self._pattern, *(None if s is None else s[0] for s in slices))
+            return found.unsqueeze(0) if isinstance(found, Tensor) else tuple(t.unsqueeze(0) for t in found)
+        asked = self._asked.get(ask)
+        if asked is None:
+            asked = self._asked[ask] = _Asked(self._pattern, ask)
+
+        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], *own: Tensor | None) -> Any:
+            return functional_call(asked, (parameters, buffers), own)
+
+        dims = (0, 0, *(None if s is None else 0 for s in slices))
+        try:
+            return torch.vmap(one, in_dims=dims, randomness="different")(
+                self._parameters, self._buffers, *slices
+            )
+        except RuntimeError as error:
+            if "vmap" not in str(error) and "functorch" not in str(error):
+                raise
+            raise ConfigError(
+                f"{self._name} cannot run as one batch: {str(error).splitlines()[0]}; change them, or use InProcess"
+            ) from error
+
+
+class _Asked(nn.Module):
+    """A module in the place of whose tensors `functional_call` puts one slice after another."""
+
+    def __init__(self, pattern: nn.Module, ask: Ask) -> None:
+        super().__init__()
+        self.pattern = pattern
+        self.ask = ask
+
+    def forward(self, *own: Tensor | None) -> Any:
+        return self.ask(self.pattern, *own)

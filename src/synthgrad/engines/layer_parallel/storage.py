@@ -1,0 +1,77 @@
+"""Tensors of many modules as one: each module's own becomes a view of a slice, so nothing is copied to and fro.
+
+The network's ``state_dict``, its evaluation, other engines and the optimizers go on seeing ordinary parameters,
+and see at once what a batched step has done to all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Ledger", "bind", "bind_buffers", "keeping_rows"]
+
+
+@dataclass
+class Ledger:
+    """Where the gradient of every parameter is written, and from which step on there is one.
+
+    Attributes:
+        grads: a slice of a batched gradient, by ``id`` of the parameter.
+        since: the first step at which it holds a gradient, by ``id`` of the parameter; parameters that never
+            have one are missing.
+        absent: ``id`` of those that have none in the step at hand.
+    """
+
+    grads: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+    since: dict[int, int] = field(default_factory=dict[int, int])
+    absent: set[int] = field(default_factory=set[int])
+
+    def note(self, parameters: Sequence[Tensor], grads: Tensor, since: Sequence[int]) -> None:
+        """Note where the gradients of some parameters are: in the slices of ``grads``, ``(n, ...)``."""
+        for p, grad, first in zip(parameters, grads.unbind(), since, strict=True):
+            self.grads[id(p)] = grad
+            self.since[id(p)] = first
+
+
+def bind(parameters: Sequence[Tensor]) -> Tensor:
+    """Move parameters of one shape into one tensor, ``(n, ...)``, and make each a view of its slice.
+
+    Args:
+        parameters: at least one. Their ``data`` is replaced, so whoever holds them sees the batched tensor.
+
+    Returns:
+        The batched tensor, contiguous, without a gradient.
+    """
+    with torch.no_grad():
+        stacked = torch.stack([p.detach().contiguous() for p in parameters])
+    for p, view in zip(parameters, stacked.unbind(), strict=True):
+        p.data = view
+    return stacked
+
+
+def bind_buffers(modules: Sequence[nn.Module]) -> dict[str, Tensor]:
+    """Do the same to the buffers of alike modules; return the batched ones, ``(n, ...)``, by name."""
+    stacked: dict[str, Tensor] = {}
+    for path, _ in modules[0].named_buffers():
+        owner, _, name = path.rpartition(".")
+        stacked[path] = torch.stack([m.get_buffer(path) for m in modules])
+        for module, view in zip(modules, stacked[path].unbind(), strict=True):
+            setattr(module.get_submodule(owner), name, view)
+    return stacked
+
+
+@contextmanager
+def keeping_rows(tensors: Iterable[Tensor] | Mapping[str, Tensor], first: int) -> Generator[None]:
+    """Leave the slices from ``first`` on as they were: those of layers that no batch has reached yet."""
+    values = list(tensors.values()) if isinstance(tensors, Mapping) else list(tensors)
+    kept = [t[first:].clone() for t in values]
+    try:
+        yield
+    finally:
+        for tensor, rows in zip(values, kept, strict=True):
+            tensor[first:] = rows
