@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import io
 from typing import Any
 
 import pytest
@@ -32,10 +31,6 @@ from tests.engines.clocked_toys import (
 )
 
 T = 4
-
-
-def rand(*shape: int, seed: int = 5) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def test_a_cycle_through_time_fan_out_and_fan_in_by_hand() -> None:
@@ -187,89 +182,25 @@ def test_a_rule_is_told_context_ids_inputs_and_the_state_of_the_receiver() -> No
     assert heard == [0, 1, 2]
 
 
-@pytest.mark.parametrize("slow_first", [False, True])
-def test_an_episode_ends_with_no_credit_from_beyond(slow_first: bool) -> None:
-    """Five steps where A's unroll is 2 and B's period 2: what has not been read by then gets zero, not credit."""
-    a, b = made(
-        Cell("input", "B") if slow_first else Cell("input"), Cell("A") if not slow_first else Cell("input")
-    )
-    data = stream(5, ["A", "B"] if slow_first else ["A"], {"A": 1})
-    rule = Told(lambda name, step, h: torch.full_like(h, 10.0))
-    if slow_first:  # B's message is read by A in four steps, the last of which do not come
-        nodes = [Node("B", b, 4), Node("A", a, 1, 2)]
-        edges = [edge("B", "A", rule)]
-    else:
-        nodes = [Node("A", a, 1, 3), Node("B", b, 2)]
-        edges = [edge("A", "B", rule)]
-    trainer = Clocked(nodes, edges, {"A": criterion}, Keep, example=data[0][0])
-    records = [trainer.step(x, y, last=t == 4) for t, (x, y) in enumerate(data)]
-    if slow_first:
-        # sent at 3, read at 3 (in A's second unroll) and 4 (in its last, of one tick)
-        leaf, state, state_b = torch.zeros(B, WIDTH, dtype=torch.float64), None, None
-        for t, (x, y) in enumerate(data):
-            if t == 3:
-                leaf = b({"input": x["B"]}, state_b)[0]["message"].detach().requires_grad_()
-            out, state = a({"input": x["A"], "B": leaf}, state)
-            if t >= 3:
-                criterion(out, y["A"]).backward(retain_graph=True)
-            if t in (1, 3):
-                state = state.detach()
-        assert leaf.grad is not None
-        assert list(rule.messages("B->A")) == [3]
-        assert torch.allclose(rule.messages("B->A")[3], leaf.grad * B, rtol=0, atol=1e-12)
-        assert records[-1].updated == ["A"]  # B has not ticked
-    else:
-        assert list(rule.messages("A->B")) == [1, 3]  # that of step 4 is not read, and gets no credit
-        assert all(g.abs().max() == 0 for g in rule.messages("A->B").values())  # B has no loss
-        assert [r.updated for r in records] == [[], [], ["A"], [], ["A"]]
-    # the next episode begins as the first did
-    again = [trainer.step(x, y, last=t == 4) for t, (x, y) in enumerate(data)]
-    for one, two in zip(records, again, strict=True):
-        assert torch.equal(one.losses["A"], two.losses["A"])
-
-
-def test_the_credit_of_a_message_that_is_not_read_any_more_is_void() -> None:
-    """A's message of step 2 is to be read by B in step 3; the episode ends before."""
+def two(b_period: int, rule: sg.Rule, timeline: Timeline | None = None) -> Clocked:
+    """Return A at every step and B at every so many; both learn after two ticks."""
     a, b = made(Cell("input"), Cell("A"))
-    (plain,) = twins(a)
-    data = stream(3, ["A"], {"A": 1})
-    rule = Told(lambda name, step, h: torch.full_like(h, 10.0))
-    trainer = Clocked(
-        [Node("B", b, 2), Node("A", a, 1, 8)], [edge("A", "B", rule, back=True)], {"A": criterion}, Keep,
-        example=data[0][0],
-    )  # fmt: skip
-    for t, (x, y) in enumerate(data):
-        trainer.step(x, y, last=t == 2)
-    state = None
-    for t, (x, y) in enumerate(data):
-        out, state = plain({"input": x["A"]}, state)
-        loss = criterion(out, y["A"])
-        if t == 0:  # read by B in step 1
-            loss = loss + out["message"].sum() * 10 / B
-        loss.backward(retain_graph=True)
-    assert [info.step for info in rule.asked["A->B"]] == [0]
-    (kept,) = trainer.optimizers[1].kept  # type: ignore[attr-defined]
-    for found, (name, p) in zip(kept, plain.named_parameters(), strict=True):
-        assert found is not None
-        assert p.grad is not None
-        assert torch.allclose(found, p.grad, rtol=0, atol=1e-12), name
-
-
-def counting(b_period: int, rule: sg.Rule, **options: Any) -> tuple[Clocked, Timeline]:
-    a, b = made(Cell("input"), Cell("A"))
-    timeline = Timeline()
-    trainer = Clocked(
+    return Clocked(
         [Node("A", a, 1, 2), Node("B", b, b_period, 2)],
         [edge("A", "B", rule)],
         {"A": criterion, "B": criterion},
         sgd,
         example=stream(1, ["A"], {})[0][0],
         timeline=timeline,
-        **options,
     )
+
+
+def watched(b_period: int, rule: sg.Rule) -> Timeline:
+    timeline = Timeline()
+    trainer = two(b_period, rule, timeline)
     for x, y in stream(16, ["A"], {"A": 2, "B": 2 * b_period}):
         trainer.step(x, y)
-    return trainer, timeline
+    return timeline
 
 
 def updates(timeline: Timeline, name: str) -> list[int]:
@@ -278,7 +209,7 @@ def updates(timeline: Timeline, name: str) -> list[int]:
 
 @pytest.mark.parametrize("period", [2, 4, 8])
 def test_a_updates_when_its_own_unroll_ends_whatever_the_period_of_b(period: int) -> None:
-    _, timeline = counting(period, sg.SyntheticGradient(receiver=True))
+    timeline = watched(period, sg.SyntheticGradient(receiver=True))
     assert updates(timeline, "A") == list(range(1, 16, 2))
     assert updates(timeline, "B") == list(range(2 * period - 1, 16, 2 * period))
     first_b = timeline.order().index("forward B")
@@ -287,12 +218,12 @@ def test_a_updates_when_its_own_unroll_ends_whatever_the_period_of_b(period: int
 
 @pytest.mark.parametrize("period", [2, 4, 8])
 def test_locked_it_updates_when_the_slowest_does(period: int) -> None:
-    _, timeline = counting(period, TrueGradient())
+    timeline = watched(period, TrueGradient())
     assert updates(timeline, "A") == updates(timeline, "B") == list(range(2 * period - 1, 16, 2 * period))
 
 
 def test_the_timeline_of_a_period() -> None:
-    _, timeline = counting(2, sg.SyntheticGradient(receiver=True))
+    timeline = watched(2, sg.SyntheticGradient(receiver=True))
     assert [str(e) for e in timeline.events if e.step < 4] == [
         "0:forward(A)@0",
         "1:forward(A)@1",
@@ -402,84 +333,8 @@ def test_a_node_learns_from_what_a_synthetic_gradient_says_of_its_messages() -> 
     assert cosine > 0.4
 
 
-def pair(seed: int = 0) -> Clocked:
-    torch.manual_seed(seed)
-    a, b = made(Cell("input", "B"), Cell("A"))
-    rule = sg.SyntheticGradient((6,), receiver=True)
-    return Clocked(
-        [Node("A", a, 1, 2, sg.SyntheticGradient()), Node("B", b, 2, 2)],
-        [edge("A", "B", rule), edge("B", "A", rule, back=True)],
-        {"A": criterion, "B": criterion},
-        lambda p: torch.optim.Adam(p, 1e-2),
-        example=stream(1, ["A"], {})[0][0],
-        monitor=sg.Monitor(),
-    )
-
-
-def through_a_file(state: Any) -> Any:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=True)
-
-
-@pytest.mark.parametrize("after", [0, 4, 12])
-def test_a_resumed_run_goes_on_as_if_nothing_had_happened(after: int) -> None:
-    """With messages under way, back from B to A, and states that have been credited."""
-    data = stream(24, ["A"], {"A": 2, "B": 4})
-    whole, half = pair(), pair()
-    assert whole.interval == 4
-    for x, y in data:
-        whole.step(x, y)
-    for x, y in data[:after]:
-        half.step(x, y)
-    state = through_a_file({"net": half.net.state_dict(), "engine": half.state_dict()})
-    fresh = pair(seed=1)
-    fresh.net.load_state_dict(state["net"])
-    fresh.load_state_dict(state["engine"])
-    for x, y in data[after:]:
-        record = fresh.step(x, y)
-    assert record.step == 23
-    for name, value in whole.net.state_dict().items():
-        assert torch.equal(value, fresh.net.state_dict()[name]), name
-
-
-@pytest.mark.parametrize("after", [1, 2, 3])
-def test_a_run_resumed_between_updates_goes_on_without_what_was_in_graphs(after: int) -> None:
-    data = stream(24, ["A"], {"A": 2, "B": 4})
-    half = pair()
-    for x, y in data[: 4 + after]:
-        half.step(x, y)
-    state = through_a_file({"net": half.net.state_dict(), "engine": half.state_dict()})
-    fresh = pair(seed=1)
-    fresh.net.load_state_dict(state["net"])
-    fresh.load_state_dict(state["engine"])
-    # states and messages are there: what comes next is the same
-    x, y = data[4 + after]
-    one, two = half.step(x, y), fresh.step(x, y)
-    for node, output in one.outputs.items():
-        for name, value in output.items():
-            assert torch.equal(value, two.outputs[node][name]), (node, name)
-    for x, y in data[5 + after :]:
-        fresh.step(x, y)
-    assert all(v.isfinite().all() for v in fresh.net.state_dict().values())
-
-
-def test_reset_drops_what_is_under_way() -> None:
-    data = stream(3, ["A"], {"A": 2})
-    trainer = pair()
-    first = trainer.step(*data[0])
-    trainer.reset()
-    again = trainer.step(*data[0])
-    assert torch.equal(first.outputs["A"]["report"], again.outputs["A"]["report"])
-    assert (first.step, again.step) == (0, 1)
-    trainer.reset()
-    other = {"A": torch.randn(B + 3, WIDTH, dtype=torch.float64)}  # another batch size
-    assert trainer.step(other).outputs["A"]["report"].shape == (B + 3, CLASSES)
-
-
 def test_the_record_of_a_step() -> None:
-    trainer = pair()
+    trainer = two(2, sg.SyntheticGradient())
     data = stream(4, ["A"], {"A": 2, "B": 4})
     records = [trainer.step(x, y) for x, y in data]
     assert [r.step for r in records] == [0, 1, 2, 3]
