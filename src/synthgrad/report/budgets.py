@@ -10,8 +10,9 @@ from ..records import Record
 from .errors import error_cell
 from .fields import number, part, text
 from .labels import row_label, title_of
+from .setting import setting_key
 from .sheet import DASH, Sheet, unit
-from .summary import Row, Table, setting_key
+from .summary import Row, Table
 
 __all__ = ["budget_sheets", "single_tables"]
 
@@ -41,7 +42,7 @@ def single_tables(tables: Sequence[Table]) -> list[Table]:
 def _by_setting(tables: Sequence[Table]) -> list[list[Table]]:
     groups: dict[str, list[Table]] = {}
     for table in tables:
-        if number(table.records[0], "steps") is not None and table.part == "test":
+        if number(table.records[0], "steps") is not None and table.part == "test" and not table.recurrent:
             groups.setdefault(setting_key(table.records[0]), []).append(table)
     return list(groups.values())
 

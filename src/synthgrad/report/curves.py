@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from ..records import Record
 from .fields import as_number, status
-from .labels import ORDER, row_label
+from .labels import place_of, row_label
 from .plots import Group, Plot
 from .summary import Table
 from .svg import COLOURS, Legend, draw, line_style, log_scale, plain_axis, thin
@@ -46,9 +46,9 @@ def points_of(record: Record) -> list[dict[str, Any]]:
 
 def styles_of(labels: Sequence[str]) -> list[dict[str, Any]]:
     """Return a style for each row: a method's own, the same in every plot, where it has one row only."""
-    methods = [label.partition(" ")[0] for label in labels]
-    own = len(set(methods)) == len(methods) and all(m in ORDER for m in methods)
-    return [line_style(ORDER.index(m) if own else k) for k, m in enumerate(methods)]
+    places = [place_of(label.partition(" ")[0]) for label in labels]
+    own = len(set(places)) == len(places) and None not in places
+    return [line_style(place if own and place is not None else k) for k, place in enumerate(places)]
 
 
 def curve_groups(table: Table, salt: str) -> list[Group]:

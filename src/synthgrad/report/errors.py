@@ -10,7 +10,7 @@ from ..records import Record
 from .fields import key, number, part, status, text
 from .sheet import DASH
 
-__all__ = ["error_cell", "errors_of", "failures_of", "last_of_each"]
+__all__ = ["ended_badly", "error_cell", "errors_of", "failures_of", "last_of_each"]
 
 
 def errors_of(records: Iterable[Record]) -> list[float]:
@@ -26,9 +26,13 @@ def error_cell(records: Sequence[Record]) -> str:
     if errors:
         half = f" ± {(max(errors) - min(errors)) / 2:.2f}" if len(errors) > 1 else ""
         parts.append(f"{mean(errors):.2f}{half} ({len(errors)})")
+    return ", ".join([*parts, *ended_badly(records)]) or DASH
+
+
+def ended_badly(records: Iterable[Record]) -> list[str]:
+    """Return how many runs did not end well, by the word for it: ``2 diverged``."""
     bad = Counter(status(r) for r in records if r.get("status") != "ok")
-    parts += [f"{num} {ended}" for ended, num in sorted(bad.items())[:3]]
-    return ", ".join(parts) or DASH
+    return [f"{num} {ended}" for ended, num in sorted(bad.items())[:3]]
 
 
 def failures_of(name: str, records: Iterable[Record]) -> list[str]:

@@ -13,7 +13,18 @@ from typing import Any
 
 from ..records import Record
 
-__all__ = ["as_number", "is_bench", "is_sparse", "key", "number", "part", "shorten", "status", "text"]
+__all__ = [
+    "as_number",
+    "is_bench",
+    "is_recurrent",
+    "is_sparse",
+    "key",
+    "number",
+    "part",
+    "shorten",
+    "status",
+    "text",
+]
 
 _MOST = 1e30  # no loss, time or size is larger; a plot's axis cannot be
 
@@ -81,3 +92,15 @@ def is_sparse(record: Record) -> bool:
 def is_bench(record: Record) -> bool:
     """Is it a line of a benchmark?"""
     return str(record.get("experiment", "")).startswith("bench/")
+
+
+#: Networks with a state, and the methods that only these have.
+_RECURRENT_ARCHS = ("lstm", "gru", "rnn", "clocked")
+_RECURRENT_METHODS = ("bptt", "dni_aux")
+
+
+def is_recurrent(record: Record) -> bool:
+    """Is it a run of a network with a state: one that is unrolled, or several that tick at different rates?"""
+    cell = part(record, "cell")
+    named = cell.get("arch") in _RECURRENT_ARCHS or record.get("method") in _RECURRENT_METHODS
+    return (named or number(cell, "unroll") is not None) and not is_bench(record)

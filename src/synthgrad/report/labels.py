@@ -7,21 +7,30 @@ from typing import Any
 
 from ..records import Record
 from ..records.names import METHODS
-from .fields import number, part, text
+from .fields import is_recurrent, number, part, text
 
-__all__ = ["OF_METHOD", "ORDER", "position", "row_label", "rule_settings", "title_of"]
+__all__ = ["OF_METHOD", "place_of", "position", "row_label", "rule_settings", "title_of"]
 
 #: Methods that come first, in this order; others follow as they were recorded.
-ORDER = tuple(METHODS)
+_ORDER = tuple(METHODS)
+
+#: Methods of recurrent networks that take the place, and the colour, of another: no table has both.
+_TWINS = {"bptt": "backprop", "dni_aux": "cdni"}
 
 #: Settings of a cell that methods of one table may differ in: they belong to the method.
 OF_METHOD = ("update_prob", "engine", "at")
 
 
+def place_of(method: Any) -> int | None:
+    """Return the place of a method among the others, which is that of its colour; None if it is not known."""
+    name = _TWINS.get(method, method) if isinstance(method, str) else None
+    return _ORDER.index(name) if name in _ORDER else None
+
+
 def position(record: Record) -> int:
-    """Return the place of a record's method among the others."""
-    method = record.get("method")
-    return ORDER.index(method) if method in ORDER else len(ORDER)
+    """Return the place of a record's method in tables: those that are not known come last."""
+    place = place_of(record.get("method"))
+    return len(_ORDER) if place is None else place
 
 
 def rule_settings(record: Record) -> dict[str, Any]:
@@ -57,9 +66,11 @@ def row_label(record: Record) -> str:
     if cell.get("at"):
         parts.append("cut after " + text(cell["at"], 60))
     rule, experiment = rule_settings(record), record.get("experiment")
-    about = _rule_label(rule)
-    if str(experiment).endswith("_search") or about != "linear":
-        parts.append(about)
+    if number(cell, "unroll") is None:
+        about = _rule_label(rule)
+        parts += [about] if str(experiment).endswith("_search") or about != "linear" else []
+    else:
+        parts += _boundary_words(rule)
     decay = number(rule, "decay")
     if decay is not None or (experiment == "stale" and label == "stale"):
         parts.append(f"decay {decay or 0.0:g}")  # 0, the default, is not recorded
@@ -73,24 +84,63 @@ def row_label(record: Record) -> str:
 
 
 def _rule_label(rule: Mapping[str, Any]) -> str:
-    hidden = rule.get("hidden")
-    sizes = "×".join(text(n, 8) for n in hidden[:8]) if isinstance(hidden, list | tuple) else ""
-    words = ["like its layer" if rule.get("like_layer") else f"hidden {sizes}" if sizes else "linear"]
-    words += [] if rule.get("norm", True) else ["no norm"]
-    words += [f"lr ×{factor:g}"] if (factor := number(rule, "lr_factor")) not in (None, 1) else []
+    words = ["like its layer" if rule.get("like_layer") else _hidden_words(rule), *_learning_words(rule)]
     words += ["not decayed"] if rule.get("constant_lr") else []
     words += [] if rule.get("per_example", True) else ["mean-reduced units"]
     return ", ".join(words)
 
 
+def _boundary_words(rule: Mapping[str, Any]) -> list[str]:
+    """Return what differs from the paper between two unrolls: there ``M`` is as wide as the network, α is 0.1."""
+    words = [] if rule.get("hidden") is None else [_hidden_words(rule)]
+    words += _learning_words(rule)
+    words += [f"α {alpha:g}"] if (alpha := number(rule, "alpha")) not in (None, 0.1) else []
+    if (window := number(rule, "window")) not in (None, 1):
+        words.append(f"λ {number(rule, 'mix') or 0.0:g} over {window:g} unrolls")
+    words += [f"aux ×{weight:g}"] if (weight := number(rule, "aux_weight")) not in (None, 1) else []
+    return words
+
+
+def _hidden_words(rule: Mapping[str, Any]) -> str:
+    hidden = rule.get("hidden")
+    sizes = "×".join(text(n, 8) for n in hidden[:8]) if isinstance(hidden, list | tuple) else ""
+    return f"hidden {sizes}" if sizes else "linear"
+
+
+def _learning_words(rule: Mapping[str, Any]) -> list[str]:
+    words = [] if rule.get("norm", True) else ["no norm"]
+    return words + ([f"lr ×{factor:g}"] if (factor := number(rule, "lr_factor")) not in (None, 1) else [])
+
+
 def title_of(record: Record) -> str:
     """Title of the table that a record stands in: what is trained on what, for how long."""
-    cell = part(record, "cell")
-    size = f"{text(cell.get('layers'), 12)} layers × {text(cell.get('width'), 12)}"
-    words = [text(record.get("experiment"), 40), text(record.get("tier"), 20), text(cell.get("data"), 40)]
-    words += [f"{text(cell.get('arch'), 60)} {size if cell.get('layers') else ''}".strip()]
-    words += [f"{text(record.get('steps'), 12)} steps of {text(record.get('batch_size'), 12)}"]
     config = part(record, "config")
+    words = _recurrent_words(record) if is_recurrent(record) else _network_words(record)
+    words += [f"{text(record.get('steps'), 12)} steps of {text(record.get('batch_size'), 12)}"]
     words += [text(config["precision"], 12)] if config.get("precision") else []
     words += [word for word in ("compiled", "augment") if config.get(word)]
     return " · ".join(words)
+
+
+def _network_words(record: Record) -> list[str]:
+    """Return experiment, tier, data and network."""
+    cell = part(record, "cell")
+    size = f"{text(cell.get('layers'), 12)} layers × {text(cell.get('width'), 12)}"
+    words = [text(record.get("experiment"), 40), text(record.get("tier"), 20), text(cell.get("data"), 40)]
+    return [*words, f"{text(cell.get('arch'), 60)} {size if cell.get('layers') else ''}".strip()]
+
+
+#: What a recurrent network's cell says of its times, and how a title says it.
+_LENGTHS = {"unroll": "T=", "period": "period "}
+
+
+def _recurrent_words(record: Record) -> list[str]:
+    """Return experiment, tier, data, network, and how long its unrolls or its periods are."""
+    cell = part(record, "cell")
+    experiment, data = text(record.get("experiment"), 40), text(cell.get("data"), 40)
+    layers, width = cell.get("layers"), cell.get("width")
+    size = f" {text(layers, 12)} layer{'' if layers == 1 else 's'}" if layers else ""
+    size += f" × {text(width, 12)}" if width else ""
+    words = [experiment, text(record.get("tier"), 20), *([data] if data != experiment else [])]
+    words += [text(cell.get("arch"), 60) + size]
+    return words + [f"{sign}{text(cell[n], 12)}" for n, sign in _LENGTHS.items() if cell.get(n) is not None]

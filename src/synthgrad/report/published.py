@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-__all__ = ["SOURCE", "errors_pct", "notes", "schedule_note", "widths_note"]
+__all__ = [
+    "SOURCE",
+    "Figure",
+    "errors_pct",
+    "notes",
+    "recurrent_figure",
+    "recurrent_notes",
+    "schedule_note",
+    "widths_note",
+]
 
 _SUBSETS = {"mnist-10k": "mnist"}
 _NAMED = ("data", "arch", "layers")
@@ -79,4 +89,61 @@ def notes(cell: Mapping[str, Any], methods: Collection[str]) -> list[str]:
         figures = _figures()
         found += [figures["unlock"]["note"]] if not _UNLOCKED.isdisjoint(methods) else []
         found += figures["speed"]["notes"]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A published figure of a recurrent network.
+
+    Attributes:
+        value: the figure.
+        recalled: is it recalled from the paper, and not read there?
+    """
+
+    value: float
+    recalled: bool
+
+    def __str__(self) -> str:
+        return f"{self.value:g}" + ("†" if self.recalled else "")
+
+
+def _recurrent(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was published of a task, whatever the network's width; empty if nothing was."""
+    entries = (v for v in _figures()["dni_recurrent"].values() if isinstance(v, dict))
+    return next((e for e in entries if all(cell.get(k) == e[k] for k in ("data", "arch"))), {})
+
+
+def recurrent_figure(cell: Mapping[str, Any], method: Any) -> Figure | None:
+    """Return the published figure of a recurrent network; None if there is none.
+
+    Args:
+        cell: the ``cell`` of a record: ``data``, ``arch`` and ``unroll`` tell. A network of any width has the
+            figure of the paper's, which `recurrent_notes` names.
+        method: name of the method.
+    """
+    entry, unrolls = _recurrent(cell), _figures()["dni_recurrent"]["T"]
+    unroll = cell.get("unroll")
+    row = entry.get("figures", {}).get(method) if isinstance(method, str) else None
+    value = row[unrolls.index(unroll)] if row and unroll in unrolls else None
+    return None if value is None else Figure(value, unroll not in entry["read"])
+
+
+def recurrent_notes(cell: Mapping[str, Any], shown: Collection[Figure], where: str) -> list[str]:
+    """Say whose figures they are, which network they are of, and which of them are recalled.
+
+    Args:
+        cell: the ``cell`` of a record.
+        shown: the figures that the table shows.
+        where: how the sentence begins: where in the table they stand.
+    """
+    entry, common = _recurrent(cell), _figures()["dni_recurrent"]
+    found: list[str] = []
+    if shown:
+        network = f"{entry['arch'].upper()} of {entry['width']} units, {common['schedule']}"
+        found += [f"{where} published: {common['source']}, {network}; not the budget of these runs."]
+    if any(figure.recalled for figure in shown):
+        found += [f"† {common['recalled']}."]
+    if "claim" in entry:
+        found += [f"Published claim ({common['source']}): {entry['claim']}."]
     return found

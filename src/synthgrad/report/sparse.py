@@ -15,8 +15,8 @@ from .errors import error_cell, errors_of, failures_of, last_of_each
 from .fields import as_number, is_sparse, key, number, part, text
 from .labels import position, title_of
 from .plots import Group, Plot
+from .setting import setting_key
 from .sheet import DASH, Sheet
-from .summary import setting_key
 from .svg import COLOURS, Legend, draw, log_scale
 
 __all__ = ["Sweep", "sparse_group", "sparse_picture", "sparse_sheet", "sparse_sweeps"]

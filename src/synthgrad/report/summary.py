@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import mean, median
-from typing import Any
 
 from ..records import Record
 from . import published
-from .fields import is_bench, is_sparse, key, number, part, status, text
-from .labels import OF_METHOD, position, row_label, title_of
+from .fields import is_bench, is_recurrent, is_sparse, key, number, part, status, text
+from .labels import position, row_label, title_of
+from .measures import MEASURES, values_of
+from .setting import setting_key, times_compare
+from .unrolls import gathered_runs
 
-__all__ = ["Row", "Table", "cause_of", "setting_key", "tabulate"]
-
-#: Measures of recurrent networks, in a table that has them.
-_RECURRENT = ("bits_per_char", "sequence_length")
+__all__ = ["Row", "Table", "cause_of", "ratio_of", "step_ms_of", "tabulate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +26,16 @@ class Row:
         num_ok, num_bad: runs that ended well, and that failed or diverged.
         errors_pct: error of each run that ended well: test error, or validation error if `Table.part` says.
         published_pct: test error that was published for this method and this network.
-        bits_per_char, sequence_length: what recurrent runs are measured by, of each that ended well.
         step_ms: median over runs of the median time of a step.
-        ratio: that over backpropagation's, of the same seeds where possible.
+        ratio: that over the reference's, of the same seeds where possible.
         estimate: ratio of a step's arithmetic to backpropagation's, as estimated before the run.
         time_s: median time to the target error, of the runs that reached it.
         num_reached: how many did.
         skipped_share: share of module updates that were skipped.
         cause: why it is faster, where it is.
         note: what went wrong.
+        measures: what recurrent runs are measured by, of each that ended well, by the name of the metric.
+        figure: what was published of a recurrent network.
     """
 
     method: str
@@ -43,8 +43,6 @@ class Row:
     num_bad: int
     errors_pct: tuple[float, ...]
     published_pct: float | None
-    bits_per_char: tuple[float, ...]
-    sequence_length: tuple[float, ...]
     step_ms: float | None
     ratio: float | None
     estimate: float | None
@@ -53,6 +51,8 @@ class Row:
     skipped_share: float | None
     cause: str
     note: str
+    measures: Mapping[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
+    figure: published.Figure | None = None
 
     @property
     def error_pct(self) -> float | None:
@@ -74,8 +74,10 @@ class Table:
         part: ``test`` or ``val``: where the error was measured.
         target_error_pct: the error that is timed.
         timed: may the times of its runs be compared?
-        rows: one for each method, backpropagation first.
+        rows: one for each method, the reference first.
         records: what the rows were made of.
+        reference: the method that step times are held against.
+        recurrent: are they runs of recurrent networks?
     """
 
     title: str
@@ -84,29 +86,25 @@ class Table:
     timed: bool
     rows: tuple[Row, ...]
     records: tuple[Record, ...]
+    reference: str = "backprop"
+    recurrent: bool = False
 
 
 def tabulate(records: Iterable[Record]) -> list[Table]:
     """Group training records into tables. Of a run that was recorded twice, the last counts.
 
-    Those of the sweep over update probabilities make a table of their own kind.
+    Those of the sweep over update probabilities, and recurrent ones that differ in the length of their unrolls,
+    make tables of their own kind.
     """
     groups: dict[str, dict[str, Record]] = {}
+    records = list(records)
+    elsewhere = gathered_runs(records)
     for record in records:
-        if is_bench(record) or is_sparse(record):
+        if is_bench(record) or is_sparse(record) or id(record) in elsewhere:
             continue
         table = groups.setdefault(key([setting_key(record), record.get("steps")]), {})
         table[key([row_label(record), record.get("seed")])] = record
     return [_table(list(group.values())) for group in groups.values()]
-
-
-def setting_key(record: Record) -> str:
-    """Return what runs must share to stand side by side, whatever their number of steps, as a string."""
-    cell = {k: v for k, v in part(record, "cell").items() if k not in OF_METHOD}
-    config, env = part(record, "config"), part(record, "env")
-    shared = [record.get(k) for k in ("experiment", "tier", "batch_size")]
-    apart = [config.get(k) for k in ("lr", "hold_out", "precision", "compiled", "augment")]
-    return key([shared, cell, apart, env.get("device")])
 
 
 def _table(records: Sequence[Record]) -> Table:
@@ -114,14 +112,14 @@ def _table(records: Sequence[Record]) -> Table:
     groups: dict[str, list[Record]] = {}
     for record in sorted(records, key=position):
         groups.setdefault(row_label(record), []).append(record)
-    reference = [r for r in groups.get("backprop", []) if r.get("status") == "ok"]
-    # Errors of runs with more threads or neighbours may be compared, their times may not.
-    envs = [part(r, "env") for r in records]
-    timed = len({key([e.get("threads"), e.get("jobs", 1)]) for e in envs}) == 1
+    recurrent = is_recurrent(records[0])
+    name = "bptt" if recurrent else "backprop"
+    reference = [r for r in groups.get(name, []) if r.get("status") == "ok"]
+    timed = times_compare(records)
     measured = "val" if config.get("hold_out") else "test"
     rows = tuple(_row(label, group, measured, reference, timed=timed) for label, group in groups.items())
     target = number(config, "target_error_pct")
-    return Table(title_of(records[0]), measured, target, timed, rows, tuple(records))
+    return Table(title_of(records[0]), measured, target, timed, rows, tuple(records), name, recurrent)
 
 
 def _numbers(records: Iterable[Record], section: str, name: str) -> tuple[float, ...]:
@@ -133,15 +131,16 @@ def _median(values: Sequence[float]) -> float | None:
     return median(values) if values else None
 
 
-def _step_ms(records: Sequence[Record]) -> float | None:
+def step_ms_of(records: Sequence[Record]) -> float | None:
+    """Return the median over runs of the median time of a step; None if there is none."""
     return _median(_numbers(records, "time", "step_ms_median"))
 
 
-def _ratio(records: Sequence[Record], reference: Sequence[Record]) -> float | None:
+def ratio_of(records: Sequence[Record], reference: Sequence[Record]) -> float | None:
     """Return the ratio of step times: over the seeds that both have, or over all if they share none."""
     common = {key(r.get("seed")) for r in records} & {key(r.get("seed")) for r in reference}
     own, theirs = (
-        _step_ms([r for r in group if not common or key(r.get("seed")) in common])
+        step_ms_of([r for r in group if not common or key(r.get("seed")) in common])
         for group in (records, reference)
     )
     return own / theirs if own is not None and theirs else None
@@ -162,25 +161,28 @@ def _row(
     bad = [r for r in records if r.get("status") != "ok"]
     times = _numbers(good, "metrics", "time_to_target_s") if timed else ()
     skipped = _numbers(good, "metrics", "updates_skipped_share")
-    ratio = _ratio(good, reference) if timed else None
+    ratio = ratio_of(good, reference) if timed else None
+    shown = [m.metric for m in MEASURES if timed or not m.timed]
     share = mean(skipped) if skipped else None
     estimate = _median(_numbers(records, "estimate", "ratio_to_backprop"))
-    recurrent: dict[str, Any] = {name: _numbers(good, "metrics", name) for name in _RECURRENT}
     return Row(
         method=label,
         num_ok=len(good),
         num_bad=len(bad),
         errors_pct=_numbers(good, "metrics", f"{measured}_error_pct"),
         published_pct=_published(records[0], measured),
-        step_ms=_step_ms(good) if timed else None,
+        step_ms=step_ms_of(good) if timed else None,
         ratio=ratio,
         estimate=estimate,
         time_s=_median(times),
         num_reached=len(times),
         skipped_share=share,
-        cause=cause_of(ratio, share, estimate),
+        cause=""
+        if is_recurrent(records[0])
+        else cause_of(ratio, share, estimate),  # its updates may differ in number
         note="; ".join(sorted({f"{status(r)}: {text(r.get('error'), 400)}" for r in bad})[:10]),
-        **recurrent,
+        measures={metric: values for metric in shown if (values := values_of(good, metric))},
+        figure=published.recurrent_figure(part(records[0], "cell"), records[0].get("method")),
     )
 
 
