@@ -15,6 +15,7 @@ from synthgrad.experiments.bench_memory import MemoryBench
 from synthgrad.experiments.bench_step import StepBench
 from synthgrad.experiments.methods import METHODS
 from synthgrad.experiments.step_maker import HAND_WRITTEN, StepKind, make_step
+from synthgrad.experiments.turns import WARM_UP_STEPS
 from synthgrad.records import Record
 
 WIDTH, BATCH = 16, 32
@@ -103,7 +104,7 @@ def broken(
     monkeypatch.setattr(bench_step, "make_step", make)
 
 
-@pytest.mark.parametrize("after", [0, 3, bench_step._WARM_UP_STEPS + 1])
+@pytest.mark.parametrize("after", [0, 3, WARM_UP_STEPS + 1])
 def test_a_kind_that_fails_is_a_line_and_the_others_are_measured(
     after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,11 +116,11 @@ def test_a_kind_that_fails_is_a_line_and_the_others_are_measured(
 
 def test_a_kind_that_diverges_between_others_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     error = DivergedError("loss", 21)
-    broken(monkeypatch, StepKind("cdni", "in-process"), bench_step._WARM_UP_STEPS + 1, error)
+    broken(monkeypatch, StepKind("cdni", "in-process"), WARM_UP_STEPS + 1, error)
     assert [r["status"] for r in measured()] == ["ok", "failed", "ok", "ok"]
 
 
-@pytest.mark.parametrize("after", [0, bench_step._WARM_UP_STEPS + 1])
+@pytest.mark.parametrize("after", [0, WARM_UP_STEPS + 1])
 def test_without_the_reference_no_line_has_figures(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(monkeypatch, StepKind("backprop", HAND_WRITTEN), after)
     records = measured()

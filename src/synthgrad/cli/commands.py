@@ -194,6 +194,12 @@ def run_command(options: Common, name: str, tensorboard: bool, **choice: Any) ->
     help="eager, compiled, or both as a list [default: the tier's].",
 )
 @click.option(
+    "--unroll",
+    "unrolls",
+    type=Numbers(1),
+    help="Steps of an unroll, as a list; recurrent networks only [default: the tier's].",
+)
+@click.option(
     "--rounds",
     type=click.IntRange(1),
     metavar="N",
@@ -201,9 +207,9 @@ def run_command(options: Common, name: str, tensorboard: bool, **choice: Any) ->
 )
 @click.option(
     "--arch",
-    metavar="|".join(ARCHS),
-    shell_complete=one_of(ARCHS),
-    help="Fully connected or convolutional network; bench step only [default: fcn].",
+    metavar="fcn|cnn|lstm",
+    shell_complete=one_of((*ARCHS, "lstm")),
+    help="Network: fcn, cnn (bench step), lstm (bench memory) [default: fcn].",
 )
 @click.option(
     "--precision",

@@ -27,7 +27,7 @@ EXPERIMENTS = (
     *("compare", "table1", "sparse", "stale", "unlock", "copy", "repeat_copy", "charlm", "multinet"),
     *("dni_search", "unlock_search", "cnn_search"),
 )
-BENCHMARKS = ("step", "memory")
+BENCHMARKS = ("step", "memory", "unroll")
 METHODS = (
     *("backprop", "no_bprop", "dni", "cdni", "stale", "local_loss", "sobolev", "delayed"),
     *("dni_unlock", "cdni_unlock"),
@@ -37,7 +37,10 @@ RECURRENT = ("bptt", "dni", "dni_aux")
 #: What ``compare`` compares unless methods are named.
 COMPARED = ("backprop", "no_bprop", "dni", "cdni")
 #: Benchmarks that measure other things than all methods.
-METHODS_OF_BENCHMARKS = {"memory": ("backprop", "checkpointing", "in_process")}
+METHODS_OF_BENCHMARKS = {
+    "memory": ("backprop", "checkpointing", "in_process"),
+    "unroll": RECURRENT,
+}
 ARCHS = ("fcn", "cnn")
 DATA = ("mnist-10k", "mnist", "cifar10")
 TEXTS = ("ptb", "shakespeare", "shakespeare-50k")

@@ -134,7 +134,9 @@ class Recurrent:
             state, leaf, rows = boundary.open(state, fresh=fresh)
         loss, features, state = self._run(x, y, state)
         info = Info(context=context, step=boundary.step)
-        done = boundary.finish(loss, state, features=features, ended=ended, context=context)
+        # The auxiliary task is set at the first step of the unroll, the farthest from what it foresees.
+        seen = None if features is None else features[:, 0]
+        done = boundary.finish(loss, state, features=seen, ended=ended, context=context)
         self.state = pytree.tree_map(lambda part: part.detach(), state)
         if self._guard is not None:
             self._guard.check("loss", self._step, loss.detach())

@@ -36,6 +36,7 @@ class Scope:
         rounds: how often the methods take turns.
         seconds: length of a method's turn in a round, about.
         threads, device: where.
+        unrolls, horizons: lengths of unrolls and of episodes, where the benchmark measures recurrent networks.
         arch, precision: of the network, where the benchmark knows others than ``fcn`` and ``float32``.
         learn: also train to an accuracy, and time that.
         schedule: the tier of ``compare`` that such a training has the schedule of.
@@ -53,6 +54,8 @@ class Scope:
     seeds: Sequence[int] = (0,)
     threads: int = 1
     device: str = "cpu"
+    unrolls: Sequence[int] = ()
+    horizons: Sequence[int] = ()
     arch: str = "fcn"
     precision: str = "float32"
     learn: bool = False
@@ -117,7 +120,11 @@ def choose(benchmark: Benchmark, tier: str, **given: Any) -> Scope:
     kept = {k: v for k, v in given.items() if v is not None}
     if empty := [k for k, v in kept.items() if isinstance(v, tuple | list) and not v]:
         raise ConfigError(f"benchmark '{benchmark.name}': {empty[0]} is empty; name at least one to measure")
-    lists = ("widths", "layers", "batch_sizes", "compiled")
+    if kept.get("unrolls") and not scope.unrolls:
+        raise ConfigError(
+            f"benchmark '{benchmark.name}' with network '{arch}' has no unrolls; leave out --unroll"
+        )
+    lists = ("widths", "layers", "batch_sizes", "unrolls", "compiled")
     outside = any(set(kept[k]) - set(getattr(scope, k)) for k in lists if k in kept)
     custom = outside or kept.get("rounds", scope.rounds) != scope.rounds
     return replace(scope, **kept, tier="custom" if custom else tier)

@@ -7,19 +7,10 @@ as hold the least for a stack of equal layers.
 
 from __future__ import annotations
 
-import ctypes
 import itertools
-import multiprocessing
-import platform
-import re
-import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -28,12 +19,11 @@ from torch.utils.checkpoint import checkpoint_sequential
 
 from ..core import ConfigError, decouple
 from ..engines import InProcess
-from ..records import Record
 from ..rules import SyntheticGradient
 from ..tasks import cut_names, fully_connected, load
-from .bench import Scope, Setting, blank_line, finish_line
-from .held_bytes import HeldBytes
-from .machine import synchronize
+from . import bench_memory_lstm
+from .bench import Scope, Setting, blank_line
+from .memory_probe import Memory, measured, probe
 
 __all__ = ["METHODS", "MemoryBench"]
 
@@ -53,7 +43,7 @@ class MemoryBench:
         "full": Scope((1024,), (5, 9, 17, 33), (2048,), METHODS, rounds=3, threads=1, tier="full"),
     }
 
-    networks = {"fcn": tiers}
+    networks = {"fcn": tiers, "lstm": bench_memory_lstm.TIERS}
 
     def settings(self, scope: Scope) -> list[Setting]:
         """Return one setting for each width, depth, batch size and seed.
@@ -61,6 +51,8 @@ class MemoryBench:
         Raises:
             ConfigError: if a method is unknown or a batch larger than the data.
         """
+        if scope.arch == "lstm":
+            return bench_memory_lstm.settings(scope)
         for method in scope.methods:
             if method not in METHODS:
                 raise ConfigError(
@@ -98,7 +90,7 @@ class MemoryBench:
             for job in jobs
         ]
         label = f"memory: {layers} layers × {width}, batch {batch_size}"
-        return Setting(label, lines, partial(_measure, jobs, lines))
+        return Setting(label, lines, partial(measured, jobs, lines, _observe, "backprop"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,112 +143,18 @@ def _segments(layers: int) -> dict[int, str]:
     return {hidden: "every layer", min(range(1, hidden + 1), key=held): "fewest bytes"}
 
 
-def _measure(jobs: Sequence[_Job], lines: Sequence[Record]) -> Iterator[Record]:
-    reference: dict[str, Any] | None = None
-    for job, line in zip(jobs, lines, strict=True):
-        error = None
-        metrics: dict[str, Any] = {}
-        try:
-            metrics = _in_own_process(job)
-        except BrokenProcessPool:
-            error = "its process died without a word; the machine may be out of memory"
-        except Exception as failure:  # a peer that fails is a line that says so
-            error = f"{type(failure).__name__}: {(str(failure).splitlines() or [''])[0]}"
-        if job.method == "backprop":
-            reference = metrics or None
-        if metrics and reference:
-            metrics |= {
-                name: metrics[key] / reference[key]
-                for name, key in (
-                    ("ratio_to_backprop", "saved_bytes_peak"),
-                    ("ratio_peak_to_backprop", "peak_bytes"),
-                    ("ratio_step_to_backprop", "step_ms_median"),
-                )
-                if metrics[key] is not None and reference[key]
-            }
-        yield finish_line(line, job.device, metrics, error)
-
-
-def _in_own_process(job: _Job) -> dict[str, Any]:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_observe, job).result()
-
-
 def _observe(job: _Job) -> dict[str, Any]:
     """Measure in this process: bytes held in one step, and time and highest memory of others before it."""
     torch.set_num_threads(job.threads)
     device = torch.device(job.device)
     train = load(_DATA).train
     x, y = train.x[: job.batch_size].to(device), train.y[: job.batch_size].to(device)
-    _load_pytorch(device)
-    memory = _Memory(job.device)
+    memory = Memory(job.device)
     torch.manual_seed(job.seed)
     model = fully_connected(x.shape[1:], 10, job.layers, job.width).to(device)
     step, tensors = _MAKERS[job.method](model, x, y, job)
     del model  # in-process trains a copy
-    step()  # Adam makes its state, PyTorch its buffers
-    memory.start()
-    times: list[float] = []
-    for _ in range(job.rounds):
-        start = time.perf_counter()
-        step()
-        synchronize(job.device)
-        times.append(time.perf_counter() - start)
-    peak = memory.peak()
-    with HeldBytes([x, y, *tensors]) as held:
-        step()
-    return {
-        "saved_bytes_peak": held.peak,
-        "peak_bytes": peak,
-        "step_ms_median": median(times) * 1e3,
-    }
-
-
-def _load_pytorch(device: torch.device) -> None:
-    """Run something tiny: what PyTorch loads at first use is nobody's cost."""
-    layer = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).to(device)
-    optimizer = torch.optim.Adam(layer.parameters(), 1e-3, fused=True)
-    layer(torch.ones(4, 4, device=device)).sum().backward()
-    optimizer.step()
-
-
-class _Memory:
-    """Peak memory: of the process on a CPU (Linux only), of PyTorch's allocator on CUDA.
-
-    Made before the network is, so that parameters and optimizer state count; started when it is set up.
-    """
-
-    def __init__(self, device: str) -> None:
-        self._cuda = device == "cuda"
-        self._before = torch.cuda.memory_allocated() if self._cuda else _status_bytes("VmRSS")
-        self._known = True
-
-    def start(self) -> None:
-        """Forget the highest memory so far, and give back what the set-up freed."""
-        if self._cuda:
-            torch.cuda.reset_peak_memory_stats()
-            return
-        if platform.libc_ver()[0] == "glibc":
-            ctypes.CDLL(None).malloc_trim(0)
-        try:
-            # The high-water mark starts again from what is resident now.
-            Path("/proc/self/clear_refs").write_text("5")
-        except OSError:  # another system, or not allowed
-            self._known = False
-
-    def peak(self) -> int | None:
-        """Return the most bytes since the start, over those at the making; None where nobody knows."""
-        top = torch.cuda.max_memory_allocated() if self._cuda else _status_bytes("VmHWM")
-        return None if top is None or self._before is None or not self._known else top - self._before
-
-
-def _status_bytes(name: str) -> int | None:
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    found = re.search(rf"^{name}:\s+(\d+) kB", status.read_text(), re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
+    return probe(step, [x, y, *tensors], memory, job.rounds)
 
 
 _Step = Callable[[], object]

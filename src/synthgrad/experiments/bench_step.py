@@ -7,9 +7,8 @@ to the eager hand-written loop of the same round, so that a machine that slows d
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -21,18 +20,17 @@ from ..core import ConfigError
 from ..records import Record
 from ..tasks import load
 from . import compare
-from .bench import Scope, Setting, blank_line, finish_line, median_and_spread
+from .bench import Scope, Setting, blank_line, finish_line
 from .config import PRECISIONS, RuleSettings, RunConfig
-from .machine import synchronize
 from .methods import METHODS, method_named
 from .step_maker import HAND_WRITTEN, Network, StepKind, make_step
 from .train import run
+from .turns import Turn, ratios, reason_of, take_turns, warmed_up
 
 __all__ = ["StepBench"]
 
 _DATA = "mnist-10k"
 _NUM_BATCHES = 16
-_WARM_UP_STEPS, _WARM_UP_S = 20, 2.0
 
 
 class StepBench:
@@ -169,15 +167,6 @@ def _kinds(scope: Scope) -> list[StepKind]:
     return list(dict.fromkeys(rows))
 
 
-@dataclass(slots=True)
-class _Turn:
-    """One line's part of the rounds."""
-
-    step: Callable[[], object]
-    per_round: int
-    times_ms: list[float]
-
-
 def _measure(
     scope: Scope, network: Network, kinds: Sequence[StepKind], lines: Sequence[Record]
 ) -> Iterator[Record]:
@@ -186,23 +175,22 @@ def _measure(
         torch.compiler.reset()  # or graphs of other widths would count against the limit of recompilations
     make = _noise if network.arch == "cnn" else _batches
     batches = make(cell["batch_size"], lines[0]["seed"], scope.device)
-    turns: dict[StepKind, _Turn] = {}
+    turns: dict[StepKind, Turn] = {}
     failed: dict[StepKind, str] = {}
     for kind in kinds:
         try:
             step = make_step(kind, network, batches, lines[0]["seed"])
-            once = _warm_up(step, scope.device)
-            turns[kind] = _Turn(step, max(1, round(scope.seconds / once)), [])
+            turns[kind] = warmed_up(step, scope.seconds, scope.device)
         except Exception as error:  # a peer that fails is a line that says so
-            failed[kind] = _reason(error)
-    failed |= _take_turns(turns, scope)
+            failed[kind] = reason_of(error)
+    failed |= take_turns(turns, scope.rounds, scope.device)
     flops = _Flops(network, batches)
     reference = turns.get(kinds[0])
     for kind, line in zip(kinds, lines, strict=True):
         turn, error = turns.get(kind), failed.get(kind)
         metrics: dict[str, Any] = {}
         if turn is not None and reference is not None:
-            metrics = _figures(turn.times_ms, reference.times_ms)
+            metrics = ratios(turn.times_ms, reference.times_ms)
             if kind.update_prob == 1:  # one step's count says nothing about a random one
                 metrics["ratio_arithmetic"] = flops(kind) / flops(kinds[0])
         elif error is None:
@@ -229,53 +217,6 @@ def _batches(batch_size: int, seed: int, device: str) -> list[tuple[Tensor, Tens
     starts = [(k * batch_size) % (len(train) - batch_size + 1) for k in range(_NUM_BATCHES)]
     ids = [order[s : s + batch_size].to(train.y.device) for s in starts]
     return [(train.x[i], train.y[i]) for i in ids]
-
-
-def _warm_up(step: Callable[[], object], device: str) -> float:
-    """Run some steps; return the seconds that one takes by then, about."""
-    begin = start = time.perf_counter()
-    for k in range(_WARM_UP_STEPS):
-        start = time.perf_counter()
-        step()
-        synchronize(device)
-        if k >= 3 and start - begin > _WARM_UP_S:
-            break
-    return time.perf_counter() - start
-
-
-def _take_turns(turns: dict[StepKind, _Turn], scope: Scope) -> dict[StepKind, str]:
-    """Let all take turns; drop those that fail or diverge on the way, and return why."""
-    failed: dict[StepKind, str] = {}
-    for _ in range(scope.rounds):
-        for kind, turn in list(turns.items()):
-            try:
-                synchronize(scope.device)
-                start = time.perf_counter()
-                for _ in range(turn.per_round):
-                    turn.step()
-                synchronize(scope.device)
-                turn.times_ms.append((time.perf_counter() - start) / turn.per_round * 1e3)
-            except Exception as error:
-                failed[kind] = _reason(error)
-                del turns[kind]
-    return failed
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-
-
-def _figures(own: Sequence[float], reference: Sequence[float]) -> dict[str, Any]:
-    median, p10, p90 = median_and_spread(own)
-    ratio, low, high = median_and_spread([a / b for a, b in zip(own, reference, strict=True)])
-    return {
-        "step_ms_median": median,
-        "step_ms_p10": p10,
-        "step_ms_p90": p90,
-        "ratio_to_backprop": ratio,
-        "ratio_to_backprop_p10": low,
-        "ratio_to_backprop_p90": high,
-    }
 
 
 class _Flops:

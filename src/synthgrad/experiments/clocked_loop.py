@@ -24,6 +24,7 @@ from .trainers import arithmetic
 
 __all__ = ["ClockedLoop", "run_block"]
 
+_DIGITS = 10
 _TEST_BLOCKS = 4
 _TEST_STREAMS = 500
 _TEST_SEED = 12345  # the same unseen digits for every run
@@ -73,7 +74,8 @@ class ClockedLoop(BaseLoop):
 
     def _rule(self) -> SyntheticGradient:
         rule = self.config.rule
-        return SyntheticGradient(rule.hidden, norm=rule.norm, receiver=rule.receiver)
+        context = _DIGITS if self.config.method == "cdni" else None
+        return SyntheticGradient(rule.hidden, context, norm=rule.norm, receiver=rule.receiver)
 
     def train(self) -> None:
         """Run all blocks."""
@@ -95,9 +97,12 @@ class ClockedLoop(BaseLoop):
                 self.progress(self._step)
 
     def _learn(self, block: Block) -> None:
-        last = len(block) - 1
+        last, period = len(block) - 1, block.period
+        shown = _histograms(block) if self.config.method == "cdni" else None
         for t, (inputs, targets) in enumerate(block.steps()):
-            done = self.trainer.step(inputs, targets, last=t == last)
+            # A message is read where B ticks, and only there a rule is asked.
+            context = shown[t // period] if shown is not None and (t + 1) % period == 0 else None
+            done = self.trainer.step(inputs, targets, context=context, last=t == last)
             for name, loss in done.losses.items():
                 self._losses.setdefault(name, []).append(loss)
             for name in done.updated:
@@ -154,6 +159,12 @@ class ClockedLoop(BaseLoop):
         self.stream.load_state_dict(state["stream"])
         self._updates = state["updates"]
         self.monitor.seen = state["seen"]
+
+
+def _histograms(block: Block) -> Tensor:
+    """Return how often each digit came in each ``T`` steps, ``(T, B, 10)``: what conditions the rule of cDNI."""
+    hot = F.one_hot(block.digits, _DIGITS).float()  # (T², B, 10)
+    return hot.view(block.period, block.period, *hot.shape[1:]).sum(1)
 
 
 def reported(outputs: Mapping[str, Tensor], counts: Tensor) -> Tensor:

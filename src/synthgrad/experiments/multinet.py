@@ -11,8 +11,8 @@ __all__ = ["METHODS", "TIERS", "configs"]
 
 TIERS = ("smoke", "quick", "full")
 
-#: Backpropagation that locks both networks, and an interface between them.
-METHODS = ("bptt", "dni")
+#: Backpropagation that locks both networks, and an interface between them, without and with the digits' labels.
+METHODS = ("bptt", "dni", "cdni")
 
 _SCHEDULES = {
     "smoke": (

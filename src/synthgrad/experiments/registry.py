@@ -23,6 +23,7 @@ from . import (
 from .bench import Benchmark
 from .bench_memory import MemoryBench
 from .bench_step import StepBench
+from .bench_unroll import UnrollBench
 from .run_config import AnyRun
 
 __all__ = ["BENCHMARKS", "EXPERIMENTS", "Choice", "Experiment", "benchmark_named", "experiment_named"]
@@ -202,7 +203,7 @@ EXPERIMENTS = {
     )
 }
 
-_BENCHMARKS: tuple[Benchmark, ...] = (StepBench(), MemoryBench())
+_BENCHMARKS: tuple[Benchmark, ...] = (StepBench(), MemoryBench(), UnrollBench())
 BENCHMARKS = {b.name: b for b in _BENCHMARKS}
 
 
