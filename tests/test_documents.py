@@ -158,8 +158,8 @@ def test_shell_line_runs(page: Path, line: str, empty_folder: Path) -> None:
     words = shlex.split(line, comments=True)
     assert words[0] == "synthgrad", f"{name(page)}: nothing says where CI runs {line!r}; add it to ELSEWHERE"
     data = os.environ.get("SYNTHGRAD_DATA")
-    if {"mnist", "cifar10"} & set(words) and not data:
-        pytest.skip("needs MNIST or CIFAR-10: a folder with their files in SYNTHGRAD_DATA")
+    if {"mnist", "cifar10", "ptb", "shakespeare"} & set(words) and not data:
+        pytest.skip("needs MNIST, CIFAR-10 or a text: a folder with their files in SYNTHGRAD_DATA")
     if "cifar10" in words and not (Path(str(data)) / "cifar-10-batches-py").is_dir():
         pytest.skip("needs CIFAR-10: its standard folder under SYNTHGRAD_DATA")
     write_files(page, empty_folder)
@@ -200,6 +200,8 @@ def shortened(words: list[str]) -> list[str]:
     extra = SHORT | SHORTER.get(words[0], {})
     if words[0] == "run" and {"--data", "--layers"} & set(words):
         del extra["--tier"]  # what is named here may be in the line's own tier only; `provide` cuts all short
+    if words[:2] == ["bench", "unroll"] or "lstm" in words:
+        del extra["--layers"]  # recurrent networks have one
     if "--model" in words:
         extra = {option: value for option, value in extra.items() if option != "--width"}
     return [w for o, v in extra.items() if o in known for w in ([o] if v is None else [o, v])]
