@@ -56,13 +56,16 @@ class Belt:
     Args:
         rows: interfaces, which is one less than modules.
         runs: networks that train side by side. With several, everything has a dimension of runs in front.
+
+    Attributes:
+        contexts: at all interfaces, ``(rows · runs, B, ...)``; None where there are none.
     """
 
     def __init__(self, rows: int, runs: int) -> None:
         self._rows = rows
         self._runs = runs
         self._batches: deque[Batch] = deque(maxlen=rows + 1)
-        self._contexts: Tensor | None = None  # (rows, runs, B, ...)
+        self.contexts: Tensor | None = None
         self._before: tuple[Tensor | None, tuple[Batch, ...]] = (None, ())
 
     def enter(self, batch: Batch) -> None:
@@ -71,31 +74,26 @@ class Belt:
         Raises:
             ShapeError: if it is not of the size of the one before.
         """
-        self._before = self._contexts, tuple(self._batches)
-        c = batch.info.context
+        self._before = self.contexts, tuple(self._batches)
+        c, old = batch.info.context, self.contexts
         if c is not None:
             c = c if self._runs > 1 else c.unsqueeze(0)
-            if self._contexts is None or not self._batches:
+            if old is None or not self._batches:
                 # Layers that no batch has reached yet are given something of the right kind.
-                self._contexts = c.expand(self._rows, *c.shape)
-            elif c.shape != self._contexts.shape[1:]:
+                self.contexts = c.repeat(self._rows, *[1] * (c.ndim - 1))
+            elif c.shape[1:] != old.shape[1:]:
                 raise ShapeError(
-                    f"got a context of shape {tuple(c.shape[1:])}, expected {tuple(self._contexts.shape[2:])} as in the "
-                    "batches before: layers run as one batch, so all must have one size; drop the last, smaller one"
+                    f"got a context of shape {tuple(c.shape[1:])}, expected {tuple(old.shape[1:])} as in the batches "
+                    "before: layers run as one batch, so all must have one size; drop the last, smaller one"
                 )
             else:
-                self._contexts = torch.cat([c.unsqueeze(0), self._contexts[:-1]])
+                self.contexts = torch.cat((c, old[: -self._runs]))
         self._batches.appendleft(batch)
 
     def leave(self) -> None:
         """Take the batch that entered last out again, for its step has failed."""
-        self._contexts, batches = self._before
+        self.contexts, batches = self._before
         self._batches = deque(batches, maxlen=self._rows + 1)
-
-    @property
-    def contexts(self) -> Tensor | None:
-        """Contexts at all interfaces, ``(rows · runs, B, ...)``, or None."""
-        return None if self._contexts is None else self._contexts.flatten(0, 1)
 
     @property
     def top(self) -> Batch | None:
@@ -120,11 +118,11 @@ class Belt:
     def state_dict(self) -> dict[str, Any]:
         """Return the batches, as plain containers of tensors."""
         batches = [{**_pack(b.info), "target": b.target, "entered": b.entered} for b in self._batches]
-        return {"contexts": self._contexts, "batches": batches}
+        return {"contexts": self.contexts, "batches": batches}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` returned."""
-        self._contexts = state["contexts"]
+        self.contexts = state["contexts"]
         names = [f.name for f in fields(Info)]
         batches = [
             Batch(Info(**{name: b[name] for name in names}), b["target"], b["entered"])

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -31,9 +31,10 @@ from ..base import Criterion, OptimizerFactory, StepRecord, make_optimizer
 from ..lags import Batch, Lag
 from ..learners import learners
 from .belt import Belt, Tick
+from .body import Body, Ran, learn
 from .build import Parts, find_parts
 from .finite import RowGuard
-from .fused import Fused, fused_body
+from .fused import fused_body
 from .general import General, Top
 from .in_turn import rule_rows
 from .rules import Rows
@@ -103,8 +104,8 @@ class LayerParallel:
         self._units = nets[0].units
         self._guard = RowGuard(self._interfaces, len(nets)) if guard else None
         learned = {id(n.model.get_parameter(p)) for n in nets for m in n.graph.modules for p in m.parameters}
-        top = Top(parts.last, criterion, self._units, learned, listened=listened)
-        self._body: General | Fused = _body(parts, top, self._units, learned, fused=fused, listened=listened)
+        self._body = _body(parts, criterion, self._units, learned, fused=fused, listened=listened)
+        self._learn = partial(learn, self._body)
         self._in_turn = self._body.rules.in_turn
         ledger = Ledger()
         self._body.note(ledger, len(self._names), observe)
@@ -185,55 +186,78 @@ class LayerParallel:
     # -- a step -------------------------------------------------------------------------------------------
 
     def _run(self, x: Tensor, t: int) -> StepRecord:
-        body, runs, batch = self._body, self._runs, self._belt.top
+        below, contexts, runs = self._below or self._nothing(x), self._belt.contexts, self._runs
+        self._body.rules.check(below.rows.h[0], None if contexts is None else contexts[:runs])
         reached = min(t + 1, self._rows) * runs
-        infos = self._belt.infos() if self._in_turn else ()
-        below = self._below or self._nothing(x)
-        rows = Rows(below.rows.h, self._belt.contexts, reached, infos)
+        rows = Rows(below.rows.h, contexts, reached, self._belt.infos() if self._in_turn else ())
         self._ledger.absent.clear()
-        body.rules.check(rows.h[0], None if rows.contexts is None else rows.contexts[:runs])
-        with self._keeping(body.buffers, reached - body.offset), self._keeping(body.rule_buffers, reached):
+        full = t > self._rows + self._observe_lag
+        ran = self._learn_in_full(x, below, rows) if full else self._learn_while_filling(x, below, rows, t)
+        below.messages, below.values = ran.messages, ran.values
+        self._sent.append(below)
+        seen = self._sent.popleft() if len(self._sent) > self._observe_lag else None
+        if self.monitor is not None and seen is not None:
+            self._measure(self.monitor, seen)
+        updated = self._updates.step(t)
+        self._below = Tick(rows._replace(h=ran.h), None if self.monitor is None else ran.credits.delta)
+        loss = None if ran.losses is None else ran.losses if runs > 1 else ran.losses[0]
+        return StepRecord(t, loss, self._names_of(updated))
+
+    def _learn_in_full(self, x: Tensor, below: Tick, rows: Rows) -> Ran:
+        """Leave the gradients of all parameters."""
+        batch = self._belt.top
+        assert batch is not None
+        seen = None
+        if self._observe_lag and self._body.rules.listens:
+            sent = self._sent[0]
+            assert sent.messages is not None
+            seen = sent.rows, sent.messages, sent.values
+        ran = self._learn(x, below.rows, rows, batch.target, seen)
+        if self._guard is not None:
+            self._guard.check(self._step, ran.messages, ran.losses)
+        return ran
+
+    def _learn_while_filling(self, x: Tensor, below: Tick, rows: Rows, t: int) -> Ran:
+        """Do the same, while there are layers that no batch has reached: put their buffers back."""
+        body, batch, runs, reached = self._body, self._belt.top, self._runs, rows.reached
+        with (
+            keeping_rows(body.buffers, reached - body.offset),
+            keeping_rows(body.rule_buffers, reached),
+        ):
             target = None if batch is None else batch.target
             ran = body.run(x, below.rows.h, rows, target, at_top=batch is not None)
-        below.messages, below.values = ran.messages, ran.values
-        loss = None if ran.losses is None else ran.losses if runs > 1 else ran.losses[0]
         if self._guard is not None:
             came = None if ran.messages is None else ran.messages[: min(t, self._rows) * runs]
             self._guard.check(t, came, ran.losses)
-        self._sent.append(below)
-        if len(self._sent) > self._observe_lag:
-            self._observe(self._sent.popleft())
-        updated = self._updates.step(t)
-        self._below = Tick(rows._replace(h=ran.h), ran.credits.delta if self.monitor is not None else None)
-        names = dict.fromkeys(self._names[k % len(self._names)] for k in updated)
-        return StepRecord(t, loss, list(names))
+        below.messages, below.values = ran.messages, ran.values
+        sent = [*self._sent, below]
+        if len(sent) > self._observe_lag and body.rules.listens:
+            seen = sent[0]
+            assert seen.messages is not None
+            if seen.rows.reached:
+                with keeping_rows(body.rule_buffers, seen.rows.reached):
+                    body.rules.observe(seen.rows, seen.messages, seen.values)
+        return ran
 
-    def _observe(self, tick: Tick) -> None:
-        """Let the rules learn from the messages that have come for what crossed in one step."""
-        rows, messages = tick.rows, tick.messages
-        if messages is None or not rows.reached:
+    def _measure(self, monitor: Monitor, seen: Tick) -> None:
+        """Compare the credits of one step with the messages that have come for it."""
+        if seen.messages is None or seen.delta is None:
             return
-        if self.monitor is not None and tick.delta is not None:
-            for name, delta, message in zip(
-                self._interfaces, tick.delta, messages[: rows.reached], strict=False
-            ):
-                self.monitor.record(name, delta, message)
-        if self._body.rules.listens:
-            with self._keeping(self._body.rule_buffers, rows.reached):
-                self._body.rules.observe(rows, messages, tick.values)
+        reached = seen.rows.reached
+        for name, delta, message in zip(self._interfaces, seen.delta, seen.messages[:reached], strict=False):
+            monitor.record(name, delta, message)
+
+    def _names_of(self, updated: Sequence[int]) -> list[str]:
+        """Return the names of the modules that have been updated, each once."""
+        if len(updated) == self._runs * len(self._names):
+            return list(self._names)
+        return list(dict.fromkeys(self._names[k % len(self._names)] for k in updated))
 
     def _nothing(self, x: Tensor) -> Tick:
         """Return what the layers above the first are fed with before there is anything: zeros."""
         p = next(self.net.parameters(), x)
         h = torch.zeros(self._rows * self._runs, x.shape[1], *self._shape, dtype=p.dtype, device=x.device)
         return Tick(Rows(h, self._belt.contexts, 0))
-
-    def _keeping(self, buffers: Sequence[Tensor], reached: int) -> ExitStack:
-        """Return a context that leaves the buffers alone of rows that no batch has reached."""
-        stack = ExitStack()
-        if self._step <= self._rows + self._observe_lag:
-            stack.enter_context(keeping_rows(buffers, reached))
-        return stack
 
     # -- checks -------------------------------------------------------------------------------------------
 
@@ -278,11 +302,17 @@ class LayerParallel:
 
 
 def _body(
-    parts: Parts, top: Top, units: Units, learned: Collection[int], *, fused: bool | None, listened: bool
-) -> General | Fused:
+    parts: Parts,
+    criterion: Criterion,
+    units: Units,
+    learned: Collection[int],
+    *,
+    fused: bool | None,
+    listened: bool,
+) -> Body:
     """Return what runs a step: the fused form where it fits, if it is not refused."""
     if fused is not False:
-        found = fused_body(parts, top, units)
+        found = fused_body(parts, criterion, units, learned)
         if found is not None:
             return found
     if fused:
@@ -290,8 +320,9 @@ def _body(
             "fused=True is for Linear–BatchNorm–ReLU modules, all their parameters learning, with linear synthetic "
             "gradients of vectors at every cut; leave it out"
         )
-    rules = rule_rows(parts.rules)
     name = f"blocks '{parts.names[1]}' to '{parts.names[-2]}'"
+    top = Top(parts.last, criterion, units, learned, listened=listened)
+    rules = rule_rows(parts.rules)
     return General(parts.first, parts.inner, top, rules, units, learned, name=name, listened=listened)
 
 

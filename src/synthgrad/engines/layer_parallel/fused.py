@@ -12,19 +12,22 @@ Rows are the interfaces of all runs, ``n = layers · runs``; ``B`` examples, ``H
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...core import ConfigError, Rule, ShapeError, Units
+from ..base import Criterion
+from .body import Ran
 from .build import Parts
 from .fits import Layer, dense_layer, linear_models
-from .general import Ran, Top
+from .general import Top
 from .labels import check_contexts
-from .rules import Credits, Rows
-from .storage import Ledger, bind, bind_buffers
+from .linear_top import LinearTop, linear_layer
+from .rules import Credits, Rows, RuleRows
+from .storage import Bound, Ledger, bind_buffers
 
 __all__ = ["Fused", "fused_body"]
 
@@ -40,19 +43,17 @@ class LinearModels:
         assert models is not None
         self._width = models[0].width
         self._rule = rules[0]
-        self._parameters = [[m.first.weight for m in models]]
-        self._parameters += [[m.first.bias if m.table is None else m.table for m in models]]
-        self._weight, self._offset = (
-            bind(p) for p in self._parameters
-        )  # (n, H, H); (n, classes, H) or (n, H)
-        self._grads = [torch.zeros_like(self._weight), torch.zeros_like(self._offset)]
-        self._starts = self._width * torch.arange(len(models), device=self._weight.device).unsqueeze(1)
+        self._weight = Bound([m.first.weight for m in models])  # (n, H, H)
+        # (n, classes, H), or (n, H) without a context
+        self._offset = Bound([m.first.bias if m.table is None else m.table for m in models])
+        rows = torch.arange(len(models), device=self._weight.values.device)
+        self._starts = self._width * rows.unsqueeze(1)
         self._indices: list[tuple[Tensor, Tensor]] = []
         self.buffers: list[Tensor] = []
 
     def note(self, ledger: Ledger, credited: Sequence[int], observed: Sequence[int]) -> None:
-        for parameters, grads in zip(self._parameters, self._grads, strict=True):
-            ledger.note(parameters, grads, observed)
+        for bound in (self._weight, self._offset):
+            bound.note(ledger, observed)
 
     def check(self, h: Tensor, contexts: Tensor | None) -> None:
         check_contexts(self._rule, self._width, h, contexts)
@@ -63,21 +64,20 @@ class LinearModels:
     def observe(self, rows: Rows, messages: Tensor, values: Sequence[Tensor | None]) -> None:
         h, c = rows.h, rows.contexts
         error = self._predict(h, c).sub_(messages).mul_(2.0 / max(h.shape[1], 1))  # (n, B, H)
-        torch.bmm(error.transpose(1, 2), h, out=self._grads[0])
+        torch.bmm(error.transpose(1, 2), h, out=self._weight.grads)
         self._keep_offset(error, c)
 
     def _predict(self, h: Tensor, c: Tensor | None) -> Tensor:
+        weight, offset = self._weight.values.transpose(1, 2), self._offset.values
         if not self._width:
-            return torch.baddbmm(self._offset.unsqueeze(1), h, self._weight.transpose(1, 2))
+            return torch.baddbmm(offset.unsqueeze(1), h, weight)
         assert c is not None
         if c.is_floating_point():
-            offset = torch.bmm(c.to(h.dtype), self._offset)
-        else:
-            offset = self._offset.flatten(0, 1).index_select(0, self._index(c)).view(h.shape)
-        return torch.baddbmm(offset, h, self._weight.transpose(1, 2))
+            return torch.baddbmm(torch.bmm(c.to(h.dtype), offset), h, weight)
+        return torch.baddbmm(offset.flatten(0, 1).index_select(0, self._index(c)).view(h.shape), h, weight)
 
     def _keep_offset(self, error: Tensor, c: Tensor | None) -> None:
-        grads = self._grads[1]
+        grads = self._offset.grads
         if not self._width:
             torch.sum(error, 1, out=grads)
             return
@@ -90,21 +90,14 @@ class LinearModels:
 
     def _index(self, c: Tensor) -> Tensor:
         """Return the rows of all tables, one below the other, that class indices ``(n, B)`` mean."""
+        if torch.compiler.is_compiling():
+            return (c + self._starts).flatten()
         for known, index in self._indices:
             if known is c:  # they come again when the messages have
                 return index
         index = (c + self._starts).flatten()
         self._indices = [*self._indices[-1:], (c, index)]
         return index
-
-
-class _Bound:
-    """Parameters of one shape as one tensor, and their gradients."""
-
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
-        self.parameters = parameters
-        self.values = bind(parameters)  # (rows, ...)
-        self.grads = torch.zeros_like(self.values)
 
 
 class Fused:
@@ -122,46 +115,45 @@ class Fused:
     """
 
     def __init__(
-        self, first: Sequence[Layer], inner: Sequence[Layer], top: Top, rules: LinearModels, units: Units
+        self,
+        first: Sequence[Layer],
+        inner: Sequence[Layer],
+        top: Top | LinearTop,
+        rules: LinearModels,
+        units: Units,
     ) -> None:
         layers = [*first, *inner]
         self._runs = len(first)
         self._top = top
-        self.rules = rules
+        self.rules: RuleRows = rules
         self._units = units
         self._norm = layers[0].norm
         self._momentum: float = layers[0].norm.momentum or 0.0
-        self._first = _Bound([layer.linear.weight for layer in first])  # (runs, H, D)
-        self._inner = _Bound([layer.linear.weight for layer in inner])  # (n - runs, H, H)
-        self._scale = _Bound([layer.norm.weight for layer in layers])  # (n, H)
-        self._shift = _Bound([layer.norm.bias for layer in layers])
-        self._bias = None
-        if inner[0].linear.bias is not None:
-            self._bias = _Bound([layer.linear.bias for layer in layers])
+        self._first = Bound([layer.linear.weight for layer in first])  # (runs, H, D)
+        self._inner = Bound([layer.linear.weight for layer in inner])  # (n - runs, H, H)
+        # Of each layer side by side, (n, 2 or 3, H): one tensor to the optimizer. Scales, shifts, biases.
+        vectors = [[layer.norm.weight, layer.norm.bias, layer.linear.bias] for layer in layers]
+        self._has_bias = inner[0].linear.bias is not None
+        kept = [v for own in vectors for v in own[: 3 if self._has_bias else 2]]
+        self._vectors = Bound(kept, within=3 if self._has_bias else 2)
         buffers = bind_buffers([layer.norm for layer in layers])
         self._mean, self._variance = buffers["running_mean"], buffers["running_var"]
         self._count = buffers["num_batches_tracked"]
-        #: Rows that no batch has reached are put back by the engine.
         self.buffers = list(buffers.values())
         self.rule_buffers = rules.buffers
-        #: The row of `buffers` that belongs to the lowest interface.
         self.offset = 0
 
     def note(self, ledger: Ledger, depth: int, observe: int) -> None:
-        """Say where the gradients of all parameters will be, and from which step on."""
         runs = self._runs
         rows = [k for k in range(depth - 1) for _ in range(runs)]
-        ledger.note(self._first.parameters, self._first.grads, rows[:runs])
-        ledger.note(self._inner.parameters, self._inner.grads, rows[runs:])
-        for bound in (self._scale, self._shift, self._bias):
-            if bound is not None:
-                ledger.note(bound.parameters, bound.grads, rows)
-        self._top.stack.note(ledger, [depth - 1] * runs)
+        self._first.note(ledger, rows[:runs])
+        self._inner.note(ledger, rows[runs:])
+        self._vectors.note(ledger, [k for k in rows for _ in range(self._vectors.values.shape[1])])
+        self._top.note(ledger, [depth - 1] * runs)
         self.rules.note(ledger, rows, [k + 1 + observe for k in rows])
 
     @torch.no_grad()
     def run(self, x: Tensor, below: Tensor, rows: Rows, target: Any, *, at_top: bool) -> Ran:
-        """Run forward and backward of every layer, each on its batch; see `General.run`."""
         runs, x = self._runs, x.flatten(2)  # (runs, B, D)
         self._check(x)
         fed, weight = below[:-runs], self._inner.values
@@ -169,19 +161,19 @@ class Fused:
         torch.bmm(x, self._first.values.transpose(1, 2), out=z[:runs])
         torch.bmm(fed, weight.transpose(1, 2), out=z[runs:])
         deviation = self._normalise(z)
-        h = torch.addcmul(self._shift.values.unsqueeze(1), z, self._scale.values.unsqueeze(1)).relu_()
+        scale, shift, *_ = self._vectors.values.unsqueeze(2).unbind(1)  # (n, 1, H) each
+        h = torch.addcmul(shift, z, scale).relu_()
         credits = self.rules.credit(rows._replace(h=h))
         assert credits.delta is not None
         divisor = self._units.divisor(h[0])
-        dz = self._backward(credits.delta, h, z, deviation, 1.0 / divisor)
+        dz = self._backward(credits.delta, h, z, deviation * scale, 1.0 / divisor)
         messages = torch.zeros_like(below) if not at_top else torch.empty_like(below)
         torch.bmm(dz[runs:], weight, out=messages[:-runs])
         _product(self._inner.grads, dz[runs:], fed, 1.0 / divisor)
         _product(self._first.grads, dz[:runs], x, 1.0 / divisor)
         losses = None
         if at_top:
-            with torch.enable_grad():
-                losses, message, _ = self._top.run(below[-runs:], target)
+            losses, message, *_ = self._top.run(below[-runs:], target)
             assert message is not None
             torch.mul(message, divisor, out=messages[-runs:])
         return Ran(h, credits, losses, messages, ())
@@ -193,32 +185,33 @@ class Fused:
         z.sub_(mean)
         variance = z.square().sum(1, keepdim=True).div_(size)
         mean, unbiased = mean.squeeze(1), variance.squeeze(1) * (size / (size - 1))
-        self._mean.lerp_(mean if self._bias is None else mean.add_(self._bias.values), self._momentum)
+        self._mean.lerp_(mean.add_(self._vectors.values[:, 2]) if self._has_bias else mean, self._momentum)
         self._variance.lerp_(unbiased, self._momentum)
-        self._count += 1
+        self._count.add_(1)
         deviation = variance.add_(self._norm.eps).rsqrt_()
         z.mul_(deviation)
         return deviation
 
-    def _backward(self, delta: Tensor, h: Tensor, z: Tensor, deviation: Tensor, scale: float) -> Tensor:
+    def _backward(self, delta: Tensor, h: Tensor, z: Tensor, steepness: Tensor, unit: float) -> Tensor:
         """Return the gradient of what was normalised, ``(n, B, H)``, per-example units; keep those of scale and shift.
 
         Args:
             delta: ``(n, B, H)``, the credit.
             h: what has crossed.
             z: normalised.
-            deviation: 1 / deviation.
-            scale: from per-example units to those of the criterion.
+            steepness: ``(n, 1, H)``, the scales over the deviations.
+            unit: from per-example units to those of the criterion.
         """
         size = z.shape[1]
         dy = torch.ops.aten.threshold_backward(delta, h, 0)  # through the ReLU
         shift = dy.sum(1, keepdim=True)  # (n, 1, H)
         along = (dy * z).sum(1, keepdim=True)
-        torch.mul(shift.squeeze(1), scale, out=self._shift.grads)
-        torch.mul(along.squeeze(1), scale, out=self._scale.grads)
+        grads = self._vectors.grads
+        torch.mul(along.squeeze(1), unit, out=grads[:, 0])
+        torch.mul(shift.squeeze(1), unit, out=grads[:, 1])
         # A batch's mean and variance take their part of the gradient with them.
         dy.sub_(shift.div_(size)).addcmul_(z, along.div_(size), value=-1)
-        return dy.mul_(deviation * self._scale.values.unsqueeze(1))
+        return dy.mul_(steepness)
 
     def _check(self, x: Tensor) -> None:
         if not self._norm.training:
@@ -234,7 +227,7 @@ def _product(grads: Tensor, dz: Tensor, fed: Tensor, scale: float) -> None:
     torch.baddbmm(grads, dz.transpose(1, 2), fed, beta=0, alpha=scale, out=grads)
 
 
-def fused_body(parts: Parts, top: Top, units: Units) -> Fused | None:
+def fused_body(parts: Parts, criterion: Criterion, units: Units, learned: Collection[int]) -> Fused | None:
     """Return the fused step, or None if the networks are not of its kind."""
     rules = parts.rules
     layers = [[dense_layer(module) for module in modules] for modules in (parts.first, parts.inner)]
@@ -248,4 +241,11 @@ def fused_body(parts: Parts, top: Top, units: Units) -> Fused | None:
     norms = {
         (layer.norm.eps, layer.norm.momentum, layer.linear.bias is None) for some in found for layer in some
     }
-    return Fused(found[0], found[1], top, LinearModels(rules), units) if len(norms) == 1 else None
+    if len(norms) > 1:
+        return None
+    linear = [layer for module in parts.last if (layer := linear_layer(module)) is not None]
+    if len(linear) == len(parts.last):
+        top = LinearTop(linear, criterion, units)
+    else:
+        top = Top(parts.last, criterion, units, learned, listened=True)
+    return Fused(found[0], found[1], top, LinearModels(rules), units)

@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...core import Units
 from ..base import Criterion, reduced
-from .rules import Credits, Nothing, Rows, RuleRows
+from .body import Ran, Values
+from .rules import Nothing, Rows, RuleRows
 from .stack import Stack
 from .storage import Ledger
 
-__all__ = ["General", "Ran", "Top"]
-
-
-class Ran(NamedTuple):
-    """What a step has computed, beside the gradients that it has left.
-
-    Attributes:
-        h: what crosses the interfaces now, ``(n, B, ...)``, detached, interface by interface and run by run.
-        credits: what the rules gave for it.
-        losses: of the last module, ``(runs,)``, detached; None while no batch has reached it.
-        messages: what comes back for what crossed one step before, ``(n, B, ...)``, per-example units; None if
-            nobody listens.
-        values: the losses that come with the messages, ``(B,)`` for each row.
-    """
-
-    h: Tensor
-    credits: Credits
-    losses: Tensor | None
-    messages: Tensor | None
-    values: Sequence[Tensor | None]
+__all__ = ["General", "Top"]
 
 
 class Top:
@@ -56,11 +38,16 @@ class Top:
         *,
         listened: bool,
     ) -> None:
-        self.stack = Stack(modules, learned, "the last modules")
+        self._stack = Stack(modules, learned, "the last modules")
         self._criterion = criterion
         self._units = units
         self._listened = listened
 
+    def note(self, ledger: Ledger, since: Sequence[int]) -> None:
+        """Say where the gradients will be, and from which step on."""
+        self._stack.note(ledger, since)
+
+    @torch.enable_grad()
     def run(self, h: Tensor, target: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Learn from a batch.
 
@@ -73,7 +60,7 @@ class Top:
             example, ``(runs, B)``, where these are known.
         """
         fed = h.detach().requires_grad_(self._listened)
-        stack = self.stack
+        stack = self._stack
         if stack.size == 1:
             found = self._criterion(stack(fed)[0], target).unsqueeze(0)
         else:
@@ -125,38 +112,20 @@ class General:
         self.rules = rules
         self._units = units
         self._listened = listened
-        #: Buffers of blocks and of rules: rows that no batch has reached are put back by the engine.
         self.buffers = self._inner.buffers
         self.rule_buffers = rules.buffers
-        #: The row of `buffers` that belongs to the lowest interface: the first module's are not among them.
-        self.offset = self._runs
+        self.offset = self._runs  # the first module's buffers are not among these
 
     def note(self, ledger: Ledger, depth: int, observe: int) -> None:
-        """Say where the gradients of all parameters will be, and from which step on.
-
-        Args:
-            ledger: where to say it.
-            depth: number of modules.
-            observe: steps that a message waits for its rule.
-        """
         runs = self._runs
         if not isinstance(self.rules, Nothing):
             self._first.note(ledger, [0] * runs)
             self._inner.note(ledger, [k for k in range(1, depth - 1) for _ in range(runs)])
-        self._top.stack.note(ledger, [depth - 1] * runs)
+        self._top.note(ledger, [depth - 1] * runs)
         rows = [k for k in range(depth - 1) for _ in range(runs)]
         self.rules.note(ledger, rows, [k + 1 + observe for k in rows])
 
     def run(self, x: Tensor, below: Tensor, rows: Rows, target: Any, *, at_top: bool) -> Ran:
-        """Run forward and backward of every module, each on its batch.
-
-        Args:
-            x: ``(runs, B, ...)``, the newest batch.
-            below: what crossed the interfaces one step before, ``(n, B, ...)``.
-            rows: what is known of what crosses now, without ``h``.
-            target: of the batch that the last module works on.
-            at_top: has a batch reached it?
-        """
         runs = self._runs
         fed = below[:-runs].detach()
         with torch.set_grad_enabled(not isinstance(self.rules, Nothing)):
@@ -194,7 +163,7 @@ class General:
             del grads[: len(stack.leaves)]
         return grads[0] if self._listened else None
 
-    def _values(self, credited: Tensor | None, top: Tensor | None, n: int) -> Sequence[Tensor | None]:
+    def _values(self, credited: Tensor | None, top: Tensor | None, n: int) -> Values:
         """Return the loss values of ``n`` messages: what the rule above expects, and at the top what is."""
         runs = self._runs
         expected = [None] * (n - runs) if credited is None else list(credited[runs:])

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Ledger", "bind", "bind_buffers", "keeping_rows"]
+__all__ = ["Bound", "Ledger", "bind", "bind_buffers", "keeping_rows"]
 
 
 @dataclass
@@ -52,6 +52,30 @@ def bind(parameters: Sequence[Tensor]) -> Tensor:
     for p, view in zip(parameters, stacked.unbind(), strict=True):
         p.data = view
     return stacked
+
+
+class Bound:
+    """Parameters of one shape as one tensor, and their gradients.
+
+    Args:
+        parameters: at least one.
+        within: they are grouped: so many in turn belong together, and lie side by side.
+
+    Attributes:
+        parameters: as given, now views.
+        values, grads: ``(n, ...)``, or ``(n / within, within, ...)``.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], within: int = 1) -> None:
+        self.parameters = parameters
+        self._flat = bind(parameters)
+        self._flat_grads = torch.zeros_like(self._flat)
+        shape = (-1, within, *self._flat.shape[1:]) if within > 1 else self._flat.shape
+        self.values, self.grads = self._flat.view(shape), self._flat_grads.view(shape)
+
+    def note(self, ledger: Ledger, since: Sequence[int]) -> None:
+        """Tell a ledger where the gradients will be, and from which step on for each parameter."""
+        ledger.note(self.parameters, self._flat_grads, since)
 
 
 def bind_buffers(modules: Sequence[nn.Module]) -> dict[str, Tensor]:

@@ -8,14 +8,12 @@ steps; these work on the optimizers' own state, so nobody else notices. Any othe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import SGD, Optimizer
 
 from ..base import zero_grad
+from .merged import Entry, Merged, kind_of
 from .storage import Ledger
 
 __all__ = ["Updates"]
@@ -42,8 +40,8 @@ class Updates:
         self._optimizers = optimizers
         self._first = [min((since[id(p)] for p in ps), default=None) for ps in self._parameters]
         self._whole = 1 + max((since[id(p)] for ps in self._parameters for p in ps), default=0)
-        self._merged: list[_Merged] | None = None
-        self._form: list[Any] = []
+        self._merged: list[Merged] | None = None
+        self._seen: list[_Seen] = []
         self._all = [k for k, first in enumerate(self._first) if first is not None]
 
     def step(self, step: int) -> list[int]:
@@ -75,113 +73,56 @@ class Updates:
 
     def _merge(self) -> bool:
         """Are there kernels for all optimizers at once? Looks again where a setting or a state has been changed."""
-        form = [_form(o) for o in self.optimizers]
-        if self._merged is None or form != self._form:
-            self._form, self._merged = form, self._merge_anew()
+        if self._merged is None or not all(seen.holds() for seen in self._seen):
+            loaded = self._merged is None or not all(seen.state_holds() for seen in self._seen)
+            self._seen = [_Seen(o) for o in self.optimizers]
+            # A schedule changes settings in every step: then the lists stay, if they can.
+            if loaded or not self._merged or not all(merged.take_settings() for merged in self._merged):
+                self._merged = self._merge_anew()
         return bool(self._merged)
 
-    def _merge_anew(self) -> list[_Merged]:
-        """Return the kernels' arguments; an empty list where some optimizer has none."""
-        found: dict[Any, _Merged] = {}
+    def _merge_anew(self) -> list[Merged]:
+        """Return the kernels with their arguments; an empty list where some optimizer has none."""
+        entries: dict[Any, list[Entry]] = {}
+        groups: dict[Any, list[dict[str, Any]]] = {}
+        owners: dict[Any, Optimizer] = {}
         for optimizer in self.optimizers:
+            if _hooked(optimizer):
+                return []
             for group in optimizer.param_groups:
-                kind = _kind(optimizer, group)
-                if kind is None:
-                    return []
+                kind = kind_of(optimizer, group)
                 parameters = [p for p in group["params"] if id(p) in self._ledger.since]
-                stateless = isinstance(optimizer, SGD) and not group["momentum"]
-                if not stateless and any(p not in optimizer.state for p in parameters):
+                has_state = not isinstance(optimizer, SGD) or bool(group["momentum"])
+                if kind is None or (has_state and any(p not in optimizer.state for p in parameters)):
                     return []
                 for p in parameters:
                     key = (*kind, p.device, p.dtype)
-                    merged = found.setdefault(key, _Merged(optimizer, dict(group), [], [], []))
-                    merged.parameters.append(p.detach())
-                    merged.grads.append(self._ledger.grads[id(p)])
-                    merged.states.append({} if stateless else optimizer.state[p])
-        for merged in found.values():
-            merged.prepare()
-        return list(found.values())
+                    owners.setdefault(key, optimizer)
+                    if not any(group is known for known in groups.setdefault(key, [])):
+                        groups[key].append(group)
+                    entry = Entry(p, self._ledger.grads[id(p)], optimizer.state[p] if has_state else {})
+                    entries.setdefault(key, []).append(entry)
+        return [Merged(owners[key], groups[key], found) for key, found in entries.items()]
 
 
-def _form(optimizer: Optimizer) -> list[Any]:
-    """Return all that may be changed from outside, in a form that is quick to make and to compare."""
-    hooks = len(optimizer._optimizer_step_pre_hooks) + len(optimizer._optimizer_step_post_hooks)  # pyright: ignore[reportPrivateUsage]
-    return [id(optimizer.state), hooks, *(tuple(group.values()) for group in optimizer.param_groups)]
+class _Seen:
+    """An optimizer's settings and state as they were: what may be changed from outside, quick to compare."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+        self._state = optimizer.state
+        self._hooked = _hooked(optimizer)
+        self._groups = [(group, dict(group)) for group in optimizer.param_groups]
+
+    def holds(self) -> bool:
+        """Is all as it was?"""
+        return self.state_holds() and all(now == then for now, then in self._groups)
+
+    def state_holds(self) -> bool:
+        """Is the state that which it was, which it is not after loading, and are there as many hooks?"""
+        return self._optimizer.state is self._state and _hooked(self._optimizer) == self._hooked
 
 
-def _kind(optimizer: Optimizer, group: dict[str, Any]) -> tuple[Any, ...] | None:
-    """Return what parameters must have in common to be updated by one kernel; None if there is none."""
-    hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)  # pyright: ignore[reportPrivateUsage]
-    fits = type(optimizer) in (Adam, torch.optim.AdamW, SGD) and not any(hooks)
-    # Who asks for another form of the arithmetic shall have it.
-    fits = fits and group["fused"] is not False and not group["foreach"] and not group["differentiable"]
-    fits = fits and not group.get("capturable") and not isinstance(group["lr"], Tensor)
-    if not fits or any(p.device.type not in ("cpu", "cuda") for p in group["params"]):
-        return None
-    return (
-        isinstance(optimizer, SGD),
-        *((k, v) for k, v in group.items() if k not in ("params", "initial_lr")),
-    )
-
-
-@dataclass
-class _Merged:
-    """What one kernel updates: parameters, gradients and states of many modules, with the same settings."""
-
-    optimizer: Optimizer
-    group: dict[str, Any]
-    parameters: list[Tensor]
-    grads: list[Tensor]
-    states: list[dict[str, Any]]
-
-    def prepare(self) -> None:
-        """Collect the states in lists. Counts of steps become one tensor, to add to in one go."""
-        if isinstance(self.optimizer, SGD):
-            self._momenta = [s.get("momentum_buffer") for s in self.states]
-            return
-        self._steps = torch.stack([s["step"] for s in self.states])
-        self._counts = list(self._steps.unbind())
-        for state, count in zip(self.states, self._counts, strict=True):
-            state["step"] = count
-        self._means, self._squares, self._largest = (
-            [s[name] for s in self.states if name in s]
-            for name in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
-        )
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Update in place, as the optimizers' own fused form does."""
-        g = self.group
-        if isinstance(self.optimizer, SGD):
-            torch.ops.aten._fused_sgd_(
-                self.parameters,
-                self.grads,
-                self._momenta if g["momentum"] else [],
-                weight_decay=g["weight_decay"],
-                momentum=g["momentum"],
-                lr=g["lr"],
-                dampening=g["dampening"],
-                nesterov=g["nesterov"],
-                maximize=g["maximize"],
-                is_first_step=False,
-            )
-            return
-        self._steps += 1
-        kernel = (
-            torch.ops.aten._fused_adamw_ if g.get("decoupled_weight_decay") else torch.ops.aten._fused_adam_
-        )
-        kernel(
-            self.parameters,
-            self.grads,
-            self._means,
-            self._squares,
-            self._largest,
-            self._counts,
-            lr=g["lr"],
-            beta1=g["betas"][0],
-            beta2=g["betas"][1],
-            weight_decay=g["weight_decay"],
-            eps=g["eps"],
-            amsgrad=g["amsgrad"],
-            maximize=g["maximize"],
-        )
+def _hooked(optimizer: Optimizer) -> bool:
+    """Has an optimizer hooks, which it runs itself only?"""
+    return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)  # pyright: ignore[reportPrivateUsage]

@@ -1,0 +1,95 @@
+"""What runs a step of all layers, whatever they are made of, and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+from .rules import Credits, Rows, RuleRows
+from .storage import Ledger
+
+__all__ = ["Body", "Ran", "Values", "learn"]
+
+#: The losses that come with messages, ``(B,)`` for each row, where they are known.
+Values = Sequence[Tensor | None]
+
+
+class Ran(NamedTuple):
+    """What a step has computed, beside the gradients that it has left.
+
+    Attributes:
+        h: what crosses the interfaces now, ``(n, B, ...)``, detached, interface by interface and run by run.
+        credits: what the rules gave for it.
+        losses: of the last module, ``(runs,)``, detached; None while no batch has reached it.
+        messages: what comes back for what crossed one step before, ``(n, B, ...)``, per-example units; None if
+            nobody listens.
+        values: the losses that come with the messages, ``(B,)`` for each row.
+    """
+
+    h: Tensor
+    credits: Credits
+    losses: Tensor | None
+    messages: Tensor | None
+    values: Values
+
+
+class Body(Protocol):
+    """What runs all layers.
+
+    Attributes:
+        rules: of all interfaces.
+        buffers, rule_buffers: of blocks and rules, ``(rows, ...)`` each: rows that no batch has reached are put
+            back by the engine.
+        offset: the row of an interface, less this, is that of the buffers of the block below it.
+    """
+
+    rules: RuleRows
+    buffers: list[Tensor]
+    rule_buffers: list[Tensor]
+    offset: int
+
+    def note(self, ledger: Ledger, depth: int, observe: int) -> None:
+        """Say where the gradients of all parameters will be, and from which step on.
+
+        Args:
+            ledger: where to say it.
+            depth: number of modules.
+            observe: steps that a message waits for its rule.
+        """
+        ...
+
+    def run(self, x: Tensor, below: Tensor, rows: Rows, target: Any, *, at_top: bool) -> Ran:
+        """Run forward and backward of every module, each on its batch.
+
+        Args:
+            x: ``(runs, B, ...)``, the newest batch.
+            below: what crossed the interfaces one step before, ``(n, B, ...)``.
+            rows: what is known of what crosses now; its ``h`` is of that shape only.
+            target: of the batch that the last module works on.
+            at_top: has a batch reached it?
+        """
+        ...
+
+
+def learn(
+    body: Body, x: Tensor, below: Rows, rows: Rows, target: Any, seen: tuple[Rows, Tensor, Values] | None
+) -> Ran:
+    """Run a whole step but for the updates, once a batch has reached every layer.
+
+    Args:
+        body: what runs it.
+        x: see `Body.run`.
+        below: what crossed the interfaces one step before.
+        rows: see `Body.run`.
+        target: see `Body.run`.
+        seen: what the rules observe, with its messages; None for what has come back for ``below`` just now.
+    """
+    ran = body.run(x, below.h, rows, target, at_top=True)
+    if body.rules.listens:
+        if seen is None:
+            assert ran.messages is not None
+            seen = below, ran.messages, ran.values
+        body.rules.observe(*seen)
+    return ran
