@@ -285,16 +285,30 @@ def test_the_gradient_of_a_message_that_was_half_read_when_the_run_was_saved_is_
         whole.step(x, y)
     expected = rule.messages("S->F")
     assert {3, 7, 11, 15} <= expected.keys()
-    half, fresh = build(), build()
+    half, fresh, ended = build(), build(), build()
     for x, y in data[:5]:
         half.step(x, y)
     rule.heard.clear()
-    fresh.load_state_dict(through_a_file(half.state_dict()))
+    saved = through_a_file(half.state_dict())
+    fresh.load_state_dict(saved)
     for x, y in data[5:]:
         fresh.step(x, y)
     found = rule.messages("S->F")
     assert 3 not in found  # what would come back is not all
     assert {7, 11} <= found.keys()
+    rule.heard.clear()
+    ended.load_state_dict(saved)
+    ended.step(*data[5], last=True)  # here it would be what came back from one of three reads
+    assert not rule.messages("S->F")
+
+
+def test_what_a_message_has_brought_is_dropped_when_its_rule_has_learned() -> None:
+    trainer = pair()
+    for x, y in stream(4, ["A"], {"A": 2, "B": 4}):
+        trainer.step(x, y)
+    done = trainer.state_dict()["episode"]["latest"]
+    assert (done["A->B"]["missing"], done["A->B"]["credited"], done["A->B"]["grad"]) == (0, False, None)
+    assert (done["B->A"]["missing"], done["B->A"]["credited"]) == (2, True)  # A has yet to read this one
 
 
 class Stamped(sg.Rule):
