@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from synthgrad.records import Record
 from synthgrad.report import Sheet, bench_groups, bench_markdown, bench_sheet
 from synthgrad.report.bench_plots import bench_plots
 from tests.report.helpers import memory_line, record, step_line
@@ -221,3 +222,54 @@ def test_a_sweep_of_hundreds_is_bounded() -> None:
     groups = bench_plots("step", lines)
     assert len(groups[0].plots) == 12
     assert "18 more panels" in groups[0].note
+
+
+def recurrent_line(name: str, method: str, metrics: dict[str, Any], **cell: Any) -> Record:
+    shape = {"arch": "lstm", "width": 256, "layers": 1, "batch_size": 64, "unroll": 5, "threads": 1}
+    return {
+        **{"schema": 1, "experiment": f"bench/{name}", "method": method, "seed": 0, "cell": shape | cell},
+        **{"metrics": metrics, "status": "ok", "config": {}, "env": {}},
+    }
+
+
+def test_unrolls_have_a_table_and_a_plot_over_their_lengths() -> None:
+    lines = [
+        recurrent_line(
+            "unroll",
+            method,
+            {
+                "step_ms_median": 2.0 * t,
+                "ratio_to_hand_written": ratio,
+                "ratio_to_hand_written_p10": ratio - 0.1,
+                "ratio_to_hand_written_p90": ratio + 0.1,
+            },
+            unroll=t,
+        )
+        for t in (5, 10)
+        for method, ratio in (("hand_written", 1.0), ("dni", 1.2))
+    ]
+    sheet = bench_sheet("unroll", lines)
+    assert sheet.headings[:3] == ("method", "network", "T")
+    assert sheet.rows[1] == ("dni", "lstm 256", "5", "64", "1", "10.00 ms", "1.20 ×", "1.10–1.30")
+    ((plot,),) = [group.plots for group in bench_plots("unroll", lines)]
+    assert plot.title == "width 256"
+    assert "T (steps)" in plot.draw()
+
+
+def test_memory_of_unrolls_is_drawn_over_the_horizon() -> None:
+    lines = [
+        recurrent_line(
+            "memory",
+            method,
+            {"saved_bytes_peak": 2.0**20 * size, "ratio_to_full_bptt": 0.5, "unroll_ms_median": 3.0},
+            horizon=horizon,
+        )
+        for horizon in (40, 120)
+        for method, size in (("full_bptt", horizon), ("dni", 5))
+    ]
+    sheet = bench_sheet("memory", lines)
+    assert sheet.rows[0][:4] == ("bptt over the whole horizon", "lstm 256", "5", "40")
+    assert sheet.rows[1][-3:] == ("5.00 MiB", "0.50 ×", "3.00 ms")
+    titles = [group.heading for group in bench_plots("memory", lines)]
+    assert titles == ["Held for the backward pass", "Time of an unroll"]
+    assert "horizon (steps)" in bench_plots("memory", lines)[0].plots[0].draw()

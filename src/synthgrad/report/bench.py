@@ -19,12 +19,22 @@ ABOUT: Mapping[str, str] = {
     ),
     "memory": (
         "The memory of one training step: what is held for the backward pass at its peak, and, where measured, "
-        "the peak of all memory. Checkpointing and decoupling both trade work for memory."
+        "the peak of all memory. Checkpointing and decoupling both trade work for memory. Of recurrent networks a step "
+        "is an episode as long as the horizon; “unroll” is an episode's time over the number of its unrolls."
+    ),
+    "unroll": (
+        "The time of one unroll of a recurrent network. Methods take turns, in rounds; the ratio is taken in each round "
+        "to a hand-written loop of truncated backpropagation, and “10–90 %” is its spread over rounds."
     ),
 }
 
 #: What peers are that no training method is.
-_PEERS: Mapping[str, str] = {"in_process": "decoupled, in process", "checkpointing": "backprop, checkpointed"}
+_PEERS: Mapping[str, str] = {
+    "in_process": "decoupled, in process",
+    "checkpointing": "backprop, checkpointed",
+    "full_bptt": "bptt over the whole horizon",
+    "hand_written": "bptt, hand-written loop",
+}
 
 _Cells = dict[str, str]
 
@@ -108,6 +118,41 @@ def _size(record: Record) -> _Cells:
     }
 
 
+def _recurrent_size(record: Record) -> _Cells:
+    cell = part(record, "cell")
+    horizon = {"horizon": text(cell["horizon"], 12)} if "horizon" in cell else {}
+    size = _size(record)
+    return {
+        "method": size["method"],
+        "network": f"{text(cell.get('arch'), 12)} {text(cell.get('width'), 12)}",
+        "T": text(cell.get("unroll"), 12),
+        **horizon,
+        "batch": size["batch"],
+        "threads": size["threads"],
+    }
+
+
+def _unroll(record: Record) -> _Cells:
+    metrics = part(record, "metrics")
+    low, high = (number(metrics, f"ratio_to_hand_written_p{p}") for p in (10, 90))
+    return _recurrent_size(record) | {
+        "unroll": unit("ms", number(metrics, "step_ms_median")),
+        "ratio to hand-written": unit("ratio", number(metrics, "ratio_to_hand_written")),
+        "10–90 %": DASH if low is None or high is None else f"{low:.2f}–{high:.2f}",
+    }
+
+
+def _lstm_memory(record: Record) -> _Cells:
+    columns = {
+        "held for backward": "saved_bytes_peak",
+        "ratio to whole horizon": "ratio_to_full_bptt",
+        "peak memory": "peak_bytes",
+        "unroll": "unroll_ms_median",
+    }
+    metrics = part(record, "metrics")
+    return _recurrent_size(record) | {h: unit(name, number(metrics, name)) for h, name in columns.items()}
+
+
 def _step(record: Record) -> _Cells:
     cell, metrics = part(record, "cell"), part(record, "metrics")
     low, high = number(metrics, "ratio_to_backprop_p10"), number(metrics, "ratio_to_backprop_p90")
@@ -128,6 +173,8 @@ def _step(record: Record) -> _Cells:
 
 
 def _memory(record: Record) -> _Cells:
+    if "horizon" in part(record, "cell"):
+        return _lstm_memory(record)
     metrics = part(record, "metrics")
     columns = {
         "held for backward": "saved_bytes_peak",
@@ -152,6 +199,7 @@ _COLUMNS: Mapping[str, tuple[Callable[[Record], _Cells], tuple[str, ...]]] = {
         _memory,
         ("threads", "compiled", "segments", "peak memory", "ratio of peaks", "step", "ratio of steps"),
     ),
+    "unroll": (_unroll, ()),
 }
 
 

@@ -1,4 +1,4 @@
-"""The plots of benchmarks: over depth, one panel for each width, and measured against arithmetic."""
+"""The plots of benchmarks: over depth, horizon or unroll, a panel for each width; measured against arithmetic."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOST_LINES = 32  # of a panel
 
 @dataclass(frozen=True, slots=True)
 class _Measure:
-    """What is drawn over depth.
+    """What is drawn over depth, or over the steps of recurrent networks.
 
     Attributes:
         title: stands over the plot.
@@ -58,11 +58,30 @@ _MEASURES: dict[str, tuple[_Measure, ...]] = {
         _Measure("peak memory", "peak memory (MiB)", "peak_bytes", scale=_MIB),
         _Measure("time of a step", "step (ms)", "step_ms_median"),
     ),
+    "unroll": (
+        _Measure(
+            "ratio of an unroll to a hand-written loop",
+            "ratio to hand-written (×)",
+            "ratio_to_hand_written",
+            "ratio_to_hand_written_p10",
+            "ratio_to_hand_written_p90",
+        ),
+    ),
 }
+_LSTM_MEMORY = (
+    _MEASURES["memory"][0],
+    _Measure("time of an unroll", "unroll (ms)", "unroll_ms_median"),
+)
 #: What a panel has one value of, with the words for it.
-_PANEL = {"width": "width {}", "batch_size": "batch {}", "threads": "threads {}"}
+_PANEL = {"width": "width {}", "batch_size": "batch {}", "threads": "threads {}", "unroll": "T {}"}
+#: What is drawn over: the first of these that a cell names, with the words for axis and title.
+_OVER = {
+    "horizon": ("horizon (steps)", "{} steps"),
+    "unroll": ("T (steps)", "T {}"),
+    "layers": ("layers", "{} layers"),
+}
 
-#: Depth, value, and how far the error bar reaches down and up.
+#: Place on the axis, value, and how far the error bar reaches down and up.
 Points = list[tuple[float, float, float, float]]
 
 
@@ -74,13 +93,15 @@ def bench_plots(name: str, records: Sequence[Record]) -> list[Group]:
         records: its lines.
     """
     groups: list[Group] = []
-    panels = _panels(records)
+    over = _over(records)
+    panels = _panels(records, over)
     more = f" {len(panels) - _MOST_PANELS} more panels are not drawn." if len(panels) > _MOST_PANELS else ""
-    for k, measure in enumerate(_MEASURES.get(name, ())):
+    measures = _LSTM_MEMORY if (name, over) == ("memory", "horizon") else _MEASURES.get(name, ())
+    for k, measure in enumerate(measures):
         plots = [
             plot
             for n, (words, lines) in enumerate(list(panels.items())[:_MOST_PANELS])
-            if (plot := _over_depth(measure, words, lines, f"bench-{name}-{k}-{n}"))
+            if (plot := _drawn_over(over, measure, words, lines, f"bench-{name}-{k}-{n}"))
         ]
         note = "Bars reach from the 10 % to the 90 % point of the rounds." if measure.low else ""
         if plots:
@@ -91,10 +112,16 @@ def bench_plots(name: str, records: Sequence[Record]) -> list[Group]:
     return groups
 
 
-def _panels(records: Sequence[Record]) -> dict[str, list[Record]]:
+def _over(records: Sequence[Record]) -> str:
+    """Return what the lines are drawn over."""
+    cells = [part(r, "cell") for r in records]
+    return next((name for name in _OVER if any(number(cell, name) is not None for cell in cells)), "layers")
+
+
+def _panels(records: Sequence[Record], over: str) -> dict[str, list[Record]]:
     """Group the lines by what a panel has one value of; its words name what differs between panels."""
     cells = [part(r, "cell") for r in records]
-    varied = [k for k in _PANEL if k == "width" or len({key(c.get(k)) for c in cells}) > 1]
+    varied = [k for k in _PANEL if k == "width" or (k != over and len({key(c.get(k)) for c in cells}) > 1)]
     panels: dict[str, list[Record]] = {}
     for record, cell in zip(records, cells, strict=True):
         words = ", ".join(_PANEL[k].format(text(cell.get(k), 12)) for k in varied)
@@ -113,11 +140,11 @@ def _rows(records: Sequence[Record]) -> dict[tuple[str, bool], list[Record]]:
     return rows
 
 
-def _points(measure: _Measure, records: Sequence[Record]) -> Points:
+def _points(over: str, measure: _Measure, records: Sequence[Record]) -> Points:
     points: Points = []
     for record in records:
         metrics = part(record, "metrics")
-        depth, value = number(part(record, "cell"), "layers"), number(metrics, measure.name)
+        depth, value = number(part(record, "cell"), over), number(metrics, measure.name)
         if depth is not None and value is not None:
             low, high = number(metrics, measure.low), number(metrics, measure.high)
             down = 0.0 if low is None else max(0.0, value - low)
@@ -129,16 +156,20 @@ def _points(measure: _Measure, records: Sequence[Record]) -> Points:
     return [points[round(k * (len(points) - 1) / max(1, most - 1))] for k in range(most)]
 
 
-def _over_depth(measure: _Measure, words: str, records: Sequence[Record], salt: str) -> Plot | None:
-    lines = {label: points for label, rows in _rows(records).items() if (points := _points(measure, rows))}
+def _drawn_over(
+    over: str, measure: _Measure, words: str, records: Sequence[Record], salt: str
+) -> Plot | None:
+    lines = {
+        label: points for label, rows in _rows(records).items() if (points := _points(over, measure, rows))
+    }
     lines = dict(list(lines.items())[:_MOST_LINES])
     if not lines:
         return None
     depths = sorted({p[0] for points in lines.values() for p in points})
     paint = (
-        _dots(measure, lines) if len(depths) == 1 else _depths(measure, lines, depths)
-    )  # over one depth there is no line to draw
-    title = words + (f", {depths[0]:g} layers" if len(depths) == 1 else "")
+        _dots(measure, lines) if len(depths) == 1 else _depths(over, measure, lines, depths)
+    )  # over one place there is no line to draw
+    title = words + (", " + _OVER[over][1].format(f"{depths[0]:g}") if len(depths) == 1 else "")
     height = 0.9 + 0.3 * len(lines) if len(depths) == 1 else 3.2
     return Plot(title, lambda: draw(paint, salt, f"{measure.title}, {title}", height), 0)
 
@@ -174,7 +205,7 @@ def _name(label: str, compiled: bool) -> str:
 
 
 def _depths(
-    measure: _Measure, lines: dict[tuple[str, bool], Points], depths: Sequence[float]
+    over: str, measure: _Measure, lines: dict[tuple[str, bool], Points], depths: Sequence[float]
 ) -> Callable[[Axes], Legend]:
     def paint(axes: Axes) -> Legend:
         styles = _styles(lines)
@@ -193,7 +224,7 @@ def _depths(
                 elinewidth=1,
                 **drawn,
             )
-        depth_axis(axes, depths[:: -(-len(depths) // 10)])
+        depth_axis(axes, depths[:: -(-len(depths) // 10)], _OVER[over][0])
         axes.set_ylabel(measure.label)
         heights = [p[1] for points in lines.values() for p in points]
         if min(heights) > 0 and max(heights) > 12 * min(heights):
