@@ -25,7 +25,7 @@ __all__ = [
 
 EXPERIMENTS = (
     *("compare", "table1", "sparse", "stale", "unlock", "copy", "repeat_copy", "charlm", "multinet"),
-    *("dni_search", "unlock_search", "cnn_search"),
+    *("dni_search", "unlock_search", "multinet_search", "cnn_search"),
 )
 BENCHMARKS = ("step", "memory", "unroll")
 METHODS = (

@@ -52,7 +52,7 @@ class ClockedLoop(BaseLoop):
     def prepare(self) -> None:
         """Load the digits, build networks and engine."""
         config, cell = self.config, self.config.cell
-        data = data_for(cell.data, config.data_dir, 0, config.device)
+        data = data_for(cell.data, config.data_dir, config.hold_out, config.device)
         generator = torch.Generator().manual_seed(config.seed)
         self.stream = Counting(data.train, config.schedule.batch_size, cell.period, generator)
         unseen = Counting(data.test, _TEST_STREAMS, cell.period, torch.Generator().manual_seed(_TEST_SEED))

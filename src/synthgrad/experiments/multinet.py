@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .config import Schedule
-from .multinet_config import ClockedCell, ClockedRun, EdgeSettings
+from .multinet_config import ClockedCell, ClockedRun
 
 __all__ = ["METHODS", "TIERS", "configs"]
 
@@ -19,7 +19,7 @@ _SCHEDULES = {
         ClockedCell("mnist-10k", width=16, period=2),
         Schedule(30, 16, lr=3e-3, milestones=(), eval_every=15),
     ),
-    "quick": (ClockedCell("mnist", width=128), Schedule(6000, 64, lr=1e-3, milestones=(), eval_every=250)),
+    "quick": (ClockedCell("mnist", width=128), Schedule(2000, 64, lr=1e-3, milestones=(), eval_every=100)),
     "full": (ClockedCell("mnist", width=256), Schedule(60_000, 256, lr=3e-4, milestones=(), eval_every=1000)),
 }
 
@@ -27,9 +27,8 @@ _SCHEDULES = {
 def configs(tier: str, seeds: Sequence[int], device: str, data_dir: str | None) -> list[ClockedRun]:
     """Return the runs, seed by seed."""
     cell, schedule = _SCHEDULES[tier]
-    rule = EdgeSettings(hidden=(cell.width,))
     return [
-        ClockedRun("multinet", tier, method, seed, cell, schedule, rule, device, data_dir=data_dir)
+        ClockedRun("multinet", tier, method, seed, cell, schedule, device=device, data_dir=data_dir)
         for seed in seeds
         for method in METHODS
     ]

@@ -40,13 +40,13 @@ class EdgeSettings:
     """Settings of the rule between the networks.
 
     Attributes:
-        hidden: widths of the hidden layers of ``M``.
+        hidden: widths of the hidden layers of ``M``. The default was chosen by ``multinet_search``.
         norm: BatchNorm in these.
         receiver: ``M`` sees the state of B, the ``s_B`` of ``M(h_A, s_B)``.
         lr_factor: learning rate of ``M`` over that of the networks.
     """
 
-    hidden: tuple[int, ...] = (128,)
+    hidden: tuple[int, ...] = ()
     norm: bool = True
     receiver: bool = True
     lr_factor: float = 1.0
@@ -54,7 +54,11 @@ class EdgeSettings:
 
 @dataclass(frozen=True, slots=True)
 class ClockedRun:
-    """One run of the counting task; a step is a block of ``T²`` images of each stream."""
+    """One run of the counting task; a step is a block of ``T²`` images of each stream.
+
+    Attributes:
+        hold_out: number of training images to measure on in place of the test set, for selections.
+    """
 
     experiment: str
     tier: str
@@ -63,6 +67,7 @@ class ClockedRun:
     cell: ClockedCell
     schedule: Schedule
     rule: EdgeSettings = field(default_factory=EdgeSettings)
+    hold_out: int = 0
     device: str = "cpu"
     precision: str = "float32"
     data_dir: str | None = None
@@ -83,5 +88,6 @@ class ClockedRun:
             "eval_every": self.schedule.eval_every,
             "rule": {} if self.method == "bptt" else asdict(self.rule),
             "optimizer": "Adam",
+            **({"hold_out": self.hold_out} if self.hold_out else {}),
             **({} if self.precision == "float32" else {"precision": self.precision}),
         }

@@ -14,6 +14,7 @@ from . import (
     copying,
     dni_search,
     multinet,
+    multinet_search,
     sparse,
     stale,
     table1,
@@ -193,6 +194,12 @@ EXPERIMENTS = {
             "which input model makes complete unlock learn soonest, on held-out data",
             unlock_search.configs,
             unlock_search.TIERS,
+        ),
+        Experiment(
+            "multinet_search",
+            "which rule between networks of different rates learns soonest, on held-out data",
+            multinet_search.configs,
+            multinet_search.TIERS,
         ),
         Experiment(
             "cnn_search",
