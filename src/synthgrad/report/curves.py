@@ -17,11 +17,24 @@ from .plots import Group, Plot
 from .summary import Table
 from .svg import COLOURS, Legend, draw, line_style, log_scale, plain_axis, thin
 
-__all__ = ["MOST_RUNS", "curve_groups", "drawn_rows"]
+__all__ = [
+    "MOST_RUNS",
+    "Points",
+    "Runs",
+    "capped",
+    "curve_groups",
+    "drawn_rows",
+    "early_ends",
+    "points_of",
+    "styles_of",
+]
 
 MOST_RUNS = 10  # of a row that are drawn
 
 Points = list[tuple[float, float]]
+
+#: For each row the curves of its runs, and whether each came to a bad end.
+Runs = dict[str, list[tuple[Points, bool]]]
 
 
 def drawn_rows(table: Table) -> list[tuple[str, list[Record]]]:
@@ -82,9 +95,9 @@ def curve_groups(table: Table, salt: str) -> list[Group]:
     return groups
 
 
-def _runs(rows: Sequence[tuple[str, list[Record]]], x: str, y: str) -> dict[str, list[tuple[Points, bool]]]:
+def _runs(rows: Sequence[tuple[str, list[Record]]], x: str, y: str) -> Runs:
     """Return for each row the curves of its runs, and whether each came to a bad end."""
-    found: dict[str, list[tuple[Points, bool]]] = {}
+    found: Runs = {}
     for label, records in rows:
         for record in records[:MOST_RUNS]:
             pairs = [(as_number(p.get(x)), as_number(p.get(y))) for p in points_of(record)]
@@ -96,7 +109,7 @@ def _runs(rows: Sequence[tuple[str, list[Record]]], x: str, y: str) -> dict[str,
 
 def _plot(
     title: str,
-    runs: dict[str, list[tuple[Points, bool]]],
+    runs: Runs,
     axis_labels: tuple[str, str],
     salt: str,
     rank: int,
@@ -107,10 +120,10 @@ def _plot(
         # An error of zero has no place on a logarithmic axis: it is drawn under all others.
         floor = min(above) / 2 if above else None
         handles = [
-            _draw_row(axes, _capped(lines, heights), style, floor)
+            _draw_row(axes, capped(lines, heights), style, floor)
             for lines, style in zip(runs.values(), styles_of(list(runs)), strict=True)
         ]
-        labels = [label + _ends(lines) for label, lines in runs.items()]
+        labels = [label + early_ends(lines) for label, lines in runs.items()]
         zero = ", 0 at edge" if floor is not None and min(heights) <= 0 else ""
         axes.set(xlabel=axis_labels[0], ylabel=axis_labels[1] + zero)
         plain_axis(axes)
@@ -127,7 +140,7 @@ def _plot(
     return Plot(title, lambda: draw(paint, salt, about), rank)
 
 
-def _capped(lines: Sequence[tuple[Points, bool]], heights: Sequence[float]) -> list[tuple[Points, bool]]:
+def capped(lines: Sequence[tuple[Points, bool]], heights: Sequence[float]) -> list[tuple[Points, bool]]:
     """Cut off what a diverging run reached far above all others, or these could not be read."""
     top = 100 * median(heights)
     return [
@@ -135,7 +148,8 @@ def _capped(lines: Sequence[tuple[Points, bool]], heights: Sequence[float]) -> l
     ]
 
 
-def _ends(lines: Sequence[tuple[Points, bool]]) -> str:
+def early_ends(lines: Sequence[tuple[Points, bool]]) -> str:
+    """Return what a legend says of a row some of whose runs came to a bad end."""
     bad = sum(ended for _, ended in lines)
     return "" if not bad else " ×" if bad == len(lines) else f" × ({bad} of {len(lines)})"
 

@@ -10,16 +10,17 @@ from .grid import grid_sheets
 from .sheet import Sheet
 from .sparse import sparse_sheet, sparse_sweeps
 from .summary import Table
+from .unroll_sheets import unroll_sheets
 
 __all__ = ["gathered_sheets"]
 
 
 def gathered_sheets(records: Sequence[Record], tables: Sequence[Table]) -> list[Sheet]:
-    """Return the sweeps over update probabilities, the budgets of each setting, and the grid of networks.
+    """Return the sweeps over update probabilities and lengths of unrolls, budgets, and the grid of networks.
 
     Args:
         records: of any experiments.
         tables: what `tabulate` made of them.
     """
     sweeps = [sparse_sheet(sweep) for sweep in sparse_sweeps(records)]
-    return [*sweeps, *budget_sheets(tables), *grid_sheets(records)]
+    return [*sweeps, *unroll_sheets(records), *budget_sheets(tables), *grid_sheets(records)]

@@ -8,14 +8,22 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..records import Record
-from ..records.names import METHODS
+from ..records.names import METHODS, RECURRENT
 from .bench import bench_groups
 from .budgets import budget_sheets
-from .fields import is_bench, text
+from .fields import is_bench, is_recurrent, text
 from .grid import grid_sheets
-from .sections import Section, bench_section, sheet_section, sparse_section, table_section
+from .sections import (
+    Section,
+    bench_section,
+    sheet_section,
+    sparse_section,
+    table_section,
+    unroll_section,
+)
 from .sparse import sparse_sweeps
 from .summary import Table, tabulate
+from .unrolls import unroll_sweeps
 
 __all__ = ["write_report"]
 
@@ -52,13 +60,15 @@ def write_report(path: Path, records: Iterable[Record], problems: Sequence[str] 
 def _sections(records: Sequence[Record]) -> tuple[list[Section], list[str]]:
     """Return the sections of a page, and a line about those that it has no room for."""
     tables, benches, sweeps = tabulate(records), bench_groups(records), sparse_sweeps(records)
-    shown = min(len(tables), MOST_TABLES) + min(len(benches), MOST_TABLES)
+    unrolls = unroll_sweeps(records)
+    shown = sum(min(len(found), MOST_TABLES) for found in (tables, benches, unrolls))
     room = max(LEAST_PLOTS, MOST_PLOTS // max(1, shown + len(sweeps)))
     sections = _gathered(records, tables)
     sections += [sparse_section(sweep, k, room) for k, sweep in enumerate(sweeps, 1)]
+    sections += [unroll_section(sweep, k, room) for k, sweep in enumerate(unrolls[:MOST_TABLES], 1)]
     sections += [table_section(t, k, room) for k, t in enumerate(tables[:MOST_TABLES], 1)]
     sections += [bench_section(name, group, room) for name, group in list(benches.items())[:MOST_TABLES]]
-    gone = len(tables) + len(benches) - shown
+    gone = len(tables) + len(benches) + len(unrolls) - shown
     return sections, [
         f"{gone} more tables have no room on this page; make one of fewer folders"
     ] if gone else []
@@ -81,8 +91,13 @@ def _first(problems: Sequence[str]) -> list[str]:
 
 def _methods(records: Iterable[Record]) -> list[tuple[str, str]]:
     """Return the methods of the page that are known, in the order of the tables, with a line about each."""
-    met = {str(r.get("method")) for r in records if not is_bench(r) or r["experiment"] == "bench/step"}
-    return [(name, about) for name, about in METHODS.items() if name in met]
+    records = [r for r in records if not is_bench(r) or r["experiment"] == "bench/step"]
+    met = {str(r.get("method")) for r in records if not is_recurrent(r)}
+    found = [(name, about) for name, about in METHODS.items() if name in met]
+    recurrent = {str(r.get("method")) for r in records if is_recurrent(r)}
+    # One name may stand for two things, on a page that has both.
+    words = {name: f"{name}, recurrent" if name in met else name for name in recurrent}
+    return found + [(words[name], about) for name, about in RECURRENT.items() if name in recurrent]
 
 
 def _printable(page: str) -> str:

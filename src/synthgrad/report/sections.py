@@ -7,22 +7,35 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from ..records import Record
+from .about import about_recurrent
 from .bench import ABOUT, bench_sheet
 from .bench_plots import bench_plots
 from .curves import curve_groups
-from .fields import key, text
+from .fields import key, part, text
 from .format import table_sheet
 from .graph import graph_of
 from .graph_svg import graph_svg
 from .labels import row_label
 from .machine import differences, machine_line, settings
+from .measure_curves import measure_groups
 from .plots import Group
-from .quality import quality_group
+from .quality import quality_group, unroll_quality
 from .sheet import Sheet
 from .sparse import Sweep, sparse_group, sparse_sheet
 from .summary import Table
+from .unroll_plots import unroll_groups
+from .unroll_sheets import unroll_costs, unroll_grid
+from .unrolls import UnrollSweep
 
-__all__ = ["Drawn", "Section", "bench_section", "sheet_section", "sparse_section", "table_section"]
+__all__ = [
+    "Drawn",
+    "Section",
+    "bench_section",
+    "sheet_section",
+    "sparse_section",
+    "table_section",
+    "unroll_section",
+]
 
 MOST_ROWS = 200  # of a table that the page shows
 MOST_PICTURES = 6  # of graphs, for each table
@@ -58,6 +71,7 @@ class Section:
         about: what is measured; empty where the page's head says it.
         sheet: the table.
         more: what of the table is not shown; empty if all is.
+        second: another table of the same runs, if there is one.
         pictures: of graphs.
         groups: of plots.
         machine: processor and versions, in a line.
@@ -69,6 +83,7 @@ class Section:
     about: str
     sheet: Sheet
     more: str = ""
+    second: Sheet | None = None
     pictures: list[Picture] = field(default_factory=list[Picture])
     groups: list[Drawn] = field(default_factory=list[Drawn])
     machine: str = ""
@@ -97,20 +112,21 @@ def table_section(table: Table, number: int, num_plots: int) -> Section:
         number: tells the section from the others of the page.
         num_plots: how many plots it may have.
     """
-    section = Section(f"table-{number}", "", _empty(table.title))
+    section = Section(
+        f"table-{number}", about_recurrent(table.records) if table.recurrent else "", _empty(table.title)
+    )
     section.sheet = section.attempt("The table", lambda: table_sheet(table), section.sheet)
     salt = f"t{number}"
 
     def groups() -> list[Group]:
         quality = quality_group(table, salt)
-        return [*curve_groups(table, salt), *([quality] if quality else [])]
+        curves = measure_groups if table.recurrent else curve_groups
+        return [*curves(table, salt), *([quality] if quality else [])]
 
     _finish(section, table.records, groups, num_plots)
     section.pictures = section.attempt("The pictures of the graphs", lambda: _pictures(table.records), [])
     if not table.timed:
-        section.warnings.insert(
-            0, "The runs had different threads or numbers of runs side by side: their times are not compared."
-        )
+        section.warnings.insert(0, _UNTIMED)
     return section
 
 
@@ -137,9 +153,7 @@ def sheet_section(anchor: str, about: str, sheet: Sheet) -> Section:
         about: what is gathered.
         sheet: the table.
     """
-    section = Section(anchor, about, sheet)
-    _shorten(section)
-    return section
+    return Section(anchor, about, *_shortened(sheet))
 
 
 def sparse_section(sweep: Sweep, number: int, num_plots: int) -> Section:
@@ -157,6 +171,37 @@ def sparse_section(sweep: Sweep, number: int, num_plots: int) -> Section:
     return section
 
 
+def unroll_section(sweep: UnrollSweep, number: int, num_plots: int) -> Section:
+    """Return the section of recurrent runs over the length of their unrolls.
+
+    Args:
+        sweep: the runs.
+        number: tells the section from the others of the page.
+        num_plots: how many plots it may have.
+    """
+    salt = f"unrolls-{number}"
+    section = Section(salt, about_recurrent(sweep.records), _empty("unrolls"))
+    section.sheet = section.attempt("The table", lambda: unroll_grid(sweep), section.sheet)
+    section.second = section.attempt("The second table", lambda: unroll_costs(sweep), None)
+
+    def groups() -> list[Group]:
+        quality = unroll_quality(sweep, salt)
+        return [*unroll_groups(sweep, salt), *([quality] if quality else [])]
+
+    _finish(section, [_without_intervals(r) for r in sweep.records], groups, num_plots)
+    if not sweep.timed:
+        section.warnings.insert(0, _UNTIMED)
+    return section
+
+
+def _without_intervals(record: Record) -> Record:
+    """Return a record without how often it was evaluated, which follows from the length of its unrolls."""
+    return {**record, "config": {k: v for k, v in part(record, "config").items() if k != "eval_every"}}
+
+
+_UNTIMED = "The runs had different threads or numbers of runs side by side: their times are not compared."
+
+
 def _empty(title: str) -> Sheet:
     return Sheet(title, (), (), ())
 
@@ -165,24 +210,26 @@ def _finish(
     section: Section, records: Sequence[Record], groups: Callable[[], list[Group]], num_plots: int
 ) -> None:
     """Shorten the table, draw the plots and name machine and settings."""
-    _shorten(section)
+    section.sheet, section.more = _shortened(section.sheet)
+    if section.second is not None:
+        section.second = _shortened(section.second)[0]
     section.groups = _drawn(section, section.attempt("The plots", groups, []), num_plots)
     section.machine = section.attempt("The line about the machine", lambda: machine_line(records), "")
     section.settings = section.attempt("The settings", lambda: settings(records), [])
     section.warnings += _first(section.attempt("The settings' differences", lambda: differences(records), []))
 
 
-def _shorten(section: Section) -> None:
-    sheet = section.sheet
-    if len(sheet.rows) > MOST_ROWS:
-        section.more = f"… and {len(sheet.rows) - MOST_ROWS} more rows, which the records hold."
-    section.sheet = replace(
+def _shortened(sheet: Sheet) -> tuple[Sheet, str]:
+    """Return what the page shows of a table, and a line about the rest; empty if there is none."""
+    gone = len(sheet.rows) - MOST_ROWS
+    shown = replace(
         sheet,
         rows=sheet.rows[:MOST_ROWS],
         bad=sheet.bad[:MOST_ROWS],
         failures=_first(sheet.failures),
         notes=_first(sheet.notes),
     )
+    return shown, f"… and {gone} more rows, which the records hold." if gone > 0 else ""
 
 
 def _first(lines: Sequence[str]) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from .fields import shorten
 
 __all__ = [
     "COLOURS",
+    "DASHES",
     "Legend",
     "depth_axis",
     "draw",
@@ -32,7 +33,7 @@ __all__ = [
 #: Colours as they are drawn, told apart by colour-blind readers too (after Okabe and Ito). The page puts
 #: variables in their place, with shades for light and for dark: see `COLOURS` in the page's style.
 COLOURS = ("#0072b2", "#d08700", "#b8321a", "#00805a", "#b4578c", "#2e9fd4", "#7f7f7f", "#000000")
-_STYLES = ("-", "--", "-.", ":")
+DASHES = ("-", "--", "-.", ":")
 
 #: Handles and labels of a legend; None: what the axes have.
 Legend = tuple[Sequence[Artist], Sequence[str]] | None
@@ -45,7 +46,7 @@ _CHARACTER = 0.072  # width of a legend's character, about, in inches
 
 def line_style(k: int) -> dict[str, Any]:
     """Return colour and dashes number ``k``: 32 that differ."""
-    style = _STYLES[(k + k // len(COLOURS)) % len(_STYLES)]
+    style = DASHES[(k + k // len(COLOURS)) % len(DASHES)]
     return {"color": COLOURS[k % len(COLOURS)], "linestyle": style}
 
 
@@ -147,10 +148,10 @@ def plain_axis(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.10g}"))
 
 
-def depth_axis(axes: Axes, depths: Sequence[float]) -> None:
+def depth_axis(axes: Axes, depths: Sequence[float], label: str = "layers") -> None:
     """Put the depths that were measured under the axes, at equal distances for equal factors."""
     if min(depths) > 0 and max(depths) >= 4 * min(depths):
         axes.set_xscale("log", base=2)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(depths, [f"{depth:g}" for depth in depths])
-    axes.set_xlabel("layers")
+    axes.set_xlabel(label)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..records import Record
 from .fields import is_recurrent, key, number, part
@@ -57,20 +57,24 @@ class UnrollSweep:
     Attributes:
         records: the last of each run.
         kind: what they are measured by.
+        unrolls: the lengths of the unrolls, ``T``, in order.
+        rows: the methods with what is particular about them, the reference first.
     """
 
     records: tuple[Record, ...]
     kind: Kind
+    unrolls: tuple[float, ...] = field(init=False)
+    rows: tuple[str, ...] = field(init=False)
+    _cells: dict[tuple[str, float], list[Record]] = field(init=False, repr=False, compare=False)
 
-    @property
-    def unrolls(self) -> list[float]:
-        """The lengths of the unrolls, ``T``, in order."""
-        return sorted({unroll for r in self.records if (unroll := unroll_of(r)) is not None})
-
-    @property
-    def rows(self) -> list[str]:
-        """The methods with what is particular about them, the reference first."""
-        return list(dict.fromkeys(row_label(r) for r in sorted(self.records, key=position)))
+    def __post_init__(self) -> None:
+        cells: dict[tuple[str, float], list[Record]] = {}
+        for record in sorted(self.records, key=position):
+            if (unroll := unroll_of(record)) is not None:
+                cells.setdefault((row_label(record), unroll), []).append(record)
+        object.__setattr__(self, "_cells", cells)
+        object.__setattr__(self, "rows", tuple(dict.fromkeys(row for row, _ in cells)))
+        object.__setattr__(self, "unrolls", tuple(sorted({unroll for _, unroll in cells})))
 
     @property
     def timed(self) -> bool:
@@ -79,7 +83,7 @@ class UnrollSweep:
 
     def runs(self, row: str, unroll: float) -> list[Record]:
         """Return the runs of a row with unrolls of one length."""
-        return [r for r in self.records if unroll_of(r) == unroll and row_label(r) == row]
+        return self._cells.get((row, unroll), [])
 
     def of(self, unroll: float) -> UnrollSweep:
         """Return the runs with unrolls of one length."""
