@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from .rules import Credits, Rows, RuleRows
 from .storage import Ledger
 
-__all__ = ["Body", "Ran", "Values", "learn"]
+__all__ = ["Body", "Learn", "Learned", "Ran", "Seen", "Values", "learn"]
 
 #: The losses that come with messages, ``(B,)`` for each row, where they are known.
 Values = Sequence[Tensor | None]
@@ -73,9 +73,25 @@ class Body(Protocol):
         ...
 
 
-def learn(
-    body: Body, x: Tensor, below: Rows, rows: Rows, target: Any, seen: tuple[Rows, Tensor, Values] | None
-) -> Ran:
+class Learned(NamedTuple):
+    """What a whole step has computed.
+
+    Attributes:
+        ran: forward and backward.
+        total: a sum over losses and messages, finite if all of them are.
+    """
+
+    ran: Ran
+    total: Tensor
+
+
+Seen = tuple[Rows, Tensor, Values] | None
+
+#: `learn` of some body.
+Learn = Callable[[Tensor, Rows, Rows, Any, Seen], Learned]
+
+
+def learn(body: Body, x: Tensor, below: Rows, rows: Rows, target: Any, seen: Seen) -> Learned:
     """Run a whole step but for the updates, once a batch has reached every layer.
 
     Args:
@@ -92,4 +108,6 @@ def learn(
             assert ran.messages is not None
             seen = below, ran.messages, ran.values
         body.rules.observe(*seen)
-    return ran
+    assert ran.losses is not None
+    total = ran.losses.sum()
+    return Learned(ran, total if ran.messages is None else total + ran.messages.sum())

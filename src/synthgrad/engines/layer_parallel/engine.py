@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -31,8 +30,9 @@ from ..base import Criterion, OptimizerFactory, StepRecord, make_optimizer
 from ..lags import Batch, Lag
 from ..learners import learners
 from .belt import Belt, Tick
-from .body import Body, Ran, learn
+from .body import Body, Ran
 from .build import Parts, find_parts
+from .compiled import learner
 from .finite import RowGuard
 from .fused import fused_body
 from .general import General, Top
@@ -62,6 +62,8 @@ class LayerParallel:
         observe: steps that a message waits before its rule learns from it.
         fused: take the step that is written out by hand for Linear–BatchNorm–ReLU layers with linear ``M``; False
             for the general one, None for whichever fits.
+        compile: the step as one graph by ``torch.compile``; or keywords of that. Modules' settings are then
+            those of the first full step.
         monitor: measures the quality of credits; None to measure nothing. For one network only.
         guard: stop with `DivergedError` at a message or loss that is not finite.
 
@@ -81,6 +83,7 @@ class LayerParallel:
         rule_options: Mapping[str, Any] | None = None,
         observe: int = 0,
         fused: bool | None = None,
+        compile: bool | Mapping[str, Any] = False,
         monitor: Monitor | None = None,
         guard: bool = True,
     ) -> None:
@@ -105,7 +108,7 @@ class LayerParallel:
         self._guard = RowGuard(self._interfaces, len(nets)) if guard else None
         learned = {id(n.model.get_parameter(p)) for n in nets for m in n.graph.modules for p in m.parameters}
         self._body = _body(parts, criterion, self._units, learned, fused=fused, listened=listened)
-        self._learn = partial(learn, self._body)
+        self._learn = learner(self._body, compile)
         self._in_turn = self._body.rules.in_turn
         ledger = Ledger()
         self._body.note(ledger, len(self._names), observe)
@@ -212,9 +215,9 @@ class LayerParallel:
             sent = self._sent[0]
             assert sent.messages is not None
             seen = sent.rows, sent.messages, sent.values
-        ran = self._learn(x, below.rows, rows, batch.target, seen)
+        ran, total = self._learn(x, below.rows, rows, batch.target, seen)
         if self._guard is not None:
-            self._guard.check(self._step, ran.messages, ran.losses)
+            self._guard.check(self._step, ran.messages, ran.losses, total)
         return ran
 
     def _learn_while_filling(self, x: Tensor, below: Tick, rows: Rows, t: int) -> Ran:

@@ -31,8 +31,16 @@ class RowGuard:
         self._every = every
         self._queue: list[tuple[int, Tensor, int]] = []
 
-    def check(self, step: int, messages: Tensor | None, losses: Tensor | None) -> None:
+    def check(
+        self, step: int, messages: Tensor | None, losses: Tensor | None, total: Tensor | None = None
+    ) -> None:
         """Look at the messages that have come, ``(n, B, ...)``, and at the losses, ``(runs,)``.
+
+        Args:
+            step: the step.
+            messages: as they are.
+            losses: as they are.
+            total: their sum, if it is known.
 
         Raises:
             DivergedError: if some, or some that were queued, are not finite; names the lowest interface.
@@ -42,7 +50,8 @@ class RowGuard:
             return
         if found[0].is_cpu:
             # A sum is not finite where an element is not; which one, is asked only then.
-            if not all(math.isfinite(t.sum().item()) for t in found):
+            totals = [t.sum() for t in found] if total is None else [total]
+            if not all(math.isfinite(t.item()) for t in totals):
                 self._name(step, _rows(found), 0 if losses is None else len(losses))
             return
         if self._queue and step - self._queue[0][0] >= self._every:

@@ -207,8 +207,8 @@ class Fused:
         shift = dy.sum(1, keepdim=True)  # (n, 1, H)
         along = (dy * z).sum(1, keepdim=True)
         grads = self._vectors.grads
-        torch.mul(along.squeeze(1), unit, out=grads[:, 0])
-        torch.mul(shift.squeeze(1), unit, out=grads[:, 1])
+        grads[:, 0] = along.squeeze(1) * unit
+        grads[:, 1] = shift.squeeze(1) * unit
         # A batch's mean and variance take their part of the gradient with them.
         dy.sub_(shift.div_(size)).addcmul_(z, along.div_(size), value=-1)
         return dy.mul_(steepness)

@@ -1,0 +1,62 @@
+"""A whole step of all layers as one graph: from the batch to the last gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core import ConfigError
+from .body import Body, Learn, Learned, Seen, learn
+from .rules import Rows
+
+__all__ = ["learner"]
+
+_INPUTS = ("x", "below", "rows", "target", "seen")
+
+
+def learner(body: Body, options: bool | Mapping[str, Any]) -> Learn:
+    """Return what runs a step once a batch has reached every layer.
+
+    Args:
+        body: what runs the layers.
+        options: True to compile, or keywords of ``torch.compile``; False for neither.
+
+    Raises:
+        ConfigError: if it is to be compiled and the rules are asked in turn, which no graph can hold.
+    """
+
+    def run(x: Tensor, below: Rows, rows: Rows, target: Any, seen: Seen) -> Learned:
+        return learn(body, x, below, rows, target, seen)
+
+    if options is False:
+        return run
+    if body.rules.in_turn:
+        raise ConfigError(
+            "compile is set, and rules of this type are asked one by one, in ordinary Python; leave it out, or use "
+            "SyntheticGradient, LocalLoss or NoBackprop"
+        )
+    # Here, because it takes long to load.
+    from torch._dynamo import config
+    from torch._dynamo.exc import Unsupported
+
+    given: dict[str, Any] = dict(options) if isinstance(options, Mapping) else {}
+    given["options"] = {"guard_filter_fn": _about_inputs, **given.get("options", {})}
+    compiled = torch.compile(run, fullgraph=True, dynamic=False, **given)
+
+    def run_compiled(x: Tensor, below: Rows, rows: Rows, target: Any, seen: Seen) -> Learned:
+        try:
+            return compiled(x, below, rows, target, seen)
+        except Unsupported:
+            # Backward passes inside a graph must be asked for, which is too slow to do in every step.
+            with config.patch(trace_autograd_ops=True):
+                return compiled(x, below, rows, target, seen)
+
+    return run_compiled
+
+
+def _about_inputs(guards: Sequence[Any]) -> list[bool]:
+    """Keep the guards on what a step is given: the rest stays as it is, and is a hundred of them."""
+    return [g.name == "" or g.name.split(".")[0].split("[")[0] in _INPUTS for g in guards]
