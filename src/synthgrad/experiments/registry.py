@@ -22,6 +22,7 @@ from . import (
     unlock_search,
 )
 from .bench import Benchmark
+from .bench_layer_parallel import LayerParallelBench
 from .bench_memory import MemoryBench
 from .bench_step import StepBench
 from .bench_unroll import UnrollBench
@@ -210,7 +211,7 @@ EXPERIMENTS = {
     )
 }
 
-_BENCHMARKS: tuple[Benchmark, ...] = (StepBench(), MemoryBench(), UnrollBench())
+_BENCHMARKS: tuple[Benchmark, ...] = (StepBench(), MemoryBench(), UnrollBench(), LayerParallelBench())
 BENCHMARKS = {b.name: b for b in _BENCHMARKS}
 
 

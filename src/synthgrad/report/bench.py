@@ -26,6 +26,12 @@ ABOUT: Mapping[str, str] = {
         "The time of one unroll of a recurrent network. Methods take turns, in rounds; the ratio is taken in each round "
         "to a hand-written loop of truncated backpropagation, and “10–90 %” is its spread over rounds."
     ),
+    "layer-parallel": (
+        "The time of one training step with all layers in one batch, beside hand-written loops of backpropagation. All "
+        "take turns, in rounds; the ratio is taken in each round to the fastest of those loops, and “10–90 %” is its "
+        "spread over rounds. The limit is what the step's matrix products and bytes would take at the speeds that the "
+        "machine was measured to have."
+    ),
 }
 
 #: What peers are that no training method is.
@@ -34,6 +40,10 @@ _PEERS: Mapping[str, str] = {
     "checkpointing": "backprop, checkpointed",
     "full_bptt": "bptt over the whole horizon",
     "hand_written": "bptt, hand-written loop",
+    "backprop_eager": "backprop",
+    "backprop_compiled": "backprop",
+    "backprop_cudagraph": "backprop, CUDA graph",
+    "layer_parallel": "layer-parallel",
 }
 
 _Cells = dict[str, str]
@@ -172,6 +182,18 @@ def _step(record: Record) -> _Cells:
     }
 
 
+def _layer_parallel(record: Record) -> _Cells:
+    metrics = part(record, "metrics")
+    low, high = (number(metrics, f"ratio_to_best_backprop_p{p}") for p in (10, 90))
+    return _size(record) | {
+        "step": unit("ms", number(metrics, "step_ms_median")),
+        "ratio to best backprop": unit("ratio", number(metrics, "ratio_to_best_backprop")),
+        "10–90 %": DASH if low is None or high is None else f"{low:.2f}–{high:.2f}",
+        "limit": unit("ms", number(metrics, "roofline_ms")),
+        "ratio to limit": unit("ratio", number(metrics, "ratio_to_roofline")),
+    }
+
+
 def _memory(record: Record) -> _Cells:
     if "horizon" in part(record, "cell"):
         return _lstm_memory(record)
@@ -200,6 +222,7 @@ _COLUMNS: Mapping[str, tuple[Callable[[Record], _Cells], tuple[str, ...]]] = {
         ("threads", "compiled", "segments", "peak memory", "ratio of peaks", "step", "ratio of steps"),
     ),
     "unroll": (_unroll, ()),
+    "layer-parallel": (_layer_parallel, ("compiled",)),
 }
 
 

@@ -67,6 +67,17 @@ _MEASURES: dict[str, tuple[_Measure, ...]] = {
             "ratio_to_hand_written_p90",
         ),
     ),
+    "layer-parallel": (
+        _Measure("time of a step", "step (ms)", "step_ms_median", "step_ms_p10", "step_ms_p90"),
+        _Measure(
+            "ratio of a step to the best backprop",
+            "ratio to best backprop (×)",
+            "ratio_to_best_backprop",
+            "ratio_to_best_backprop_p10",
+            "ratio_to_best_backprop_p90",
+        ),
+        _Measure("ratio of a step to its limit", "ratio to limit (×)", "ratio_to_roofline"),
+    ),
 }
 _LSTM_MEMORY = (
     _MEASURES["memory"][0],
