@@ -7,15 +7,21 @@ from .format import markdown, table_sheet
 from .gathered import gathered_sheets
 from .grid import grid_sheets
 from .html import write_report
+from .measure_curves import measure_picture
 from .sheet import Sheet, noted_markdown
 from .sparse import sparse_picture, sparse_sheet, sparse_sweeps
 from .summary import Row, Table, tabulate
 from .svg import standalone
+from .unroll_plots import OVER, unroll_picture
+from .unroll_sheets import unroll_grids, unroll_sheets
+from .unrolls import UnrollSweep, unroll_sweeps
 
 __all__ = [
+    "OVER",
     "Row",
     "Sheet",
     "Table",
+    "UnrollSweep",
     "bench_groups",
     "bench_markdown",
     "bench_sheet",
@@ -23,6 +29,7 @@ __all__ = [
     "gathered_sheets",
     "grid_sheets",
     "markdown",
+    "measure_picture",
     "noted_markdown",
     "single_tables",
     "sparse_picture",
@@ -31,5 +38,9 @@ __all__ = [
     "standalone",
     "table_sheet",
     "tabulate",
+    "unroll_grids",
+    "unroll_picture",
+    "unroll_sheets",
+    "unroll_sweeps",
     "write_report",
 ]

@@ -23,7 +23,7 @@ _ABOUT: Mapping[str, str] = {
     "multinet": (
         "Two networks that tick at different rates: A sees a digit at every step and counts odd ones, B is sent a "
         "message now and then and counts threes. With bptt, backpropagation through both, A waits for B; with dni a "
-        "synthetic gradient of the message lets A update at once."
+        "synthetic gradient of the message lets A update at once, with cdni one that is given the digits."
     ),
 }
 _OTHERS = f"A network with a state learns from sequences. {_BEYOND}"

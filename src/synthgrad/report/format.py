@@ -47,6 +47,8 @@ def _notes(table: Table, sheet: Sheet) -> tuple[str, ...]:
     notes = _published_notes(table, sheet)
     if "estimated" in sheet.headings:
         notes += ["Estimated: a step's arithmetic over backpropagation's, worked out before the run."]
+    if table.recurrent and table.part == "val":
+        notes += ["Measured on training examples that were held out."]
     if table.part == "test":
         notes += published.notes(cell, {text(r.get("method")) for r in table.records})
     return tuple(notes)

@@ -36,6 +36,7 @@ _ENDS = 34  # over the last module and under the first: for the loss and the dat
 
 _NOTES = {
     "in-process": "Each module updates as soon as its own part is done.",
+    "layer-parallel": "All modules update in one batched step, each on a batch of its own.",
     "plain": "One training loop: all modules update in lock step.",
     "backprop": "Locked: each part waits for the gradient from above.",
 }

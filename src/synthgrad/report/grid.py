@@ -48,7 +48,7 @@ def _belongs(record: Record) -> bool:
     cell, config = part(record, "cell"), part(record, "config")
     named = cell.get("arch") in _ARCHS and number(cell, "layers") is not None
     whole = number(cell, "update_prob") in (None, 1) and not cell.get("at")
-    unlocked = cell.get("engine") != "plain" or record["method"] == "backprop"
+    unlocked = cell.get("engine", "in-process") == "in-process" or record["method"] == "backprop"
     return named and whole and unlocked and not config.get("hold_out")
 
 

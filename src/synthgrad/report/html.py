@@ -13,6 +13,7 @@ from .bench import bench_groups
 from .budgets import budget_sheets
 from .fields import is_bench, is_recurrent, text
 from .grid import grid_sheets
+from .labels import position
 from .sections import (
     Section,
     bench_section,
@@ -23,7 +24,7 @@ from .sections import (
 )
 from .sparse import sparse_sweeps
 from .summary import Table, tabulate
-from .unrolls import unroll_sweeps
+from .unrolls import unroll_of, unroll_sweeps
 
 __all__ = ["write_report"]
 
@@ -92,12 +93,14 @@ def _first(problems: Sequence[str]) -> list[str]:
 def _methods(records: Iterable[Record]) -> list[tuple[str, str]]:
     """Return the methods of the page that are known, in the order of the tables, with a line about each."""
     records = [r for r in records if not is_bench(r) or r["experiment"] == "bench/step"]
-    met = {str(r.get("method")) for r in records if not is_recurrent(r)}
-    found = [(name, about) for name, about in METHODS.items() if name in met]
-    recurrent = {str(r.get("method")) for r in records if is_recurrent(r)}
-    # One name may stand for two things, on a page that has both.
-    words = {name: f"{name}, recurrent" if name in met else name for name in recurrent}
-    return found + [(words[name], about) for name, about in RECURRENT.items() if name in recurrent]
+    unrolled = {str(r.get("method")) for r in records if is_recurrent(r) and unroll_of(r) is not None}
+    others = {str(r.get("method")) for r in records if not is_recurrent(r) or unroll_of(r) is None}
+    found = [(name, about) for name, about in METHODS.items() if name in others]
+    for name, about in RECURRENT.items():
+        if name in unrolled or (name in others and name not in METHODS):
+            # One name may stand for two things, on a page that has both.
+            found.append((f"{name}, recurrent" if name in others and name in METHODS else name, about))
+    return sorted(found, key=lambda entry: position({"method": entry[0].partition(",")[0]}))
 
 
 def _printable(page: str) -> str:

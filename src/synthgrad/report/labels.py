@@ -63,6 +63,8 @@ def row_label(record: Record) -> str:
         parts.append(f"p={prob:g}")
     if cell.get("engine") == "plain" and label != "backprop":
         parts.append("plain loop")
+    if cell.get("engine") == "layer-parallel":
+        parts.append("layer-parallel")
     if cell.get("at"):
         parts.append("cut after " + text(cell["at"], 60))
     rule, experiment = rule_settings(record), record.get("experiment")
@@ -76,6 +78,7 @@ def row_label(record: Record) -> str:
         parts.append(f"decay {decay or 0.0:g}")  # 0, the default, is not recorded
     if (delay := number(rule, "delay")) not in (None, 1 if label == "delayed" else 0):
         parts.append(f"delay {delay:g}")
+    parts += ["without s_B"] if rule.get("receiver") is False else []
     parts += ["true messages"] if rule.get("true_messages") is True else []
     parts += [
         words.format(text(rule[name] or "none", 16)) for name, words in _FURTHER.items() if name in rule

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -19,7 +19,19 @@ from .plotted import DATA, HEIGHTS, SECONDS, Height, Width
 from .summary import Table
 from .svg import Legend, draw, log_scale, plain_axis, thin
 
-__all__ = ["Axis", "Curves", "Rows", "curves_of", "finish_axes", "measure_groups", "panel", "panels_of"]
+__all__ = [
+    "Axis",
+    "Curves",
+    "Rows",
+    "curves_of",
+    "finish_axes",
+    "measure_groups",
+    "measure_picture",
+    "panel",
+    "panels_of",
+]
+
+T = TypeVar("T", Height, Width)
 
 #: Rows of a plot: labels and their runs.
 Rows = Sequence[tuple[str, list[Record]]]
@@ -76,6 +88,28 @@ def measure_groups(table: Table, salt: str) -> list[Group]:
     return panels_of({"": drawn_rows(table)}, salt, timed=table.timed)
 
 
+def measure_picture(table: Table, of: str = "", over: str = "data") -> str:
+    """Return one plot of a table's runs as SVG text, to be made `standalone`.
+
+    Args:
+        table: the runs.
+        of: what it shows, as points of the curves name it; empty for what comes first.
+        over: ``data`` or ``seconds``.
+
+    Returns:
+        The plot; empty if no run measured such a thing.
+    """
+    rows = drawn_rows(table)
+    points = [p for _, records in rows for r in records for p in points_of(r)]
+    data = _first_measured(DATA, points)
+    height = _first_measured([h for h in HEIGHTS if of in ("", h.name)], points)
+    if data is None or height is None:
+        return ""
+    width = SECONDS if over == "seconds" else data
+    curves = curves_of(rows, height, width, data)
+    return panel(height.title, curves, height, width, "measure").draw() if curves else ""
+
+
 def panels_of(panels: Mapping[str, Rows], salt: str, *, timed: bool) -> list[Group]:
     """Return a plot for each panel and each thing that was measured; those of one thing have the same heights.
 
@@ -85,7 +119,7 @@ def panels_of(panels: Mapping[str, Rows], salt: str, *, timed: bool) -> list[Gro
         timed: may times be compared?
     """
     points = [p for rows in panels.values() for _, records in rows for r in records for p in points_of(r)]
-    data = next((w for w in DATA if any(as_number(p.get(w.name)) is not None for p in points)), None)
+    data = _first_measured(DATA, points)
     heights = [h for h in HEIGHTS if any(as_number(p.get(h.name)) is not None for p in points)]
     if data is None:
         return []
@@ -111,6 +145,11 @@ def panels_of(panels: Mapping[str, Rows], salt: str, *, timed: bool) -> list[Gro
         if plots:
             groups.append(Group(width.heading, plots, _note(panels, drawn)))
     return groups
+
+
+def _first_measured(choice: Sequence[T], points: Sequence[Mapping[str, Any]]) -> T | None:
+    """Return the first that points have a value of."""
+    return next((c for c in choice if any(as_number(p.get(c.name)) is not None for p in points)), None)
 
 
 def _note(panels: Mapping[str, Rows], heights: Sequence[Height]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import mean
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -25,7 +27,7 @@ __all__ = ["OVER", "unroll_groups", "unroll_picture"]
 #: What a picture for a document can run over.
 OVER = ("data", "seconds", "unroll")
 
-_MOST_ROWS, _MOST_LENGTHS = len(COLOURS) - 1, len(DASHES)
+_MOST_ROWS, _MOST_TICKS = len(COLOURS) - 1, 10
 _NOTE = "First the medians over the seeds for several lengths of unrolls together, then each length with its seeds."
 
 
@@ -44,7 +46,8 @@ def unroll_groups(sweep: UnrollSweep, salt: str) -> list[Group]:
             plots = [_together(sweep, width, salt), *group.plots]
             group = replace(group, plots=plots, note=f"{_NOTE} {group.note}".strip())
         groups.append(group)
-    return [*groups, _over_unrolls(sweep, salt)]
+    ends = _over_unrolls(sweep, salt)
+    return [*groups, *([ends] if ends.plots else [])]
 
 
 def unroll_picture(sweep: UnrollSweep, over: str = "data") -> str:
@@ -53,9 +56,12 @@ def unroll_picture(sweep: UnrollSweep, over: str = "data") -> str:
     Args:
         sweep: the runs; of one length (see `UnrollSweep.of`) every seed is drawn, of several the medians.
         over: ``data``, ``seconds``, or ``unroll`` for what was reached at the end, over ``T``.
+
+    Returns:
+        The plot; empty if no run ended well.
     """
     if over == "unroll":
-        return _over_unrolls(sweep, "unroll").plots[0].draw()
+        return next((plot.draw() for plot in _over_unrolls(sweep, "unroll").plots), "")
     data, height = _data(sweep), _height(sweep)
     width = data if over == "data" else SECONDS
     if len(sweep.unrolls) > 1:
@@ -81,7 +87,7 @@ def _rows(sweep: UnrollSweep) -> list[tuple[str, list[Record]]]:
 
 def _together(sweep: UnrollSweep, width: Width, salt: str) -> Plot:
     """Return the plot of all lengths: a colour for each row, dashes for each length; medians only."""
-    data, height, unrolls = _data(sweep), _height(sweep), _spread(sweep.unrolls)
+    data, height, unrolls = _data(sweep), _height(sweep), _spread(sweep.unrolls, len(DASHES))
     curves = {u: curves_of(_rows(sweep.of(u)), height, width, data) for u in unrolls}
     rows = [row for row in sweep.rows if any(row in by_row for by_row in curves.values())]
     colours = {row: style["color"] for row, style in zip(rows, styles_of(rows), strict=True)}
@@ -112,83 +118,73 @@ def _together(sweep: UnrollSweep, width: Width, salt: str) -> Plot:
     return Plot(title, lambda: draw(paint, f"{salt}-{width.name}-together", about), 0)
 
 
-def _spread(unrolls: Sequence[float]) -> list[float]:
-    """Return as many of the lengths as dashes differ, the shortest and the longest among them."""
-    if len(unrolls) <= _MOST_LENGTHS:
+def _spread(unrolls: Sequence[float], most: int) -> list[float]:
+    """Return at most so many of the lengths, the shortest and the longest among them."""
+    if len(unrolls) <= most:
         return list(unrolls)
-    last = len(unrolls) - 1
-    return [unrolls[round(k * last / (_MOST_LENGTHS - 1))] for k in range(_MOST_LENGTHS)]
+    return [unrolls[round(k * (len(unrolls) - 1) / (most - 1))] for k in range(most)]
 
 
 def _over_unrolls(sweep: UnrollSweep, salt: str) -> Group:
     """Return the plot of what was reached at the end, over ``T``, with the published figures."""
     measure = measure_named(sweep.kind.metric)
-    rows = sweep.rows[:_MOST_ROWS]
-    ours = {
-        row: [(u, v) for u in sweep.unrolls if (v := values_of(sweep.runs(row, u), measure.metric))]
-        for row in rows
+    ours = {row: _reached(sweep, row) for row in sweep.rows[:_MOST_ROWS]}
+    theirs = {row: _published(sweep, row) for row in ours}
+    open_square: dict[str, Any] = {
+        "linestyle": ":",
+        "marker": "s",
+        "markersize": 4.5,
+        "markerfacecolor": "none",
     }
-    theirs = {row: _published(sweep, row) for row in rows}
 
     def paint(axes: Axes) -> Legend:
         handles: list[Line2D] = []
-        for row, style in zip(rows, styles_of(rows), strict=True):
-            middles = [sum(v) / len(v) for _, v in ours[row]]
-            spread = [
-                [m - min(v) for m, (_, v) in zip(middles, ours[row], strict=True)],
-                [max(v) - m for m, (_, v) in zip(middles, ours[row], strict=True)],
-            ]
+        for row, style in zip(ours, styles_of(list(ours)), strict=True):
             colour = style["color"]
-            places = [u for u, _ in ours[row]]
+            places, means, down, up = zip(*ours[row], strict=True) if ours[row] else ((), (), (), ())
             axes.errorbar(
                 places,
-                middles,
-                yerr=spread,
+                means,
+                yerr=(down, up),
                 color=colour,
                 marker="o",
                 markersize=4.5,
                 linewidth=1.8,
                 capsize=2.5,
             )
-            axes.plot(
-                [u for u, _ in theirs[row]],
-                [v for _, v in theirs[row]],
-                color=colour,
-                linestyle=":",
-                linewidth=1.2,
-                marker="s",
-                markersize=4.5,
-                markerfacecolor="none",
-            )
+            axes.plot(*zip(*theirs[row], strict=True), color=colour, **open_square) if theirs[row] else None
             handles.append(Line2D([], [], color=colour, linewidth=2.2))
-        labels = list(rows)
+        labels = list(ours)
         if any(theirs.values()):
             handles += [
                 Line2D([], [], color=COLOURS[-1], marker="o", markersize=4.5),
-                Line2D(
-                    [],
-                    [],
-                    color=COLOURS[-1],
-                    marker="s",
-                    markersize=4.5,
-                    markerfacecolor="none",
-                    linestyle=":",
-                ),
+                Line2D([], [], color=COLOURS[-1], **open_square),
             ]
             labels += ["these runs", "published"]
         if min(sweep.unrolls) > 0 and max(sweep.unrolls) >= 4 * min(sweep.unrolls):
             axes.set_xscale("log", base=2)
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticks(sweep.unrolls, [f"{u:g}" for u in sweep.unrolls])
+        ticks = _spread(sweep.unrolls, _MOST_TICKS)
+        axes.set_xticks(ticks, [f"{unroll:g}" for unroll in ticks])
         axes.set(xlabel="T, steps of an unroll", ylabel=measure.heading)
         if not sweep.kind.least:
             axes.set_ylim(bottom=0)
         return handles, labels
 
-    about = f"{measure.heading} over the length of unrolls: {', '.join(rows)}"
-    plot = Plot(measure.heading, lambda: draw(paint, f"{salt}-over-t", about), 0)
+    about = f"{measure.heading} over the length of unrolls: {', '.join(ours)}"
+    plots = [Plot(measure.heading, lambda: draw(paint, f"{salt}-over-t", about), 0)]
     note = "Every point is the mean of its runs; bars reach from the best to the worst."
-    return Group("Over the length of unrolls", [plot], note)
+    return Group("Over the length of unrolls", plots if any(ours.values()) else [], note)
+
+
+def _reached(sweep: UnrollSweep, row: str) -> list[tuple[float, float, float, float]]:
+    """Return ``T``, the mean of the runs, and how far the least and the greatest lie from it."""
+    found: list[tuple[float, float, float, float]] = []
+    for unroll in sweep.unrolls:
+        if values := values_of(sweep.runs(row, unroll), sweep.kind.metric):
+            middle = mean(values)
+            found.append((unroll, middle, middle - min(values), max(values) - middle))
+    return found
 
 
 def _published(sweep: UnrollSweep, row: str) -> list[tuple[float, float]]:
