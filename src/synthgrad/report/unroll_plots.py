@@ -157,8 +157,9 @@ def _over_unrolls(sweep: UnrollSweep, salt: str) -> Group:
         labels = list(ours)
         if any(theirs.values()):
             handles += [
-                Line2D([], [], color=COLOURS[-1], marker="o", markersize=4.5),
-                Line2D([], [], color=COLOURS[-1], **open_square),
+                # Grey: matplotlib writes no black fill, and a page in the dark cannot give it a shade then.
+                Line2D([], [], color=COLOURS[-2], marker="o", markersize=4.5),
+                Line2D([], [], color=COLOURS[-2], **open_square),
             ]
             labels += ["these runs", "published"]
         if min(sweep.unrolls) > 0 and max(sweep.unrolls) >= 4 * min(sweep.unrolls):
