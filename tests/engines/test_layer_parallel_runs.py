@@ -386,6 +386,8 @@ def test_what_the_fused_step_cannot_do() -> None:
     engine = LayerParallel(DENSE.net(RULES["cdni"]()), F.cross_entropy, sgd, fused=True)
     with pytest.raises(ShapeError, match="at least 2"):
         engine.step(*DENSE.batch(0, size=1))
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ConfigError, match="autocast is on"):
+        engine.step(*DENSE.batch(0))
     engine = LayerParallel(DENSE.net(RULES["cdni"]()).eval(), F.cross_entropy, sgd, fused=True)
     with pytest.raises(ConfigError, match="evaluation mode"):
         engine.step(*DENSE.batch(0))

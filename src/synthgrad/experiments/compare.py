@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..core import ConfigError
 from ..tasks import DATASETS
-from .config import Cell, RuleSettings, RunConfig, Schedule
+from .config import ENGINES, Cell, RuleSettings, RunConfig, Schedule
 from .feed_forward import FULL, WIDTHS, one_run, width_of
 from .methods import Method, method_named
 
@@ -104,8 +104,8 @@ def configs(
         raise ConfigError(f"tier '{tier}' is unknown; accepted: {', '.join(TIERS)}")
     if data not in DATASETS:
         raise ConfigError(f"data set '{data}' is unknown; accepted: {', '.join(DATASETS)}")
-    if over.engine not in ("in-process", "plain"):
-        raise ConfigError(f"engine '{over.engine}' is unknown; accepted: in-process, plain")
+    if over.engine not in ENGINES:
+        raise ConfigError(f"engine '{over.engine}' is unknown; accepted: {', '.join(ENGINES)}")
     known = [method_named(name) for name in methods]
     if not known:
         raise ConfigError(f"no method is named; name some of {', '.join(METHODS)}")
@@ -152,9 +152,9 @@ def budgets(tier: str, seeds: Sequence[int], device: str, data_dir: str | None) 
 
 def _cell(data: str, over: Overrides) -> Cell:
     prob = 1.0 if over.update_prob is None else over.update_prob
-    if prob != 1 and over.engine == "plain":
+    if prob != 1 and over.engine != "in-process":
         raise ConfigError(
-            f"update probability {prob}: the plain engine skips no updates; use the in-process engine"
+            f"update probability {prob}: the {over.engine} engine skips no updates; use the in-process engine"
         )
     if over.model is not None:
         module, _, factory = over.model.partition(":")

@@ -8,8 +8,9 @@ from typing import Any
 
 from ..core import ConfigError
 
-__all__ = ["CRITICS", "HEADS", "PRECISIONS", "Cell", "RuleSettings", "RunConfig", "Schedule"]
+__all__ = ["CRITICS", "ENGINES", "HEADS", "PRECISIONS", "Cell", "RuleSettings", "RunConfig", "Schedule"]
 
+ENGINES = ("in-process", "layer-parallel", "plain")
 PRECISIONS = ("float32", "bfloat16")
 HEADS = ("linear", "convolutional")
 CRITICS = ("classifier", "value")
@@ -57,7 +58,7 @@ class Cell:
         width: units (filters) of a hidden layer; None for a user's model.
         at: names of the submodules after which to cut; empty for the network's own.
         update_prob: probability of an update of each module in a step, in unlocked training.
-        engine: ``in-process`` or ``plain``.
+        engine: one of `ENGINES`.
     """
 
     data: str

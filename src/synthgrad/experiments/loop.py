@@ -90,6 +90,7 @@ class Loop(BaseLoop):
             config.cell.update_prob,
             config.precision,
             self._monitor,
+            config.compiled,
         )
         example = self.data.train.x[: config.schedule.batch_size]
         cuts = [] if plan.method.rule is None else cuts_of(config.cell, model, example)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..core import ConfigError, DataError, DivergedError, SynthgradError
+from ..core import ConfigError, DataError, Decoupled, DivergedError, SynthgradError
 from ..tasks import draw_batches
 from .config import RuleSettings, RunConfig
 from .loop import Loop
@@ -88,6 +88,9 @@ def rehearse(config: RunConfig) -> Work | None:
                 scores = loop.net(x)
             _check_scores(config, loop, scores, len(ids))
             loop.net.train()
+            if config.cell.engine == "layer-parallel" and isinstance(loop.net, Decoupled):
+                for _ in loop.net.graph.modules:  # until a batch has reached every layer
+                    loop.trainer.step(x, y, ids=ids)
             with FlopCounterMode(display=False) as step:
                 loop.trainer.step(x, y, ids=ids)
         except (ConfigError, DataError):

@@ -116,14 +116,14 @@ def compile_network(net: nn.Module, engine: str) -> None:
 
     Args:
         net: the network, decoupled or not.
-        engine: ``in-process``, ``plain``, or the hand-written loop.
+        engine: ``in-process``, ``plain``, or the hand-written loop; the layer-parallel engine compiles its own step.
 
     Raises:
         ConfigError: if its modules cannot be compiled one by one.
     """
     if isinstance(net, Decoupled) and engine == "in-process":
         compile_modules(net)
-    else:
+    elif engine != "layer-parallel" or not isinstance(net, Decoupled):
         net.forward = torch.compile(net.forward, fullgraph=True)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import Monitor, decouple
-from ..engines import InProcess, Lag, Locked, StepRecord
+from ..engines import InProcess, Lag, LayerParallel, Locked, StepRecord
 from .config import RuleSettings
 from .methods import Facts, Method
 
@@ -57,10 +57,11 @@ class Plan:
         facts: what its rule may need to know of the data.
         lr: learning rate of Adam.
         seed: of draws.
-        engine: ``in-process`` or ``plain``; a method without a rule has the latter.
+        engine: ``in-process``, ``layer-parallel`` or ``plain``; a method without a rule has the latter.
         update_prob: of each module, or of a network that is locked.
         precision: ``float32`` or ``bfloat16``.
         monitor: measures the interfaces' quality, or None.
+        compiled: compile the step of the layer-parallel engine; networks of others are compiled when they are made.
     """
 
     method: Method
@@ -72,6 +73,7 @@ class Plan:
     update_prob: float = 1.0
     precision: str = "float32"
     monitor: Monitor | None = None
+    compiled: bool = False
 
 
 def make_trainer(
@@ -118,6 +120,19 @@ def make_trainer(
         net.monitor = plan.monitor
         true = settings.true_messages
         return net, Locked(net, criterion, optimizer, rule_options=options, true_messages=true)
+    if plan.engine == "layer-parallel":
+        whole = plan.precision == "float32"
+        return net, LayerParallel(
+            net,
+            # The scores are in float32 already, and of PyTorch's own criterion the engine knows the gradient.
+            nn.CrossEntropyLoss(reduction=criterion.reduction) if whole else criterion,
+            optimizer,
+            rule_options=options,
+            observe=settings.delay,
+            fused=None if whole else False,
+            compile=plan.compiled,
+            monitor=plan.monitor,
+        )
     return net, InProcess(
         net,
         criterion,

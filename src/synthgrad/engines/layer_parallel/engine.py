@@ -173,6 +173,7 @@ class LayerParallel:
             record = self._run(x if self._runs > 1 else x.unsqueeze(0), t)
         except BaseException:
             self._belt.leave()  # a step that fails must leave batches and activations in accord
+            self._size = self._size if t else None
             raise
         self._step += 1
         return record

@@ -216,6 +216,10 @@ class Fused:
     def _check(self, x: Tensor) -> None:
         if not self._norm.training:
             raise ConfigError("the network is in evaluation mode; call net.train() before the step")
+        if torch.is_autocast_enabled(x.device.type):
+            raise ConfigError(
+                "the fused step computes in the precision of the parameters, and autocast is on; give fused=False"
+            )
         if x.shape[1] < 2:
             raise ShapeError(
                 f"got a batch of {x.shape[1]}, expected at least 2: BatchNorm has no variance of less"
