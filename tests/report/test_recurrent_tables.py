@@ -185,6 +185,11 @@ def test_a_rule_that_does_not_see_the_receiver_says_so() -> None:
     assert _table(clocked_run("dni", config={"rule": rule})).rows[0].method == "dni (without s_B)"
 
 
+def test_a_search_names_the_rule_of_those_that_have_one() -> None:
+    table = _table(*(clocked_run(m, experiment="multinet_search") for m in ("bptt", "dni")))
+    assert [row.method for row in table.rows] == ["bptt", "dni (linear)"]
+
+
 # Failures
 
 
