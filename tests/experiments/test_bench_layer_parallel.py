@@ -78,6 +78,14 @@ def test_a_peer_that_fails_is_a_line_that_says_so(monkeypatch: pytest.MonkeyPatc
     ]
 
 
+def test_learning_is_timed_along() -> None:
+    for line in lines_of(learn=True):
+        metrics = line["metrics"]
+        assert metrics["target_accuracy_pct"] == 92.0
+        assert 10 < metrics["accuracy_pct"] < 100
+        assert "learn_error" not in metrics
+
+
 def test_without_a_peer_there_is_no_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
     made = bench._make_step
 
@@ -97,7 +105,6 @@ def test_without_a_peer_there_is_no_ratio(monkeypatch: pytest.MonkeyPatch) -> No
         ({"methods": ("backprop_cudagraph",)}, "needs --device cuda"),
         ({"layers": (2,)}, "at least 3"),
         ({"batch_sizes": (1,)}, "expected 2 to"),
-        ({"learn": True}, "leave out --learn"),
         ({"precision": "bfloat16"}, "float32"),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from synthgrad.core import ConfigError, DivergedError
-from synthgrad.experiments import bench_step
+from synthgrad.experiments import bench_learning, bench_step
 from synthgrad.experiments.bench import Scope, choose
 from synthgrad.experiments.bench_memory import MemoryBench
 from synthgrad.experiments.bench_step import StepBench
@@ -140,7 +140,7 @@ def test_time_to_an_accuracy_is_that_of_a_comparison(monkeypatch: pytest.MonkeyP
             return {"status": "diverged", "error": "why", "metrics": {}}
         return {"status": "ok", "metrics": {"time_to_target_s": 1.5, "test_error_pct": 7.0}}
 
-    monkeypatch.setattr(bench_step, "run", run)
+    monkeypatch.setattr(bench_learning, "run", run)
     records = measured(replace(SMALL, learn=True, seeds=(4,), schedule="smoke"))
     assert records[0]["metrics"]["learn_error"] == "diverged: why"
     assert "time_to_accuracy_s" not in records[0]["metrics"]

@@ -2,7 +2,7 @@
 
 Peers are hand-written loops of backpropagation: eager, compiled as a whole, and, on CUDA, compiled and captured in a
 graph. All take turns; the ratio is taken in each round to the fastest of them. Beside it stands what the machine could
-do at best.
+do at best, and, if asked for, when a network of that size has learned MNIST.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -22,7 +23,9 @@ from ..engines import LayerParallel
 from ..records import Record
 from ..rules import SyntheticGradient
 from ..tasks import cut_names, fully_connected, load
+from . import compare
 from .bench import Scope, Setting, blank_line, finish_line
+from .bench_learning import time_to_accuracy
 from .roofline import dense_work, measure_machine
 from .turns import Turn, ratios, reason_of, take_turns, warmed_up
 
@@ -73,11 +76,12 @@ class LayerParallelBench:
                 )
         if tuple(scope.methods) == ("backprop_cudagraph",) and scope.device != "cuda":
             raise ConfigError("method 'backprop_cudagraph' needs --device cuda; name another")
-        if scope.learn or scope.precision != "float32":
+        if scope.precision != "float32":
             raise ConfigError(
-                "bench layer-parallel measures steps in float32; leave out --learn and --precision, and train with "
-                "synthgrad compare"
+                f"bench layer-parallel measures in float32 only, not in {scope.precision}; leave out --precision"
             )
+        if scope.learn:
+            load(_learning_data(scope), Path(scope.data_dir) if scope.data_dir else None)  # or nothing at all
         if min(scope.layers) < 3:
             raise ConfigError(
                 f"{min(scope.layers)} layers: expected at least 3, which have a layer between the first and the last"
@@ -96,6 +100,8 @@ class LayerParallelBench:
     def _setting(self, scope: Scope, width: int, layers: int, batch_size: int, seed: int) -> Setting:
         cell = {"width": width, "layers": layers, "batch_size": batch_size, "threads": scope.threads}
         config = {"optimizer": "Adam, fused", "seconds": scope.seconds}
+        if scope.learn:
+            config["learn"] = f"{scope.schedule}, {_learning_data(scope)}"
         kinds = _kinds(scope)
         lines = [
             blank_line(
@@ -159,6 +165,8 @@ def _measure(scope: Scope, kinds: Sequence[_Kind], lines: Sequence[Record]) -> I
         if kind in turns and best is not None:
             metrics = ratios(turns[kind].times_ms, best.times_ms, "best_backprop")
             metrics |= _roofline(kind, cell, batches[0][0], metrics["step_ms_median"])
+            if scope.learn:
+                metrics |= _learn(kind, line, scope)
         elif error is None:
             error = "no loop of backpropagation, to which it is compared, could be measured"
         yield finish_line(line, scope.device, metrics, error)
@@ -203,6 +211,28 @@ def _make_step(
         optimizer.step()
 
     return step
+
+
+def _learning_data(scope: Scope) -> str:
+    return _DATA if scope.schedule == "smoke" else "mnist"
+
+
+def _learn(kind: _Kind, line: Record, scope: Scope) -> dict[str, Any]:
+    """Train a network of the line's size as ``compare`` does; return when it was accurate enough."""
+    cell = line["cell"]
+    over = compare.Overrides(
+        layers=cell["layers"],
+        width=cell["width"],
+        engine="layer-parallel",
+        batch_size=cell["batch_size"],
+        compiled=kind.compiled,
+    )
+    method = "cdni" if kind.is_ours else "backprop"
+    data = _learning_data(scope)
+    (config,) = compare.configs(
+        scope.schedule, data, [method], [line["seed"]], over, scope.device, scope.data_dir
+    )
+    return time_to_accuracy(config)
 
 
 def _adam(parameters: Any) -> torch.optim.Optimizer:

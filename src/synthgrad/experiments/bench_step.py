@@ -21,10 +21,10 @@ from ..records import Record
 from ..tasks import load
 from . import compare
 from .bench import Scope, Setting, blank_line, finish_line
-from .config import PRECISIONS, RuleSettings, RunConfig
+from .bench_learning import time_to_accuracy
+from .config import PRECISIONS, RuleSettings
 from .methods import METHODS, method_named
 from .step_maker import HAND_WRITTEN, Network, StepKind, make_step
-from .train import run
 from .turns import Turn, ratios, reason_of, take_turns, warmed_up
 
 __all__ = ["StepBench"]
@@ -251,16 +251,4 @@ def _learn(kind: StepKind, line: Record, scope: Scope) -> dict[str, Any]:
     (config,) = compare.configs(
         scope.schedule, _DATA, [kind.method], [line["seed"]], over, scope.device, scope.data_dir
     )
-    return _time_to_accuracy(config)
-
-
-def _time_to_accuracy(config: RunConfig) -> dict[str, Any]:
-    record = run(config)
-    if record["status"] != "ok":
-        return {"learn_error": f"{record['status']}: {record['error']}"}
-    metrics = record["metrics"]
-    return {
-        "time_to_accuracy_s": metrics["time_to_target_s"],
-        "accuracy_pct": 100 - metrics["test_error_pct"],
-        "target_accuracy_pct": 100 - config.target_error_pct,
-    }
+    return time_to_accuracy(config)

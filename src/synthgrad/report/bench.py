@@ -170,12 +170,18 @@ def _step(record: Record) -> _Cells:
     arithmetic = unit("ratio", number(metrics, "ratio_arithmetic"))
     if metrics and prob not in (None, 1):
         arithmetic = f"{100 * (1 - prob):.0f} % of updates skipped"
-    target = number(metrics, "target_accuracy_pct")
     return _size(record) | {
         "step": unit("ms", number(metrics, "step_ms_median")),
         "ratio to backprop": unit("ratio", number(metrics, "ratio_to_backprop")),
         "10–90 %": DASH if low is None or high is None else f"{low:.2f}–{high:.2f}",
         "arithmetic": arithmetic,
+        **_learned(metrics),
+    }
+
+
+def _learned(metrics: Mapping[str, object]) -> _Cells:
+    target = number(metrics, "target_accuracy_pct")
+    return {
         "target accuracy": DASH if target is None else f"{target:g} %",
         "time to it": unit("s", number(metrics, "time_to_accuracy_s")),
         "accuracy": unit("pct", number(metrics, "accuracy_pct")),
@@ -191,6 +197,7 @@ def _layer_parallel(record: Record) -> _Cells:
         "10–90 %": DASH if low is None or high is None else f"{low:.2f}–{high:.2f}",
         "limit": unit("ms", number(metrics, "roofline_ms")),
         "ratio to limit": unit("ratio", number(metrics, "ratio_to_roofline")),
+        **_learned(metrics),
     }
 
 
@@ -214,15 +221,17 @@ def _memory(record: Record) -> _Cells:
     )
 
 
+_LEARNED = ("target accuracy", "time to it", "accuracy")
+
 #: For benchmarks that are known: the columns of a line, and those that may be left out.
 _COLUMNS: Mapping[str, tuple[Callable[[Record], _Cells], tuple[str, ...]]] = {
-    "step": (_step, ("compiled", "target accuracy", "time to it", "accuracy")),
+    "step": (_step, ("compiled", *_LEARNED)),
     "memory": (
         _memory,
         ("threads", "compiled", "segments", "peak memory", "ratio of peaks", "step", "ratio of steps"),
     ),
     "unroll": (_unroll, ()),
-    "layer-parallel": (_layer_parallel, ("compiled",)),
+    "layer-parallel": (_layer_parallel, ("compiled", *_LEARNED)),
 }
 
 
