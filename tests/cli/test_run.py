@@ -110,7 +110,7 @@ def test_resume_goes_cell_by_cell(tmp_path: Path, capsys: pytest.CaptureFixture[
         ("stale --methods backprop,magic", ["--methods magic"]),
         ("table1 --layers 1", ["--layers", "at least 2"]),
         ("table1 --precision half", ["precision 'half'", "float32, bfloat16"]),
-        ("tabel1", ["'tabel1'", "compare, table1, sparse, stale, unlock, dni_search"]),
+        ("tabel1", ["'tabel1'", "compare, table1, sparse, stale, unlock, copy"]),
     ],
 )
 def test_what_the_experiment_has_not(
