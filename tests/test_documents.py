@@ -198,7 +198,7 @@ def shortened(words: list[str]) -> list[str]:
         return []
     known = {option for parameter in command.params for option in parameter.opts}
     extra = SHORT | SHORTER.get(words[0], {})
-    if words[0] == "run" and {"--data", "--layers"} & set(words):
+    if words[0] == "run" and {"--data", "--layers", "--unroll"} & set(words):
         del extra["--tier"]  # what is named here may be in the line's own tier only; `provide` cuts all short
     if words[:2] == ["bench", "unroll"] or "lstm" in words:
         del extra["--layers"]  # recurrent networks have one

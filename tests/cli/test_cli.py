@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from synthgrad.experiments.methods import METHODS
+from synthgrad.experiments.recurrent_methods import RECURRENT_METHODS
 from synthgrad.experiments.registry import BENCHMARKS, EXPERIMENTS
-from synthgrad.tasks import DATASETS
+from synthgrad.tasks import DATASETS, TEXTS
 from synthgrad.version import __version__
 from tests.cli.helpers import RECORD_KEYS, SMALL, call, records_in, write_module
 
@@ -46,7 +47,7 @@ def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("list") == 0
     names = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
-    assert names == {*EXPERIMENTS, *BENCHMARKS, *METHODS, *DATASETS}
+    assert names == {*EXPERIMENTS, *BENCHMARKS, *METHODS, *RECURRENT_METHODS, *DATASETS, *TEXTS}
 
 
 def test_list_says_a_line_about_each(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from synthgrad.core import ConfigError
-from synthgrad.experiments import bench_memory
+from synthgrad.experiments import bench_memory, memory_probe
 from synthgrad.experiments.bench import Scope
 from synthgrad.experiments.bench_memory import MemoryBench, _Job, _observe, _segments
 from synthgrad.tasks import fully_connected
@@ -70,7 +70,7 @@ def test_no_peak_where_the_mark_cannot_be_set_back(monkeypatch: pytest.MonkeyPat
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise PermissionError
 
-    monkeypatch.setattr(bench_memory.Path, "write_text", refuse)
+    monkeypatch.setattr(memory_probe.Path, "write_text", refuse)
     assert _observe(job("backprop", 3))["peak_bytes"] is None
 
 
@@ -138,13 +138,13 @@ def test_every_line_has_a_process_of_its_own_and_failures_are_lines(monkeypatch:
 def test_without_its_reference_a_line_has_no_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
-    def measure(job: _Job) -> dict[str, Any]:
+    def measure(_observe: object, job: _Job) -> dict[str, Any]:
         calls.append(job.method)
         if job.method == "backprop":
             raise MemoryError
         return {"saved_bytes_peak": 1, "peak_bytes": 2, "step_ms_median": 3.0}
 
-    monkeypatch.setattr(bench_memory, "_in_own_process", measure)
+    monkeypatch.setattr(memory_probe, "_in_own_process", measure)
     (setting,) = MemoryBench().settings(Scope((WIDTH,), (5,), (BATCH,), ("in_process",), rounds=1))
     backprop, ours = setting.measure()
     assert (backprop["status"], backprop["error"]) == ("failed", "MemoryError: ")

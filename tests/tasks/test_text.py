@@ -276,5 +276,5 @@ def test_what_is_neither_name_nor_file_lists_those_accepted() -> None:
 
 
 def test_images_and_texts_have_different_names() -> None:
-    assert set(TEXTS) == {"ptb", "shakespeare"}
+    assert set(TEXTS) == {"ptb", "shakespeare", "shakespeare-50k"}
     assert not set(TEXTS) & set(DATASETS)
