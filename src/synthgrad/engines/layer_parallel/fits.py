@@ -10,7 +10,7 @@ from torch import nn
 from ...core import Rule
 from ...rules import SyntheticGradient
 from ...rules.models import DenseModel
-from .chain import has_hooks
+from ..sequences import has_hooks
 
 __all__ = ["Layer", "dense_layer", "linear_models"]
 

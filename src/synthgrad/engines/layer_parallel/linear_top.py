@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ...core import Units
 from ..base import Criterion, reduced
-from .chain import has_hooks
+from ..sequences import has_hooks
 from .storage import Bound, Ledger
 
 __all__ = ["LinearTop", "linear_layer"]
