@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -63,6 +64,18 @@ def test_divergence_is_met_in_it_too() -> None:
         engine.step(x[:4], y[:4])
     with pytest.raises(DivergedError, match="interface '0' was not finite"):
         run(engine, [(x * float("inf"), y)] * 6)
+
+
+@pytest.mark.parametrize(
+    "options", [{"mode": "reduce-overhead"}, {"options": {"triton.cudagraphs": True}}], ids=str
+)
+def test_graphs_of_cuda_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="asks for CUDA graphs"):
+        LayerParallel(STACKS["dense"].net(RULES["cdni"]()), F.cross_entropy, sgd, compile=options)
+
+
+def test_a_mode_stands_for_options() -> None:
+    LayerParallel(STACKS["dense"].net(RULES["cdni"]()), F.cross_entropy, sgd, compile={"mode": "default"})
 
 
 def test_rules_asked_in_turn_cannot_be() -> None:

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from ...core import ConfigError
+from ...core import ConfigError, Rule
+from ...rules.models import GradientModel
+from ..sequences import has_hooks
+from .same import same
 
-__all__ = ["check_alike", "check_stackable", "difference"]
+__all__ = ["check_alike", "check_hooks", "check_stackable", "difference"]
 
 _Plain = (bool, int, float, str, tuple, type(None))
+#: What every module has: its tensors and parts, which are compared by their shapes, and its hooks.
+_OF_ALL = frozenset(vars(nn.Module())) - {"training"}
 
 
 def check_alike(modules: Sequence[nn.Module], names: Sequence[str], what: str) -> None:
@@ -49,21 +53,58 @@ def check_stackable(module: nn.Module, name: str) -> None:
                 f"block '{name}': the buffers of its part '{path}' ({type(part).__name__} with momentum=None) cannot be "
                 "stacked: a cumulative average reads its count as a number; give a momentum, or use InProcess"
             )
+        if isinstance(part, nn.RNNBase):
+            raise ConfigError(
+                f"block '{name}': PyTorch cannot run its part '{path}' ({type(part).__name__}) for many layers at once; "
+                "use another module, or InProcess"
+            )
         if isinstance(part, LazyModuleMixin):
             raise ConfigError(
                 f"block '{name}': its part '{path}' is lazy; run a batch through the model first"
             )
 
 
+def check_hooks(module: nn.Module, name: str) -> None:
+    """Refuse a block with hooks: one call is made for all layers, to the parts of the first.
+
+    Raises:
+        ConfigError: naming the block and the part.
+    """
+    for path, part in module.named_modules():
+        if has_hooks(part):
+            raise ConfigError(
+                f"block '{name}': its part '{path}' ({type(part).__name__}) has hooks, which would not run: all layers "
+                "run as one batch; take them off, or use InProcess"
+            )
+
+
 def difference(a: nn.Module, b: nn.Module) -> str | None:
     """Return in what two modules differ, in words; None if in nothing but the values of their tensors."""
+    pairs: list[tuple[str, nn.Module, nn.Module]] = []
     for (path, own), (other_path, other) in _pairs(dict(a.named_modules()), dict(b.named_modules())):
         if own is None or other is None or path != other_path:
             return f"one has a part '{path or other_path}', which the other lacks"
-        found = _difference_of_parts(own, other)
+        found = _difference_of_forms(own, other)
         if found is not None:
-            return f"at '{path}', {found}" if path else found
+            return _at(path, found)
+        pairs.append((path, own, other))
+    if _ties(a) != _ties(b):
+        return "one has parameters that are tied, and the other has not"
+    for path, own, other in pairs:
+        found = _difference_of_attributes(own, other)
+        if found is not None:
+            return _at(path, found)
     return None
+
+
+def _at(path: str, found: str) -> str:
+    return f"at '{path}', {found}" if path else found
+
+
+def _ties(module: nn.Module) -> list[int]:
+    """Return for every parameter the place at which it is met first."""
+    ids = [id(p) for _, p in module.named_parameters(remove_duplicate=False)]
+    return [ids.index(own) for own in ids]
 
 
 def _pairs(
@@ -73,26 +114,47 @@ def _pairs(
     return list(zip_longest(a.items(), b.items(), fillvalue=nothing))
 
 
-def _difference_of_parts(a: nn.Module, b: nn.Module) -> str | None:
+def _difference_of_forms(a: nn.Module, b: nn.Module) -> str | None:
     if type(a) is not type(b):
         return f"{type(a).__name__} against {type(b).__name__}"
     ours, theirs = _form(a), _form(b)
     for key in sorted(ours.keys() | theirs.keys()):
         if ours.get(key) != theirs.get(key):
             return f"{key} {ours.get(key, 'missing')} against {theirs.get(key, 'missing')}"
-    for key, value in vars(a).items():
-        other = vars(b).get(key)
-        # A tensor that is neither parameter nor buffer would be that of the first block for all.
-        if isinstance(value, Tensor) and not (isinstance(other, Tensor) and torch.equal(value, other)):
-            return f"the tensor {key} is not the same and no buffer"
     return None
+
+
+def _difference_of_attributes(a: nn.Module, b: nn.Module) -> str | None:
+    """Return which attribute is not the same, of those that are no plain setting: all would compute with the first's."""
+    if isinstance(a, Rule):
+        return None  # what else a rule holds is a cache of its own
+    ours, theirs = _others(a), _others(b)
+    known = {(id(p), id(q)) for p, q in zip(_members(a), _members(b), strict=True)}
+    for key in sorted(ours.keys() | theirs.keys()):
+        value, other = ours.get(key), theirs.get(key)
+        if not same(value, other, known):
+            kind = "tensor" if isinstance(value, Tensor) else "attribute"
+            return f"the {kind} {key} is not the same and no buffer"
+    return None
+
+
+def _members(part: nn.Module) -> list[object]:
+    """Return what is compared by itself, in order."""
+    return [*part.modules(), *part.parameters(), *part.buffers()]
+
+
+def _others(part: nn.Module) -> dict[str, object]:
+    """Return the attributes of a part that `_form` says nothing of."""
+    named = _form(part).keys() | _OF_ALL | ({"name"} if isinstance(part, GradientModel) else set())
+    return {key: value for key, value in vars(part).items() if key not in named}
 
 
 def _form(part: nn.Module) -> dict[str, object]:
     """Return what says what a part computes, by name: settings, and the shapes of its own tensors."""
-    # Its name says where a rule or its model sits, not what it does.
+    # Where a rule or its model sits is nothing that it does.
+    unsaid = {"name"} if isinstance(part, Rule | GradientModel) else set[str]()
     form: dict[str, object] = {
-        k: v for k, v in vars(part).items() if isinstance(v, _Plain) and k[:1] != "_" and k != "name"
+        k: v for k, v in vars(part).items() if isinstance(v, _Plain) and k[:1] != "_" and k not in unsaid
     }
     own = [("parameter", part.named_parameters(recurse=False)), ("buffer", part.named_buffers(recurse=False))]
     for kind, tensors in own:
@@ -103,4 +165,4 @@ def _form(part: nn.Module) -> dict[str, object]:
 
 def _shape(tensor: Tensor) -> str:
     frozen = isinstance(tensor, nn.Parameter) and not tensor.requires_grad
-    return f"{tuple(tensor.shape)} {tensor.dtype}{' frozen' if frozen else ''}"
+    return f"{tuple(tensor.shape)} {tensor.dtype} on {tensor.device}{' frozen' if frozen else ''}"

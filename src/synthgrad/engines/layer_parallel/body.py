@@ -60,6 +60,10 @@ class Body(Protocol):
         """
         ...
 
+    def check(self, x: Tensor) -> None:
+        """Refuse a batch, ``(runs, B, ...)``, or a state of things, with which `run` would not be right."""
+        ...
+
     def run(self, x: Tensor, below: Tensor, rows: Rows, target: Any, *, at_top: bool) -> Ran:
         """Run forward and backward of every module, each on its batch.
 

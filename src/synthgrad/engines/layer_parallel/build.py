@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ...core import ConfigError, Decoupled, Rule
-from .alike import check_alike, check_stackable
+from .alike import check_alike, check_hooks, check_stackable
 from .chain import take_apart
 
 __all__ = ["Parts", "find_parts"]
@@ -52,8 +52,11 @@ def find_parts(nets: Sequence[Decoupled]) -> Parts:
         _check_runs(nets, chains)
     inner = [chain[k] for k in range(1, depth - 1) for chain in chains]
     own = [chain for chain in chains[0][1:-1]]
-    check_alike(own, names[1:-1], "block")
     check_stackable(own[0], names[1])
+    check_alike(own, names[1:-1], "block")
+    if len(inner) > 1:
+        for block, name in zip(inner, [n for n in names[1:-1] for _ in nets], strict=True):
+            check_hooks(block, name)
     _check_sites(nets[0])
     interfaces = list(nets[0].interfaces)
     check_alike([nets[0].interfaces[name].rule for name in interfaces], interfaces, "rule at interface")
@@ -68,7 +71,17 @@ def find_parts(nets: Sequence[Decoupled]) -> Parts:
 
 
 def _check_runs(nets: Sequence[Decoupled], chains: Sequence[Sequence[nn.Module]]) -> None:
-    """Refuse networks that are not of one shape."""
+    """Refuse networks that are not of one shape, or not several."""
+    owner: dict[int, int] = {}
+    for run, net in enumerate(nets):
+        for name, p in net.named_parameters():
+            if owner.setdefault(id(p), run) != run:
+                raise ConfigError(
+                    f"parameter '{name}' is of network {owner[id(p)]} and of network {run}: networks that train side by "
+                    "side must be apart; give each a copy of its own, as copy.deepcopy makes"
+                )
+        for k in (0, -1):
+            check_hooks(chains[run][k], f"{net.graph.modules[k].name} of network {run}")
     for run, (net, chain) in enumerate(zip(nets[1:], chains[1:], strict=True), 1):
         if len(chain) != len(chains[0]):
             raise ConfigError(

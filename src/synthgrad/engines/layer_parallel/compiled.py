@@ -25,7 +25,8 @@ def learner(body: Body, options: bool | Mapping[str, Any]) -> Learn:
         options: True to compile, or keywords of ``torch.compile``; False for neither.
 
     Raises:
-        ConfigError: if it is to be compiled and the rules are asked in turn, which no graph can hold.
+        ConfigError: if it is to be compiled and the rules are asked in turn, which no graph can hold; or if CUDA
+            graphs are asked for.
     """
 
     def run(x: Tensor, below: Rows, rows: Rows, target: Any, seen: Seen) -> Learned:
@@ -41,9 +42,17 @@ def learner(body: Body, options: bool | Mapping[str, Any]) -> Learn:
     # Here, because it takes long to load.
     from torch._dynamo import config
     from torch._dynamo.exc import Unsupported
+    from torch._inductor import list_mode_options
 
     given: dict[str, Any] = dict(options) if isinstance(options, Mapping) else {}
-    given["options"] = {"guard_filter_fn": _about_inputs, **given.get("options", {})}
+    mode = given.pop("mode", None)  # torch takes either a mode, which stands for some options, or options
+    of_mode = list_mode_options(mode) if mode is not None else {}
+    given["options"] = {"guard_filter_fn": _about_inputs, **of_mode, **(given.get("options") or {})}
+    if given["options"].get("triton.cudagraphs") or given.get("backend") == "cudagraphs":
+        raise ConfigError(
+            f"compile={options!r} asks for CUDA graphs: they write each step's results over those of the step before, "
+            "which all layers still read; use compile=True, or mode='max-autotune-no-cudagraphs'"
+        )
     compiled = torch.compile(run, fullgraph=True, dynamic=False, **given)
 
     def run_compiled(x: Tensor, below: Rows, rows: Rows, target: Any, seen: Seen) -> Learned:

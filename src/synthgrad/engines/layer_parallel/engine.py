@@ -70,6 +70,9 @@ class LayerParallel:
     Attributes:
         lags: by interface: with these `InProcess` computes the same.
 
+    Under ``torch.autocast`` take ``fused=False``: the step that is written out computes in the parameters' precision,
+    and says so.
+
     Raises:
         ConfigError: if the network cannot be trained so; names the block or interface.
     """
@@ -125,7 +128,7 @@ class LayerParallel:
         self._below: Tick | None = None
         self._sent: deque[Tick] = deque()
         self._size: tuple[int, ...] | None = None
-        self._bound = [(p, p.data_ptr()) for p in islice(nets[-1].parameters(), 1)]
+        self._bound = [(p, p.data_ptr()) for n in nets for p in islice(n.parameters(), 1)]
         self._step = 0
 
     @property
@@ -166,6 +169,8 @@ class LayerParallel:
                 "another engine of this kind); make the engine anew"
             )
         self._check_size(x)
+        if self._runs > 1:
+            self._check_parts(target=y, context=context)
         t = self._step
         c = y if context is None and isinstance(y, Tensor) else context
         self._belt.enter(Batch(Info(c, ids, t, x if self._in_turn else None), y, t))
@@ -191,6 +196,7 @@ class LayerParallel:
 
     def _run(self, x: Tensor, t: int) -> StepRecord:
         below, contexts, runs = self._below or self._nothing(x), self._belt.contexts, self._runs
+        self._body.check(x)
         self._body.rules.check(below.rows.h[0], None if contexts is None else contexts[:runs])
         reached = min(t + 1, self._rows) * runs
         rows = Rows(below.rows.h, contexts, reached, self._belt.infos() if self._in_turn else ())
@@ -282,6 +288,16 @@ class LayerParallel:
                 "batch, so all batches must have one size; drop the last, smaller one"
             )
 
+    def _check_parts(self, **given: Any) -> None:
+        """Refuse what has no part for each network."""
+        for name, value in given.items():
+            fits = isinstance(value, Tensor) and value.ndim > 1 and value.shape[0] == self._runs
+            if not fits and not (value is None and name == "context"):
+                form = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+                raise ShapeError(
+                    f"got a {name} of {form} for {self._runs} networks, expected a tensor ({self._runs}, B, ...)"
+                )
+
     # -- resuming -----------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
@@ -292,6 +308,7 @@ class LayerParallel:
             "belt": self._belt.state_dict(),
             "below": None if self._below is None else self._below.state_dict(),
             "sent": [tick.state_dict() for tick in self._sent],
+            "size": self._size,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -300,6 +317,7 @@ class LayerParallel:
             optimizer.load_state_dict(saved)
         self._updates.forget()
         self._step = int(state["step"])
+        self._size = state["size"]
         self._belt.load_state_dict(state["belt"])
         self._below = None if state["below"] is None else Tick.from_state(state["below"])
         self._sent = deque(Tick.from_state(tick) for tick in state["sent"])
@@ -324,7 +342,8 @@ def _body(
             "fused=True is for Linear–BatchNorm–ReLU modules, all their parameters learning, with linear synthetic "
             "gradients of vectors at every cut; leave it out"
         )
-    name = f"blocks '{parts.names[1]}' to '{parts.names[-2]}'"
+    inner = parts.names[1:-1]
+    name = f"blocks '{inner[0]}' to '{inner[-1]}'" if len(inner) > 1 else f"block '{inner[0]}'"
     top = Top(parts.last, criterion, units, learned, listened=listened)
     rules = rule_rows(parts.rules)
     return General(parts.first, parts.inner, top, rules, units, learned, name=name, listened=listened)

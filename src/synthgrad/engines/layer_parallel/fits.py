@@ -12,7 +12,7 @@ from ...rules import SyntheticGradient
 from ...rules.models import DenseModel
 from ..sequences import has_hooks
 
-__all__ = ["Layer", "dense_layer", "linear_models"]
+__all__ = ["Layer", "dense_layer", "linear_models", "parts_of"]
 
 
 class Layer(NamedTuple):
@@ -22,9 +22,20 @@ class Layer(NamedTuple):
     norm: nn.BatchNorm1d
 
 
+def parts_of(module: nn.Module) -> list[nn.Module]:
+    """Return what a module of plain sequences computes with, in order.
+
+    A sequence with a forward of its own (a residual block is often one) and an identity with hooks are parts
+    like any other: they compute something.
+    """
+    if type(module).forward is nn.Sequential.forward:
+        return [part for child in module.children() for part in parts_of(child)]
+    return [] if type(module) is nn.Identity and not has_hooks(module) else [module]
+
+
 def dense_layer(module: nn.Module) -> Layer | None:
     """Return the parts of a Linear–BatchNorm–ReLU module, perhaps with a Flatten before; None if it is none."""
-    parts = [m for m in module.modules() if not isinstance(m, nn.Sequential) and type(m) is not nn.Identity]
+    parts = parts_of(module)
     if parts and type(parts[0]) is nn.Flatten and (parts[0].start_dim, parts[0].end_dim) == (1, -1):
         parts = parts[1:]
     if [type(part) for part in parts] != [nn.Linear, nn.BatchNorm1d, nn.ReLU]:

@@ -127,7 +127,8 @@ class Fused:
         self._top = top
         self.rules: RuleRows = rules
         self._units = units
-        self._norm = layers[0].norm
+        self._norms = layers[0].norm, layers[-1].norm  # alone, and for all above
+        self._eps = layers[0].norm.eps
         self._momentum: float = layers[0].norm.momentum or 0.0
         self._first = Bound([layer.linear.weight for layer in first])  # (runs, H, D)
         self._inner = Bound([layer.linear.weight for layer in inner])  # (n - runs, H, H)
@@ -152,10 +153,22 @@ class Fused:
         self._top.note(ledger, [depth - 1] * runs)
         self.rules.note(ledger, rows, [k + 1 + observe for k in rows])
 
+    def check(self, x: Tensor) -> None:
+        # Not in `run`: a compiled graph has no place for errors.
+        if not all(norm.training for norm in self._norms):
+            raise ConfigError("the network is in evaluation mode; call net.train() before the step")
+        if torch.is_autocast_enabled(x.device.type):
+            raise ConfigError(
+                "the fused step computes in the precision of the parameters, and autocast is on; give fused=False"
+            )
+        if x.shape[1] < 2:
+            raise ShapeError(
+                f"got a batch of {x.shape[1]}, expected at least 2: BatchNorm has no variance of less"
+            )
+
     @torch.no_grad()
     def run(self, x: Tensor, below: Tensor, rows: Rows, target: Any, *, at_top: bool) -> Ran:
         runs, x = self._runs, x.flatten(2)  # (runs, B, D)
-        self._check(x)
         fed, weight = below[:-runs], self._inner.values
         z = below.new_empty(below.shape)  # (n, B, H)
         torch.bmm(x, self._first.values.transpose(1, 2), out=z[:runs])
@@ -188,7 +201,7 @@ class Fused:
         self._mean.lerp_(mean.add_(self._vectors.values[:, 2]) if self._has_bias else mean, self._momentum)
         self._variance.lerp_(unbiased, self._momentum)
         self._count.add_(1)
-        deviation = variance.add_(self._norm.eps).rsqrt_()
+        deviation = variance.add_(self._eps).rsqrt_()
         z.mul_(deviation)
         return deviation
 
@@ -212,18 +225,6 @@ class Fused:
         # A batch's mean and variance take their part of the gradient with them.
         dy.sub_(shift.div_(size)).addcmul_(z, along.div_(size), value=-1)
         return dy.mul_(steepness)
-
-    def _check(self, x: Tensor) -> None:
-        if not self._norm.training:
-            raise ConfigError("the network is in evaluation mode; call net.train() before the step")
-        if torch.is_autocast_enabled(x.device.type):
-            raise ConfigError(
-                "the fused step computes in the precision of the parameters, and autocast is on; give fused=False"
-            )
-        if x.shape[1] < 2:
-            raise ShapeError(
-                f"got a batch of {x.shape[1]}, expected at least 2: BatchNorm has no variance of less"
-            )
 
 
 def _product(grads: Tensor, dz: Tensor, fed: Tensor, scale: float) -> None:

@@ -107,7 +107,7 @@ class General:
     ) -> None:
         self._runs = len(first)
         self._first = Stack(first, learned, "the first modules")
-        self._inner = Stack(inner, learned, name)
+        self._inner = Stack(inner, learned, name, put_back=True)
         self._top = top
         self.rules = rules
         self._units = units
@@ -124,6 +124,9 @@ class General:
         self._top.note(ledger, [depth - 1] * runs)
         rows = [k for k in range(depth - 1) for _ in range(runs)]
         self.rules.note(ledger, rows, [k + 1 + observe for k in rows])
+
+    def check(self, x: Tensor) -> None:
+        """Do nothing: the modules check when they are run."""
 
     def run(self, x: Tensor, below: Tensor, rows: Rows, target: Any, *, at_top: bool) -> Ran:
         runs = self._runs

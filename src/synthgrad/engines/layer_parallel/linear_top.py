@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...core import Units
+from ...core import ConfigError, Units
 from ..base import Criterion, reduced
 from ..sequences import has_hooks
+from .fits import parts_of
+from .stack import is_of_batching
 from .storage import Bound, Ledger
 
 __all__ = ["LinearTop", "linear_layer"]
@@ -19,7 +21,7 @@ __all__ = ["LinearTop", "linear_layer"]
 
 def linear_layer(module: nn.Module) -> nn.Linear | None:
     """Return the linear layer that a module is made of, all its parameters learning; None if it is another one."""
-    parts = [m for m in module.modules() if not isinstance(m, nn.Sequential) and type(m) is not nn.Identity]
+    parts = parts_of(module)
     if len(parts) != 1 or type(parts[0]) is not nn.Linear or parts[0].bias is None or has_hooks(parts[0]):
         return None
     return parts[0] if all(p.requires_grad for p in parts[0].parameters()) else None
@@ -68,11 +70,23 @@ class LinearTop:
             if self._runs == 1:
                 found = self._criterion(leaf[0], target).unsqueeze(0)
             else:
-                found = torch.vmap(self._criterion)(leaf, target)
+                found = self._criticise_all(leaf, target)
             _, values = reduced(found[0], self._units)
             losses = found if values is None else found.sum(1) / self._units.divisor(found[0])
             (grad,) = torch.autograd.grad(losses.sum(), leaf)
         return losses.detach(), grad
+
+    def _criticise_all(self, scores: Tensor, target: Tensor) -> Tensor:
+        """Return the criterion's answer for each run, ``(runs, ...)``."""
+        try:
+            return torch.vmap(self._criterion)(scores, target)
+        except RuntimeError as error:
+            if not is_of_batching(error):
+                raise
+            raise ConfigError(
+                f"the criterion cannot be taken of several networks at once: {str(error).splitlines()[0]}; use one that "
+                "computes with tensors only, or train the networks one by one"
+            ) from error
 
 
 def _is_cross_entropy(criterion: Criterion) -> bool:

@@ -81,7 +81,9 @@ class Merged:
             return
         # Counts become one tensor, to add to in one go. Each parameter keeps one of its own.
         flat = [state for run in states for state in run]
-        self._steps = torch.stack([state["step"] for state in flat])
+        # An optimizer that runs without its fused form counts on the CPU, where a kernel of CUDA cannot read.
+        counts = torch.stack([state["step"] for state in flat])
+        self._steps = counts.to(entries[0].parameter.device, torch.float32)
         for state, count in zip(flat, self._steps.unbind(), strict=True):
             state["step"] = count
         self._counts = [run[0]["step"] for run in states]

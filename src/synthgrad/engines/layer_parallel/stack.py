@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ...core import ConfigError
 from .storage import Ledger, bind, bind_buffers
 
-__all__ = ["Stack"]
+__all__ = ["Stack", "is_of_batching"]
 
 Ask = Callable[..., Tensor | tuple[Tensor, ...]]
 
@@ -29,6 +29,7 @@ class Stack:
         modules: alike, see `alike.check_alike`; the first serves as the pattern of all.
         learned: ``id`` of every parameter that learns; None for all that are not frozen.
         name: of the modules, for errors.
+        put_back: buffers are put back while no batch has reached the modules, so they must stay the same tensors.
 
     Attributes:
         size: ``n``.
@@ -39,7 +40,12 @@ class Stack:
     """
 
     def __init__(
-        self, modules: Sequence[nn.Module], learned: Collection[int] | None = None, name: str = "?"
+        self,
+        modules: Sequence[nn.Module],
+        learned: Collection[int] | None = None,
+        name: str = "?",
+        *,
+        put_back: bool = False,
     ) -> None:
         self.size = len(modules)
         self._pattern = modules[0]
@@ -58,9 +64,13 @@ class Stack:
                 self._rows.append((own, grads))
                 self.leaves.append(stacked if self.size > 1 else p)
                 self.grads.append(grads if self.size > 1 else grads[0])
+        convolutions = nn.Conv1d | nn.Conv2d | nn.Conv3d
+        on_cpu = any(p.is_cpu for p in self._parameters.values())
+        self._convolves = on_cpu and any(isinstance(m, convolutions) for m in modules[0].modules())
         self._buffers = {f"pattern.{path}": b for path, b in bind_buffers(modules).items()}
         self.buffers = list(self._buffers.values())
         self._asked: dict[Ask, _Asked] = {}
+        self._alone = _Asked(self._pattern, _run, name) if put_back and self.size == 1 else self._pattern
 
     def note(self, ledger: Ledger, since: Sequence[int]) -> None:
         """Tell a ledger where gradients will be, and from which step on for each of the modules."""
@@ -75,7 +85,7 @@ class Stack:
     def __call__(self, h: Tensor) -> Tensor:
         """Run every module on its slice of ``h``, ``(n, B, ...)``; return ``(n, B, ...)``."""
         if self.size == 1:
-            return self._pattern(h[0]).unsqueeze(0)
+            return self._alone(h[0]).unsqueeze(0)
         # Of attention only the plain form can be batched once more.
         with sdpa_kernel(SDPBackend.MATH):
             return self.map(_run, h)
@@ -93,9 +103,14 @@ class Stack:
         if self.size == 1:
             found = ask(self._pattern, *(None if s is None else s[0] for s in slices))
             return found.unsqueeze(0) if isinstance(found, Tensor) else tuple(t.unsqueeze(0) for t in found)
+        if self._convolves and torch.is_autocast_enabled("cpu"):
+            raise ConfigError(
+                f"{self._name}: autocast does not reach convolutions on a CPU that run as one batch; leave it out, or "
+                "use InProcess"
+            )
         asked = self._asked.get(ask)
         if asked is None:
-            asked = self._asked[ask] = _Asked(self._pattern, ask)
+            asked = self._asked[ask] = _Asked(self._pattern, ask, self._name)
 
         def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], *own: Tensor | None) -> Any:
             return functional_call(asked, (parameters, buffers), own)
@@ -106,20 +121,47 @@ class Stack:
                 self._parameters, self._buffers, *slices
             )
         except RuntimeError as error:
-            if "vmap" not in str(error) and "functorch" not in str(error):
+            if not is_of_batching(error):
                 raise
             raise ConfigError(
                 f"{self._name} cannot run as one batch: {str(error).splitlines()[0]}; change them, or use InProcess"
             ) from error
 
 
+def is_of_batching(error: RuntimeError) -> bool:
+    """Does PyTorch say that it cannot run something for many at once?"""
+    return any(word in str(error) for word in ("vmap", "functorch", "Batching rule"))
+
+
 class _Asked(nn.Module):
     """A module in the place of whose tensors `functional_call` puts one slice after another."""
 
-    def __init__(self, pattern: nn.Module, ask: Ask) -> None:
+    def __init__(self, pattern: nn.Module, ask: Ask, name: str) -> None:
         super().__init__()
         self.pattern = pattern
         self.ask = ask
+        self._name = name
+        self._looked = False
 
     def forward(self, *own: Tensor | None) -> Any:
-        return self.ask(self.pattern, *own)
+        if self._looked:
+            return self.ask(self.pattern, *own)
+        before = dict(self.pattern.named_buffers())
+        found = self.ask(self.pattern, *own)
+        _check_kept(self.pattern, before, self._name)
+        self._looked = True
+        return found
+
+
+def _check_kept(module: nn.Module, before: Mapping[str, Tensor], name: str) -> None:
+    """Refuse a module that has put a new tensor in the place of a buffer: its rows would be lost.
+
+    Raises:
+        ConfigError: naming the buffer.
+    """
+    for path, buffer in module.named_buffers():
+        if before.get(path) is not buffer:
+            raise ConfigError(
+                f"{name}: buffer '{path}' was given a new tensor, and the buffers of all layers are one; change it in "
+                "place (self.buffer.copy_(...), .add_(...)), or use InProcess"
+            )
