@@ -13,6 +13,7 @@ from .errors import (
     DataError,
     DivergedError,
     ShapeError,
+    StageError,
     SynthgradError,
 )
 from .events import Event, Timeline
@@ -44,6 +45,7 @@ __all__ = [
     "Quality",
     "Rule",
     "ShapeError",
+    "StageError",
     "Site",
     "StateLayout",
     "Supply",

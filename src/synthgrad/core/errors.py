@@ -9,6 +9,7 @@ __all__ = [
     "DataError",
     "DivergedError",
     "ShapeError",
+    "StageError",
     "SynthgradError",
 ]
 
@@ -53,3 +54,7 @@ class DivergedError(SynthgradError, RuntimeError):
             f"diverged: {what} was not finite at step {step}; "
             "lower the learning rate, or check the data for NaN"
         )
+
+
+class StageError(SynthgradError, RuntimeError):
+    """A stage of distributed training has stopped, or what came from it was not what had been agreed."""

@@ -3,7 +3,8 @@
 ``locked.py`` is the plain loop, ``in_process.py`` the unlocked one. ``boundary.py`` carries credit from one unroll
 of a recurrent network to the one before, ``recurrent.py`` is the loop around it. These take a decoupled network, a
 criterion and an optimizer factory, and offer ``step(x, y)``. ``clocked/`` trains several networks that tick at
-different rates. ``layer_parallel/`` runs all layers of one as a batch.
+different rates. ``layer_parallel/`` runs all layers of one as a batch,
+``stages/`` parts of one in processes of their own.
 """
 
 from .base import Criterion, OptimizerFactory, StepRecord
@@ -14,6 +15,7 @@ from .lags import Lag
 from .layer_parallel import LayerParallel
 from .locked import Locked
 from .recurrent import Recurrent
+from .stages import Stages
 
 __all__ = [
     "Boundary",
@@ -28,5 +30,6 @@ __all__ = [
     "Node",
     "OptimizerFactory",
     "Recurrent",
+    "Stages",
     "StepRecord",
 ]

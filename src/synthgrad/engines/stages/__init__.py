@@ -1,0 +1,9 @@
+"""Stages on ``torch.distributed``: processes that train parts of one network without waiting for each other.
+
+Start with ``engine.py``; ``schedule.py`` is the same in the form of ``torch.distributed.pipelining``.
+"""
+
+from .engine import Stages
+from .start import join
+
+__all__ = ["Stages", "join"]

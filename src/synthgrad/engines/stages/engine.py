@@ -1,0 +1,301 @@
+"""Stages on ``torch.distributed``: parts of a network in processes that never wait for each other's backward pass.
+
+Every process runs the same program and builds the same decoupled network; each trains the part between two cuts.
+``stage.py`` is a step, ``links.py`` what crosses, ``window.py`` how far a stage may run ahead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from ...core import ConfigError, Decoupled, Guard
+from ..base import Criterion, OptimizerFactory, StepRecord, make_optimizer, zero_grad
+from .agree import describe
+from .connect import Connected, Settings, connect
+from .layout import Layout
+from .replicas import average_gradients
+from .split import parts
+from .stage import Stage
+
+__all__ = ["Stages"]
+
+
+class Stages:
+    """Trains a decoupled network as stages, one in each process.
+
+    All processes make it, and call `step`, `predict`, `gather` and `close` in the same order.
+
+    Args:
+        net: what `decouple` returned, equal in all processes; every cut ends a stage. In training mode.
+        criterion: takes output and target; used by the last stage.
+        optimizer: takes parameters, returns an optimizer; called once, with those of this stage's module and of the
+            rule at its end, which is learned where it is used.
+        window: steps that an answer may be late before a stage waits for it. None to follow the link: round trip
+            over step time, and two.
+        deterministic: count lags in steps, not in arrival times: the answer of batch ``t − window`` is learned from
+            in step ``t``. Two runs then give the same weights, those of `InProcess` with ``Lag(observe=window)``.
+        observe_prob: share of the batches whose true message is sent back.
+        wire_dtype: of what crosses, such as ``torch.bfloat16``; None for the network's own.
+        target: a batch of targets, for shape and dtype, if targets shall travel with the activations from the first
+            stage. None if every process gives its own, in the same order.
+        replicas: copies of every stage, which average their gradients (data parallel). Each sees its own batches.
+        rule_options: options for the rule's parameter group, such as ``{"lr": 1e-3}``.
+        example: positional arguments of a forward pass, for networks that are no Sequential.
+        guard: stop with `DivergedError` at a message or loss that is not finite.
+        timeout_s: how long a stage waits for another before it gives up, in seconds.
+        seed: of the draws for ``observe_prob``.
+
+    Attributes:
+        optimizer: of this stage; None if it has nothing to train.
+        module: of this stage.
+
+    Raises:
+        ConfigError: if a setting is out of range, the network cannot be taken apart, the number of processes is
+            another than stages × replicas, or the processes differ in what they are about to run.
+        StageError: if a process does not come, or fails.
+    """
+
+    def __init__(
+        self,
+        net: Decoupled,
+        criterion: Criterion,
+        optimizer: OptimizerFactory,
+        *,
+        window: int | None = None,
+        deterministic: bool = False,
+        observe_prob: float = 1.0,
+        wire_dtype: torch.dtype | None = None,
+        target: Tensor | None = None,
+        replicas: int = 1,
+        rule_options: Mapping[str, Any] | None = None,
+        example: tuple[Any, ...] | None = None,
+        guard: bool = True,
+        timeout_s: float = 300.0,
+        seed: int = 0,
+    ) -> None:
+        if not isinstance(net, Decoupled):
+            raise ConfigError(f"got a {type(net).__name__}, expected what synthgrad.decouple returned")
+        settings = Settings(window, deterministic, observe_prob, wire_dtype, target, timeout_s, seed)
+        settings.check()
+        self.net = net
+        modules = parts(net, example)
+        self.layout = layout = Layout.here(len(modules), replicas)
+        sites = list(net.graph.sites.values())
+        rules = [net.interfaces[site.name].rule for site in sites]
+        _check_rules(net, settings, replicas)
+        self.module = modules[layout.stage]
+        self._name = net.graph.modules[layout.stage].name
+        rule = None if layout.is_last else rules[layout.stage]
+        device = sites[min(layout.stage, len(sites) - 1)].device
+        self._guard = Guard() if guard else None
+        self._links: Connected = connect(
+            layout,
+            [(site.shape[1:], site.dtype) for site in sites],
+            rule,
+            settings,
+            {"the network": describe(net)},
+            device,
+        )
+        self._rule = rule
+        self._stage = Stage(
+            self._wrapped(self.module),
+            net.units,
+            criterion if layout.is_last else None,
+            rule,
+            below=self._links.below,
+            above=self._links.above,
+            window=self._links.window,
+            exact=deterministic,
+            guard=self._guard,
+            name=self._name,
+            sends_target=target is not None,
+        )
+        own = [] if rule is None else list(rule.parameters())
+        self.optimizer: Optimizer | None = make_optimizer(
+            optimizer, (self.module.parameters(), None), (own, rule_options)
+        )
+        self._step = 0
+        self._passes = 0
+        self._busy_s = 0.0
+
+    def _wrapped(self, module: nn.Module) -> nn.Module:
+        group = self._links.groups.replicas
+        if group is None or not any(p.requires_grad for p in module.parameters()):
+            return module
+        return DistributedDataParallel(module, process_group=group)
+
+    # -- training ---------------------------------------------------------------------------------------
+
+    def step(
+        self, x: Any = None, y: Any = None, *, context: Tensor | None = None, ids: Tensor | None = None
+    ) -> StepRecord:
+        """Run one step of this stage. Waits for the activation from below, and if the window is full for an answer.
+
+        Args:
+            x: input, ``(B, ...)``; read by the first stage only.
+            y: target. By every process, unless targets travel with the activations: then by the first stage.
+            context: of the rules; ``y`` where nothing is given.
+            ids: ``(B,)`` int64, which examples these are.
+
+        Returns:
+            The record; its loss is that of the last stage, None elsewhere.
+
+        Raises:
+            StageError: if another process has stopped, with the cause.
+            DivergedError: if a message or the loss is not finite.
+        """
+        if self.layout.is_first and x is None:
+            raise ConfigError("the first stage got no input: call step(x, y) there")
+        start, waited = time.perf_counter(), self.waited_s
+        record = StepRecord(self._step)
+        try:
+            record.loss = self._stage.run(self._step, x, y, context, ids)
+            if self._links.groups.replicas is not None and self._rule is not None:
+                average_gradients(self._rule, self._links.groups.replicas)
+            if self.optimizer is not None and self._has_gradient():
+                self.optimizer.step()
+                zero_grad(self.optimizer)
+                record.updated.append(self._name)
+        except BaseException as error:
+            self._fail(error)
+            raise
+        busy_s = time.perf_counter() - start - (self.waited_s - waited)
+        self._links.window.took(busy_s)
+        self._busy_s += busy_s
+        self._step += 1
+        return record
+
+    def _has_gradient(self) -> bool:
+        assert self.optimizer is not None
+        return any(p.grad is not None for group in self.optimizer.param_groups for p in group["params"])
+
+    def predict(self, x: Any = None) -> Tensor | None:
+        """Run forward through all stages, in evaluation mode; return the output in the last stage, None elsewhere.
+
+        Args:
+            x: input, ``(B, ...)``; read by the first stage only.
+        """
+        training = self.module.training
+        self.module.eval()
+        try:
+            with torch.no_grad():
+                return self._stage.predict(self._passes, x)
+        except BaseException as error:
+            self._fail(error)
+            raise
+        finally:
+            self._passes += 1
+            self.module.train(training)
+
+    def gather(self) -> None:
+        """Bring the weights of all stages into the network of every process. Blocks; all must call it."""
+        for stage, module in enumerate(self.net.graph.modules):
+            source = stage * self.layout.num_replicas
+            for tensor in _tensors_of(self.net, stage, module.name):
+                dist.broadcast(tensor, source)
+
+    def close(self) -> None:
+        """Part from the neighbours in order. Blocks; all must call it. The process group stays as it is."""
+        if self._guard is not None:
+            self._guard.flush()
+        try:
+            self._links.end()
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def __enter__(self) -> Stages:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if error is None:
+            self.close()
+        else:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Tell the others, and leave nothing that waits."""
+        if self.optimizer is not None:
+            zero_grad(self.optimizer)
+        self._links.alarm.ring(error)
+        self._links.abort()
+
+    # -- what can be known ------------------------------------------------------------------------------
+
+    @property
+    def waited_s(self) -> float:
+        """Time this stage has spent waiting for others so far, in seconds."""
+        return sum(link.waited_s for link in (self._links.below, self._links.above) if link is not None)
+
+    @property
+    def busy_s(self) -> float:
+        """Time this stage has spent in steps without waiting so far, in seconds."""
+        return self._busy_s
+
+    @property
+    def sent_bytes(self) -> int:
+        """What this process has sent to its neighbours so far, in bytes."""
+        return self._links.sent_bytes
+
+    @property
+    def window(self) -> int:
+        """Steps that an answer may be late now."""
+        return self._links.window.size
+
+    @property
+    def round_trip_s(self) -> float:
+        """Round trip to the stage above as measured at the start, in seconds; 0 for the last stage."""
+        return self._links.round_trip_s
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what this stage needs to go on beside the weights: its optimizer and the number of the step."""
+        state = None if self.optimizer is None else self.optimizer.state_dict()
+        return {"optimizer": state, "step": self._step}
+
+
+def _tensors_of(net: Decoupled, stage: int, name: str) -> list[Tensor]:
+    """Return parameters and buffers of a stage, and of the rule at its end, of the whole network in this process."""
+    module = net.graph.modules[stage]
+    own = [net.model.get_parameter(n).data for n in module.parameters]
+    for path, part in net.model.named_modules():
+        names = {f"{path}.{n}" if path else n for n, _ in part.named_parameters(recurse=False)}
+        if names & set(module.parameters):
+            own += [b for _, b in part.named_buffers(recurse=False)]
+    if stage < len(net.graph.sites):
+        rule = net.interfaces[name].rule
+        own += [t.data for t in (*rule.parameters(), *rule.buffers())]
+    return own
+
+
+def _check_rules(net: Decoupled, settings: Settings, replicas: int) -> None:
+    for name, interface in net.interfaces.items():
+        rule = interface.rule
+        if interface.input_rule is not None:
+            raise ConfigError(
+                f"interface '{name}' has synthetic inputs, which stages do not take; decouple without inputs, or use "
+                "InProcess"
+            )
+        if not rule.waits:
+            continue
+        if settings.window is None:
+            raise ConfigError(
+                f"the rule at interface '{name}' has the module below wait for its message: say how many steps, as in "
+                "window=0 (backpropagation) or window=2 (delayed gradients)"
+            )
+        if settings.observe_prob != 1:
+            raise ConfigError(
+                f"observe_prob={settings.observe_prob}: the rule at interface '{name}' waits for every message; use 1"
+            )
+        if settings.window and replicas > 1:
+            raise ConfigError(
+                f"the rule at interface '{name}' waits, and with window={settings.window} several graphs are kept, "
+                "which data parallel replicas cannot average; use window=0 or one replica"
+            )

@@ -1,0 +1,230 @@
+"""The two ends of a link as a stage sees them: activations and answers, in order.
+
+::
+
+    stage k            link             stage k+1
+    AboveLink.send  ── batch t ──────►  BelowLink.take
+                                           │ forward, backward
+    AboveLink.take  ◄─ message t ────── BelowLink.answer
+
+Every batch is answered once, in order: with its message, or, where nobody learns from it or the draw says so, with a
+header alone. So the answers tell how far the stage above has come, whatever share of the messages is sent.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...core import StageError
+from .alarm import Alarm
+from .wire import Incoming, Kind, Outgoing, Parcel
+
+__all__ = ["AboveLink", "Answer", "BelowLink"]
+
+#: How often a stage that waits asks whether another has stopped.
+_POLL_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back for a batch.
+
+    Attributes:
+        step: of the batch.
+        gradient: ``(B, ...)``, per-example units; None if none was sent.
+        loss: ``(B,)``, of each example, where the sender has it.
+    """
+
+    step: int
+    gradient: Tensor | None
+    loss: Tensor | None
+
+
+class _Waiting:
+    """Waits for parcels, and notices when nothing will ever come."""
+
+    def __init__(self, incoming: Incoming, alarm: Alarm, timeout_s: float) -> None:
+        self._incoming = incoming
+        self._alarm = alarm
+        self._timeout_s = timeout_s
+        self.waited_s = 0.0
+
+    def poll(self) -> Parcel | None:
+        """Return the next parcel, if it is here."""
+        parcel = self._get(None)
+        return None if parcel is None else self._not_the_end(parcel)
+
+    def next(self, what: str) -> Parcel:
+        """Return the next parcel, which is not the end of the link."""
+        return self._not_the_end(self.any(what))
+
+    def _not_the_end(self, parcel: Parcel) -> Parcel:
+        if parcel.kind is Kind.END:  # a stage that fails says goodbye, so that no thread is left waiting for it
+            raise self._alarm.broken(self._incoming.name, StageError("that stage has ended"))
+        return parcel
+
+    def any(self, what: str) -> Parcel:
+        """Return the next parcel, of any kind.
+
+        Raises:
+            StageError: if another process has stopped, the link is broken, or nothing comes in time.
+        """
+        start = time.monotonic()
+        while True:
+            parcel = self._get(_POLL_S)
+            waited = time.monotonic() - start
+            if parcel is not None:
+                self.waited_s += waited
+                return parcel
+            self._alarm.check()
+            if waited > self._timeout_s:
+                raise StageError(
+                    f"{self._incoming.name}: no {what} within {self._timeout_s:g} s; give a longer timeout_s if a step "
+                    "of that stage takes so long"
+                )
+
+    def _get(self, timeout_s: float | None) -> Parcel | None:
+        try:
+            return self._incoming.get(timeout_s)
+        except StageError:
+            raise
+        except Exception as error:
+            raise self._alarm.broken(self._incoming.name, error) from error
+
+
+def _unexpected(link: str, parcel: Parcel, wanted: str) -> StageError:
+    return StageError(
+        f"{link}: got {parcel.kind.name.lower()} {parcel.step}, expected {wanted}; all processes must call step, predict and close in the same order"
+    )
+
+
+class AboveLink:
+    """The link to the stage above.
+
+    Args:
+        outgoing, incoming: of the two directions.
+        alarm: tells whether another process has stopped.
+        timeout_s: how long to wait for an answer, in seconds.
+    """
+
+    def __init__(self, outgoing: Outgoing, incoming: Incoming, alarm: Alarm, timeout_s: float) -> None:
+        self.outgoing = outgoing
+        self.incoming = incoming
+        self._waiting = _Waiting(incoming, alarm, timeout_s)
+        self._answered = -1
+
+    @property
+    def waited_s(self) -> float:
+        """Time spent waiting for answers so far, in seconds."""
+        return self._waiting.waited_s
+
+    def send(self, kind: Kind, step: int, h: Tensor, target: Tensor | None) -> None:
+        """Send an activation, ``(B, ...)``, and what travels with it. Does not wait."""
+        self.outgoing.send(kind, step, (h,) if target is None else (h, target))
+
+    def take(self, until: int, *, exact: bool, took: Callable[[int], None]) -> list[Answer]:
+        """Return the answers that have come, in order. Waits until that of the batch ``until`` has.
+
+        Args:
+            until: number of a batch.
+            exact: leave later ones for later, even if they are here.
+            took: is told how long a step of the stage above takes.
+
+        Raises:
+            StageError: if what comes is not the next answer.
+        """
+        found: list[Answer] = []
+        while self._answered < until:
+            found.append(self._read(self._waiting.next(f"answer for batch {self._answered + 1}"), took))
+        while not exact:
+            parcel = self._waiting.poll()
+            if parcel is None:
+                break
+            found.append(self._read(parcel, took))
+        return found
+
+    def _read(self, parcel: Parcel, took: Callable[[int], None]) -> Answer:
+        expected = self._answered + 1
+        if parcel.kind is not Kind.MESSAGE or parcel.step != expected:
+            raise _unexpected(self.incoming.name, parcel, f"the message for batch {expected}")
+        self._answered = expected
+        took(parcel.busy_us)
+        return Answer(parcel.step, *parcel.tensors)
+
+    def end(self) -> None:
+        """Take what is still to come until the stage above has ended too."""
+        while self._waiting.any("end").kind is not Kind.END:
+            pass
+
+
+class BelowLink:
+    """The link to the stage below.
+
+    Args:
+        outgoing, incoming: of the two directions.
+        alarm: tells whether another process has stopped.
+        timeout_s: how long to wait for an activation, in seconds.
+        wanted: does a rule below learn from messages at all?
+        observe_prob: share of the messages that are sent.
+        seed: of the draws.
+    """
+
+    def __init__(
+        self,
+        outgoing: Outgoing,
+        incoming: Incoming,
+        alarm: Alarm,
+        timeout_s: float,
+        *,
+        wanted: bool,
+        observe_prob: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        self.outgoing = outgoing
+        self.incoming = incoming
+        self._waiting = _Waiting(incoming, alarm, timeout_s)
+        self._wanted = wanted
+        self._observe_prob = observe_prob
+        self._generator = torch.Generator().manual_seed(seed)
+
+    @property
+    def waited_s(self) -> float:
+        """Time spent waiting for activations so far, in seconds."""
+        return self._waiting.waited_s
+
+    def take(self, kind: Kind, step: int) -> tuple[Tensor, Tensor | None]:
+        """Return the next activation, ``(B, ...)``, and what travels with it. Waits for it.
+
+        Raises:
+            StageError: if something else comes.
+        """
+        what = "activation" if kind is Kind.BATCH else "activation to predict from"
+        parcel = self._waiting.next(what)
+        if parcel.kind is not kind or parcel.step != step or not parcel.tensors or parcel.tensors[0] is None:
+            raise _unexpected(self.incoming.name, parcel, f"{what} {step}")
+        h, *rest = parcel.tensors
+        assert h is not None
+        return h, rest[0] if rest else None
+
+    def draw(self) -> bool:
+        """Will the message of the next batch be sent? To be asked once a batch, before its forward pass."""
+        if self._observe_prob == 1 or not self._wanted:
+            return self._wanted
+        return bool(torch.rand((), generator=self._generator) < self._observe_prob)
+
+    def answer(
+        self, step: int, gradient: Tensor | None = None, loss: Tensor | None = None, busy_s: float = 0.0
+    ) -> None:
+        """Answer a batch; without a gradient, by a header alone. Does not wait."""
+        tensors = (None, None) if gradient is None else (gradient, loss)
+        self.outgoing.send(Kind.MESSAGE, step, tensors, int(busy_s * 1e6))
+
+    def end(self) -> None:
+        """Take what is still to come until the stage below has ended too."""
+        while self._waiting.any("end").kind is not Kind.END:
+            pass

@@ -1,0 +1,44 @@
+"""Averages what rules learn over the replicas of a stage.
+
+Modules are averaged by PyTorch's DistributedDataParallel. A rule is run when answers come, in one replica perhaps more
+often than in another, while every replica must take part in every average: the mean is over those that have learned.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+__all__ = ["average_gradients"]
+
+
+def average_gradients(rule: nn.Module, group: dist.ProcessGroup) -> None:
+    """Average the gradients of a rule's parameters over the replicas, in place. All must call it; blocks.
+
+    Args:
+        rule: equal in all replicas.
+        group: of the replicas.
+    """
+    parameters = [p for p in rule.parameters() if p.requires_grad]
+    if not parameters:
+        return
+    flat = torch.cat([_or_zero(p).flatten() for p in parameters] + [_learned(parameters)])
+    dist.all_reduce(flat, group=group)
+    learned = float(flat[-1])
+    if not learned:
+        return  # no replica has learned: the optimizer leaves the rule alone
+    flat.div_(learned)
+    start = 0
+    for p in parameters:
+        p.grad = flat[start : start + p.numel()].view_as(p).clone()
+        start += p.numel()
+
+
+def _or_zero(p: Tensor) -> Tensor:
+    return torch.zeros_like(p) if p.grad is None else p.grad
+
+
+def _learned(parameters: list[nn.Parameter]) -> Tensor:
+    first = parameters[0]
+    return torch.full((1,), float(any(p.grad is not None for p in parameters)), dtype=first.dtype, device=first.device)

@@ -1,0 +1,237 @@
+"""What one process does in a step: its module learns at once, its rule when an answer comes.
+
+::
+
+    activation from below
+        │ 1. forward
+        ├────────────► 2. activation on to the stage above; nobody waits for it
+        │ 3. the rule's credit, backward
+        ├────────────► 4. message down for the batch, if it was drawn
+        │ 5. answers that have come from above, up to `window` steps late: the rule observes
+        ▼
+    one optimizer step (by the caller)
+
+It is the in-process engine's step seen from one module, with ``Lag(observe=w)`` at its end if the answer of step
+``t − w`` is taken in step ``t``. A rule whose credit is to wait has the module keep its graph until the answer comes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...core import Credit, Guard, Info, Message, Rule, ShapeError, StageError
+from ...core.cut import pending_gradient
+from ...core.units import Units
+from ..base import Criterion, reduced
+from ..stash import keeping_weights
+from ..turns import run_backward
+from .links import AboveLink, Answer, BelowLink
+from .wire import Kind
+from .window import Window
+
+__all__ = ["Stage"]
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A batch whose answer has not come yet.
+
+    Attributes:
+        info: what was known when it crossed.
+        h: what crossed, ``(B, ...)``, detached.
+        credit: what the rule gave; ``pending`` is emptied when its parameters have changed.
+        out: what the module made, with its graph, if it waits.
+        leaf: what the module was fed with, if its message is to be sent and it waits.
+    """
+
+    info: Info
+    h: Tensor
+    credit: Credit
+    out: Tensor | None = None
+    leaf: Tensor | None = None
+
+
+class Stage:
+    """A module with the rule at its end, and the links to its neighbours.
+
+    Args:
+        module: of this stage; what runs it may be wrapped (data parallel).
+        units: how the criterion reduces.
+        criterion: of the last stage; None for others.
+        rule: at its end; None for the last stage.
+        below, above: links; None where there is no neighbour.
+        window: of the answers from above.
+        exact: take the answer of step ``t − window`` in step ``t``, not earlier.
+        guard: stop at numbers that are not finite; None not to.
+        name: of the module, for errors.
+        sends_target: targets travel with the activations.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        units: Units,
+        criterion: Criterion | None,
+        rule: Rule | None,
+        *,
+        below: BelowLink | None,
+        above: AboveLink | None,
+        window: Window,
+        exact: bool,
+        guard: Guard | None,
+        name: str,
+        sends_target: bool = False,
+    ) -> None:
+        self.module = module
+        self.rule = rule
+        self.below = below
+        self.above = above
+        self.window = window
+        self._units = units
+        self._criterion = criterion
+        self._exact = exact
+        self._guard = guard
+        self._name = name
+        self._sends_target = sends_target
+        self._kept: dict[int, _Kept] = {}
+        self._stashes = rule is not None and rule.waits and not (exact and window.size == 0)
+
+    def run(
+        self, step: int, x: Any, target: Any, context: Tensor | None, ids: Tensor | None
+    ) -> Tensor | None:
+        """Run one step but for the optimizer; return the loss, detached, in the last stage.
+
+        Args:
+            step: number of the step.
+            x: input of the network, ``(B, ...)``; read by the first stage only.
+            target: as the criterion wants it; what came with the activation goes before it.
+            context: of the rules; the target itself if there is none and it is a tensor.
+            ids: ``(B,)`` int64, which examples these are.
+        """
+        wanted = False
+        if self.below is not None:
+            h, came = self.below.take(Kind.BATCH, step)
+            wanted = self.below.draw()
+            x = h.requires_grad_(wanted)
+            target = target if came is None else came
+        c = target if context is None and isinstance(target, Tensor) else context
+        self._check_rows(x, c)
+        info = Info(c, ids, step, x.detach() if self.below is None and isinstance(x, Tensor) else None)
+        leaf: Tensor | None = x if wanted else None
+        with keeping_weights(self.module, needed=self._stashes):
+            out = self.module(x)
+        if self.above is None or self.rule is None:
+            return self._at_output(step, out, target, leaf)
+        self._cross(step, out, info, target, leaf)
+        self._take(step)
+        return None
+
+    def predict(self, step: int, x: Any) -> Tensor | None:
+        """Run forward only; return the network's output in the last stage. In evaluation mode, without gradients.
+
+        Args:
+            step: number that all stages give this pass.
+            x: input of the network; read by the first stage only.
+        """
+        if self.below is not None:
+            x, _ = self.below.take(Kind.PREDICT, step)
+        out = self.module(x)
+        if self.above is None:
+            return out
+        self.above.send(Kind.PREDICT, step, out, None)
+        return None
+
+    # -- parts of a step ----------------------------------------------------------------------------
+
+    def _check_rows(self, x: Any, context: Tensor | None) -> None:
+        if isinstance(x, Tensor) and context is not None and len(x) != len(context):
+            raise ShapeError(
+                f"a batch of {len(x)} examples came to stage '{self._name}', which was given {len(context)} labels: "
+                "all processes must go through the data in the same order; or let labels travel with the batch"
+            )
+
+    def _cross(self, step: int, out: Tensor, info: Info, target: Any, leaf: Tensor | None) -> None:
+        """Send the activation on, and learn from the rule's credit, or keep the graph for later."""
+        assert self.above is not None
+        assert self.rule is not None
+        h = out.detach()
+        travels = target if self._sends_target else None
+        self.above.send(Kind.BATCH, step, h, travels)
+        self.rule.check(h, info)
+        credit = self.rule.credit(out, info)
+        if credit.loss is not None:
+            credit.loss.backward()
+        kept = self._kept[step] = _Kept(info, h, credit)
+        if credit.wait:
+            kept.out, kept.leaf = out, leaf
+            return
+        if credit.delta is not None and out.requires_grad:
+            torch.autograd.backward(out, credit.delta * (1.0 / self._units.divisor(h)))
+        self._answer(step, leaf, credit.value)
+
+    def _take(self, step: int) -> None:
+        """Learn from the answers that have come, all of them as one sample."""
+        assert self.above is not None
+        answers = self.above.take(step - self.window.size, exact=self._exact, took=self.window.above_took)
+        listening = [a for a in answers if a.gradient is not None]
+        for answer in answers:
+            self._observe(answer, step, len(listening))
+        current = self._kept.get(step)
+        if current is not None:
+            current.credit.pending = ()  # the rule's parameters change before its answer comes
+
+    def _observe(self, answer: Answer, step: int, share: int) -> None:
+        kept = self._kept.pop(answer.step, None)
+        if kept is None:
+            raise StageError(
+                f"stage '{self._name}': a message for batch {answer.step} has come, which is answered already or "
+                "was never sent; do all processes run the same program?"
+            )
+        rule, gradient = self.rule, answer.gradient
+        assert rule is not None
+        if gradient is not None:
+            self._check("message", gradient, step)
+            message = Message(gradient, answer.loss)
+            if rule.listens:
+                self._learn(rule, kept, message, share)
+            if kept.out is not None and kept.out.requires_grad:
+                delta = rule.accept(message, kept.info) * (1.0 / self._units.divisor(kept.h))
+                torch.autograd.backward(kept.out, delta)
+        if kept.out is not None:
+            self._answer(answer.step, kept.leaf, answer.loss)
+
+    def _learn(self, rule: Rule, kept: _Kept, message: Message, share: int) -> None:
+        pending = kept.credit.pending
+        if pending:
+            grads = pending_gradient(rule, kept.h, kept.info, message, pending)
+            run_backward(pending, [None if g is None else g / share for g in grads])
+            return
+        loss = rule.observe(kept.h, kept.info, message)
+        if loss is not None and loss.requires_grad:
+            (loss / share).backward()
+
+    def _at_output(self, step: int, out: Any, target: Any, leaf: Tensor | None) -> Tensor:
+        assert self._criterion is not None
+        loss, values = reduced(self._criterion(out, target), self._units)
+        self._check("loss", loss.detach(), step)
+        if loss.requires_grad:
+            loss.backward()
+        self._answer(step, leaf, values)
+        return loss.detach()
+
+    def _answer(self, step: int, leaf: Tensor | None, values: Tensor | None) -> None:
+        """Tell the stage below what its activation was worth, or that it will not be told."""
+        if self.below is None:
+            return
+        gradient = None
+        if leaf is not None and leaf.grad is not None:
+            gradient = leaf.grad.mul_(self._units.divisor(leaf))
+        self.below.answer(step, gradient, values, self.window.busy_s)
+
+    def _check(self, what: str, value: Tensor, step: int) -> None:
+        if self._guard is not None:
+            self._guard.check("loss" if what == "loss" else self._name, step, value)
