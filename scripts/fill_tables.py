@@ -22,7 +22,8 @@ and a plot of one folder with the file that it is written to stand between comme
 
 What is plotted: of a sweep over update probabilities the test error; of recurrent runs over several lengths of unrolls
 what they are measured by, the medians, and of one length every seed; of other recurrent runs the first thing that
-their curves have, or another that `of=NAME` names. `over=data` (which is meant if nothing is said), `over=seconds`
+their curves have, or another that `of=NAME` names; of a benchmark's lines of one width and batch size their first
+measure, or the metric that `of=NAME` names, over depth. `over=data` (which is meant if nothing is said), `over=seconds`
 and, of several lengths, `over=unroll` say over what. All other words choose among the records, as above.
 """
 
@@ -38,7 +39,9 @@ from synthgrad.records import FILE, Record, read
 from synthgrad.report import (
     OVER,
     Sheet,
+    bench_groups,
     bench_markdown,
+    bench_picture,
     budget_sheets,
     grid_sheets,
     markdown,
@@ -115,6 +118,17 @@ def plot(folder: str, words: dict[str, str]) -> str:
         sys.exit(f"{path}: over={over}; accepted: {', '.join(OVER)}")
     chosen = {key: value for key, value in words.items() if key not in ("over", "of")}
     records = [r for r in records if all(_says(r, key) == value for key, value in chosen.items())]
+    benches = bench_groups(records)
+    if benches and not problems:
+        svg = bench_picture(*next(iter(benches.items())), of) if len(benches) == 1 else ""
+        return (
+            standalone(svg)
+            if svg
+            else sys.exit(
+                f"{path}: expected lines of one benchmark, width and batch size that have {of or 'a measure to draw'}; "
+                "choose among them, as in width=64 batch_size=32"
+            )
+        )
     sweeps, unrolls = sparse_sweeps(records), unroll_sweeps(records, least=1)
     tables = [] if unrolls else [t for t in tabulate(records) if t.recurrent]
     num = len(sweeps) + len(unrolls) + len(tables)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from synthgrad.report import bench_sheet
+from synthgrad.report import bench_picture, bench_sheet
 from synthgrad.report.bench_plots import bench_plots
 from tests.report.helpers import failed, record
 
@@ -69,3 +69,15 @@ def test_time_ratio_and_distance_to_the_limit_are_drawn_over_depth() -> None:
     ]
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", groups[0].plots[0].draw())
     assert {"layers", "step (ms)", "backprop", "compiled"} <= set(texts)
+
+
+def test_one_picture_of_one_width() -> None:
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", bench_picture("layer-parallel", LINES))
+    assert {"layers", "4", "16", "step (ms)", "backprop", "layer-parallel", "eager", "compiled"} <= set(texts)
+    assert 'aria-label="time of a step over layers, width 64"' in bench_picture("layer-parallel", LINES)
+    ratios = bench_picture("layer-parallel", LINES, "ratio_to_roofline")
+    assert "ratio to limit (×)" in re.findall(r"<text[^>]*>([^<]*)</text>", ratios)
+    assert bench_picture("layer-parallel", LINES, "warp") == ""
+    other = line("layer_parallel", 4, 1.0, 1.0)
+    other["cell"]["width"] = 256
+    assert bench_picture("layer-parallel", [*LINES, other]) == ""

@@ -88,6 +88,34 @@ def test_a_plot_and_its_file(
     assert "docs/sparse.svg: differs from the records" in capsys.readouterr().out
 
 
+def test_a_plot_of_a_benchmark_over_depth(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [
+        record(
+            method,
+            experiment="bench/layer-parallel",
+            cell={"width": width, "layers": layers, "batch_size": 32, "threads": 1, "compiled": False},
+            metrics={"step_ms_median": 0.1 * layers, "ratio_to_roofline": 4.0},
+        )
+        for method in ("backprop_eager", "layer_parallel")
+        for width in (64, 256)
+        for layers in (4, 16)
+    ]
+    folder = _write(tmp_path, "results/b", *lines)
+    page = _page(script, f"<!-- plot {folder} depth.svg width=64 -->")
+    assert _run(script, monkeypatch) == 0
+    assert "![Time of a step over layers, width 64](depth.svg)" in page.read_text(encoding="utf-8")
+    assert "step (ms)" in (tmp_path / "docs" / "depth.svg").read_text(encoding="utf-8")
+    _page(script, f"<!-- plot {folder} depth.svg width=64 of=ratio_to_roofline -->")
+    assert _run(script, monkeypatch) == 0
+    assert "ratio to limit" in (tmp_path / "docs" / "depth.svg").read_text(encoding="utf-8")
+    _page(script, f"<!-- plot {folder} depth.svg -->")
+    assert "as in width=64 batch_size=32" in str(_run(script, monkeypatch))
+    _page(script, f"<!-- plot {folder} depth.svg width=64 of=warp -->")
+    assert "that have warp" in str(_run(script, monkeypatch))
+
+
 def test_budgets_are_one_table_and_other_settings_keep_theirs(
     script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from . import backend as backend  # before all that imports matplotlib
 from .bench import bench_groups, bench_markdown, bench_sheet
+from .bench_plots import bench_picture
 from .budgets import budget_sheets, single_tables
 from .format import markdown, table_sheet
 from .gathered import gathered_sheets
@@ -24,6 +25,7 @@ __all__ = [
     "UnrollSweep",
     "bench_groups",
     "bench_markdown",
+    "bench_picture",
     "bench_sheet",
     "budget_sheets",
     "gathered_sheets",

@@ -15,7 +15,7 @@ from .fields import key, number, part, text
 from .plots import Group, Plot
 from .svg import COLOURS, Legend, depth_axis, draw, log_scale, thin
 
-__all__ = ["bench_plots"]
+__all__ = ["bench_picture", "bench_plots"]
 
 _MIB = 2.0**20
 _MOST_PANELS = 12  # of a measure
@@ -106,8 +106,8 @@ def bench_plots(name: str, records: Sequence[Record]) -> list[Group]:
     groups: list[Group] = []
     over = _over(records)
     panels = _panels(records, over)
+    measures = _measures(name, over)
     more = f" {len(panels) - _MOST_PANELS} more panels are not drawn." if len(panels) > _MOST_PANELS else ""
-    measures = _LSTM_MEMORY if (name, over) == ("memory", "horizon") else _MEASURES.get(name, ())
     for k, measure in enumerate(measures):
         plots = [
             plot
@@ -121,6 +121,31 @@ def bench_plots(name: str, records: Sequence[Record]) -> list[Group]:
         note = "On the dotted line a step takes as long as its matrix products say; rows that skip updates have no place here."
         groups.append(Group("Measured against arithmetic", [plot], note))
     return groups
+
+
+def bench_picture(name: str, records: Sequence[Record], of: str = "") -> str:
+    """Return one plot of a benchmark as SVG text, to be made `standalone`.
+
+    Args:
+        name: of the benchmark, without ``bench/``.
+        records: its lines, which have one value of all but what is drawn over: one width, one batch size.
+        of: the metric; empty for what comes first.
+
+    Returns:
+        The plot; empty if there is no such metric, or more than one panel of it.
+    """
+    over = _over(records)
+    panels = _panels(records, over)
+    measure = next((m for m in _measures(name, over) if of in ("", m.name)), None)
+    if measure is None or len(panels) != 1:
+        return ""
+    ((words, lines),) = panels.items()
+    plot = _drawn_over(over, measure, words, lines, f"bench-{name}")
+    return plot.draw() if plot else ""
+
+
+def _measures(name: str, over: str) -> tuple[_Measure, ...]:
+    return _LSTM_MEMORY if (name, over) == ("memory", "horizon") else _MEASURES.get(name, ())
 
 
 def _over(records: Sequence[Record]) -> str:
@@ -182,7 +207,8 @@ def _drawn_over(
     )  # over one place there is no line to draw
     title = words + (", " + _OVER[over][1].format(f"{depths[0]:g}") if len(depths) == 1 else "")
     height = 0.9 + 0.3 * len(lines) if len(depths) == 1 else 3.2
-    return Plot(title, lambda: draw(paint, salt, f"{measure.title}, {title}", height), 0)
+    along = "" if len(depths) == 1 else f" over {_OVER[over][0]}"
+    return Plot(title, lambda: draw(paint, salt, f"{measure.title}{along}, {title}", height), 0)
 
 
 def _styles(lines: dict[tuple[str, bool], Points]) -> dict[tuple[str, bool], dict[str, Any]]:
