@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,27 @@ from synthgrad.experiments.train import run
 from tests.cli.helpers import call, records_in
 
 pytestmark = pytest.mark.usefixtures("offline")
+
+
+OWN = """
+from torch import nn
+
+
+def Own():
+    blocks = [nn.Sequential(nn.Linear(16, 16), nn.LayerNorm(16), nn.ReLU()) for _ in range(3)]
+    return nn.Sequential(nn.Sequential(nn.Flatten(), nn.Linear(784, 16)), *blocks, nn.Linear(16, 10))
+
+
+class Other(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(Own().children())
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+"""
 
 
 def config(method: str = "cdni", engine: str = "layer-parallel", **over: Any) -> Any:
@@ -41,10 +63,61 @@ def test_what_the_engine_cannot_do_is_said_before_anything_runs() -> None:
     for method, words in (("delayed", "wait for its message"), ("dni_unlock", "synthetic inputs")):
         with pytest.raises(ConfigError, match=words):
             rehearse(config(method))
+    with pytest.raises(ConfigError, match="asked one by one, in ordinary Python"):
+        rehearse(replace(config("sobolev"), compiled=True))
     with pytest.raises(ConfigError, match="layer-parallel engine skips no updates"):
         config(update_prob=0.5)
     with pytest.raises(ConfigError, match="accepted: in-process, layer-parallel, plain"):
         config(engine="warp")
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ("--methods delayed", "has the module below wait for its message"),
+        ("--methods dni_unlock", "has synthetic inputs"),
+        ("--methods cdni --update-prob 0.5", "skips no updates"),
+        ("--methods cdni --arch cnn", r"'layer1' has shape \(B, 64, 14, 14\) and what crosses 'layer2'"),
+        ("--methods cdni --layers 2", "2 modules, expected at least 3"),
+        ("--methods cdni --batch-size 1", "Expected more than 1 value"),
+        ("--methods sobolev --compile", "asked one by one"),
+        ("--methods cdni --model own_models:Other", "lies inside a module that has a forward of its own"),
+    ],
+)
+def test_what_it_cannot_train_is_one_line(
+    options: str,
+    match: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "own_models.py").write_text(OWN, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ("compare", "--tier", "smoke", "--device", "cpu", "--quiet", "--engine", "layer-parallel")
+    assert call(*words, "--out", tmp_path / "out", *options.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(match, line)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--methods stale,sobolev --layers 4 --width 16",
+        "--methods cdni --layers 4 --width 16 --precision bfloat16",
+        "--methods cdni --layers 4 --width 16 --batch-size 300",  # the last batch of an epoch would be smaller
+        "--methods cdni --model own_models:Own",
+    ],
+)
+def test_what_it_can_train(
+    options: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_models.py").write_text(OWN, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ("compare", "--tier", "smoke", "--device", "cpu", "--quiet", "--engine", "layer-parallel")
+    done = call(*words, "--steps", "40", "--out", tmp_path / "out", *options.split())
+    assert done == 0, capsys.readouterr().err
+    assert {r["cell"]["engine"] for r in records_in(tmp_path / "out")} == {"layer-parallel"}
 
 
 def test_a_rehearsal_counts_its_work() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..core import ConfigError, DataError, Decoupled, DivergedError, SynthgradError
+from ..engines import LayerParallel
 from ..tasks import draw_batches
 from .config import RuleSettings, RunConfig
 from .loop import Loop
@@ -83,12 +84,14 @@ def rehearse(config: RunConfig) -> Work | None:
         loop = Loop(replace(config, compiled=False), None)
         try:
             loop.prepare()
+            if config.compiled and isinstance(loop.trainer, LayerParallel):
+                loop.trainer.check_compilable()
             x, y, ids = _batch(loop)
             with torch.no_grad(), FlopCounterMode(display=False) as forward:
                 scores = loop.net(x)
             _check_scores(config, loop, scores, len(ids))
             loop.net.train()
-            if config.cell.engine == "layer-parallel" and isinstance(loop.net, Decoupled):
+            if isinstance(loop.trainer, LayerParallel) and isinstance(loop.net, Decoupled):
                 for _ in loop.net.graph.modules:  # until a batch has reached every layer
                     loop.trainer.step(x, y, ids=ids)
             with FlopCounterMode(display=False) as step:

@@ -12,7 +12,7 @@ from ...core import ConfigError
 from .body import Body, Learn, Learned, Seen, learn
 from .rules import Rows
 
-__all__ = ["learner"]
+__all__ = ["check_compilable", "learner"]
 
 _INPUTS = ("x", "below", "rows", "target", "seen")
 
@@ -34,11 +34,7 @@ def learner(body: Body, options: bool | Mapping[str, Any]) -> Learn:
 
     if options is False:
         return run
-    if body.rules.in_turn:
-        raise ConfigError(
-            "compile is set, and rules of this type are asked one by one, in ordinary Python; leave it out, or use "
-            "SyntheticGradient, LocalLoss or NoBackprop"
-        )
+    check_compilable(body)
     # Here, because it takes long to load.
     from torch._dynamo import config
     from torch._dynamo.exc import Unsupported
@@ -64,6 +60,19 @@ def learner(body: Body, options: bool | Mapping[str, Any]) -> Learn:
                 return compiled(x, below, rows, target, seen)
 
     return run_compiled
+
+
+def check_compilable(body: Body) -> None:
+    """Refuse a step that no graph can hold.
+
+    Raises:
+        ConfigError: if the rules are asked in turn.
+    """
+    if body.rules.in_turn:
+        raise ConfigError(
+            "compile is set, and rules of this type are asked one by one, in ordinary Python; leave it out, or use "
+            "SyntheticGradient, LocalLoss or NoBackprop"
+        )
 
 
 def _about_inputs(guards: Sequence[Any]) -> list[bool]:

@@ -32,7 +32,7 @@ from ..learners import learners
 from .belt import Belt, Tick
 from .body import Body, Ran
 from .build import Parts, find_parts
-from .compiled import learner
+from .compiled import check_compilable, learner
 from .finite import RowGuard
 from .fused import fused_body
 from .general import General, Top
@@ -182,6 +182,14 @@ class LayerParallel:
             raise
         self._step += 1
         return record
+
+    def check_compilable(self) -> None:
+        """Refuse what ``compile`` would refuse, in an engine made without it.
+
+        Raises:
+            ConfigError: if the rules are asked one by one, which no graph can hold.
+        """
+        check_compilable(self._body)
 
     def finish(self) -> None:
         """Read what the guard has queued on an accelerator.
