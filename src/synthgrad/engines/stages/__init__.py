@@ -4,6 +4,7 @@ Start with ``engine.py``; ``schedule.py`` is the same in the form of ``torch.dis
 """
 
 from .engine import Stages
+from .schedule import ScheduleDecoupled
 from .start import join
 
-__all__ = ["Stages", "join"]
+__all__ = ["ScheduleDecoupled", "Stages", "join"]

@@ -26,7 +26,9 @@ def describe(model: nn.Module) -> list[str]:
     return [f"{name} {tuple(t.shape)} {t.dtype}" for name, t in model.state_dict().items()]
 
 
-def agree(store: dist.Store, alarm: Alarm, facts: Mapping[str, Any], timeout_s: float) -> list[dict[str, Any]]:
+def agree(
+    store: dist.Store, alarm: Alarm, facts: Mapping[str, Any], timeout_s: float
+) -> list[dict[str, Any]]:
     """Tell the others what this process is about to run, and check that they are too. Blocks until all have.
 
     Args:
@@ -80,7 +82,9 @@ def round_trips(layout: Layout, groups: Groups, device: torch.device) -> float:
     """Return the round trip to the stage above, in seconds, 0 for the last stage. Blocks; all must call it."""
 
     def tensor(group: dist.ProcessGroup) -> torch.Tensor:
-        return torch.zeros(1, dtype=torch.int64, device=device if dist.get_backend(group) == "nccl" else "cpu")
+        return torch.zeros(
+            1, dtype=torch.int64, device=device if dist.get_backend(group) == "nccl" else "cpu"
+        )
 
     if groups.up_below is not None and groups.down_below is not None:
         peer, ball = layout.rank(layout.stage - 1), tensor(groups.up_below)

@@ -58,7 +58,9 @@ class Settings:
             ConfigError: naming the setting.
         """
         if self.window is not None and self.window < 0:
-            raise ConfigError(f"window={self.window}: expected a number of steps from 0, or None to follow the link")
+            raise ConfigError(
+                f"window={self.window}: expected a number of steps from 0, or None to follow the link"
+            )
         if self.exact and self.window is None:
             raise ConfigError(
                 "deterministic=True needs a window: lags are counted in steps then, so say how many, as in window=2"
@@ -134,7 +136,7 @@ class Connected:
 
 def default_store() -> dist.Store:
     """Return a part of the group's own store for the next engine; the same for all processes."""
-    global _instances  # noqa: PLW0603  all processes make their engines in the same order
+    global _instances
     _instances += 1
     whole = dist.distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage]
     return dist.PrefixStore(f"synthgrad/{_instances}", whole)
@@ -241,7 +243,9 @@ def _links(
     return below, above
 
 
-def _slots(crossing: tuple[tuple[int, ...], torch.dtype], settings: Settings) -> tuple[list[Slot], list[Slot]]:
+def _slots(
+    crossing: tuple[tuple[int, ...], torch.dtype], settings: Settings
+) -> tuple[list[Slot], list[Slot]]:
     """Return what may cross a link upwards, and downwards."""
     shape, dtype = crossing
     message = Slot(shape, settings.wire_dtype or dtype, dtype)

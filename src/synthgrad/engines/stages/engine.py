@@ -157,7 +157,7 @@ class Stages:
         start, waited = time.perf_counter(), self.waited_s
         record = StepRecord(self._step)
         try:
-            record.loss = self._stage.run(self._step, x, y, context, ids)
+            record.loss = self._stage.run(self._step, x, y, context, ids).loss
             if self._links.groups.replicas is not None and self._rule is not None:
                 average_gradients(self._rule, self._links.groups.replicas)
             if self.optimizer is not None and self._has_gradient():

@@ -64,7 +64,9 @@ class _Waiting:
         return self._not_the_end(self.any(what))
 
     def _not_the_end(self, parcel: Parcel) -> Parcel:
-        if parcel.kind is Kind.END:  # a stage that fails says goodbye, so that no thread is left waiting for it
+        if (
+            parcel.kind is Kind.END
+        ):  # a stage that fails says goodbye, so that no thread is left waiting for it
             raise self._alarm.broken(self._incoming.name, StageError("that stage has ended"))
         return parcel
 

@@ -41,4 +41,6 @@ def _or_zero(p: Tensor) -> Tensor:
 
 def _learned(parameters: list[nn.Parameter]) -> Tensor:
     first = parameters[0]
-    return torch.full((1,), float(any(p.grad is not None for p in parameters)), dtype=first.dtype, device=first.device)
+    return torch.full(
+        (1,), float(any(p.grad is not None for p in parameters)), dtype=first.dtype, device=first.device
+    )

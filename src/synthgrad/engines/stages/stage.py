@@ -30,10 +30,23 @@ from ..base import Criterion, reduced
 from ..stash import keeping_weights
 from ..turns import run_backward
 from .links import AboveLink, Answer, BelowLink
-from .wire import Kind
 from .window import Window
+from .wire import Kind
 
-__all__ = ["Stage"]
+__all__ = ["Ran", "Stage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a step has computed.
+
+    Attributes:
+        loss: scalar, detached; None but in the last stage.
+        output: of the network, detached; None but in the last stage.
+    """
+
+    loss: Tensor | None = None
+    output: Any = None
 
 
 @dataclass(slots=True)
@@ -101,9 +114,9 @@ class Stage:
         self._stashes = rule is not None and rule.waits and not (exact and window.size == 0)
 
     def run(
-        self, step: int, x: Any, target: Any, context: Tensor | None, ids: Tensor | None
-    ) -> Tensor | None:
-        """Run one step but for the optimizer; return the loss, detached, in the last stage.
+        self, step: int, x: Any, target: Any, context: Tensor | None = None, ids: Tensor | None = None
+    ) -> Ran:
+        """Run one step but for the optimizer.
 
         Args:
             step: number of the step.
@@ -125,10 +138,12 @@ class Stage:
         with keeping_weights(self.module, needed=self._stashes):
             out = self.module(x)
         if self.above is None or self.rule is None:
-            return self._at_output(step, out, target, leaf)
+            return Ran(
+                self._at_output(step, out, target, leaf), out.detach() if isinstance(out, Tensor) else out
+            )
         self._cross(step, out, info, target, leaf)
         self._take(step)
-        return None
+        return Ran()
 
     def predict(self, step: int, x: Any) -> Tensor | None:
         """Run forward only; return the network's output in the last stage. In evaluation mode, without gradients.

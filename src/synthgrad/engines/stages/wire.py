@@ -229,9 +229,7 @@ class Incoming:
                 f"{self.name}: a header reads kind {kind}, {rows} rows, slots {mask:b}, which nobody agreed upon; "
                 "do all processes run the same version?"
             )
-        tensors = [
-            self._tensor(rows, slot) if mask >> k & 1 else None for k, slot in enumerate(self._slots)
-        ]
+        tensors = [self._tensor(rows, slot) if mask >> k & 1 else None for k, slot in enumerate(self._slots)]
         ready = None
         if self._device.type == "cuda":
             ready = torch.cuda.Event()

@@ -1,0 +1,232 @@
+"""Stages in the form of ``torch.distributed.pipelining``: one line changes in a program that uses its schedules."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.pipelining import PipelineStage
+
+from ...core import ConfigError, Guard, Rule, Site, StageError
+from ...core.units import Reduction, Units
+from .connect import Connected, Settings, connect, default_store
+from .layout import Layout
+from .stage import Stage
+
+__all__ = ["ScheduleDecoupled"]
+
+
+class ScheduleDecoupled:
+    """A schedule that waits for no gradient: in place of ``Schedule1F1B(stage, n, loss_fn)``.
+
+    ::
+
+        schedule = ScheduleDecoupled(stage, n, loss_fn, rule=SyntheticGradient(context=10), example=x)
+        optimizer = torch.optim.Adam(schedule.parameters())
+        schedule.step(x, target=y)            # first stage
+        schedule.step(target=y)               # all others
+        optimizer.step(); optimizer.zero_grad()
+
+    ``step`` leaves gradients, averaged over microbatches, as other schedules do. Two things are different: every rank
+    passes ``target``, which the rule may need, and the optimizer is given the parameters of the rule too. At the end
+    call `close`.
+
+    Args:
+        stage: a ``PipelineStage``, one for each process.
+        n_microbatches: parts that a batch is cut into along its first dimension.
+        loss_fn: takes output and target, returns the mean loss; for the last stage.
+        rule: what credit the stage gets at its end.
+        example: a microbatch of inputs of the whole network, in the first stage, to learn the shapes from. Others
+            give none.
+        window: microbatches that an answer may be late; None to follow the link.
+        deterministic, observe_prob, wire_dtype, timeout_s, seed: see `Stages`.
+        reduction: how ``loss_fn`` reduces; see `decouple`.
+        guard: stop with `DivergedError` at a message or loss that is not finite.
+
+    Raises:
+        ConfigError: if a setting is out of range, or there is another number of processes than of stages.
+        StageError: if a process does not come, or fails.
+    """
+
+    def __init__(
+        self,
+        stage: PipelineStage,
+        n_microbatches: int,
+        loss_fn: Callable[[Any, Any], Tensor],
+        *,
+        rule: Rule,
+        example: Tensor | None = None,
+        window: int | None = None,
+        deterministic: bool = False,
+        observe_prob: float = 1.0,
+        wire_dtype: torch.dtype | None = None,
+        reduction: Reduction = "mean",
+        guard: bool = True,
+        timeout_s: float = 300.0,
+        seed: int = 0,
+    ) -> None:
+        settings = Settings(window, deterministic, observe_prob, wire_dtype, None, timeout_s, seed)
+        settings.check()
+        if n_microbatches < 1:
+            raise ConfigError(f"n_microbatches={n_microbatches}: expected at least 1")
+        if rule.waits:
+            raise ConfigError(
+                f"rule {type(rule).__name__} has the stage wait for its message: that is what Schedule1F1B does; use it, "
+                "or engines.Stages with a window"
+            )
+        layout = Layout.here(stage.num_stages)
+        if stage.stage_index != layout.stage:
+            raise ConfigError(
+                f"stage {stage.stage_index} in the process of rank {layout.stage}: expected one stage for each process, "
+                "in the order of the ranks"
+            )
+        self.module: nn.Module = stage.submod
+        self.n_microbatches = n_microbatches
+        store = default_store()
+        sites = _sites(store, layout, self.module, example, stage.device, timeout_s)
+        own = None if layout.is_last else rule.bind(sites[layout.stage])
+        self.rule = own
+        self._links: Connected = connect(
+            layout,
+            [(site.shape[1:], site.dtype) for site in sites],
+            own,
+            settings,
+            {"n_microbatches": n_microbatches},
+            stage.device,
+            store,
+        )
+        self._guard = Guard() if guard else None
+        self._stage = Stage(
+            self.module,
+            Units(reduction),
+            loss_fn if layout.is_last else None,
+            own,
+            below=self._links.below,
+            above=self._links.above,
+            window=self._links.window,
+            exact=deterministic,
+            guard=self._guard,
+            name=f"stage {layout.stage}",
+        )
+        self._step = 0
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters of this stage's module and of its rule: what the optimizer is to step."""
+        yield from self.module.parameters()
+        if self.rule is not None:
+            yield from self.rule.parameters()
+
+    def step(
+        self,
+        *args: Tensor,
+        target: Tensor | None = None,
+        losses: list[Tensor] | None = None,
+        return_outputs: bool = True,
+    ) -> Tensor | None:
+        """Run a batch through this stage, microbatch by microbatch; gradients are left in ``.grad``.
+
+        Args:
+            args: the input, ``(B, ...)``, in the first stage; none elsewhere.
+            target: ``(B, ...)``, in every stage.
+            losses: is filled with the losses of the microbatches in the last stage.
+            return_outputs: return the network's output, detached, in the last stage.
+
+        Raises:
+            ConfigError: if an input or the target is missing, or fewer examples come than microbatches.
+            StageError: if another process has stopped, with the cause.
+        """
+        n, layout = self.n_microbatches, self._links.layout
+        if layout.is_first != (len(args) == 1):
+            raise ConfigError(
+                f"stage {layout.stage} got {len(args)} inputs: the first stage is given one tensor, others none"
+            )
+        if target is None:
+            raise ConfigError(f"stage {layout.stage} got no target: pass target=… on every rank")
+        targets = target.chunk(n)
+        inputs = args[0].chunk(n) if args else (None,) * n
+        if len(targets) != n or len(inputs) != n:
+            raise ConfigError(
+                f"{len(target)} examples cannot be cut into {n} microbatches; give more, or fewer of these"
+            )
+        outputs: list[Tensor] = []
+        start, waited = time.perf_counter(), self._waited_s
+        try:
+            for x, y in zip(inputs, targets, strict=True):
+                ran = self._stage.run(self._step, x, y)
+                self._step += 1
+                if ran.loss is not None and losses is not None:
+                    losses.append(ran.loss)
+                if ran.output is not None:
+                    outputs.append(ran.output)
+        except BaseException as error:
+            self._links.alarm.ring(error)
+            self._links.abort()
+            raise
+        self._links.window.took((time.perf_counter() - start - (self._waited_s - waited)) / n)
+        if n > 1:
+            for p in self.parameters():
+                if p.grad is not None:
+                    p.grad.div_(n)
+        return torch.cat(outputs) if outputs and return_outputs else None
+
+    def close(self) -> None:
+        """Part from the neighbours in order. Blocks; all must call it."""
+        if self._guard is not None:
+            self._guard.flush()
+        self._links.end()
+
+    @property
+    def _waited_s(self) -> float:
+        return sum(link.waited_s for link in (self._links.below, self._links.above) if link is not None)
+
+
+def _sites(
+    store: dist.Store,
+    layout: Layout,
+    module: nn.Module,
+    example: Tensor | None,
+    device: torch.device,
+    timeout_s: float,
+) -> list[Site]:
+    """Run the example through the stages, of which each tells the next the shape only; return what crosses where."""
+    if layout.is_first:
+        if example is None:
+            raise ConfigError(
+                "the first stage needs an example: one microbatch of inputs, as in example=x[:8]"
+            )
+        x = example.to(device)
+    else:
+        shape, dtype = _shape_of(_read(store, layout.stage - 1, timeout_s))
+        x = torch.zeros(shape, dtype=dtype, device=device)
+    copied = copy.deepcopy(module)  # statistics must not learn from zeros
+    with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        out = copied(x)
+    if not layout.is_last:
+        store.set(
+            f"crosses/{layout.stage}", json.dumps([list(out.shape), str(out.dtype).removeprefix("torch.")])
+        )
+    sites: list[Site] = []
+    for k in range(layout.num_stages - 1):
+        shape, dtype = _shape_of(_read(store, k, timeout_s))
+        sites.append(Site(f"stage{k}", shape, dtype, device, module))
+    return sites
+
+
+def _shape_of(told: list[Any]) -> tuple[tuple[int, ...], torch.dtype]:
+    return tuple(told[0]), getattr(torch, told[1])
+
+
+def _read(store: dist.Store, stage: int, timeout_s: float) -> list[Any]:
+    key, until = f"crosses/{stage}", time.monotonic() + timeout_s
+    while not store.check([key]):
+        if time.monotonic() > until:
+            raise StageError(f"stage {stage} told no shape within {timeout_s:g} s; did its process start?")
+        time.sleep(0.02)
+    found: list[Any] = json.loads(store.get(key))
+    return found

@@ -1,0 +1,115 @@
+"""Real processes for tests of stages: they join a group over gloo once, and then run functions on request."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+__all__ = ["Outcome", "Processes"]
+
+TIMEOUT_S = 90.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a function did in one process.
+
+    Attributes:
+        value: what it returned.
+        error: ``Type: text`` of what it raised; None if nothing.
+        trace: of the error.
+    """
+
+    value: Any = None
+    error: str | None = None
+    trace: str = ""
+
+
+class Processes:
+    """As many processes as a test needs; use as a context."""
+
+    def __init__(self, world: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self._ends: list[Connection] = []
+        self._processes: list[Any] = []
+        for rank in range(world):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, rank, world, port), daemon=True)
+            process.start()
+            theirs.close()
+            self._ends.append(ours)
+            self._processes.append(process)
+
+    def outcomes(self, function: Callable[..., Any], *args: Any) -> list[Outcome]:
+        """Run ``function(rank, *args)`` everywhere; return what became of it, by rank."""
+        for end in self._ends:
+            end.send((function, args))
+        found: list[Outcome] = []
+        for rank, end in enumerate(self._ends):
+            if not end.poll(TIMEOUT_S):
+                self.stop()
+                raise AssertionError(f"rank {rank} gave no answer within {TIMEOUT_S:g} s: a deadlock")
+            found.append(end.recv())
+        return found
+
+    def run(self, function: Callable[..., Any], *args: Any) -> list[Any]:
+        """Run ``function(rank, *args)`` everywhere; return its values, by rank. Fails where one raises."""
+        found = self.outcomes(function, *args)
+        for rank, outcome in enumerate(found):
+            assert outcome.error is None, f"rank {rank}: {outcome.trace}"
+        return [outcome.value for outcome in found]
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the processes: in order, if they can."""
+        for end in self._ends:
+            try:
+                end.send(None)
+            except OSError:
+                continue
+        for process in self._processes:
+            process.join(10)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        for end in self._ends:
+            end.close()
+
+
+def _serve(end: Connection, rank: int, world: int, port: int) -> None:
+    import torch
+    import torch.distributed as dist
+
+    from synthgrad.engines.stages import join
+
+    torch.set_num_threads(1)
+    os.environ |= {
+        **{"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)},
+        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+    }
+    join("gloo", timeout_s=60)
+    while True:
+        asked = end.recv()
+        if asked is None:
+            break
+        function, args = asked
+        try:
+            end.send(Outcome(function(rank, *args)))
+        except BaseException as error:
+            end.send(Outcome(None, f"{type(error).__name__}: {error}", traceback.format_exc()))
+    dist.barrier()
+    dist.destroy_process_group()

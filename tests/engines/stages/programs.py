@@ -1,0 +1,115 @@
+"""What the processes of the tests run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from synthgrad import SyntheticGradient, decouple
+from synthgrad.core import Decoupled, Rule
+from synthgrad.engines import InProcess, Lag, Stages
+from synthgrad.rules import LocalLoss, NoBackprop, Sobolev, TrueGradient
+
+INPUTS, WIDTH, CLASSES, BATCH = 6, 8, 4, 10
+
+Batches = list[tuple[Tensor, Tensor]]
+
+RULES: dict[str, Callable[[], Rule]] = {
+    "cdni": lambda: SyntheticGradient(context=CLASSES),
+    "dni": lambda: SyntheticGradient((12,)),
+    "local_loss": lambda: LocalLoss(CLASSES),
+    "sobolev": lambda: Sobolev(CLASSES),
+    "no_bprop": NoBackprop,
+    "true": TrueGradient,
+}
+
+
+def network(num_modules: int, rule: str) -> Decoupled:
+    """Return a network of blocks with BatchNorm, cut after each but the last; equal in every process."""
+    torch.manual_seed(0)
+    blocks: list[nn.Module] = [
+        nn.Sequential(nn.Linear(WIDTH if k else INPUTS, WIDTH), nn.BatchNorm1d(WIDTH), nn.ReLU())
+        for k in range(num_modules - 1)
+    ]
+    model = nn.Sequential(*blocks, nn.Linear(WIDTH, CLASSES)).double()
+    cuts = [str(k) for k in range(num_modules - 1)]
+    return decouple(model, cuts, RULES[rule](), batches(1)[0][0])
+
+
+def batches(count: int, seed: int = 3) -> Batches:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        (
+            torch.randn(BATCH, INPUTS, generator=generator, dtype=torch.float64),
+            torch.randint(CLASSES, (BATCH,), generator=generator),
+        )
+        for _ in range(count)
+    ]
+
+
+def adam(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, 1e-2)
+
+
+def per_example(output: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(output, y, reduction="none")
+
+
+def weights(net: Decoupled) -> dict[str, Tensor]:
+    return {name: t.clone() for name, t in net.state_dict().items()}
+
+
+def trained(rank: int, world: int, rule: str, steps: int, **options: Any) -> dict[str, Any]:
+    """Train as stages, and return the gathered weights, the losses and the last stage's prediction."""
+    net, data = network(world, rule), batches(steps)
+    with Stages(net, per_example, adam, **options) as stages:
+        losses = [stages.step(x if rank == 0 else None, y).loss for x, y in data]
+        output = stages.predict(data[0][0] if rank == 0 else None)
+        stages.gather()
+        return {
+            "weights": weights(net),
+            "losses": [None if v is None else float(v) for v in losses],
+            "output": output,
+            "window": stages.window,
+            "sent_bytes": stages.sent_bytes,
+        }
+
+
+def in_process(world: int, rule: str, steps: int, lag: int) -> dict[str, Any]:
+    """Train the same in one process, with the lags simulated."""
+    net, data = network(world, rule), batches(steps)
+    engine = InProcess(net, per_example, adam, lags={name: Lag(observe=lag) for name in net.interfaces})
+    losses = [float(engine.step(x, y).loss) for x, y in data]  # pyright: ignore[reportArgumentType]
+    found = weights(net)
+    with torch.no_grad():
+        output = net.eval()(data[0][0])
+    return {"weights": found, "losses": losses, "output": output}
+
+
+def raises_at(rank: int, world: int, who: int, step: int) -> None:
+    """Raise in one process in the middle of training."""
+    net = network(world, "cdni")
+    with Stages(net, per_example, adam, timeout_s=20) as stages:
+        for k, (x, y) in enumerate(batches(30)):
+            if rank == who and k == step:
+                raise ValueError("the data is on fire\nand more")
+            stages.step(x if rank == 0 else None, y)
+
+
+def delayed(rank: int, world: int, seed: int, steps: int, longest_s: float, **options: Any) -> list[int]:
+    """Train with delays at random before steps, and return how late answers may be at the end."""
+    generator = torch.Generator().manual_seed(seed * 100 + rank)
+    net = network(world, "cdni")
+    windows: list[int] = []
+    with Stages(net, per_example, adam, timeout_s=30, **options) as stages:
+        for x, y in batches(steps):
+            if torch.rand((), generator=generator) < 0.3:
+                time.sleep(float(torch.rand((), generator=generator)) * longest_s)
+            stages.step(x if rank == 0 else None, y)
+            windows.append(stages.window)
+    return windows

@@ -1,0 +1,235 @@
+"""What goes wrong between processes: late and wrong messages, ranks that raise, peers that differ."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from synthgrad import SyntheticGradient, decouple
+from synthgrad.core import ConfigError, StageError
+from synthgrad.engines import Stages
+from tests.engines.stages import programs
+from tests.engines.stages.processes import Processes
+
+
+@pytest.fixture(scope="module")
+def three() -> Iterator[Processes]:
+    with Processes(3) as found:
+        yield found
+
+
+@pytest.mark.parametrize("who", [0, 1, 2])
+def test_a_rank_that_raises_stops_the_others_with_its_cause(three: Processes, who: int) -> None:
+    found = three.outcomes(programs.raises_at, 3, who, 5)
+    assert (found[who].error or "").startswith("ValueError: the data is on fire")
+    for rank, outcome in enumerate(found):
+        if rank != who:
+            assert (
+                outcome.error
+                == f"StageError: stage {who} (rank {who}) stopped: ValueError: the data is on fire"
+            )
+    # … and leaves them able to work
+    assert three.run(programs.delayed, 3, 0, 3, 0.0)
+
+
+def test_two_hundred_random_delays_end_without_deadlock(three: Processes) -> None:
+    for windows in three.run(programs.delayed, 3, 7, 220, 0.008)[:2]:
+        assert all(2 <= w <= 64 for w in windows)
+
+
+def test_a_narrow_window_takes_delays_too(three: Processes) -> None:
+    assert all(three.run(_narrow))
+
+
+def _narrow(rank: int) -> bool:
+    programs.delayed(rank, 3, 8, 60, 0.01, window=1, observe_prob=0.5)
+    return True
+
+
+def test_answers_that_come_late_are_learned_from_together(three: Processes) -> None:
+    first, *_ = three.run(_late)
+    # Stage 0 ran ahead while the others slept: the answers of several batches came between two of its steps.
+    assert max(first) > 1
+    assert sum(first) == 11
+
+
+def _late(rank: int) -> list[int]:
+    """Count the answers that are learned from in each step; all stages but the first rest for a while."""
+    net, counts = programs.network(3, "cdni"), list[int]()
+    with Stages(net, programs.per_example, programs.adam, window=6, timeout_s=20) as stages:
+        take = None if stages._links.above is None else stages._links.above.take
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            assert take is not None
+            found = take(*args, **kwargs)
+            counts.append(len(found))
+            return found
+
+        if rank == 0:
+            stages._links.above.take = counted  # pyright: ignore
+        for k, (x, y) in enumerate(programs.batches(11)):
+            if k == 3 and rank:
+                time.sleep(0.3)
+            if k == 10:
+                time.sleep(0.5)
+            stages.step(x if rank == 0 else None, y)
+        if rank == 0:
+            counts.append(11 - sum(counts))
+    return counts
+
+
+def test_an_out_of_date_message_is_refused(three: Processes) -> None:
+    found = three.outcomes(_repeats_itself)
+    assert "expected the message for batch" in (found[0].error or "")
+    assert (found[1].error or "").startswith("StageError: stage 0 (rank 0) stopped") or "ended" in (
+        found[1].error or ""
+    )
+
+
+def _repeats_itself(rank: int) -> None:
+    net = programs.network(3, "cdni")
+    with Stages(net, programs.per_example, programs.adam, window=2, timeout_s=20) as stages:
+        for k, (x, y) in enumerate(programs.batches(12)):
+            stages.step(x if rank == 0 else None, y)
+            if rank == 1 and k == 4:
+                below = stages._links.below
+                assert below is not None
+                below.answer(1, torch.zeros(programs.BATCH, programs.WIDTH, dtype=torch.float64))
+
+
+def test_a_header_that_nobody_agreed_upon_is_refused(three: Processes) -> None:
+    found = three.outcomes(_writes_nonsense)
+    assert "which nobody agreed upon" in (found[0].error or "")
+
+
+def _writes_nonsense(rank: int) -> None:
+    net = programs.network(3, "cdni")
+    with Stages(net, programs.per_example, programs.adam, window=2, timeout_s=20) as stages:
+        if rank == 1:
+            below = stages._links.below
+            assert below is not None
+            dist.send(torch.tensor([1, 0, -5, 9, 0]), 0, group=below.outgoing._group)
+        for x, y in programs.batches(12):
+            stages.step(x if rank == 0 else None, y)
+
+
+def test_a_stage_that_hangs_is_given_up(three: Processes) -> None:
+    found = three.outcomes(_hangs)
+    assert "within 2 s" in "".join(outcome.error or "" for outcome in found)
+    assert all(outcome.error for outcome in found)
+
+
+def _hangs(rank: int) -> None:
+    net = programs.network(3, "cdni")
+    with Stages(net, programs.per_example, programs.adam, window=2, timeout_s=2) as stages:
+        for k, (x, y) in enumerate(programs.batches(12)):
+            if rank == 1 and k == 4:
+                time.sleep(5)
+            stages.step(x if rank == 0 else None, y)
+
+
+# Peers that differ
+
+
+def _with_width(rank: int, widths: tuple[int, ...]) -> None:
+    width = widths[rank]
+    model = nn.Sequential(
+        nn.Linear(6, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4)
+    )
+    net = decouple(model, ["1", "3"], SyntheticGradient(), torch.randn(4, 6))
+    Stages(net, nn.CrossEntropyLoss(), programs.adam, timeout_s=20).close()
+
+
+def test_another_model_is_refused_in_every_process(three: Processes) -> None:
+    for outcome in three.outcomes(_with_width, (8, 9, 8)):
+        assert "ConfigError: rank 0 and rank 1 differ in the network: model.0.weight (8, 6)" in (
+            outcome.error or ""
+        )
+
+
+def _with_settings(rank: int, settings: tuple[dict[str, Any], ...]) -> None:
+    Stages(
+        programs.network(3, "cdni"), nn.CrossEntropyLoss(), programs.adam, timeout_s=20, **settings[rank]
+    ).close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "differs"),
+    [
+        (({}, {}, {"observe_prob": 0.5}), "rank 0 and rank 2 differ in observe_prob: 1.0 against 0.5"),
+        (({"wire_dtype": torch.bfloat16}, {}, {}), "rank 0 and rank 1 differ in wire_dtype"),
+        (({}, {"seed": 1}, {}), "rank 0 and rank 1 differ in seed: 0 against 1"),
+    ],
+)
+def test_other_settings_are_refused(
+    three: Processes, settings: tuple[dict[str, Any], ...], differs: str
+) -> None:
+    for outcome in three.outcomes(_with_settings, settings):
+        assert differs in (outcome.error or "")
+
+
+def _with_world(rank: int, num_modules: int, replicas: int) -> None:
+    Stages(programs.network(num_modules, "cdni"), nn.CrossEntropyLoss(), programs.adam, replicas=replicas)
+
+
+@pytest.mark.parametrize(("num_modules", "replicas"), [(2, 1), (4, 1), (3, 2), (3, 0)])
+def test_another_layout_is_refused(three: Processes, num_modules: int, replicas: int) -> None:
+    for outcome in three.outcomes(_with_world, num_modules, replicas):
+        assert f"3 processes for {num_modules} stages × {replicas} replicas" in (outcome.error or "")
+
+
+def _without_one(rank: int) -> None:
+    if rank != 1:
+        Stages(programs.network(3, "cdni"), nn.CrossEntropyLoss(), programs.adam, timeout_s=1)
+
+
+def test_a_process_that_does_not_come_is_named(three: Processes) -> None:
+    found = three.outcomes(_without_one)
+    assert "rank 1 did not come to the handshake within 1 s" in (found[0].error or "")
+
+
+# Without other processes
+
+
+@pytest.mark.parametrize(
+    ("rule", "options", "error"),
+    [
+        ("cdni", {"window": -1}, "window=-1"),
+        ("cdni", {"deterministic": True}, "needs a window"),
+        ("cdni", {"observe_prob": 1.5}, "observe_prob=1.5"),
+        ("cdni", {"wire_dtype": torch.int8}, "wire_dtype"),
+        ("cdni", {"timeout_s": 0}, "timeout_s"),
+        ("true", {}, "say how many steps"),
+        ("true", {"window": 1, "observe_prob": 0.5}, "waits for every message"),
+    ],
+)
+def test_settings_are_checked(rule: str, options: dict[str, Any], error: str) -> None:
+    with pytest.raises(ConfigError, match=error) as caught:
+        _one(rule, options)
+    assert "\n" not in str(caught.value)
+
+
+def _one(rule: str, options: dict[str, Any]) -> None:
+    from synthgrad.engines.stages.connect import Settings
+    from synthgrad.engines.stages.engine import _check_rules
+
+    settings = Settings(
+        **{{"deterministic": "exact"}.get(k, k): v for k, v in options.items()}  # pyright: ignore[reportArgumentType]
+    )
+    settings.check()
+    _check_rules(programs.network(2, rule), settings, 1)
+
+
+def test_without_a_process_group_it_says_how_to_start() -> None:
+    with pytest.raises(ConfigError, match="torchrun"):
+        Stages(programs.network(2, "cdni"), nn.CrossEntropyLoss(), programs.adam)
+
+
+def test_stage_errors_are_errors_of_the_package() -> None:
+    assert issubclass(StageError, RuntimeError)
