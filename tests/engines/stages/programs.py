@@ -113,3 +113,7 @@ def delayed(rank: int, world: int, seed: int, steps: int, longest_s: float, **op
             stages.step(x if rank == 0 else None, y)
             windows.append(stages.window)
     return windows
+
+
+def sgd(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, 0.1, momentum=0.9)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.distributed_c10d import Store
 
 from ...core import ConfigError, StageError
 from .alarm import Alarm
@@ -26,9 +27,7 @@ def describe(model: nn.Module) -> list[str]:
     return [f"{name} {tuple(t.shape)} {t.dtype}" for name, t in model.state_dict().items()]
 
 
-def agree(
-    store: dist.Store, alarm: Alarm, facts: Mapping[str, Any], timeout_s: float
-) -> list[dict[str, Any]]:
+def agree(store: Store, alarm: Alarm, facts: Mapping[str, Any], timeout_s: float) -> list[dict[str, Any]]:
     """Tell the others what this process is about to run, and check that they are too. Blocks until all have.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-import torch.distributed as dist
+from torch.distributed.distributed_c10d import Store
 
 from ...core import StageError
 
@@ -24,7 +24,7 @@ class Alarm:
         who: this process, for the others' errors.
     """
 
-    def __init__(self, store: dist.Store, who: str) -> None:
+    def __init__(self, store: Store, who: str) -> None:
         self._store = store
         self._who = who
 

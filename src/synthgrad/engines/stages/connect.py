@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from ...core import ConfigError, Rule
 from .agree import agree, round_trips
@@ -134,12 +135,12 @@ class Connected:
         return sum(link.outgoing.sent_bytes for link in (self.above, self.below) if link is not None)
 
 
-def default_store() -> dist.Store:
+def default_store() -> Store:
     """Return a part of the group's own store for the next engine; the same for all processes."""
     global _instances
     _instances += 1
     whole = dist.distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage]
-    return dist.PrefixStore(f"synthgrad/{_instances}", whole)
+    return PrefixStore(f"synthgrad/{_instances}", whole)
 
 
 def connect(
@@ -149,7 +150,7 @@ def connect(
     settings: Settings,
     same: Mapping[str, Any],
     device: torch.device,
-    store: dist.Store | None = None,
+    store: Store | None = None,
 ) -> Connected:
     """Agree with all others, make the groups, measure the links, start the threads. Blocks until all have called it.
 

@@ -97,7 +97,7 @@ def make_groups(layout: Layout, device_type: str) -> Groups:
             pair = [(stage + k) * layout.num_replicas + replica for k in (0, 1)]
             for way in ("up", "down"):
                 group = dist.new_group(pair, timeout=_FOREVER)  # pyright: ignore[reportUnknownMemberType]
-                if replica == layout.replica and layout.stage in (stage, stage + 1):
+                if isinstance(group, dist.ProcessGroup) and replica == layout.replica:
                     mine[f"{way}_{'above' if layout.stage == stage else 'below'}"] = group
     if layout.num_replicas > 1:
         shape = (layout.num_stages, layout.num_replicas)

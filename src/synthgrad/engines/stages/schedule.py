@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import Store
 from torch.distributed.pipelining import PipelineStage
 
 from ...core import ConfigError, Guard, Rule, Site, StageError
@@ -187,7 +187,7 @@ class ScheduleDecoupled:
 
 
 def _sites(
-    store: dist.Store,
+    store: Store,
     layout: Layout,
     module: nn.Module,
     example: Tensor | None,
@@ -222,7 +222,7 @@ def _shape_of(told: list[Any]) -> tuple[tuple[int, ...], torch.dtype]:
     return tuple(told[0]), getattr(torch, told[1])
 
 
-def _read(store: dist.Store, stage: int, timeout_s: float) -> list[Any]:
+def _read(store: Store, stage: int, timeout_s: float) -> list[Any]:
     key, until = f"crosses/{stage}", time.monotonic() + timeout_s
     while not store.check([key]):
         if time.monotonic() > until:

@@ -1,0 +1,178 @@
+"""The schedule in the form of torch.distributed.pipelining, and replicas of stages, in real processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B
+from torch.nn import functional as F
+
+from synthgrad import SyntheticGradient, decouple
+from synthgrad.engines import InProcess, Lag, Stages
+from synthgrad.engines.stages import ScheduleDecoupled
+from synthgrad.rules import TrueGradient
+from tests.engines.stages import programs
+from tests.engines.stages.processes import Processes
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def two() -> Iterator[Processes]:
+    with Processes(2) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def four() -> Iterator[Processes]:
+    with Processes(4) as found:
+        yield found
+
+
+def halves() -> list[nn.Module]:
+    torch.manual_seed(0)
+    first = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU())
+    return [first.double(), nn.Linear(8, 4).double()]
+
+
+def weights(module: nn.Module) -> dict[str, Tensor]:
+    return {name: t.detach().clone() for name, t in module.state_dict().items()}
+
+
+def _schedule(rank: int, n: int, kind: str, steps: int) -> dict[str, Any]:
+    """Run a program that uses schedules; only the line that makes one is different."""
+    stage = PipelineStage(halves()[rank], rank, 2, CPU)
+    if kind == "1f1b":
+        schedule: Any = Schedule1F1B(stage, n, F.cross_entropy)
+        parameters = list(stage.submod.parameters())
+    else:
+        torch.manual_seed(1)
+        schedule = ScheduleDecoupled(
+            stage,
+            n,
+            F.cross_entropy,
+            rule=SyntheticGradient(context=4),
+            example=programs.batches(1)[0][0] if rank == 0 else None,
+            window=1,
+            deterministic=True,
+        )
+        parameters = list(schedule.parameters())
+    optimizer = programs.adam(parameters)
+    losses: list[Tensor] = []
+    output = None
+    for x, y in programs.batches(steps):
+        if kind != "1f1b":
+            output = schedule.step(*((x,) if rank == 0 else ()), target=y, losses=losses)
+        elif rank == 0:
+            output = schedule.step(x)
+        else:
+            output = schedule.step(target=y, losses=losses)
+        optimizer.step()
+        optimizer.zero_grad()
+    if kind != "1f1b":
+        schedule.close()
+    return {"weights": weights(stage.submod), "losses": [float(v) for v in losses], "output": output}
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_a_schedule_trains_both_stages(two: Processes, n: int) -> None:
+    first, last = two.run(_schedule, n, "ours", 40)
+    assert len(last["losses"]) == 40 * n
+    assert first["losses"] == []
+    assert last["output"].shape == (programs.BATCH, programs.CLASSES)
+    assert first["output"] is None
+    before = [weights(half) for half in halves()]
+    for done, start in zip((first, last), before, strict=True):
+        changed = {name for name, t in done["weights"].items() if not torch.equal(t, start[name])}
+        assert changed == set(start)
+
+
+def test_the_losses_of_the_first_step_are_those_of_1f1b(two: Processes) -> None:
+    ours, theirs = (two.run(_schedule, 2, kind, 1)[1] for kind in ("ours", "1f1b"))
+    assert ours["losses"] == pytest.approx(theirs["losses"])
+    # The last stage has the true gradient, averaged over microbatches as theirs.
+    for name, value in theirs["weights"].items():
+        torch.testing.assert_close(ours["weights"][name], value, msg=name)
+
+
+def test_one_microbatch_equals_the_in_process_engine(two: Processes) -> None:
+    found = two.run(_schedule, 1, "ours", 10)
+    model = nn.Sequential(*halves())
+    x, _ = programs.batches(1)[0]
+    torch.manual_seed(1)
+    net = decouple(model, ["0"], SyntheticGradient(context=4), x)
+    engine = InProcess(net, F.cross_entropy, programs.adam, lags={"0": Lag(observe=1)})
+    for x, y in programs.batches(10):
+        engine.step(x, y)
+    for k, outcome in enumerate(found):
+        for name, value in outcome["weights"].items():
+            torch.testing.assert_close(value, weights(net.model[k])[name], rtol=0, atol=0, msg=name)  # pyright: ignore
+
+
+def _wrong(rank: int, how: str) -> None:
+    stage = PipelineStage(halves()[rank], rank, 2, CPU)
+    x, y = programs.batches(1)[0]
+    rule = TrueGradient() if how == "waits" else SyntheticGradient()
+    example = None if how == "no example" or rank else x
+    schedule = ScheduleDecoupled(
+        stage, 0 if how == "microbatches" else 2, F.cross_entropy, rule=rule, example=example, timeout_s=2
+    )
+    try:
+        if how == "no target":
+            schedule.step(*((x,) if rank == 0 else ()))
+        if how == "input":
+            schedule.step(x, target=y) if rank else schedule.step(target=y)
+        if how == "too few":
+            schedule.step(*((x[:1],) if rank == 0 else ()), target=y[:1])
+    finally:
+        schedule.close()
+
+
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [
+        ("waits", "that is what Schedule1F1B does"),
+        ("no example", "the first stage needs an example"),
+        ("microbatches", "n_microbatches=0"),
+        ("no target", "pass target=… on every rank"),
+        ("input", "the first stage is given one tensor"),
+        ("too few", "1 examples cannot be cut into 2 microbatches"),
+    ],
+)
+def test_what_is_missing_is_named(two: Processes, how: str, error: str) -> None:
+    first = two.outcomes(_wrong, how)[0]
+    assert error in (first.error or "")
+
+
+# Replicas
+
+
+def _replicated(rank: int, rule: str, steps: int, lag: int) -> dict[str, Tensor]:
+    """Two stages of two replicas, of which each sees its own batches."""
+    net = programs.network(2, rule)
+    net.model[0][1].eval()  # pyright: ignore  statistics of half a batch are not those of the whole
+    with Stages(net, F.cross_entropy, programs.sgd, window=lag, deterministic=True, replicas=2) as stages:
+        replica = stages.layout.replica
+        for pairs in zip(*(programs.batches(steps, seed=s) for s in (3, 4)), strict=True):
+            x, y = pairs[replica]
+            stages.step(x if stages.layout.is_first else None, y)
+        stages.gather()
+    return programs.weights(net)
+
+
+@pytest.mark.parametrize(("rule", "lag"), [("cdni", 0), ("cdni", 2), ("true", 0), ("no_bprop", 1)])
+def test_replicas_learn_what_one_stage_learns_from_both_batches(four: Processes, rule: str, lag: int) -> None:
+    found = four.run(_replicated, rule, 8, lag)
+    net = programs.network(2, rule)
+    net.model[0][1].eval()  # pyright: ignore
+    engine = InProcess(net, F.cross_entropy, programs.sgd, lags={"0": Lag(observe=lag)})
+    for (x, y), (u, v) in zip(*(programs.batches(8, seed=s) for s in (3, 4)), strict=True):
+        engine.step(torch.cat((x, u)), torch.cat((y, v)))
+    expected = programs.weights(net)
+    for outcome in found:
+        for name, value in expected.items():
+            torch.testing.assert_close(outcome[name], value, msg=name)
