@@ -22,7 +22,7 @@ from .agree import describe
 from .connect import Connected, Settings, connect
 from .layout import Layout
 from .replicas import average_gradients
-from .split import parts
+from .split import check_predictable, parts
 from .stage import Stage
 
 __all__ = ["Stages"]
@@ -182,7 +182,12 @@ class Stages:
 
         Args:
             x: input, ``(B, ...)``; read by the first stage only.
+
+        Raises:
+            ConfigError: for a network that torch.export has split, if evaluation differs from training there.
+            StageError: if another process has stopped, with the cause.
         """
+        check_predictable(self.module, self.net)
         training = self.module.training
         self.module.eval()
         try:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from torch import nn
 from torch.distributed.pipelining import SplitPoint, pipeline
+from torch.fx import GraphModule
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 
 from ...core import ConfigError, Decoupled, recouple
 from ..checks import check_unlockable
 from ..sequences import sequences
 
-__all__ = ["parts"]
+__all__ = ["check_predictable", "parts"]
 
 
 def parts(net: Decoupled, example: tuple[Any, ...] | None) -> list[nn.Module]:
@@ -40,10 +44,28 @@ def parts(net: Decoupled, example: tuple[Any, ...] | None) -> list[nn.Module]:
     return _exported(net, example)
 
 
+def check_predictable(module: nn.Module, net: Decoupled) -> None:
+    """Refuse to run a traced part forward in evaluation mode, if that differs: the trace has fixed the mode.
+
+    Raises:
+        ConfigError: naming the submodule, and what to do.
+    """
+    if not isinstance(module, GraphModule):
+        return
+    for name, part in net.model.named_modules():
+        if isinstance(part, _BatchNorm | _DropoutNd):
+            raise ConfigError(
+                f"'{name}' is a {type(part).__name__}, and a part that torch.export has traced for training stays in "
+                "that mode; call gather(), and evaluate the network itself: net.eval()(x)"
+            )
+
+
 def _exported(net: Decoupled, example: tuple[Any, ...]) -> list[nn.Module]:
     spec = {name: SplitPoint.END for name in net.interfaces}
     try:
-        pipe = pipeline(recouple(net), example, split_spec=spec)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its own trees
+            pipe = pipeline(recouple(net), example, split_spec=spec)
         found = [pipe.get_stage_module(k) for k in range(pipe.num_stages)]
     except Exception as error:  # torch.export has many ways to say no
         lines = [line for line in str(error).splitlines() if line.strip()]
