@@ -9,6 +9,7 @@ different rates. ``layer_parallel/`` runs all layers of one as a batch,
 
 from .base import Criterion, OptimizerFactory, StepRecord
 from .boundary import Boundary
+from .carry import Carry
 from .clocked import Clocked, ClockedRecord, Edge, Node
 from .in_process import InProcess
 from .lags import Lag
@@ -19,6 +20,7 @@ from .stages import Stages
 
 __all__ = [
     "Boundary",
+    "Carry",
     "Clocked",
     "ClockedRecord",
     "Criterion",

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from synthgrad import SyntheticGradient, decouple
 from synthgrad.core import Decoupled, Rule
-from synthgrad.engines import InProcess, Lag, Stages
+from synthgrad.engines import Carry, InProcess, Lag, Stages
 from synthgrad.rules import LocalLoss, NoBackprop, Sobolev, TrueGradient
 
 INPUTS, WIDTH, CLASSES, BATCH = 6, 8, 4, 10
@@ -29,9 +29,11 @@ RULES: dict[str, Callable[[], Rule]] = {
 }
 
 
-def network(num_modules: int, rule: str) -> Decoupled:
+def network(num_modules: int, rule: str, kind: str = "dense") -> Decoupled:
     """Return a network of blocks with BatchNorm, cut after each but the last; equal in every process."""
     torch.manual_seed(0)
+    if kind != "dense":
+        return _other(kind, rule)
     blocks: list[nn.Module] = [
         nn.Sequential(nn.Linear(WIDTH if k else INPUTS, WIDTH), nn.BatchNorm1d(WIDTH), nn.ReLU())
         for k in range(num_modules - 1)
@@ -39,6 +41,19 @@ def network(num_modules: int, rule: str) -> Decoupled:
     model = nn.Sequential(*blocks, nn.Linear(WIDTH, CLASSES)).double()
     cuts = [str(k) for k in range(num_modules - 1)]
     return decouple(model, cuts, RULES[rule](), batches(1)[0][0])
+
+
+def _other(kind: str, rule: str) -> Decoupled:
+    """Return a convolutional or a recurrent network of two modules, on the same data seen as images or sequences."""
+    if kind == "convolutional":
+        first: list[nn.Module] = [nn.Unflatten(1, (1, 2, 3)), nn.Conv2d(1, WIDTH, 3, padding=1)]
+        first += [nn.BatchNorm2d(WIDTH), nn.ReLU()]
+        last: list[nn.Module] = [nn.Conv2d(WIDTH, 2, 3, padding=1), nn.Flatten(), nn.Linear(12, CLASSES)]
+    else:
+        first = [nn.Unflatten(1, (3, 2)), Carry(nn.LSTM(2, WIDTH, batch_first=True))]
+        last = [Carry(nn.LSTM(WIDTH, WIDTH, batch_first=True)), nn.Flatten(), nn.Linear(3 * WIDTH, CLASSES)]
+    model = nn.Sequential(nn.Sequential(*first), nn.Sequential(*last)).double()
+    return decouple(model, ["0"], RULES[rule](), batches(1)[0][0])
 
 
 def batches(count: int, seed: int = 3) -> Batches:
@@ -64,9 +79,11 @@ def weights(net: Decoupled) -> dict[str, Tensor]:
     return {name: t.clone() for name, t in net.state_dict().items()}
 
 
-def trained(rank: int, world: int, rule: str, steps: int, **options: Any) -> dict[str, Any]:
+def trained(
+    rank: int, world: int, rule: str, steps: int, kind: str = "dense", **options: Any
+) -> dict[str, Any]:
     """Train as stages, and return the gathered weights, the losses and the last stage's prediction."""
-    net, data = network(world, rule), batches(steps)
+    net, data = network(world, rule, kind), batches(steps)
     with Stages(net, per_example, adam, **options) as stages:
         losses = [stages.step(x if rank == 0 else None, y).loss for x, y in data]
         output = stages.predict(data[0][0] if rank == 0 else None)
@@ -80,9 +97,9 @@ def trained(rank: int, world: int, rule: str, steps: int, **options: Any) -> dic
         }
 
 
-def in_process(world: int, rule: str, steps: int, lag: int) -> dict[str, Any]:
+def in_process(world: int, rule: str, steps: int, lag: int, kind: str = "dense") -> dict[str, Any]:
     """Train the same in one process, with the lags simulated."""
-    net, data = network(world, rule), batches(steps)
+    net, data = network(world, rule, kind), batches(steps)
     engine = InProcess(net, per_example, adam, lags={name: Lag(observe=lag) for name in net.interfaces})
     losses = [float(engine.step(x, y).loss) for x, y in data]  # pyright: ignore[reportArgumentType]
     found = weights(net)

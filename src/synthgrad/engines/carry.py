@@ -1,0 +1,67 @@
+"""A recurrent module as a part of a chain: its state stays inside, from one unroll to the next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ..core import ShapeError
+
+__all__ = ["Carry"]
+
+
+class Carry(nn.Module):
+    """Runs ``module(x, state) -> (outputs, state)`` as if it took ``x`` only: a batch is an unroll.
+
+    The state is kept between calls, detached (truncated BPTT), and is not part of ``state_dict``. In training mode and
+    in evaluation mode there is one each, so that measuring in between disturbs nothing. A batch of another size begins
+    anew.
+
+    With it a stack of recurrent layers is an ``nn.Sequential`` that `decouple` cuts and every engine trains: what
+    crosses a cut is ``(B, T, H)``, the outputs of a whole unroll.
+
+    Args:
+        module: ``nn.LSTM``, ``nn.GRU`` or ``nn.RNN`` with ``batch_first=True``, or any module that takes ``(x, state)``,
+            where a state of None begins anew, and returns outputs ``(B, ...)`` and a state.
+
+    Raises:
+        ShapeError: if the module returns something else than outputs and a state.
+
+    >>> import torch
+    >>> carry = Carry(torch.nn.GRU(4, 8, batch_first=True))
+    >>> carry(torch.ones(2, 5, 4)).shape
+    torch.Size([2, 5, 8])
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self._states: dict[bool, tuple[int, Any]] = {}
+
+    def reset(self) -> None:
+        """Begin anew with the next unroll."""
+        self._states.clear()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run an unroll.
+
+        Args:
+            x: ``(B, T, ...)``.
+        """
+        kept = self._states.get(self.training)
+        state = kept[1] if kept is not None and kept[0] == x.shape[0] else None
+        found: Any = self.module(x, state)
+        if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[0], Tensor):  # pyright: ignore[reportUnknownArgumentType]
+            raise ShapeError(
+                f"{type(self.module).__name__} returned a {type(found).__name__}, expected a pair of outputs and state; "
+                "wrap it in a module that does"
+            )
+        outputs, state = found
+        self._states[self.training] = (
+            x.shape[0],
+            pytree.tree_map_only(torch.Tensor, lambda t: t.detach(), state),
+        )
+        return outputs
