@@ -56,9 +56,9 @@ def test_four_stages_too(four: Processes, rule: str) -> None:
 def test_other_networks(two: Processes, kind: str, rule: str) -> None:
     found = two.run(_trained, 2, rule, 8, {"kind": kind, "window": 1, "deterministic": True})
     expected = programs.in_process(2, rule, 8, 1, kind)
-    for outcome in found:  # the products of an LSTM may differ by a last bit with where their operands lie
+    for outcome in found:  # the products of an LSTM may differ by a last bit with where their operands lie, which Adam divides by little
         for name, value in expected["weights"].items():
-            torch.testing.assert_close(outcome["weights"][name], value, rtol=0, atol=1e-13, msg=name)
+            torch.testing.assert_close(outcome["weights"][name], value, rtol=0, atol=1e-9, msg=name)
 
 
 def test_with_the_true_gradient_and_no_window_it_is_backpropagation(four: Processes) -> None:
