@@ -217,6 +217,16 @@ def run_command(options: Common, name: str, tensorboard: bool, **choice: Any) ->
     shell_complete=one_of(PRECISIONS),
     help="Precision of the arithmetic; bench step only [default: float32].",
 )
+@click.option(
+    "--stages",
+    type=Numbers(2),
+    help="Processes that the network is divided among, as a list; bench pipeline only [default: the tier's].",
+)
+@click.option(
+    "--link",
+    metavar="rtt_ms=X,mbit_s=Y",
+    help="Emulate this link between the processes; bench pipeline on Linux as root only.",
+)
 @click.option("--learn", is_flag=True, help="Also train to an accuracy, and time that.")
 @common
 def bench_command(options: Common, name: str, modes: tuple[str, ...] | None, **given: Any) -> int:

@@ -27,7 +27,7 @@ EXPERIMENTS = (
     *("compare", "table1", "sparse", "stale", "unlock", "copy", "repeat_copy", "charlm", "multinet"),
     *("dni_search", "unlock_search", "multinet_search", "cnn_search"),
 )
-BENCHMARKS = ("step", "memory", "unroll", "layer-parallel")
+BENCHMARKS = ("step", "memory", "unroll", "layer-parallel", "pipeline")
 METHODS = (
     *("backprop", "no_bprop", "dni", "cdni", "stale", "local_loss", "sobolev", "delayed"),
     *("dni_unlock", "cdni_unlock"),
@@ -41,6 +41,10 @@ METHODS_OF_BENCHMARKS = {
     "memory": ("backprop", "checkpointing", "in_process"),
     "unroll": RECURRENT,
     "layer-parallel": ("backprop_eager", "backprop_compiled", "backprop_cudagraph", "layer_parallel"),
+    "pipeline": (
+        *("backprop", "backprop_all_threads", "ddp", "gpipe", "1f1b", "zero_bubble"),
+        *("stages", "stages_sparse"),
+    ),
 }
 ARCHS = ("fcn", "cnn")
 DATA = ("mnist-10k", "mnist", "cifar10")

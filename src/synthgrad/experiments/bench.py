@@ -38,6 +38,8 @@ class Scope:
         threads, device: where.
         unrolls, horizons: lengths of unrolls and of episodes, where the benchmark measures recurrent networks.
         arch, precision: of the network, where the benchmark knows others than ``fcn`` and ``float32``.
+        stages: numbers of processes, where the benchmark divides a network among them.
+        link: what is emulated between these, such as ``rtt_ms=50,mbit_s=1000``; None for the loopback device.
         learn: also train to an accuracy, and time that.
         schedule: the tier of ``compare`` that such a training has the schedule of.
         data_dir: directory of data files, or None.
@@ -58,6 +60,8 @@ class Scope:
     horizons: Sequence[int] = ()
     arch: str = "fcn"
     precision: str = "float32"
+    stages: Sequence[int] = ()
+    link: str | None = None
     learn: bool = False
     schedule: str = "quick"
     data_dir: str | None = None
@@ -124,7 +128,11 @@ def choose(benchmark: Benchmark, tier: str, **given: Any) -> Scope:
         raise ConfigError(
             f"benchmark '{benchmark.name}' with network '{arch}' has no unrolls; leave out --unroll"
         )
-    lists = ("widths", "layers", "batch_sizes", "unrolls", "compiled")
+    if not scope.stages and (named := [name for name in ("stages", "link") if name in kept]):
+        raise ConfigError(
+            f"benchmark '{benchmark.name}' runs in one process; leave out --{named[0]}, which bench pipeline takes"
+        )
+    lists = ("widths", "layers", "batch_sizes", "unrolls", "stages", "compiled")
     outside = any(set(kept[k]) - set(getattr(scope, k)) for k in lists if k in kept)
     custom = outside or kept.get("rounds", scope.rounds) != scope.rounds
     return replace(scope, **kept, tier="custom" if custom else tier)

@@ -26,6 +26,7 @@ from .bench_layer_parallel import LayerParallelBench
 from .bench_memory import MemoryBench
 from .bench_step import StepBench
 from .bench_unroll import UnrollBench
+from .pipeline import PipelineBench
 from .run_config import AnyRun
 
 __all__ = ["BENCHMARKS", "EXPERIMENTS", "Choice", "Experiment", "benchmark_named", "experiment_named"]
@@ -211,7 +212,13 @@ EXPERIMENTS = {
     )
 }
 
-_BENCHMARKS: tuple[Benchmark, ...] = (StepBench(), MemoryBench(), UnrollBench(), LayerParallelBench())
+_BENCHMARKS: tuple[Benchmark, ...] = (
+    StepBench(),
+    MemoryBench(),
+    UnrollBench(),
+    LayerParallelBench(),
+    PipelineBench(),
+)
 BENCHMARKS = {b.name: b for b in _BENCHMARKS}
 
 

@@ -1,0 +1,86 @@
+"""What the lines measure: methods, and of each schedule several numbers of microbatches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["METHODS", "SCHEDULES", "SPARSE_PROB", "Kind", "kinds_of"]
+
+#: Schedules of ``torch.distributed.pipelining``, with the variants of each.
+SCHEDULES = {"gpipe": (None,), "1f1b": (None,), "zero_bubble": ("interleaved", "zbv")}
+
+METHODS = ("backprop", "backprop_all_threads", "ddp", *SCHEDULES, "stages", "stages_sparse")
+
+_MICROBATCHES = (2, 4, 8, 16)
+#: Share of the true messages that ``stages_sparse`` sends.
+SPARSE_PROB = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a line measures.
+
+    Attributes:
+        method: one of `METHODS`.
+        microbatches: parts of a batch; None for methods that do not cut it.
+        variant: of a schedule that has several.
+        observe_prob: share of the true messages that are sent; None for methods that need all.
+    """
+
+    method: str
+    microbatches: int | None = None
+    variant: str | None = None
+    observe_prob: float | None = None
+
+    @property
+    def is_alone(self) -> bool:
+        """Does it run in one process, while the others rest?"""
+        return self.method in ("backprop", "backprop_all_threads")
+
+    @property
+    def is_pipeline(self) -> bool:
+        """Is it a synchronous pipeline?"""
+        return self.method in SCHEDULES
+
+    @property
+    def is_ours(self) -> bool:
+        return self.observe_prob is not None
+
+    @property
+    def chunks_per_stage(self) -> int:
+        """Parts of the network that a process runs: two in schedules without bubbles."""
+        return 2 if self.method == "zero_bubble" else 1
+
+
+def kinds_of(methods: Sequence[str], stages: int, layers: int, batch_size: int) -> list[Kind]:
+    """Return what is measured: backpropagation first, then what is named, as far as it can be made.
+
+    A schedule is left out where the network has too few layers for its parts, and of the numbers of microbatches those
+    that it does not take, or that leave no two examples for BatchNorm.
+    """
+    kinds = [Kind("backprop")]
+    for method in METHODS[1:]:
+        if method not in methods:
+            continue
+        if method in SCHEDULES:
+            found = [
+                Kind(method, count, variant)
+                for variant in SCHEDULES[method]
+                for count in _MICROBATCHES
+                if batch_size % count == 0
+                and batch_size >= 2 * count
+                and _takes(method, variant, count, stages)
+            ]
+            kinds += [kind for kind in found if kind.chunks_per_stage * stages < layers]
+        else:
+            prob = {"stages": 1.0, "stages_sparse": SPARSE_PROB}.get(method)
+            kinds.append(Kind(method, observe_prob=prob))
+    return kinds
+
+
+def _takes(method: str, variant: str | None, count: int, stages: int) -> bool:
+    """Does a schedule take so many microbatches? As PyTorch's own checks have it."""
+    if method == "1f1b":
+        return count >= stages
+    return variant != "interleaved" or count % max(1, count // stages) == 0

@@ -1,0 +1,60 @@
+"""Stages that wait for no gradient, as the benchmark measures them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ...core import decouple
+from ...engines.stages import Stages
+from ...rules import SyntheticGradient
+from .network import CLASSES, IN_SHAPE, Size, adam, network, split_names
+
+__all__ = ["Decoupled"]
+
+
+class Decoupled:
+    """One stage in each process; at its end cDNI with a linear ``M``. The window follows the link.
+
+    What is sent is counted, headers included.
+    """
+
+    def __init__(self, size: Size, lr: float, observe_prob: float, timeout_s: float) -> None:
+        model = network(size)
+        cuts = [names[-1] for names in split_names(model, size.stages)[:-1]]
+        example = next(model.parameters()).new_zeros(2, *IN_SHAPE)
+        net = decouple(model, cuts, SyntheticGradient(context=CLASSES), example)
+        self._stages = Stages(
+            net,
+            nn.CrossEntropyLoss(),
+            partial(adam, lr=lr),
+            observe_prob=observe_prob,
+            timeout_s=timeout_s,
+            seed=size.seed,
+        )
+        self.rows = slice(None)
+        self.threads = size.threads
+        self.reads_input = dist.get_rank() == 0
+
+    def step(self, x: Tensor | None, y: Tensor) -> Tensor | None:
+        loss = self._stages.step(x, y).loss
+        return loss if isinstance(loss, Tensor) else None
+
+    def predict(self, x: Tensor) -> Tensor | None:
+        return self._stages.predict(x if self.reads_input else None)
+
+    def facts(self) -> dict[str, Any]:
+        stages = self._stages
+        return {
+            "sent_bytes": stages.sent_bytes,
+            "waited_s": stages.waited_s,
+            "busy_s": stages.busy_s,
+            "window": stages.window,
+            "round_trip_s": stages.round_trip_s,
+        }
+
+    def close(self) -> None:
+        self._stages.close()
