@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from ...core import ConfigError, Decoupled, Guard
+from ...core import ConfigError, Decoupled, Guard, InputRule
 from ..base import Criterion, OptimizerFactory, StepRecord, make_optimizer, zero_grad
 from .agree import describe
 from .connect import Connected, Settings, connect
+from .late import LateInput
 from .layout import Layout
 from .replicas import average_gradients
 from .split import check_predictable, parts
@@ -48,6 +49,9 @@ class Stages:
             stage. None if every process gives its own, in the same order.
         replicas: copies of every stage, which average their gradients (data parallel). Each sees its own batches.
         rule_options: options for the rule's parameter group, such as ``{"lr": 1e-3}``.
+        input_options: the same for the input rule, where ``net`` has synthetic inputs: a stage whose input is late
+            then trains on a synthetic one, up to ``window`` steps ahead of the stage below. Every process gives the
+            network's input then.
         example: positional arguments of a forward pass, for networks that are no Sequential.
         guard: stop with `DivergedError` at a message or loss that is not finite.
         timeout_s: how long a stage waits for another before it gives up, in seconds.
@@ -76,6 +80,7 @@ class Stages:
         target: Tensor | None = None,
         replicas: int = 1,
         rule_options: Mapping[str, Any] | None = None,
+        input_options: Mapping[str, Any] | None = None,
         example: tuple[Any, ...] | None = None,
         guard: bool = True,
         timeout_s: float = 300.0,
@@ -87,10 +92,10 @@ class Stages:
         settings.check()
         self.net = net
         modules = parts(net, example)
+        _check_rules(net, settings, replicas)
         self.layout = layout = Layout.here(len(modules), replicas)
         sites = list(net.graph.sites.values())
         rules = [net.interfaces[site.name].rule for site in sites]
-        _check_rules(net, settings, replicas)
         self.module = modules[layout.stage]
         self._name = net.graph.modules[layout.stage].name
         rule = None if layout.is_last else rules[layout.stage]
@@ -105,6 +110,7 @@ class Stages:
             device,
         )
         self._rule = rule
+        supplies = None if layout.is_first else net.interfaces[sites[layout.stage - 1].name].input_rule
         self._stage = Stage(
             self._wrapped(self.module),
             net.units,
@@ -117,10 +123,14 @@ class Stages:
             guard=self._guard,
             name=self._name,
             sends_target=target is not None,
+            late=self._late(supplies),
         )
         own = [] if rule is None else list(rule.parameters())
         self.optimizer: Optimizer | None = make_optimizer(
-            optimizer, (self.module.parameters(), None), (own, rule_options)
+            optimizer,
+            (self.module.parameters(), None),
+            (own, rule_options),
+            ([] if supplies is None else supplies.parameters(), input_options),
         )
         self._step = 0
         self._passes = 0
@@ -131,6 +141,12 @@ class Stages:
         if group is None or not any(p.requires_grad for p in module.parameters()):
             return module
         return DistributedDataParallel(module, process_group=group)
+
+    def _late(self, rule: InputRule | None) -> LateInput | None:
+        below = self._links.below
+        if rule is None or below is None:
+            return None
+        return LateInput(rule, below, self._links.window, rule.name)
 
     # -- training ---------------------------------------------------------------------------------------
 
@@ -212,6 +228,7 @@ class Stages:
         if self._guard is not None:
             self._guard.flush()
         try:
+            self._stage.catch_up()
             self._links.end()
         except BaseException as error:
             self._fail(error)
@@ -251,6 +268,11 @@ class Stages:
         return self._links.sent_bytes
 
     @property
+    def num_synthetic(self) -> int:
+        """Batches so far that this stage has trained on synthetic inputs."""
+        return 0 if self._stage.late is None else self._stage.late.num_synthetic
+
+    @property
     def window(self) -> int:
         """Steps that an answer may be late now."""
         return self._links.window.size
@@ -266,6 +288,23 @@ class Stages:
         return {"optimizer": state, "step": self._step}
 
 
+def _check_inputs(net: Decoupled, settings: Settings, replicas: int) -> None:
+    supplied = [name for name, interface in net.interfaces.items() if interface.input_rule is not None]
+    if not supplied:
+        return
+    where = f"interface '{supplied[0]}' has synthetic inputs"
+    if settings.exact:
+        raise ConfigError(
+            f"{where}, which are used when the real ones are late, and deterministic=True wants runs alike; use one of "
+            "the two, or InProcess"
+        )
+    if replicas > 1 or settings.target is not None or any(i.rule.waits for i in net.interfaces.values()):
+        raise ConfigError(
+            f"{where}: not together with replicas, targets that travel or rules that wait; leave these out, or decouple "
+            "without inputs"
+        )
+
+
 def _tensors_of(net: Decoupled, stage: int, name: str) -> list[Tensor]:
     """Return parameters and buffers of a stage, and of the rule at its end, of the whole network in this process."""
     module = net.graph.modules[stage]
@@ -277,17 +316,16 @@ def _tensors_of(net: Decoupled, stage: int, name: str) -> list[Tensor]:
     if stage < len(net.graph.sites):
         rule = net.interfaces[name].rule
         own += [t.data for t in (*rule.parameters(), *rule.buffers())]
+    if stage:
+        supplies = net.interfaces[net.graph.modules[stage - 1].name].input_rule
+        own += [] if supplies is None else [t.data for t in (*supplies.parameters(), *supplies.buffers())]
     return own
 
 
 def _check_rules(net: Decoupled, settings: Settings, replicas: int) -> None:
+    _check_inputs(net, settings, replicas)
     for name, interface in net.interfaces.items():
         rule = interface.rule
-        if interface.input_rule is not None:
-            raise ConfigError(
-                f"interface '{name}' has synthetic inputs, which stages do not take; decouple without inputs, or use "
-                "InProcess"
-            )
         if not rule.waits:
             continue
         if settings.window is None:

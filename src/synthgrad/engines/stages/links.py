@@ -129,11 +129,13 @@ class AboveLink:
         """Send an activation, ``(B, ...)``, and what travels with it. Does not wait."""
         self.outgoing.send(kind, step, (h,) if target is None else (h, target))
 
-    def take(self, until: int, *, exact: bool, took: Callable[[int], None]) -> list[Answer]:
+    def take(self, until: int, upto: int, *, exact: bool, took: Callable[[int], None]) -> list[Answer]:
         """Return the answers that have come, in order. Waits until that of the batch ``until`` has.
 
         Args:
             until: number of a batch.
+            upto: number of the newest batch that was sent: with synthetic inputs a stage above answers batches that
+                it has not seen yet, and these answers wait.
             exact: leave later ones for later, even if they are here.
             took: is told how long a step of the stage above takes.
 
@@ -142,8 +144,9 @@ class AboveLink:
         """
         found: list[Answer] = []
         while self._answered < until:
-            found.append(self._read(self._waiting.next(f"answer for batch {self._answered + 1}"), took))
-        while not exact:
+            parcel = self._waiting.next(f"answer for batch {self._answered + 1}")
+            found.append(self._read(parcel, took))
+        while not exact and self._answered < upto:
             parcel = self._waiting.poll()
             if parcel is None:
                 break
@@ -212,6 +215,19 @@ class BelowLink:
         h, *rest = parcel.tensors
         assert h is not None
         return h, rest[0] if rest else None
+
+    def come(self, *, wait: bool) -> tuple[int, Tensor] | None:
+        """Return number and activation of the next batch, if it is here; wait for it if asked to.
+
+        Raises:
+            StageError: if something else comes.
+        """
+        parcel = self._waiting.next("activation") if wait else self._waiting.poll()
+        if parcel is None:
+            return None
+        if parcel.kind is not Kind.BATCH or not parcel.tensors or parcel.tensors[0] is None:
+            raise _unexpected(self.incoming.name, parcel, "an activation")
+        return parcel.step, parcel.tensors[0]
 
     def draw(self) -> bool:
         """Will the message of the next batch be sent? To be asked once a batch, before its forward pass."""

@@ -29,6 +29,7 @@ from ...core.units import Units
 from ..base import Criterion, reduced
 from ..stash import keeping_weights
 from ..turns import run_backward
+from .late import LateInput
 from .links import AboveLink, Answer, BelowLink
 from .window import Window
 from .wire import Kind
@@ -82,6 +83,7 @@ class Stage:
         guard: stop at numbers that are not finite; None not to.
         name: of the module, for errors.
         sends_target: targets travel with the activations.
+        late: feeds this stage when its input is late; None to wait for it.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Stage:
         guard: Guard | None,
         name: str,
         sends_target: bool = False,
+        late: LateInput | None = None,
     ) -> None:
         self.module = module
         self.rule = rule
@@ -110,6 +113,7 @@ class Stage:
         self._guard = guard
         self._name = name
         self._sends_target = sends_target
+        self.late = late
         self._kept: dict[int, _Kept] = {}
         self._stashes = rule is not None and rule.waits and not (exact and window.size == 0)
 
@@ -125,15 +129,18 @@ class Stage:
             context: of the rules; the target itself if there is none and it is a tensor.
             ids: ``(B,)`` int64, which examples these are.
         """
-        wanted = False
-        if self.below is not None:
-            h, came = self.below.take(Kind.BATCH, step)
-            wanted = self.below.draw()
-            x = h.requires_grad_(wanted)
-            target = target if came is None else came
+        wanted, inputs, came = False, x, None
+        if self.below is not None and self.late is None:
+            x, came = self.below.take(Kind.BATCH, step)
+        target = target if came is None else came
         c = target if context is None and isinstance(target, Tensor) else context
+        info = Info(c, ids, step, inputs.detach() if isinstance(inputs, Tensor) else None)
+        if self.late is not None:
+            x = self.late.feed(step, info)
         self._check_rows(x, c)
-        info = Info(c, ids, step, x.detach() if self.below is None and isinstance(x, Tensor) else None)
+        if self.below is not None:
+            wanted = self.below.draw()
+            x = x.requires_grad_(wanted)
         leaf: Tensor | None = x if wanted else None
         with keeping_weights(self.module, needed=self._stashes):
             out = self.module(x)
@@ -153,12 +160,18 @@ class Stage:
             x: input of the network; read by the first stage only.
         """
         if self.below is not None:
+            self.catch_up()
             x, _ = self.below.take(Kind.PREDICT, step)
         out = self.module(x)
         if self.above is None:
             return out
         self.above.send(Kind.PREDICT, step, out, None)
         return None
+
+    def catch_up(self) -> None:
+        """Wait for activations that were late, so that nothing else lies before what comes next."""
+        if self.late is not None:
+            self.late.catch_up()
 
     # -- parts of a step ----------------------------------------------------------------------------
 
@@ -191,7 +204,9 @@ class Stage:
     def _take(self, step: int) -> None:
         """Learn from the answers that have come, all of them as one sample."""
         assert self.above is not None
-        answers = self.above.take(step - self.window.size, exact=self._exact, took=self.window.above_took)
+        answers = self.above.take(
+            step - self.window.size, step, exact=self._exact, took=self.window.above_took
+        )
         listening = [a for a in answers if a.gradient is not None]
         for answer in answers:
             self._observe(answer, step, len(listening))

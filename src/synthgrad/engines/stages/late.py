@@ -1,0 +1,96 @@
+"""Complete unlock between processes: a stage whose input is late trains on a synthetic one (DNI §2, forward lock)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ...core import ConfigError, Info, InputRule, ShapeError
+from .links import BelowLink
+from .window import Window
+
+__all__ = ["LateInput"]
+
+
+class LateInput:
+    """Feeds a stage with what has come from below, or with what its input rule supplies in its place.
+
+    Every activation that comes teaches the rule, early or late. The batch is answered when the stage has learned from
+    it, so perhaps before it has come: its message is then the gradient at the synthetic input, which the rule below
+    takes for that at ``h``. The better the synthetic inputs, the smaller the difference.
+
+    Args:
+        rule: stands in for the stage below; sees the network's input, which every process must then give.
+        below: the link.
+        window: how many activations may be missing before the stage waits after all.
+        name: of the interface, for errors.
+
+    Attributes:
+        num_synthetic: batches so far that were trained on synthetic inputs.
+    """
+
+    def __init__(self, rule: InputRule, below: BelowLink, window: Window, name: str) -> None:
+        self._rule = rule
+        self._below = below
+        self._window = window
+        self._name = name
+        self._missing: dict[int, tuple[Tensor, Info]] = {}
+        self._early: tuple[int, Tensor] | None = None  # of a batch that this stage has not reached yet
+        self.num_synthetic = 0
+
+    def feed(self, step: int, info: Info) -> Tensor:
+        """Return the input of a batch, detached: the real one, if it is here.
+
+        Args:
+            step: of the batch.
+            info: what is known of it; its ``inputs`` must be there.
+
+        Raises:
+            ConfigError: if this process was given no input of the network.
+            StageError: if another process has stopped.
+        """
+        x = info.inputs
+        if x is None:
+            raise ConfigError(
+                f"interface '{self._name}' has synthetic inputs, which are made of the network's input: call "
+                "step(x, y) with the input in every process"
+            )
+        self._rule.check(x, info)
+        self._missing[step] = x, info
+        real = None
+        while (come := self._next(step)) is not None:
+            batch, h = come
+            self._learn(batch, h)
+            if batch == step:
+                real = h
+        if real is not None:
+            return real.detach()
+        self.num_synthetic += 1
+        return self._rule.supply(x, info).h.detach()
+
+    def catch_up(self) -> None:
+        """Wait for what is missing, and let it go: something else comes next."""
+        while self._missing:
+            early, self._early = self._early, None
+            batch, _ = early or self._below.come(wait=True) or (0, None)
+            self._missing.pop(batch)
+
+    def _next(self, step: int) -> tuple[int, Tensor] | None:
+        """Return the next activation up to that of this step, if it is here, or if too many are missing."""
+        early, self._early = self._early, None
+        if early is None and self._missing:
+            early = self._below.come(wait=len(self._missing) > max(self._window.size, 1))
+        if early is not None and early[0] > step:
+            self._early = early
+            return None
+        return early
+
+    def _learn(self, batch: int, h: Tensor) -> None:
+        x, info = self._missing.pop(batch)
+        if h.shape[0] != x.shape[0]:
+            raise ShapeError(
+                f"a batch of {h.shape[0]} examples came to interface '{self._name}', where {x.shape[0]} inputs were "
+                "given: all processes must go through the data in the same order"
+            )
+        loss = self._rule.observe(x, info, h.detach())
+        if loss is not None and loss.requires_grad:
+            loss.backward()
