@@ -17,7 +17,7 @@ _METHODS = tuple(RECURRENT_METHODS)
 #: Unrolls, schedule, units.
 _CELLS: dict[str, tuple[tuple[int, ...], Schedule, int]] = {
     "smoke": ((3,), Schedule(60, 16, lr=3e-3, milestones=(), eval_every=30), 32),
-    "quick": ((3, 5), Schedule(20_000, 64, lr=1e-3, milestones=(), eval_every=500), 128),
+    "quick": ((3, 5), Schedule(8_000, 64, lr=1e-3, milestones=(), eval_every=500), 128),
     "full": ((2, 3, 4, 5), Schedule(300_000, 256, lr=7e-5, milestones=(), eval_every=2000), 256),
 }
 _RULES = {"full": BoundarySettings(alpha=0.1)}
