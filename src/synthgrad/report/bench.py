@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..records import Record
+from .bench_pipeline import PIPELINE_ABOUT, PIPELINE_PEERS, PIPELINE_SIZES, pipeline_cells, without_rivals
 from .fields import is_bench, number, part, status, text
 from .sheet import DASH, Sheet, as_markdown, unit
 
@@ -32,6 +33,7 @@ ABOUT: Mapping[str, str] = {
         "spread over rounds. The limit is what the step's matrix products and bytes would take at the speeds that the "
         "machine was measured to have."
     ),
+    "pipeline": PIPELINE_ABOUT,
 }
 
 #: What peers are that no training method is.
@@ -44,6 +46,7 @@ _PEERS: Mapping[str, str] = {
     "backprop_compiled": "backprop",
     "backprop_cudagraph": "backprop, CUDA graph",
     "layer_parallel": "layer-parallel",
+    **PIPELINE_PEERS,
 }
 
 _Cells = dict[str, str]
@@ -62,7 +65,7 @@ def bench_label(record: Record, *, with_rule: bool = True) -> str:
     """Name of a row: the method, its rule and engine, and what is skipped; not whether it is compiled."""
     cell, method = part(record, "cell"), text(record.get("method"), 40)
     rule = part(record, "config").get("rule")
-    prob = number(cell, "update_prob")
+    prob, sent = number(cell, "update_prob"), number(cell, "observe_prob")
     words = [
         _PEERS.get(method, method),
         text(rule, 60)
@@ -71,6 +74,7 @@ def bench_label(record: Record, *, with_rule: bool = True) -> str:
         text(cell.get("engine") or "", 40),
         text(cell.get("variant") or "", 40),
         f"p={prob:g}" if prob not in (None, 1) else "",
+        f"{100 * sent:g} % of messages" if sent not in (None, 1) else "",
     ]
     return ", ".join(word for word in words if word)
 
@@ -82,6 +86,7 @@ def bench_sheet(name: str, records: Sequence[Record]) -> Sheet:
         name: of the benchmark, without ``bench/``.
         records: its lines, at least one.
     """
+    records = without_rivals(name, records)
     make, optional = _COLUMNS.get(name, (None, ()))
     found = [make(r) for r in records] if make else _generic(records)
     headings = list(dict.fromkeys(heading for cells in found for heading in cells))
@@ -89,7 +94,8 @@ def bench_sheet(name: str, records: Sequence[Record]) -> Sheet:
     for record, cells in zip(records, found, strict=True):
         if not part(record, "metrics"):
             # The first thing that was not measured says why.
-            first = next((h for h in headings if h not in _size(record)), headings[-1])
+            sizes = {*_size(record), *PIPELINE_SIZES}
+            first = next((h for h in headings if h not in sizes), headings[-1])
             cells = cells | {first: text(record.get("error") or status(record), 40)}
         rows.append(tuple(cells.get(heading, DASH) for heading in headings))
     sheet = Sheet(
@@ -201,6 +207,10 @@ def _layer_parallel(record: Record) -> _Cells:
     }
 
 
+def _pipeline(record: Record) -> _Cells:
+    return _size(record) | pipeline_cells(record) | _learned(part(record, "metrics"))
+
+
 def _memory(record: Record) -> _Cells:
     if "horizon" in part(record, "cell"):
         return _lstm_memory(record)
@@ -232,6 +242,10 @@ _COLUMNS: Mapping[str, tuple[Callable[[Record], _Cells], tuple[str, ...]]] = {
     ),
     "unroll": (_unroll, ()),
     "layer-parallel": (_layer_parallel, ("compiled", *_LEARNED)),
+    "pipeline": (
+        _pipeline,
+        ("compiled", "round trip", "rate", "microbatches", "peak memory", "with the other rate", *_LEARNED),
+    ),
 }
 
 

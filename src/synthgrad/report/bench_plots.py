@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 
 from ..records import Record
 from .bench import bench_label
+from .bench_pipeline import without_rivals
 from .fields import key, number, part, text
 from .plots import Group, Plot
 from .svg import COLOURS, Legend, depth_axis, draw, log_scale, thin
@@ -78,15 +79,35 @@ _MEASURES: dict[str, tuple[_Measure, ...]] = {
         ),
         _Measure("ratio of a step to its limit", "ratio to limit (×)", "ratio_to_roofline"),
     ),
+    "pipeline": (
+        _Measure("throughput", "throughput (examples/s)", "examples_per_s"),
+        _Measure(
+            "ratio of a step to the best pipeline",
+            "ratio to best pipeline (×)",
+            "ratio_to_best_pipeline",
+            "ratio_to_best_pipeline_p10",
+            "ratio_to_best_pipeline_p90",
+        ),
+        _Measure("sent in a step by all processes", "sent (MiB)", "sent_bytes_per_step", scale=_MIB),
+    ),
 }
 _LSTM_MEMORY = (
     _MEASURES["memory"][0],
     _Measure("time of an unroll", "unroll (ms)", "unroll_ms_median"),
 )
 #: What a panel has one value of, with the words for it.
-_PANEL = {"width": "width {}", "batch_size": "batch {}", "threads": "threads {}", "unroll": "T {}"}
+_PANEL = {
+    "width": "width {}",
+    "batch_size": "batch {}",
+    "threads": "threads {}",
+    "unroll": "T {}",
+    "stages": "{} stages",
+    "layers": "{} layers",
+    "mbit_s": "{} Mbit/s",
+}
 #: What is drawn over: the first of these that a cell names, with the words for axis and title.
 _OVER = {
+    "rtt_ms": ("round trip (ms)", "round trip {} ms"),
     "horizon": ("horizon (steps)", "{} steps"),
     "unroll": ("T (steps)", "T {}"),
     "layers": ("layers", "{} layers"),
@@ -104,6 +125,7 @@ def bench_plots(name: str, records: Sequence[Record]) -> list[Group]:
         records: its lines.
     """
     groups: list[Group] = []
+    records = without_rivals(name, records)
     over = _over(records)
     panels = _panels(records, over)
     measures = _measures(name, over)
@@ -134,6 +156,7 @@ def bench_picture(name: str, records: Sequence[Record], of: str = "") -> str:
     Returns:
         The plot; empty if there is no such metric, or more than one panel of it.
     """
+    records = without_rivals(name, records)
     over = _over(records)
     panels = _panels(records, over)
     measure = next((m for m in _measures(name, over) if of in ("", m.name)), None)
@@ -160,7 +183,9 @@ def _panels(records: Sequence[Record], over: str) -> dict[str, list[Record]]:
     varied = [k for k in _PANEL if k == "width" or (k != over and len({key(c.get(k)) for c in cells}) > 1)]
     panels: dict[str, list[Record]] = {}
     for record, cell in zip(records, cells, strict=True):
-        words = ", ".join(_PANEL[k].format(text(cell.get(k), 12)) for k in varied)
+        words = ", ".join(
+            _PANEL[k].format("any" if cell.get(k) is None else text(cell[k], 12)) for k in varied
+        )
         panels.setdefault(words, []).append(record)
     return panels
 

@@ -47,6 +47,10 @@ class Kind:
     def is_ours(self) -> bool:
         return self.observe_prob is not None
 
+    def threads(self, stages: int, threads: int) -> int:
+        """Return how many threads each of its processes has, where others have ``threads``."""
+        return stages * threads if self.method == "backprop_all_threads" else threads
+
     @property
     def chunks_per_stage(self) -> int:
         """Parts of the network that a process runs: two in schedules without bubbles."""

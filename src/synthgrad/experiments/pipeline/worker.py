@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ...engines.stages import join
-from ...tasks import load
+from ...tasks import Images, load
 from ..machine import prepare
 from ..memory_probe import Memory
 from ..turns import reason_of
@@ -61,6 +61,7 @@ class Worker:
         self._timeout_s = timeout_s
         self._batches = batches(load(_DATA).train, size)  # the same for all, and nobody's memory
         self._built: dict[str, _Built] = {}
+        self._images: dict[str, Images] = {}
 
     def build(self, name: str, kind: Mapping[str, Any], lr: float) -> dict[str, Any]:
         """Make a program, to be run under a name."""
@@ -104,7 +105,9 @@ class Worker:
         """Train anew until an accuracy is reached."""
         to, which = Goal(**goal), Kind(**kind)
         program = self._program(which, lr)
-        images = load(to.data, self._data_dir)
+        if to.data not in self._images:
+            self._images[to.data] = load(to.data, self._data_dir)
+        images = self._images[to.data]
         torch.set_num_threads(program.threads)
         try:
             found = train(program, images, self._size.batch_size, self._size.seed, to, alone=which.is_alone)
@@ -116,7 +119,7 @@ class Worker:
     def _program(self, kind: Kind, lr: float) -> Program:
         size = self._size
         if kind.is_alone:
-            return Alone(size, lr, threads=size.threads * (size.stages if kind.method != "backprop" else 1))
+            return Alone(size, lr, threads=kind.threads(size.stages, size.threads))
         if kind.method == "ddp":
             return DataParallel(size, lr)
         if kind.observe_prob is not None:

@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
@@ -46,8 +45,7 @@ class Workers:
         self._timeout_s = timeout_s
         self._processes: list[subprocess.Popen[bytes]] = []
         self._unread = [b""] * size.stages
-        self._files = ExitStack()
-        self._said = [self._files.enter_context(tempfile.TemporaryFile()) for _ in range(size.stages)]
+        self._said = [tempfile.TemporaryFile() for _ in range(size.stages)]  # noqa: SIM115 - `stop` closes them
         settings = {"size": asdict(size), "data_dir": data_dir, "timeout_s": timeout_s}
         command = [sys.executable, "-m", "synthgrad.experiments.pipeline.worker", json.dumps(settings)]
         port = _PORT if network is not None else _free_port()
@@ -103,7 +101,8 @@ class Workers:
                 process.wait()
             assert process.stdout is not None
             process.stdout.close()
-        self._files.close()
+        for file in self._said:
+            file.close()
 
     def kill(self) -> None:
         """End the processes at once: one of them has failed, and others may wait for it."""
