@@ -112,8 +112,8 @@ def test_memory_has_peaks_and_steps_where_they_were_measured() -> None:
 
 def test_other_benchmarks_show_every_parameter_and_metric() -> None:
     metrics = {"step_ms_median": 12.0, "examples_per_s": 250.0, "sent_bytes_per_step": 2.0**21}
-    line = record("gpipe", experiment="bench/pipeline", cell={"stages": 4, "rtt_ms": 20.0}, metrics=metrics)
-    assert _row(bench_sheet("pipeline", [line])) == {
+    line = record("gpipe", experiment="bench/conveyor", cell={"stages": 4, "rtt_ms": 20.0}, metrics=metrics)
+    assert _row(bench_sheet("conveyor", [line])) == {
         "method": "gpipe",
         "stages": "4",
         "rtt": "20",
@@ -121,7 +121,7 @@ def test_other_benchmarks_show_every_parameter_and_metric() -> None:
         "examples": "250 /s",
         "sent per step": "2.00 MiB",
     }
-    assert bench_plots("pipeline", [line]) == []
+    assert bench_plots("conveyor", [line]) == []
 
 
 # Plots

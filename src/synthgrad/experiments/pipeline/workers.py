@@ -64,7 +64,7 @@ class Workers:
                 )
             self._answers(range(size.stages), timeout_s)
         except BaseException:
-            self.stop()
+            self.kill()
             raise
 
     def ask(
