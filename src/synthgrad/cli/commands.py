@@ -80,7 +80,7 @@ _TENSORBOARD = click.option(
     show_default=True,
     metavar="|".join(ENGINES),
     shell_complete=one_of(ENGINES),
-    help="in-process trains without locks, layer-parallel all layers in one batch, plain in an ordinary loop.",
+    help="in-process trains without locks, layer-parallel all layers in one batch, stages in a process for each part (two, or as --at cuts), plain in an ordinary loop.",
 )
 @click.option(
     "--precision",

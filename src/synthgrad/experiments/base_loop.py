@@ -89,6 +89,9 @@ class BaseLoop:
         if self.snapshot is not None:
             self.snapshot.save(self.state)
 
+    def close(self) -> None:
+        """Let go of what outlives a run, such as other processes."""
+
     def times(self) -> dict[str, Any]:
         """Return the clock's figures; the first chunks, which warm up, count for the total only."""
         chunks = self._chunks[3:] or self._chunks

@@ -10,7 +10,7 @@ from ..core import ConfigError
 
 __all__ = ["CRITICS", "ENGINES", "HEADS", "PRECISIONS", "Cell", "RuleSettings", "RunConfig", "Schedule"]
 
-ENGINES = ("in-process", "layer-parallel", "plain")
+ENGINES = ("in-process", "layer-parallel", "plain", "stages")
 PRECISIONS = ("float32", "bfloat16")
 HEADS = ("linear", "convolutional")
 CRITICS = ("classifier", "value")

@@ -20,6 +20,7 @@ from ..tasks import Augment, Images, Split, draw_batches, load
 from .base_loop import BaseLoop, Progress
 from .config import RunConfig
 from .graph_record import describe_graph
+from .in_stages import launched
 from .machine import synchronize
 from .methods import Facts, method_named
 from .models import build_model, cuts_of
@@ -86,7 +87,8 @@ class Loop(BaseLoop):
             Facts(self.data.classes, len(self.data.train)),
             config.schedule.lr,
             config.seed,
-            config.cell.engine,
+            # Outside its processes, a run in stages is only tried out.
+            "in-process" if config.cell.engine == "stages" and not launched() else config.cell.engine,
             config.cell.update_prob,
             config.precision,
             self._monitor,
@@ -95,7 +97,10 @@ class Loop(BaseLoop):
         example = self.data.train.x[: config.schedule.batch_size]
         cuts = [] if plan.method.rule is None else cuts_of(config.cell, model, example)
         net, trainer = make_trainer(plan, model, cuts, example)
-        if isinstance(net, Decoupled) and plan.engine != "plain":
+        if isinstance(net, Decoupled) and plan.engine not in (
+            "plain",
+            "stages",
+        ):  # a process has one module there
             self._modules = len(net.graph.modules)
         return net, trainer
 
@@ -130,6 +135,12 @@ class Loop(BaseLoop):
                 self.keep()
             if self.progress is not None:
                 self.progress(step)
+
+    def close(self) -> None:
+        """Part from other processes, if the engine has any."""
+        close = getattr(self.trainer, "close", None)
+        if close is not None:
+            close()
 
     def take(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""

@@ -38,9 +38,12 @@ def cuts_of(cell: Cell, model: nn.Module, example: Tensor) -> list[str]:
     if cell.at:
         return list(cell.at)
     if ":" in cell.arch:
-        return propose_cuts(model, example)
-    assert isinstance(model, nn.Sequential)
-    return cut_names(model)
+        names = propose_cuts(model, example)
+    else:
+        assert isinstance(model, nn.Sequential)
+        names = cut_names(model)
+    # Two stages of about the same size, where nobody says otherwise.
+    return [names[(len(names) - 1) // 2]] if cell.engine == "stages" else names
 
 
 def user_model(path: str) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -13,6 +13,8 @@ from torch import nn
 from ..core import DivergedError, SynthgradError
 from ..records import SCHEMA, Record
 from .base_loop import Progress
+from .config import RunConfig
+from .in_stages import run_in_stages, stages_of
 from .loops import loop_for
 from .machine import describe, synchronize
 from .names import run_name
@@ -32,6 +34,11 @@ def run(config: AnyRun, progress: Progress | None = None, jobs: int = 1) -> Reco
         jobs: how many runs share the machine, for the record.
     """
     record = blank(config, jobs)
+    if isinstance(config, RunConfig) and (num_stages := stages_of(config)):
+        try:
+            return run_in_stages(partial(run, jobs=jobs), config, num_stages)
+        except SynthgradError as error:
+            return record | {"status": "failed", "error": str(error)}
     loop = loop_for(config, progress)
     try:
         _warm_up(config.device)
@@ -45,6 +52,7 @@ def run(config: AnyRun, progress: Progress | None = None, jobs: int = 1) -> Reco
             record["resumed_at"] = loop.restore()
             loop.train()
         record["metrics"] = loop.metrics()
+        loop.close()
     except DivergedError as error:
         record["status"], record["error"] = "diverged", str(error)
     except SynthgradError as error:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..core import Monitor, decouple
-from ..engines import InProcess, Lag, LayerParallel, Locked, StepRecord
+from ..engines import InProcess, Lag, LayerParallel, Locked, Stages, StepRecord
 from .config import RuleSettings
+from .in_stages import StagesTrainer
 from .methods import Facts, Method
 
 __all__ = ["CHANNELS_LAST", "CrossEntropy", "Plan", "Trainer", "arithmetic", "make_trainer"]
@@ -132,6 +133,19 @@ def make_trainer(
             fused=None if whole else False,
             compile=plan.compiled,
             monitor=plan.monitor,
+        )
+    if plan.engine == "stages":
+        rule_waits = any(interface.rule.waits for interface in net.interfaces.values())
+        return net, StagesTrainer(
+            Stages(
+                net,
+                criterion,
+                optimizer,
+                rule_options=options,
+                input_options=at_rate(of_inputs),
+                window=settings.delay if rule_waits else None,
+                seed=plan.seed,
+            )
         )
     return net, InProcess(
         net,
