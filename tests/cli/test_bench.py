@@ -94,6 +94,12 @@ def test_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("memory --modes compiled", ["leave out --learn and --modes compiled"]),
         ("memory --learn", ["leave out --learn and --modes compiled"]),
         ("memory --batch-size 20000", ["batch size 20000", "1 to 10000"]),
+        ("pipeline --link rtt=5", ["unknown key 'rtt'", "rtt_ms", "mbit_s"]),
+        ("pipeline --link rtt_ms=fast", ["rtt_ms='fast'", "rtt_ms=50,mbit_s=1000"]),
+        ("pipeline --stages 9 --layers 4", ["9 stages of 4 layers", "a hidden layer for each"]),
+        ("pipeline --stages 1", ["--stages", "at least 2"]),
+        ("pipeline --methods dni", ["dni", "zero_bubble", "stages_sparse"]),
+        ("step --link rtt_ms=5", ["'step'", "leave out --link"]),
         ("step --resume", ["--resume is given without --out"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "says",
@@ -107,10 +113,23 @@ def test_bench_refuses(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     out = [] if "--resume" in arguments else ["--out", "out"]
+    out += ["--device", "cpu"] if "pipeline" in arguments else []
     assert call("bench", *arguments.split(), *out) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("synthgrad: error: ")
     assert not [word for word in words if word not in line], line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_emulated_link_needs_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    link = ("--link", "rtt_ms=50,mbit_s=1000", "--device", "cpu")
+    assert call("bench", "pipeline", *link, "--out", tmp_path / "out") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("synthgrad: error: an emulated link needs Linux, root")
+    assert line.endswith("leave out --link")
     assert list(tmp_path.iterdir()) == []
 
 

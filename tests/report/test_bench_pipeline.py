@@ -119,7 +119,7 @@ def test_throughput_is_drawn_over_the_round_trip() -> None:
     ]
     (plot,) = groups[0].plots
     found = set(texts(plot.draw()))
-    assert {"round trip (ms)", "throughput (examples/s)", "0", "50", "200"} <= found
+    assert {"round trip (ms)", "throughput (10³ examples/s)", "0", "50", "200"} <= found
     assert {"backprop", "GPipe", "zero bubble, zbv", "stages", "stages, 25 % of messages"} <= found
     assert 'aria-label="throughput over round trip (ms), width 512"' in plot.draw()
 
@@ -144,7 +144,7 @@ def test_other_stages_and_rates_have_a_panel_of_their_own(name: str, value: Any,
 def test_one_round_trip_is_a_row_for_each_method() -> None:
     (plot,) = bench_plots("pipeline", LINES[:7])[0].plots
     found = texts(plot.draw())
-    assert {"GPipe", "stages", "throughput (examples/s)"} <= set(found)
+    assert {"GPipe", "stages", "throughput (10³ examples/s)"} <= set(found)
     assert "round trip 0 ms" in plot.title
 
 

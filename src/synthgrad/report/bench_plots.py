@@ -80,7 +80,7 @@ _MEASURES: dict[str, tuple[_Measure, ...]] = {
         _Measure("ratio of a step to its limit", "ratio to limit (×)", "ratio_to_roofline"),
     ),
     "pipeline": (
-        _Measure("throughput", "throughput (examples/s)", "examples_per_s"),
+        _Measure("throughput", "throughput (10³ examples/s)", "examples_per_s", scale=1e3),
         _Measure(
             "ratio of a step to the best pipeline",
             "ratio to best pipeline (×)",

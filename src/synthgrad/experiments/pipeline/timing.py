@@ -8,6 +8,7 @@ for itself, and the slowest counts: of stages, the first may run ahead by its wi
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -30,6 +31,8 @@ LR, OTHER_LR = 3e-4, 1e-3
 _FIRST_STEPS, _TRIAL_STEPS = 2, 3
 #: Round trips without a clock at the beginning of a turn: so many doublings take slow start past any window here.
 _WARM_ROUND_TRIPS = 10
+#: Round trips between turns: what was still under way must not count as the next method's.
+_QUIET_ROUND_TRIPS = 2
 _WARM_SHARE = 0.2
 _MOST_WARM_STEPS = 200
 _LEARN_TIMEOUT_S = 4 * 3600.0
@@ -95,6 +98,8 @@ def measure(
                 seen[kind] = found
         for _ in range(rounds):
             for kind in [k for k in seen if k not in session.failed]:
+                if link is not None:
+                    time.sleep(_QUIET_ROUND_TRIPS * rtt_s)
                 _take_turn(session, kind, seen[kind], network)
         well = {kind: s for kind, s in seen.items() if kind not in session.failed}
         metrics = _metrics(well, size)
