@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,6 +129,35 @@ def test_processes_end_and_rest_while_others_work() -> None:
         with pytest.raises(WorkersError, match="process 0: KeyError"):
             workers.ask({"do": "run", "name": "nobody", "warm": 0, "steps": 1}, [0])
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no signal for it")
+def test_processes_end_with_a_program_that_is_killed_in_the_middle() -> None:
+    program = """
+from synthgrad.experiments.pipeline.network import Size
+from synthgrad.experiments.pipeline.workers import Workers
+workers = Workers(Size(16, 5, 16, 2, 1, 0), None, None, 60)
+kind = {"method": "backprop", "microbatches": None, "variant": None, "observe_prob": None}
+workers.ask({"do": "build", "name": "b", "kind": kind, "lr": 1e-3}, [0])
+print(*(process.pid for process in workers._processes), flush=True)
+workers.ask({"do": "run", "name": "b", "warm": 0, "steps": 10**9}, [0])
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pids = [int(word) for word in parent.stdout.readline().split()]
+        parent.kill()
+    until = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}/cmdline").exists() and state(pid) != "Z" for pid in pids):
+        assert time.monotonic() < until, "workers outlive the program"
+        time.sleep(0.05)
+    assert len(pids) == 2
+
+
+def state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"
 
 
 def cpu_s(pid: int) -> float:

@@ -81,7 +81,9 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, *args: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *rest: object) -> None:
+        if error is not None and self._workers is not None:
+            self._workers.kill()  # they may be in the middle of something, as when a user interrupts
         self.forget()
 
     def _ask(

@@ -7,9 +7,11 @@ standard error.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -152,6 +154,9 @@ def _serve(asked: TextIO, answers: TextIO, settings: dict[str, Any]) -> None:
 
 def main() -> None:
     """Serve until standard input ends."""
+    if sys.platform == "linux":
+        # If the program that measures is killed, nobody reads the answers any more (PR_SET_PDEATHSIG).
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     _serve(sys.stdin, answers, json.loads(sys.argv[1]))
