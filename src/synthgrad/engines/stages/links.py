@@ -105,6 +105,11 @@ def _unexpected(link: str, parcel: Parcel, wanted: str) -> StageError:
     )
 
 
+def _unsent(window: int) -> int:
+    """Return how many sends may be under way: a header and a tensor for each parcel, and some more."""
+    return 2 * window + 8
+
+
 class AboveLink:
     """The link to the stage above.
 
@@ -125,9 +130,19 @@ class AboveLink:
         """Time spent waiting for answers so far, in seconds."""
         return self._waiting.waited_s
 
-    def send(self, kind: Kind, step: int, h: Tensor, target: Tensor | None) -> None:
-        """Send an activation, ``(B, ...)``, and what travels with it. Does not wait."""
-        self.outgoing.send(kind, step, (h,) if target is None else (h, target))
+    def send(self, kind: Kind, step: int, h: Tensor, target: Tensor | None, window: int = 0) -> None:
+        """Send an activation, ``(B, ...)``, and what travels with it. Does not wait.
+
+        Args:
+            kind: to learn from, or to predict from.
+            step: number of the batch.
+            h: the activation.
+            target: of the batch, or None.
+            window: how far this stage may be ahead: so many parcels may be under way both ways.
+        """
+        self.incoming.ahead = max(self.incoming.ahead, window + 1)
+        self.outgoing.unsent = max(self.outgoing.unsent, _unsent(window))
+        self.outgoing.send(kind, step, (h,) if target is None else (h, target), window=window)
 
     def take(self, until: int, upto: int, *, exact: bool, took: Callable[[int], None]) -> list[Answer]:
         """Return the answers that have come, in order. Waits until that of the batch ``until`` has.
@@ -158,6 +173,7 @@ class AboveLink:
         if parcel.kind is not Kind.MESSAGE or parcel.step != expected:
             raise _unexpected(self.incoming.name, parcel, f"the message for batch {expected}")
         self._answered = expected
+        self.outgoing.arrived(expected)
         took(parcel.busy_us)
         return Answer(parcel.step, *parcel.tensors)
 
@@ -212,6 +228,7 @@ class BelowLink:
         parcel = self._waiting.next(what)
         if parcel.kind is not kind or parcel.step != step or not parcel.tensors or parcel.tensors[0] is None:
             raise _unexpected(self.incoming.name, parcel, f"{what} {step}")
+        self.outgoing.unsent = max(self.outgoing.unsent, _unsent(parcel.window))
         h, *rest = parcel.tensors
         assert h is not None
         return h, rest[0] if rest else None
@@ -227,6 +244,7 @@ class BelowLink:
             return None
         if parcel.kind is not Kind.BATCH or not parcel.tensors or parcel.tensors[0] is None:
             raise _unexpected(self.incoming.name, parcel, "an activation")
+        self.outgoing.unsent = max(self.outgoing.unsent, _unsent(parcel.window))
         return parcel.step, parcel.tensors[0]
 
     def draw(self) -> bool:
@@ -240,7 +258,7 @@ class BelowLink:
     ) -> None:
         """Answer a batch; without a gradient, by a header alone. Does not wait."""
         tensors = (None, None) if gradient is None else (gradient, loss)
-        self.outgoing.send(Kind.MESSAGE, step, tensors, int(busy_s * 1e6))
+        self.outgoing.send(Kind.MESSAGE, step, tensors, busy_us=int(busy_s * 1e6))
 
     def end(self) -> None:
         """Take what is still to come until the stage below has ended too."""

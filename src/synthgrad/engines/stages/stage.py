@@ -188,7 +188,7 @@ class Stage:
         assert self.rule is not None
         h = out.detach()
         travels = target if self._sends_target else None
-        self.above.send(Kind.BATCH, step, h, travels)
+        self.above.send(Kind.BATCH, step, h, travels, self.window.size)
         self.rule.check(h, info)
         credit = self.rule.credit(out, info)
         if credit.loss is not None:

@@ -2,18 +2,27 @@
 
 ::
 
-    sender                                   receiver
-    ──────                                   ────────
-    1. header: kind, step, rows, which slots, busy time (int64)
-    2. one tensor for each slot named        3. a thread takes both and queues them
-                                             4. the stage takes them from the queue, when it wants to
+    sender                                     receiver
+    ──────                                     ────────
+    1. header: kind, step, rows, which slots,  3. a thread waits for headers, of which many receives are posted
+       busy time, window (int64)
+    2. the tensors of these slots, as bytes,   4. and for the bytes that a header tells of; receives of the same
+       behind one another                         size are posted ahead too
+                                               5. the stage takes parcels from a queue, when it wants to
 
 With gloo a posted receive tells that it is complete only when it is waited for, so a thread waits: the stage itself can
-then ask whether something has come. Nothing else ever crosses: no pickles, no shapes that were not agreed upon.
+then ask whether something has come. And a sender keeps back what nobody has posted a receive for, which costs a round
+trip; so receives lie ready for as many parcels as may be under way. Bytes of a size have a tag of their own: a receive that
+was posted for a batch of another size just waits for the next of its own. NCCL has no tags and does not wait so; there
+receives are posted one by one.
+
+Nothing else ever crosses: no pickles, no shapes that were not agreed upon.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import queue
 import threading
 from collections import deque
@@ -29,8 +38,12 @@ from ...core import StageError
 
 __all__ = ["Incoming", "Kind", "Outgoing", "Parcel", "Slot"]
 
-_HEADER = 5
+_HEADER = 6
 _MOST_ROWS = 1 << 24
+_ALIGNED = 16  # bytes; a slot begins at a multiple of these
+
+#: Receives that lie ready: of headers, and of bytes before anything is known of the sender's window.
+_HEADERS_AHEAD, _FIRST_AHEAD = 80, 4
 
 
 class Kind(IntEnum):
@@ -56,6 +69,11 @@ class Slot:
     dtype: torch.dtype
     target_dtype: torch.dtype | None = None
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of an example."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
 
 @dataclass(slots=True)
 class Parcel:
@@ -66,6 +84,7 @@ class Parcel:
         step: of the batch that it belongs to.
         tensors: by slot, ``(rows, ...)``; None for slots that were left empty.
         busy_us: how long a step of the sender takes, without waiting, in microseconds; 0 if it does not say.
+        window: how many parcels the sender may have under way; 0 if it does not say.
         ready: on CUDA, when the tensors can be read.
     """
 
@@ -73,6 +92,7 @@ class Parcel:
     step: int
     tensors: tuple[Tensor | None, ...] = ()
     busy_us: int = 0
+    window: int = 0
     ready: torch.cuda.Event | None = None
 
 
@@ -89,9 +109,10 @@ class Outgoing:
         peer: rank of the receiver.
         slots: agreed upon.
         device: of the stage.
-        unsent: parcels that may be on their way out of this process.
+        unsent: see below.
 
     Attributes:
+        unsent: headers and tensors that may be on their way out of this process.
         sent_bytes: of all parcels so far, headers included.
     """
 
@@ -107,11 +128,20 @@ class Outgoing:
         self._peer = peer
         self._slots = tuple(slots)
         self._device = _wire_device(group, device)
-        self._unsent = unsent
-        self._works: deque[list[tuple[dist.Work, Tensor]]] = deque()
+        self.unsent = unsent
+        self._works: deque[tuple[int, dist.Work, Tensor]] = deque()
+        self._tagged = self._device.type == "cpu"
         self.sent_bytes = 0
 
-    def send(self, kind: Kind, step: int, tensors: Sequence[Tensor | None] = (), busy_us: int = 0) -> None:
+    def send(
+        self,
+        kind: Kind,
+        step: int,
+        tensors: Sequence[Tensor | None] = (),
+        *,
+        busy_us: int = 0,
+        window: int = 0,
+    ) -> None:
         """Post a parcel; returns at once. What is given must not change any more.
 
         Raises:
@@ -127,18 +157,23 @@ class Outgoing:
                     f"(rows, {', '.join(map(str, self._slots[k].shape))}) with {rows} rows; give batches like the example"
                 )
         mask = sum(1 << k for k, _ in present)
-        header = torch.tensor([kind, step, rows, mask, busy_us], device=self._device)
-        parts = [header]
-        parts += [t.detach().to(self._device, self._slots[k].dtype).contiguous() for k, t in present]
-        works: list[tuple[dist.Work, Tensor]] = []
-        for part in parts:
-            work = dist.isend(part, self._peer, group=self._group)
-            assert work is not None
-            works.append((work, part))
-            self.sent_bytes += part.numel() * part.element_size()
-        self._works.append(works)
-        while len(self._works) > self._unsent:
+        self._post(step, torch.tensor([kind, step, rows, mask, busy_us, window], device=self._device), 0)
+        packed = _pack([t.detach().to(self._device, self._slots[k].dtype) for k, t in present])
+        if packed is not None:
+            self._post(step, packed, _tag(rows, mask, self._slots))
+        while len(self._works) > self.unsent:
             self._wait_oldest()
+
+    def arrived(self, step: int) -> None:
+        """Let go of what belongs to batches up to this one: the receiver has told that it has them."""
+        while self._works and self._works[0][0] <= step:
+            self._wait_oldest()
+
+    def _post(self, step: int, tensor: Tensor, tag: int) -> None:
+        work = dist.isend(tensor, self._peer, group=self._group, tag=tag if self._tagged else 0)
+        assert work is not None
+        self._works.append((step, work, tensor))
+        self.sent_bytes += tensor.numel() * tensor.element_size()
 
     def flush(self) -> None:
         """Wait until everything has left."""
@@ -146,8 +181,8 @@ class Outgoing:
             self._wait_oldest()
 
     def _wait_oldest(self) -> None:
-        for work, _ in self._works.popleft():
-            work.wait()
+        _, work, _ = self._works.popleft()
+        work.wait()
 
 
 class Incoming:
@@ -159,6 +194,9 @@ class Incoming:
         slots: agreed upon.
         device: of the stage.
         name: of the link, for errors.
+
+    Attributes:
+        ahead: receives of bytes that lie ready; grows with the sender's window.
     """
 
     def __init__(
@@ -171,6 +209,10 @@ class Incoming:
         self._wire_device = _wire_device(group, device)
         self.name = name
         self._queue: queue.SimpleQueue[Parcel | BaseException] = queue.SimpleQueue()
+        self._tagged = self._wire_device.type == "cpu"
+        self._headers: deque[_Posted] = deque()
+        self._ahead: dict[int, deque[_Posted]] = {}  # bytes, by tag
+        self.ahead = _FIRST_AHEAD
         self._thread = threading.Thread(target=self._run, name=f"synthgrad {name}", daemon=True)
 
     def start(self) -> None:
@@ -221,22 +263,83 @@ class Incoming:
             self._queue.put(parcel)
 
     def _receive(self) -> Parcel:
-        header = torch.empty(_HEADER, dtype=torch.int64, device=self._wire_device)
-        dist.recv(header, self._peer, group=self._group)
-        kind, step, rows, mask, busy_us = header.tolist()
+        while len(self._headers) < (_HEADERS_AHEAD if self._tagged else 1):
+            header = torch.empty(_HEADER, dtype=torch.int64, device=self._wire_device)
+            self._headers.append(self._post(header, 0))
+        kind, step, rows, mask, busy_us, window = self._headers.popleft().wait().tolist()
         if kind not in set(Kind) or not 0 <= rows <= _MOST_ROWS or mask >> len(self._slots):
             raise StageError(
                 f"{self.name}: a header reads kind {kind}, {rows} rows, slots {mask:b}, which nobody agreed upon; "
                 "do all processes run the same version?"
             )
-        tensors = [self._tensor(rows, slot) if mask >> k & 1 else None for k, slot in enumerate(self._slots)]
+        if window:
+            self.ahead = max(self.ahead, window + 1)
+        tensors = self._tensors(rows, mask)
         ready = None
         if self._device.type == "cuda":
             ready = torch.cuda.Event()
             ready.record()
-        return Parcel(Kind(kind), step, tuple(tensors), busy_us, ready)
+        return Parcel(Kind(kind), step, tensors, busy_us, window, ready)
 
-    def _tensor(self, rows: int, slot: Slot) -> Tensor:
-        found = torch.empty((rows, *slot.shape), dtype=slot.dtype, device=self._wire_device)
-        dist.recv(found, self._peer, group=self._group)
-        return found.to(self._device, slot.target_dtype or slot.dtype)
+    def _post(self, tensor: Tensor, tag: int) -> _Posted:
+        work = dist.irecv(tensor, self._peer, group=self._group, tag=tag if self._tagged else 0)
+        assert work is not None
+        return _Posted(work, tensor)
+
+    def _tensors(self, rows: int, mask: int) -> tuple[Tensor | None, ...]:
+        slots = [(k, slot) for k, slot in enumerate(self._slots) if mask >> k & 1]
+        sizes = [rows * slot.row_bytes for _, slot in slots]
+        starts = list(itertools.accumulate((_padded(n) for n in sizes), initial=0))
+        tensors: list[Tensor | None] = [None] * len(self._slots)
+        if not starts[-1]:
+            for k, slot in slots:
+                dtype = slot.target_dtype or slot.dtype
+                tensors[k] = torch.empty((rows, *slot.shape), dtype=dtype, device=self._device)
+            return tuple(tensors)
+        packed = self._bytes(starts[-1], _tag(rows, mask, self._slots))
+        for (k, slot), start, size in zip(slots, starts, sizes, strict=False):
+            found = packed[start : start + size].view(slot.dtype).view(rows, *slot.shape)
+            tensors[k] = found.to(self._device, slot.target_dtype or slot.dtype)
+        return tuple(tensors)
+
+    def _bytes(self, size: int, tag: int) -> Tensor:
+        posted = self._ahead.setdefault(tag, deque())
+        while len(posted) < (self.ahead + 1 if self._tagged else 1):
+            posted.append(self._post(torch.empty(size, dtype=torch.uint8, device=self._wire_device), tag))
+        found = posted.popleft().wait()
+        if self._tagged:
+            posted.append(self._post(torch.empty_like(found), tag))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Posted:
+    """A receive, and where it writes to."""
+
+    work: dist.Work
+    tensor: Tensor
+
+    def wait(self) -> Tensor:
+        self.work.wait()
+        return self.tensor
+
+
+def _padded(size: int) -> int:
+    return -(-size // _ALIGNED) * _ALIGNED
+
+
+def _pack(tensors: Sequence[Tensor]) -> Tensor | None:
+    """Return tensors as bytes behind one another, each padded; None if there are none."""
+    parts: list[Tensor] = []
+    for t in tensors:
+        flat = t.contiguous().view(-1).view(torch.uint8)
+        rest = _padded(flat.numel()) - flat.numel()
+        parts += [flat, flat.new_zeros(rest)] if rest else [flat]
+    if not any(part.numel() for part in parts):
+        return None
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _tag(rows: int, mask: int, slots: Sequence[Slot]) -> int:
+    """Return the tag of bytes of a size: 0 is that of headers."""
+    return 1 + (rows << len(slots) | mask)
