@@ -44,3 +44,17 @@ def test_what_fails_in_a_process_is_a_failed_record(tmp_path: Path, capsys: pyte
     assert record["status"] == "diverged"
     assert "not finite" in record["error"]
     capsys.readouterr()
+
+
+def test_two_stages_runs_both_networks_in_one_process_and_in_two(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--tier", "smoke", "--methods", "cdni", "--threads", "1", "--quiet", "--out", str(tmp_path)]
+    assert call("run", "two_stages", *asked) == 0
+    found = {(r["cell"]["arch"], r["cell"]["engine"]): r for r in records_in(tmp_path)}
+    assert set(found) == {(arch, engine) for arch in ("cnn", "lstm") for engine in ("in-process", "stages")}
+    for engine in ("in-process", "stages"):
+        assert found["lstm", engine]["metrics"]["bits_per_char"] < 6
+        assert found["cnn", engine]["curve"][-1]["step"] == 20
+    table = capsys.readouterr().out
+    assert "cdni (stages" in table

@@ -24,7 +24,18 @@ __all__ = [
 ]
 
 EXPERIMENTS = (
-    *("compare", "table1", "sparse", "stale", "unlock", "copy", "repeat_copy", "charlm", "multinet"),
+    *(
+        "compare",
+        "table1",
+        "sparse",
+        "stale",
+        "unlock",
+        "copy",
+        "repeat_copy",
+        "charlm",
+        "multinet",
+        "two_stages",
+    ),
     *("dni_search", "unlock_search", "multinet_search", "cnn_search"),
 )
 BENCHMARKS = ("step", "memory", "unroll", "layer-parallel", "pipeline")

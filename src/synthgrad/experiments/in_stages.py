@@ -17,8 +17,8 @@ from ..core import ConfigError
 from ..engines import Stages, StepRecord
 from ..engines.stages import join
 from ..records import Record
-from .config import RunConfig
 from .methods import method_named
+from .run_config import AnyRun
 
 __all__ = ["StagesTrainer", "launched", "run_in_stages", "stages_of"]
 
@@ -61,15 +61,15 @@ def launched() -> bool:
     return _MARK in os.environ
 
 
-def stages_of(config: RunConfig) -> int:
+def stages_of(config: AnyRun) -> int:
     """Return how many processes a run has to be started in; 0 if it runs in this one."""
     cell = config.cell
-    if cell.engine != "stages" or method_named(config.method).rule is None or launched():
+    if getattr(cell, "engine", None) != "stages" or method_named(config.method).rule is None or launched():
         return 0
     return len(cell.at) + 1 if cell.at else 2
 
 
-def run_in_stages(run: Callable[[RunConfig], Record], config: RunConfig, num_stages: int) -> Record:
+def run_in_stages(run: Callable[[Any], Record], config: Any, num_stages: int) -> Record:
     """Run a configuration in as many processes as it has stages; return the record of the last one.
 
     They are started and watched by what ``torchrun`` is made of.
@@ -106,7 +106,7 @@ def run_in_stages(run: Callable[[RunConfig], Record], config: RunConfig, num_sta
     return next((r for r in records if r["status"] != "ok" and " stopped: " not in r["error"]), records[-1])
 
 
-def _part(run: Callable[[RunConfig], Record], config: RunConfig, threads: int) -> Record:
+def _part(run: Callable[[Any], Record], config: Any, threads: int) -> Record:
     os.environ[_MARK] = os.environ["RANK"]
     torch.set_num_threads(threads)
     rank, world = join("gloo")

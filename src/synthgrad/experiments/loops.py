@@ -14,6 +14,8 @@ from .loop import Loop
 from .multinet_config import ClockedRun
 from .run_config import AnyRun
 from .sequence_config import CharRun, CopyRun
+from .stack_loop import StackLoop
+from .stacks_config import StackRun
 
 __all__ = ["loop_for"]
 
@@ -22,6 +24,7 @@ _LOOPS: dict[type, Callable[[Any, Progress | None], BaseLoop]] = {
     CopyRun: CopyLoop,
     CharRun: CharLoop,
     ClockedRun: ClockedLoop,
+    StackRun: StackLoop,
 }
 
 

@@ -18,6 +18,7 @@ from . import (
     sparse,
     stale,
     table1,
+    two_stages,
     unlock,
     unlock_search,
 )
@@ -184,6 +185,12 @@ EXPERIMENTS = {
             "two networks that tick at different rates count digits, locked and with an interface (DNI §3.3)",
             multinet.configs,
             multinet.TIERS,
+        ),
+        Experiment(
+            "two_stages",
+            "a convolutional network and a stack of LSTMs on two stages, beside one process",
+            two_stages.configs,
+            two_stages.TIERS,
         ),
         Experiment(
             "dni_search",

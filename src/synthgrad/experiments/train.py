@@ -13,7 +13,6 @@ from torch import nn
 from ..core import DivergedError, SynthgradError
 from ..records import SCHEMA, Record
 from .base_loop import Progress
-from .config import RunConfig
 from .in_stages import run_in_stages, stages_of
 from .loops import loop_for
 from .machine import describe, synchronize
@@ -34,7 +33,7 @@ def run(config: AnyRun, progress: Progress | None = None, jobs: int = 1) -> Reco
         jobs: how many runs share the machine, for the record.
     """
     record = blank(config, jobs)
-    if isinstance(config, RunConfig) and (num_stages := stages_of(config)):
+    if num_stages := stages_of(config):
         try:
             return run_in_stages(partial(run, jobs=jobs), config, num_stages)
         except SynthgradError as error:

@@ -19,6 +19,7 @@ _ABOUT: Mapping[str, str] = {
         "A network reads a sequence and a number, and writes the sequence out that many times; sequence and number "
         f"grow as they are solved. {_BEYOND}"
     ),
+    "two_stages": "Networks cut in two, whose halves train in one process or in two.",
     "charlm": f"A network reads a text and foretells every next character. {_BEYOND}",
     "multinet": (
         "Two networks that tick at different rates: A sees a digit at every step and counts odd ones, B is sent a "

@@ -63,8 +63,8 @@ def row_label(record: Record) -> str:
         parts.append(f"p={prob:g}")
     if cell.get("engine") == "plain" and label != "backprop":
         parts.append("plain loop")
-    if cell.get("engine") == "layer-parallel":
-        parts.append("layer-parallel")
+    if (engine := cell.get("engine")) in ("layer-parallel", "stages"):
+        parts.append(str(engine))
     if cell.get("at"):
         parts.append("cut after " + text(cell["at"], 60))
     rule, experiment = rule_settings(record), record.get("experiment")
