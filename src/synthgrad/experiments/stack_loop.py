@@ -64,13 +64,11 @@ class _Reader:
 
     def __init__(self, net: nn.Module) -> None:
         self._net = net
-
-    @property
-    def training(self) -> bool:
-        return self._net.training
+        self.training = net.training
 
     def train(self, mode: bool = True) -> None:
         self._net.train(mode)
+        self.training = mode
 
     def initial_state(self, batch_size: int) -> None:
         _reset(self._net)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 
 from .rules import Credits, Rows, RuleRows
-from .storage import Ledger
+from .storage import Bound, Ledger
 
 __all__ = ["Body", "Learn", "Learned", "Ran", "Seen", "Values", "learn"]
 
@@ -42,12 +42,14 @@ class Body(Protocol):
         rules: of all interfaces.
         buffers, rule_buffers: of blocks and rules, ``(rows, ...)`` each: rows that no batch has reached are put
             back by the engine.
+        bounds: all parameters, where the graph of a step may update them; else empty.
         offset: the row of an interface, less this, is that of the buffers of the block below it.
     """
 
     rules: RuleRows
     buffers: list[Tensor]
     rule_buffers: list[Tensor]
+    bounds: list[Bound]
     offset: int
 
     def note(self, ledger: Ledger, depth: int, observe: int) -> None:

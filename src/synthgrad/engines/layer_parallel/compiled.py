@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core import ConfigError
+from .adam import RowAdam
 from .body import Body, Learn, Learned, Seen, learn
 from .rules import Rows
 
@@ -17,12 +18,13 @@ __all__ = ["check_compilable", "learner"]
 _INPUTS = ("x", "below", "rows", "target", "seen")
 
 
-def learner(body: Body, options: bool | Mapping[str, Any]) -> Learn:
+def learner(body: Body, options: bool | Mapping[str, Any], update: RowAdam | None = None) -> Learn:
     """Return what runs a step once a batch has reached every layer.
 
     Args:
         body: what runs the layers.
         options: True to compile, or keywords of ``torch.compile``; False for neither.
+        update: what the step ends with, by gradients that are then not kept; None to keep them.
 
     Raises:
         ConfigError: if it is to be compiled and the rules are asked in turn, which no graph can hold; or if CUDA
@@ -30,7 +32,15 @@ def learner(body: Body, options: bool | Mapping[str, Any]) -> Learn:
     """
 
     def run(x: Tensor, below: Rows, rows: Rows, target: Any, seen: Seen) -> Learned:
-        return learn(body, x, below, rows, target, seen)
+        if update is None:
+            return learn(body, x, below, rows, target, seen)
+        for bound in update.bounds:
+            bound.fresh = torch.zeros_like(bound.values)
+        learned = learn(body, x, below, rows, target, seen)
+        update.apply([bound.out for bound in update.bounds], learned.total)
+        for bound in update.bounds:
+            bound.fresh = None
+        return learned
 
     if options is False:
         return run
@@ -49,6 +59,8 @@ def learner(body: Body, options: bool | Mapping[str, Any]) -> Learn:
             f"compile={options!r} asks for CUDA graphs: they write each step's results over those of the step before, "
             "which all layers still read; use compile=True, or mode='max-autotune-no-cudagraphs'"
         )
+    # Graphs are kept by code: with the code of another engine, and no guards on what it refers to, came its graph.
+    run.__code__ = run.__code__.replace()
     compiled = torch.compile(run, fullgraph=True, dynamic=False, **given)
 
     def run_compiled(x: Tensor, below: Rows, rows: Rows, target: Any, seen: Seen) -> Learned:

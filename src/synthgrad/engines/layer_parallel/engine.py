@@ -29,8 +29,9 @@ from ...core import ConfigError, Decoupled, Info, Monitor, ShapeError, Units
 from ..base import Criterion, OptimizerFactory, StepRecord, make_optimizer
 from ..lags import Batch, Lag
 from ..learners import learners
+from .adam import RowAdam
 from .belt import Belt, Tick
-from .body import Body, Ran
+from .body import Body, Learn, Ran
 from .build import Parts, find_parts
 from .compiled import check_compilable, learner
 from .finite import RowGuard
@@ -112,6 +113,8 @@ class LayerParallel:
         learned = {id(n.model.get_parameter(p)) for n in nets for m in n.graph.modules for p in m.parameters}
         self._body = _body(parts, criterion, self._units, learned, fused=fused, listened=listened)
         self._learn = learner(self._body, compile)
+        self._compile = compile
+        self._learn_and_update: Learn | None = None
         self._in_turn = self._body.rules.in_turn
         ledger = Ledger()
         self._body.note(ledger, len(self._names), observe)
@@ -210,19 +213,26 @@ class LayerParallel:
         rows = Rows(below.rows.h, contexts, reached, self._belt.infos() if self._in_turn else ())
         self._ledger.absent.clear()
         full = t > self._rows + self._observe_lag
-        ran = self._learn_in_full(x, below, rows) if full else self._learn_while_filling(x, below, rows, t)
+        adam = None
+        if full and self._compile is not False:
+            guarded = self._guard is not None and x.is_cpu  # where it is not asked too late
+            adam = self._updates.adam(t, self._body.bounds, guarded=guarded)
+        if full:
+            ran = self._learn_in_full(x, below, rows, adam)
+        else:
+            ran = self._learn_while_filling(x, below, rows, t)
         below.messages, below.values = ran.messages, ran.values
         self._sent.append(below)
         seen = self._sent.popleft() if len(self._sent) > self._observe_lag else None
         if self.monitor is not None and seen is not None:
             self._measure(self.monitor, seen)
-        updated = self._updates.step(t)
+        updated = self._updates.step(t) if adam is None else self._updates.all
         self._below = Tick(rows._replace(h=ran.h), None if self.monitor is None else ran.credits.delta)
         loss = None if ran.losses is None else ran.losses if runs > 1 else ran.losses[0]
         return StepRecord(t, loss, self._names_of(updated))
 
-    def _learn_in_full(self, x: Tensor, below: Tick, rows: Rows) -> Ran:
-        """Leave the gradients of all parameters."""
+    def _learn_in_full(self, x: Tensor, below: Tick, rows: Rows, adam: RowAdam | None) -> Ran:
+        """Leave the gradients of all parameters, or update these at once."""
         batch = self._belt.top
         assert batch is not None
         seen = None
@@ -230,10 +240,17 @@ class LayerParallel:
             sent = self._sent[0]
             assert sent.messages is not None
             seen = sent.rows, sent.messages, sent.values
-        ran, total = self._learn(x, below.rows, rows, batch.target, seen)
+        learn = self._learn if adam is None else self._with(adam)
+        ran, total = learn(x, below.rows, rows, batch.target, seen)
         if self._guard is not None:
             self._guard.check(self._step, ran.messages, ran.losses, total)
         return ran
+
+    def _with(self, adam: RowAdam) -> Learn:
+        """Return the graph that ends with an update, which is the same one in all steps."""
+        if self._learn_and_update is None:
+            self._learn_and_update = learner(self._body, self._compile, adam)
+        return self._learn_and_update
 
     def _learn_while_filling(self, x: Tensor, below: Tick, rows: Rows, t: int) -> Ran:
         """Do the same, while there are layers that no batch has reached: put their buffers back."""

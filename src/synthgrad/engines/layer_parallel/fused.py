@@ -48,6 +48,7 @@ class LinearModels:
         self._offset = Bound([m.first.bias if m.table is None else m.table for m in models])
         rows = torch.arange(len(models), device=self._weight.values.device)
         self._starts = self._width * rows.unsqueeze(1)
+        self.bounds = [self._weight, self._offset]
         self._indices: list[tuple[Tensor, Tensor]] = []
         self.buffers: list[Tensor] = []
 
@@ -64,7 +65,7 @@ class LinearModels:
     def observe(self, rows: Rows, messages: Tensor, values: Sequence[Tensor | None]) -> None:
         h, c = rows.h, rows.contexts
         error = self._predict(h, c).sub_(messages).mul_(2.0 / max(h.shape[1], 1))  # (n, B, H)
-        torch.bmm(error.transpose(1, 2), h, out=self._weight.grads)
+        torch.bmm(error.transpose(1, 2), h, out=self._weight.out)
         self._keep_offset(error, c)
 
     def _predict(self, h: Tensor, c: Tensor | None) -> Tensor:
@@ -77,7 +78,7 @@ class LinearModels:
         return torch.baddbmm(offset.flatten(0, 1).index_select(0, self._index(c)).view(h.shape), h, weight)
 
     def _keep_offset(self, error: Tensor, c: Tensor | None) -> None:
-        grads = self._offset.grads
+        grads = self._offset.out
         if not self._width:
             torch.sum(error, 1, out=grads)
             return
@@ -142,6 +143,8 @@ class Fused:
         self._count = buffers["num_batches_tracked"]
         self.buffers = list(buffers.values())
         self.rule_buffers = rules.buffers
+        own = [self._first, self._inner, self._vectors]
+        self.bounds = [*own, *top.bounds, *rules.bounds] if isinstance(top, LinearTop) else []
         self.offset = 0
 
     def note(self, ledger: Ledger, depth: int, observe: int) -> None:
@@ -182,8 +185,8 @@ class Fused:
         dz = self._backward(credits.delta, h, z, deviation * scale, 1.0 / divisor)
         messages = torch.zeros_like(below) if not at_top else torch.empty_like(below)
         torch.bmm(dz[runs:], weight, out=messages[:-runs])
-        _product(self._inner.grads, dz[runs:], fed, 1.0 / divisor)
-        _product(self._first.grads, dz[:runs], x, 1.0 / divisor)
+        _product(self._inner, dz[runs:], fed, 1.0 / divisor)
+        _product(self._first, dz[:runs], x, 1.0 / divisor)
         losses = None
         if at_top:
             losses, message, *_ = self._top.run(below[-runs:], target)
@@ -219,7 +222,7 @@ class Fused:
         dy = torch.ops.aten.threshold_backward(delta, h, 0)  # through the ReLU
         shift = dy.sum(1, keepdim=True)  # (n, 1, H)
         along = (dy * z).sum(1, keepdim=True)
-        grads = self._vectors.grads
+        grads = self._vectors.out
         grads[:, 0] = along.squeeze(1) * unit
         grads[:, 1] = shift.squeeze(1) * unit
         # A batch's mean and variance take their part of the gradient with them.
@@ -227,9 +230,9 @@ class Fused:
         return dy.mul_(steepness)
 
 
-def _product(grads: Tensor, dz: Tensor, fed: Tensor, scale: float) -> None:
+def _product(bound: Bound, dz: Tensor, fed: Tensor, scale: float) -> None:
     """Write ``scale · dzᵀ fed``, the gradient of a weight, ``(rows, H, D)``."""
-    torch.baddbmm(grads, dz.transpose(1, 2), fed, beta=0, alpha=scale, out=grads)
+    torch.baddbmm(bound.grads, dz.transpose(1, 2), fed, beta=0, alpha=scale, out=bound.out)
 
 
 def fused_body(parts: Parts, criterion: Criterion, units: Units, learned: Collection[int]) -> Fused | None:

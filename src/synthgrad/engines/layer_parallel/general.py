@@ -13,7 +13,7 @@ from ..base import Criterion, reduced
 from .body import Ran, Values
 from .rules import Nothing, Rows, RuleRows
 from .stack import Stack
-from .storage import Ledger
+from .storage import Bound, Ledger
 
 __all__ = ["General", "Top"]
 
@@ -114,6 +114,7 @@ class General:
         self._listened = listened
         self.buffers = self._inner.buffers
         self.rule_buffers = rules.buffers
+        self.bounds: list[Bound] = []
         self.offset = self._runs  # the first module's buffers are not among these
 
     def note(self, ledger: Ledger, depth: int, observe: int) -> None:

@@ -42,6 +42,7 @@ class LinearTop:
         self._criterion = criterion
         self._units = units
         self._runs = len(layers)
+        self.bounds = [self._weight, self._bias]
         self._is_cross_entropy = self._runs == 1 and _is_cross_entropy(criterion)
 
     def note(self, ledger: Ledger, since: Sequence[int]) -> None:
@@ -57,8 +58,8 @@ class LinearTop:
             bias.values.unsqueeze(1), h, weight.values.transpose(1, 2)
         )  # (runs, B, classes)
         losses, grad = self._criticise(scores, target)
-        torch.bmm(grad.transpose(1, 2), h, out=weight.grads)
-        torch.sum(grad, 1, out=bias.grads)
+        torch.bmm(grad.transpose(1, 2), h, out=weight.out)
+        torch.sum(grad, 1, out=bias.out)
         return losses, torch.bmm(grad, weight.values)
 
     def _criticise(self, scores: Tensor, target: Any) -> tuple[Tensor, Tensor]:

@@ -64,6 +64,7 @@ class Bound:
     Attributes:
         parameters: as given, now views.
         values, grads: ``(n, ...)``, or ``(n / within, within, ...)``.
+        fresh: where the gradients go in a graph that updates by them, as `grads` is; else None.
     """
 
     def __init__(self, parameters: Sequence[Tensor], within: int = 1) -> None:
@@ -72,6 +73,12 @@ class Bound:
         self._flat_grads = torch.zeros_like(self._flat)
         shape = (-1, within, *self._flat.shape[1:]) if within > 1 else self._flat.shape
         self.values, self.grads = self._flat.view(shape), self._flat_grads.view(shape)
+        self.fresh: Tensor | None = None
+
+    @property
+    def out(self) -> Tensor:
+        """Where the gradients are to be written."""
+        return self.grads if self.fresh is None else self.fresh
 
     def note(self, ledger: Ledger, since: Sequence[int]) -> None:
         """Tell a ledger where the gradients will be, and from which step on for each parameter."""

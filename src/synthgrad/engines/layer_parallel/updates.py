@@ -13,8 +13,9 @@ from typing import Any
 from torch.optim import SGD, Optimizer
 
 from ..base import zero_grad
+from .adam import RowAdam
 from .merged import Entry, Merged, kind_of
-from .storage import Ledger
+from .storage import Bound, Ledger
 
 __all__ = ["Updates"]
 
@@ -25,6 +26,9 @@ class Updates:
     Args:
         optimizers: one for each module, None for one that has nothing to train.
         ledger: where the gradients of their parameters are.
+
+    Attributes:
+        all: the positions of all modules that learn.
     """
 
     def __init__(self, optimizers: Sequence[Optimizer | None], ledger: Ledger) -> None:
@@ -42,7 +46,9 @@ class Updates:
         self._whole = 1 + max((since[id(p)] for ps in self._parameters for p in ps), default=0)
         self._merged: list[Merged] | None = None
         self._seen: list[_Seen] = []
-        self._all = [k for k, first in enumerate(self._first) if first is not None]
+        self.all = [k for k, first in enumerate(self._first) if first is not None]
+        self._adam: RowAdam | None = None
+        self._may_be_adam = True
 
     def step(self, step: int) -> list[int]:
         """Update what has a gradient at this step, in place; return the positions of the modules that did."""
@@ -51,7 +57,29 @@ class Updates:
         assert self._merged is not None
         for merged in self._merged:
             merged.step()
-        return self._all
+        return self.all
+
+    def adam(self, step: int, bounds: Sequence[Bound], *, guarded: bool) -> RowAdam | None:
+        """Return what a graph may end with in the place of `step`; None where it has to be that.
+
+        Args:
+            step: at which all must have a gradient.
+            bounds: the parameters, if the graph has them all; else empty.
+            guarded: see `RowAdam`. The same in all calls.
+        """
+        if not self._may_be_adam or step < self._whole or self._ledger.absent:
+            return None
+        if self._adam is not None and all(seen.holds() for seen in self._seen):
+            return self._adam
+        if not bounds or any(map(_hooked, self.optimizers)) or not RowAdam.fits(bounds, self.optimizers):
+            found = None
+        elif self._adam is None:
+            found = RowAdam(bounds, self.optimizers, guarded=guarded)
+        else:  # whose graph has been made
+            found = self._adam if self._adam.take_state(self.optimizers) else None
+        self._adam, self._may_be_adam = found, found is not None
+        self._merged, self._seen = None, [_Seen(o) for o in self.optimizers]
+        return found
 
     def forget(self) -> None:
         """Look at the optimizers anew: their state has been loaded."""
