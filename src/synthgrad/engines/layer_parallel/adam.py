@@ -1,0 +1,132 @@
+"""Adam over batched parameters, to be a part of a step's graph: no list of tensors, no kernel or copy of its own.
+
+Each row has a count of steps and settings of its own. It works on the optimizers' own state, made views of batched
+tensors, and computes what PyTorch's fused kernel does, to rounding (Kingma & Ba 2015; Loshchilov & Hutter 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .merged import kind_of
+from .storage import Bound
+
+__all__ = ["RowAdam"]
+
+_FLAGS = ("decoupled_weight_decay", "maximize", "amsgrad")
+
+
+class RowAdam:
+    """Updates batched parameters by gradients that a graph holds.
+
+    Args:
+        bounds: all that is to be updated.
+        optimizers: whose parameters they are, all of them with a state.
+        guarded: do nothing where losses or messages are not finite.
+    """
+
+    def __init__(self, bounds: Sequence[Bound], optimizers: Sequence[Optimizer], *, guarded: bool) -> None:
+        self.bounds = bounds
+        self._guarded = guarded
+        self._flags = _flags(optimizers[0].param_groups[0])
+        first, size = bounds[0].values, sum(len(bound.parameters) for bound in bounds)
+        # One count for each parameter, so that an optimizer that goes on by itself counts right.
+        self._counts = torch.zeros(size, dtype=torch.float32, device=first.device)
+        self._moments = [(torch.zeros_like(bound.values), torch.zeros_like(bound.values)) for bound in bounds]
+        self._settings = torch.zeros(size, 5, dtype=torch.float64, device=first.device)
+        self._rates = torch.zeros(size, 7, dtype=first.dtype, device=first.device)
+        self.take_state(optimizers)
+
+    @staticmethod
+    def fits(bounds: Sequence[Bound], optimizers: Sequence[Optimizer]) -> bool:
+        """Are these the parameters of all the optimizers, and all of these Adam of one kind, without amsgrad?"""
+        bound = {id(p) for each in bounds for p in each.parameters}
+        groups = [(o, group) for o in optimizers for group in o.param_groups]
+        if bound != {id(p) for _, group in groups for p in group["params"]}:
+            return False
+        kinds = [kind_of(o, group) for o, group in groups]
+        if any(kind is None or kind[0] for kind in kinds) or len({b.values.dtype for b in bounds}) > 1:
+            return False
+        flags = [_flags(group) for _, group in groups]
+        has_states = all(len(o.state.get(p, ())) for o, group in groups for p in group["params"])
+        return has_states and all(each == flags[0] for each in flags) and not flags[0][2]
+
+    @torch.no_grad()
+    def take_state(self, optimizers: Sequence[Optimizer]) -> bool:
+        """Take up the optimizers' state and settings; False if they ask for another kind of update."""
+        groups = {id(p): (o, g) for o in optimizers for g in o.param_groups for p in g["params"]}
+        parameters = [p for bound in self.bounds for p in bound.parameters]
+        own = [groups[id(p)] for p in parameters]
+        if any(_flags(group) != self._flags for _, group in own):
+            return False
+        states = [o.state[p] for p, (o, _) in zip(parameters, own, strict=True)]
+        _make_views(states, "step", self._counts)
+        at = 0
+        for bound, moments in zip(self.bounds, self._moments, strict=True):
+            some = states[at : at + len(bound.parameters)]
+            at += len(some)
+            for name, moment in zip(("exp_avg", "exp_avg_sq"), moments, strict=True):
+                _make_views(some, name, moment.view(len(some), *some[0][name].shape))
+        rows = [(g["lr"], *g["betas"], g["eps"], g["weight_decay"]) for _, g in own]
+        self._settings.copy_(torch.tensor(rows, dtype=torch.float64))
+        self._rates.copy_(self._rates_at(self._counts))
+        return True
+
+    @torch.no_grad()
+    def apply(self, grads: Sequence[Tensor], total: Tensor) -> None:
+        """Update in place.
+
+        Args:
+            grads: of the bounds' ``values``.
+            total: not finite where something has diverged.
+        """
+        fine = total.isfinite() if self._guarded else None
+        decoupled, maximize, _ = self._flags
+        at = 0
+        for bound, given, moments in zip(self.bounds, grads, self._moments, strict=True):
+            p, (mean, square) = bound.values, moments
+            within = len(bound.parameters) // len(p)
+            rows = self._rates[at : at + len(bound.parameters) : within]
+            at += len(bound.parameters)
+            columns = rows.view(-1, 7, *[1] * (p.ndim - 1)).unbind(1)
+            rate, root, forget, keep, add, eps, decay = columns
+            g = -given if maximize else given
+            now = p * (1 - decay) if decoupled else p
+            g = g if decoupled else g + decay * p
+            m = mean + (g - mean) * forget
+            v = square * keep + g * g * add
+            now = now - rate * m / (v.sqrt() * root + eps)
+            for old, new in ((p, now), (mean, m), (square, v)):
+                old.copy_(new if fine is None else torch.where(fine, new, old))
+        # Those of the next step, so that what is small is not computed again for every element.
+        counts = self._counts + (1 if fine is None else fine)
+        self._rates.copy_(self._rates_at(counts))
+        self._counts.copy_(counts)
+
+    def _rates_at(self, counts: Tensor) -> Tensor:
+        """Return what the step after so many needs, ``(parameters, 7)``."""
+        lr, beta1, beta2, eps, decay = self._settings.unbind(1)
+        t = counts.double() + 1
+        rate = lr / (1 - beta1**t)
+        root = (1 - beta2**t).rsqrt()
+        decay = lr * decay if self._flags[0] else decay
+        return torch.stack((rate, root, 1 - beta1, beta2, 1 - beta2, eps, decay), 1).to(self._rates.dtype)
+
+
+def _flags(group: dict[str, Any]) -> list[bool]:
+    return [bool(group[name]) for name in _FLAGS]
+
+
+def _make_views(states: Sequence[dict[str, Any]], name: str, whole: Tensor) -> None:
+    """Put a part of the states into one tensor, ``(n, ...)``, of which each becomes a view."""
+    parts = [state[name] for state in states]
+    if all(part.data_ptr() == view.data_ptr() for part, view in zip(parts, whole, strict=True)):
+        return  # as it is already
+    whole.copy_(torch.stack(parts))
+    for state, view in zip(states, whole.unbind(), strict=True):
+        state[name] = view
