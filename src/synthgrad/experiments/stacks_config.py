@@ -33,6 +33,7 @@ class StackRun(SequenceRun):
         most_valid: characters of the validation part that are measured now and then; None for all.
     """
 
+    cell: StackCell  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
     rule: RuleSettings = field(default_factory=RuleSettings)  # pyright: ignore[reportIncompatibleVariableOverride]
     most_valid: int | None = None
 
