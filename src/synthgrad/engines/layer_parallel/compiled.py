@@ -15,6 +15,8 @@ from .rules import Rows
 
 __all__ = ["check_compilable", "learner"]
 
+# On a CPU a narrow network's graph is called by a program in C++ rather than in Python; its inputs are always the same.
+_QUICK = {"cpp_wrapper": True, "size_asserts": False, "alignment_asserts": False}
 _INPUTS = ("x", "below", "rows", "target", "seen")
 
 
@@ -53,7 +55,14 @@ def learner(body: Body, options: bool | Mapping[str, Any], update: RowAdam | Non
     given: dict[str, Any] = dict(options) if isinstance(options, Mapping) else {}
     mode = given.pop("mode", None)  # torch takes either a mode, which stands for some options, or options
     of_mode = list_mode_options(mode) if mode is not None else {}
-    given["options"] = {"guard_filter_fn": _about_inputs, **of_mode, **(given.get("options") or {})}
+    quick = _QUICK if body.bounds and given.get("backend", "inductor") == "inductor" else {}
+    quick = quick if body.bounds and body.bounds[0].values.is_cpu else {}
+    given["options"] = {
+        "guard_filter_fn": _about_inputs,
+        **quick,
+        **of_mode,
+        **(given.get("options") or {}),
+    }
     if given["options"].get("triton.cudagraphs") or given.get("backend") == "cudagraphs":
         raise ConfigError(
             f"compile={options!r} asks for CUDA graphs: they write each step's results over those of the step before, "
