@@ -2,7 +2,8 @@
 
 A narrow network's step is made of dispatching small kernels, so what counts is how many there are. Here they are
 about forty, whatever the depth: one batched product for every product of a layer, BatchNorm by hand over all layers,
-and gradients written where the optimizer reads them. Products take the most of what is left, six of one layer's size:
+and gradients written where the optimizer reads them, or in a graph handed to Adam at once, see `adam`. Products take
+the most of what is left, six of one layer's size:
 
     forward  Z = H₋₁ Wᵀ     credit  Δ = H W_Mᵀ + table[c]      prediction for the last step's H₋₁, to learn from
     message  ∂Z W           gradients  ∂Zᵀ H₋₁  and  Eᵀ H₋₁,  E the error of that prediction
@@ -75,7 +76,10 @@ class LinearModels:
         assert c is not None
         if c.is_floating_point():
             return torch.baddbmm(torch.bmm(c.to(h.dtype), offset), h, weight)
-        return torch.baddbmm(offset.flatten(0, 1).index_select(0, self._index(c)).view(h.shape), h, weight)
+        found = offset.flatten(0, 1).index_select(0, self._index(c)).view(h.shape)
+        if torch.compiler.is_compiling():  # it adds in passing, where `baddbmm` would copy
+            return torch.bmm(h, weight) + found
+        return torch.baddbmm(found, h, weight)
 
     def _keep_offset(self, error: Tensor, c: Tensor | None) -> None:
         grads = self._offset.out

@@ -3,6 +3,7 @@
 An optimizer costs tens of microseconds of Python whatever its size, so a step of many layers must not step many of
 them. Adam and SGD have fused kernels that take the parameters of all modules at once, each with its own count of
 steps; these work on the optimizers' own state, so nobody else notices. Any other optimizer is stepped in turn.
+A compiled step may end with Adam itself, on the same state.
 """
 
 from __future__ import annotations
@@ -140,11 +141,11 @@ class _Seen:
         self._optimizer = optimizer
         self._state = optimizer.state
         self._hooked = _hooked(optimizer)
-        self._groups = [(group, dict(group)) for group in optimizer.param_groups]
+        self._groups = [dict(group) for group in optimizer.param_groups]
 
     def holds(self) -> bool:
         """Is all as it was?"""
-        return self.state_holds() and all(now == then for now, then in self._groups)
+        return self._optimizer.param_groups == self._groups and self.state_holds()
 
     def state_holds(self) -> bool:
         """Is the state that which it was, which it is not after loading, and are there as many hooks?"""
