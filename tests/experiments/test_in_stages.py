@@ -8,7 +8,19 @@ import pytest
 
 from tests.cli.helpers import call, records_in
 
-SHORT = ["--tier", "smoke", "--steps", "40", "--width", "32", "--batch-size", "64", "--threads", "1", "--quiet"]
+SHORT = [
+    "--tier",
+    "smoke",
+    "--steps",
+    "40",
+    "--width",
+    "32",
+    "--batch-size",
+    "64",
+    "--threads",
+    "1",
+    "--quiet",
+]
 
 
 def test_stages_learn_what_one_process_learns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,7 +49,9 @@ def test_a_run_that_cannot_begin_is_refused_before_any_process_starts(
     assert "nowhere" in capsys.readouterr().err
 
 
-def test_what_fails_in_a_process_is_a_failed_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_fails_in_a_process_is_a_failed_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     asked = ["--methods", "cdni", "--engine", "stages", "--lr", "1e30", "--out", str(tmp_path)]
     assert call("compare", *SHORT, *asked) == 1
     (record,) = records_in(tmp_path)
