@@ -45,9 +45,13 @@ class ScheduleDecoupled:
         example: a microbatch of inputs of the whole network, in the first stage, to learn the shapes from. Others
             give none.
         window: microbatches that an answer may be late; None to follow the link.
-        deterministic, observe_prob, wire_dtype, timeout_s, seed: see `Stages`.
+        deterministic: count lags in microbatches, not in arrival times; see `Stages`.
+        observe_prob: share of the true messages that are sent back.
+        wire_dtype: of what crosses; None for the network's own.
         reduction: how ``loss_fn`` reduces; see `decouple`.
         guard: stop with `DivergedError` at a message or loss that is not finite.
+        timeout_s: how long a stage waits for another, in seconds.
+        seed: of the draws for ``observe_prob``.
 
     Raises:
         ConfigError: if a setting is out of range, or there is another number of processes than of stages.
