@@ -67,7 +67,7 @@ def offered(line: str) -> list[str]:
         ("synthgrad compare --methods backprop,backprop", []),
         ("synthgrad compare --tier ", ["smoke", "quick", "full"]),
         ("synthgrad compare --device ", ["auto", "cpu", "cuda"]),
-        ("synthgrad compare --engine ", ["in-process", "layer-parallel", "plain"]),
+        ("synthgrad compare --engine ", ["in-process", "layer-parallel", "plain", "stages"]),
         ("synthgrad compare --debug --quiet --engine p", ["plain"]),
         ("synthgrad run dni_search --tier q", ["quick"]),
         (

@@ -64,7 +64,7 @@ def test_the_command_measures_every_method(tmp_path: Path, capsys: pytest.Captur
     assert found["1f1b"]["sent_bytes_per_step"] == 2 * tensor_bytes  # up and down once
     assert found["zero_bubble"]["sent_bytes_per_step"] == 4 * tensor_bytes  # zbv: twice, the tip is not sent
     assert found["ddp"]["sent_bytes_per_step"] == 2 * 4 * num_parameters()
-    headers = 2 * 5 * 8
+    headers = 2 * 6 * 8
     assert found["stages"]["sent_bytes_per_step"] == 2 * tensor_bytes + headers
     assert found["stages_sparse"]["sent_bytes_per_step"] <= 2 * tensor_bytes + headers
     assert (tmp_path / "report.html").exists()
