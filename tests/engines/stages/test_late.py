@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,12 +15,6 @@ from synthgrad.engines import Stages
 from synthgrad.rules import SyntheticInput
 from tests.engines.stages import programs
 from tests.engines.stages.processes import Processes
-
-
-@pytest.fixture(scope="module")
-def two() -> Iterator[Processes]:
-    with Processes(2) as found:
-        yield found
 
 
 def unlocked() -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,18 +18,6 @@ from tests.engines.stages import programs
 from tests.engines.stages.processes import Processes
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def two() -> Iterator[Processes]:
-    with Processes(2) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def four() -> Iterator[Processes]:
-    with Processes(4) as found:
-        yield found
 
 
 def halves() -> list[nn.Module]:

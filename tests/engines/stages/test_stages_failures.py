@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,12 +15,6 @@ from synthgrad.core import ConfigError, StageError
 from synthgrad.engines import Stages
 from tests.engines.stages import programs
 from tests.engines.stages.processes import Processes
-
-
-@pytest.fixture(scope="module")
-def three() -> Iterator[Processes]:
-    with Processes(3) as found:
-        yield found
 
 
 @pytest.mark.parametrize("who", [0, 1, 2])
