@@ -90,7 +90,10 @@ class BaseLoop:
             self.snapshot.save(self.state)
 
     def close(self) -> None:
-        """Let go of what outlives a run, such as other processes."""
+        """Part from other processes, if the engine has any."""
+        close = getattr(getattr(self, "trainer", None), "close", None)
+        if close is not None:
+            close()
 
     def times(self) -> dict[str, Any]:
         """Return the clock's figures; the first chunks, which warm up, count for the total only."""

@@ -20,7 +20,7 @@ from ..records import Record
 from .methods import method_named
 from .run_config import AnyRun
 
-__all__ = ["StagesTrainer", "launched", "run_in_stages", "stages_of"]
+__all__ = ["StagesTrainer", "engine_here", "launched", "run_in_stages", "stages_of"]
 
 #: In the environment of a process that is one of several.
 _MARK = "SYNTHGRAD_STAGE"
@@ -59,6 +59,11 @@ class StagesTrainer:
 def launched() -> bool:
     """Is this process one of several that run a network together?"""
     return _MARK in os.environ
+
+
+def engine_here(engine: str) -> str:
+    """Return the engine that a run's network is prepared for in this process: outside its own it is only tried out."""
+    return "in-process" if engine == "stages" and not launched() else engine
 
 
 def stages_of(config: AnyRun) -> int:

@@ -20,7 +20,7 @@ from ..tasks import Augment, Images, Split, draw_batches, load
 from .base_loop import BaseLoop, Progress
 from .config import RunConfig
 from .graph_record import describe_graph
-from .in_stages import launched
+from .in_stages import engine_here
 from .machine import synchronize
 from .methods import Facts, method_named
 from .models import build_model, cuts_of
@@ -87,8 +87,7 @@ class Loop(BaseLoop):
             Facts(self.data.classes, len(self.data.train)),
             config.schedule.lr,
             config.seed,
-            # Outside its processes, a run in stages is only tried out.
-            "in-process" if config.cell.engine == "stages" and not launched() else config.cell.engine,
+            engine_here(config.cell.engine),
             config.cell.update_prob,
             config.precision,
             self._monitor,
@@ -135,12 +134,6 @@ class Loop(BaseLoop):
                 self.keep()
             if self.progress is not None:
                 self.progress(step)
-
-    def close(self) -> None:
-        """Part from other processes, if the engine has any."""
-        close = getattr(self.trainer, "close", None)
-        if close is not None:
-            close()
 
     def take(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""

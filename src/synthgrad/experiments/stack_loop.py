@@ -15,7 +15,7 @@ from ..engines import Carry
 from ..tasks import Stream, Text, bits, bits_per_char
 from .base_loop import BaseLoop, Progress
 from .char_loop import text_for
-from .in_stages import launched
+from .in_stages import engine_here
 from .machine import synchronize
 from .methods import Facts, method_named
 from .stacks_config import StackRun
@@ -103,14 +103,13 @@ class StackLoop(BaseLoop):
         model = stack(self.text.classes, cell.width, cell.layers).to(config.device)
         example = self.text.train[: config.schedule.batch_size * cell.unroll].view(-1, cell.unroll)
         cuts = [f"layer{k + 1}" for k in range(cell.layers - 1)]
-        engine = "in-process" if cell.engine == "stages" and not launched() else cell.engine
         plan = Plan(
             method_named(config.method),
             config.rule,
             Facts(self.text.classes, len(self.text.train)),
             config.schedule.lr,
             config.seed,
-            engine,
+            engine_here(cell.engine),
         )
         self.net, self.trainer = make_trainer(plan, model, cuts, example)
 
@@ -128,12 +127,6 @@ class StackLoop(BaseLoop):
                 self._evaluate()
             if self.progress is not None:
                 self.progress(self._step)
-
-    def close(self) -> None:
-        """Part from other processes, if the engine has any."""
-        close = getattr(self.trainer, "close", None)
-        if close is not None:
-            close()
 
     def _chunk(self, num: int) -> None:
         begun = time.perf_counter()

@@ -47,7 +47,7 @@ def _other(kind: str, rule: str) -> Decoupled:
     """Return a convolutional or a recurrent network of two modules, on the same data seen as images or sequences."""
     if kind == "convolutional":
         first: list[nn.Module] = [nn.Unflatten(1, (1, 2, 3)), nn.Conv2d(1, WIDTH, 3, padding=1)]
-        first += [nn.BatchNorm2d(WIDTH), nn.ReLU()]
+        first += [nn.BatchNorm2d(WIDTH, affine=False), nn.ReLU()]  # statistics alone are gathered too
         last: list[nn.Module] = [nn.Conv2d(WIDTH, 2, 3, padding=1), nn.Flatten(), nn.Linear(12, CLASSES)]
     else:
         first = [nn.Unflatten(1, (3, 2)), Carry(nn.LSTM(2, WIDTH, batch_first=True))]

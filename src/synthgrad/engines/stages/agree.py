@@ -17,7 +17,7 @@ from ...core import ConfigError, StageError
 from .alarm import Alarm
 from .layout import Groups, Layout
 
-__all__ = ["agree", "describe", "round_trips"]
+__all__ = ["agree", "describe", "round_trips", "told"]
 
 _PINGS = 5
 
@@ -43,20 +43,11 @@ def agree(store: Store, alarm: Alarm, facts: Mapping[str, Any], timeout_s: float
         ConfigError: naming the first thing in which two processes differ.
         StageError: if some do not come.
     """
-    rank, world = dist.get_rank(), dist.get_world_size()
-    store.set(f"hello/{rank}", json.dumps(facts))
-    keys = [f"hello/{k}" for k in range(world)]
-    until = time.monotonic() + timeout_s
-    while not store.check(keys):
-        alarm.check()
-        if time.monotonic() > until:
-            missing = [k for k, key in enumerate(keys) if not store.check([key])]
-            raise StageError(
-                f"rank {missing[0]} did not come to the handshake within {timeout_s:g} s; do all processes build "
-                "the engine?"
-            )
-        time.sleep(0.02)
-    found: list[dict[str, Any]] = [json.loads(store.get(key)) for key in keys]
+    store.set(f"hello/{dist.get_rank()}", json.dumps(facts))
+    found: list[dict[str, Any]] = [
+        told(store, alarm, f"hello/{k}", timeout_s, f"rank {k} did not come to the handshake")
+        for k in range(dist.get_world_size())
+    ]
     first = found[0]["same"]
     for other, theirs in enumerate(found):
         for key, value in first.items():
@@ -66,6 +57,21 @@ def agree(store: Store, alarm: Alarm, facts: Mapping[str, Any], timeout_s: float
                     "start all processes with the same program and settings"
                 )
     return found
+
+
+def told(store: Store, alarm: Alarm, key: str, timeout_s: float, otherwise: str) -> Any:
+    """Return the JSON value that some process has put into the store, or will soon.
+
+    Raises:
+        StageError: saying ``otherwise`` if it does not come in time; or with the cause, if a process has stopped.
+    """
+    until = time.monotonic() + timeout_s
+    while not store.check([key]):
+        alarm.check()
+        if time.monotonic() > until:
+            raise StageError(f"{otherwise} within {timeout_s:g} s; do all processes build the engine?")
+        time.sleep(0.02)
+    return json.loads(store.get(key))
 
 
 def _difference(a: Any, b: Any) -> str:

@@ -22,7 +22,7 @@ from .links import AboveLink, BelowLink
 from .window import Window
 from .wire import Incoming, Kind, Outgoing, Slot
 
-__all__ = ["Connected", "Settings", "connect", "default_store"]
+__all__ = ["Connected", "Settings", "alarm_of", "connect", "default_store"]
 
 _instances = 0
 
@@ -111,8 +111,14 @@ class Connected:
     def leave(self) -> None:
         """At the end of a program that has not closed its engine: tell the others, if it ends by an error."""
         error = getattr(sys, "last_value", None)
-        if error is not None:
-            self.alarm.ring(error)
+        if error is None:
+            self.abort()
+        else:
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """Tell the others why this process stops, and part."""
+        self.alarm.ring(error)
         self.abort()
 
     def abort(self) -> None:
@@ -130,6 +136,11 @@ class Connected:
             link.incoming.join(_PARTING_S)
 
     @property
+    def waited_s(self) -> float:
+        """Time spent waiting for others so far, in seconds."""
+        return sum(link.waited_s for link in (self.above, self.below) if link is not None)
+
+    @property
     def sent_bytes(self) -> int:
         """What this process has sent so far, in bytes."""
         return sum(link.outgoing.sent_bytes for link in (self.above, self.below) if link is not None)
@@ -141,6 +152,11 @@ def default_store() -> Store:
     _instances += 1
     whole = dist.distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage]
     return PrefixStore(f"synthgrad/{_instances}", whole)
+
+
+def alarm_of(store: Store, layout: Layout) -> Alarm:
+    """Return the alarm of this process."""
+    return Alarm(store, f"stage {layout.stage} (rank {dist.get_rank()})")
 
 
 def connect(
@@ -165,7 +181,7 @@ def connect(
     """
     settings.check()
     store = default_store() if store is None else store
-    alarm = Alarm(store, f"stage {layout.stage} (rank {dist.get_rank()})")
+    alarm = alarm_of(store, layout)
     target = settings.target
     facts = {
         "same": {
@@ -183,8 +199,8 @@ def connect(
         "waits": rule is not None and rule.waits,
         "window": settings.window,
     }
-    told = agree(store, alarm, facts, settings.timeout_s)
-    stages = [told[k * layout.num_replicas + layout.replica] for k in range(layout.num_stages)]
+    all_facts = agree(store, alarm, facts, settings.timeout_s)
+    stages = [all_facts[k * layout.num_replicas + layout.replica] for k in range(layout.num_stages)]
     groups = make_groups(layout, device.type)
     round_trip_s = round_trips(layout, groups, device)
     below, above = _links(layout, groups, crossings, settings, stages, device, alarm)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from ...core import ConfigError, Decoupled, Guard, InputRule
+from ...core import ConfigError, Decoupled, Guard
 from ..base import Criterion, OptimizerFactory, StepRecord, make_optimizer, zero_grad
 from .agree import describe
 from .connect import Connected, Settings, connect
@@ -110,20 +110,21 @@ class Stages:
             device,
         )
         self._rule = rule
+        below = self._links.below
         supplies = None if layout.is_first else net.interfaces[sites[layout.stage - 1].name].input_rule
         self._stage = Stage(
             self._wrapped(self.module),
             net.units,
             criterion if layout.is_last else None,
             rule,
-            below=self._links.below,
+            below=below,
             above=self._links.above,
             window=self._links.window,
             exact=deterministic,
             guard=self._guard,
             name=self._name,
             sends_target=target is not None,
-            late=self._late(supplies),
+            late=None if supplies is None or below is None else LateInput(supplies, below),
         )
         own = [] if rule is None else list(rule.parameters())
         self.optimizer: Optimizer | None = make_optimizer(
@@ -132,6 +133,11 @@ class Stages:
             (own, rule_options),
             ([] if supplies is None else supplies.parameters(), input_options),
         )
+        self._owned = [[module] for module in modules]  # of each stage: its module and rules
+        for k, site in enumerate(sites):
+            interface = net.interfaces[site.name]
+            self._owned[k].append(interface.rule)
+            self._owned[k + 1] += [] if interface.input_rule is None else [interface.input_rule]
         self._step = 0
         self._passes = 0
         self._busy_s = 0.0
@@ -141,12 +147,6 @@ class Stages:
         if group is None or not any(p.requires_grad for p in module.parameters()):
             return module
         return DistributedDataParallel(module, process_group=group)
-
-    def _late(self, rule: InputRule | None) -> LateInput | None:
-        below = self._links.below
-        if rule is None or below is None:
-            return None
-        return LateInput(rule, below, self._links.window, rule.name)
 
     # -- training ---------------------------------------------------------------------------------------
 
@@ -218,10 +218,10 @@ class Stages:
 
     def gather(self) -> None:
         """Bring the weights of all stages into the network of every process. Blocks; all must call it."""
-        for stage, module in enumerate(self.net.graph.modules):
-            source = stage * self.layout.num_replicas
-            for tensor in _tensors_of(self.net, stage, module.name):
-                dist.broadcast(tensor, source)
+        for stage, owned in enumerate(self._owned):
+            for part in owned:
+                for tensor in (*part.parameters(), *part.buffers()):
+                    dist.broadcast(tensor.data, stage * self.layout.num_replicas)
 
     def close(self) -> None:
         """Part from the neighbours in order. Blocks; all must call it. The process group stays as it is."""
@@ -247,15 +247,14 @@ class Stages:
         """Tell the others, and leave nothing that waits."""
         if self.optimizer is not None:
             zero_grad(self.optimizer)
-        self._links.alarm.ring(error)
-        self._links.abort()
+        self._links.fail(error)
 
     # -- what can be known ------------------------------------------------------------------------------
 
     @property
     def waited_s(self) -> float:
         """Time this stage has spent waiting for others so far, in seconds."""
-        return sum(link.waited_s for link in (self._links.below, self._links.above) if link is not None)
+        return self._links.waited_s
 
     @property
     def busy_s(self) -> float:
@@ -282,11 +281,6 @@ class Stages:
         """Round trip to the stage above as measured at the start, in seconds; 0 for the last stage."""
         return self._links.round_trip_s
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what this stage needs to go on beside the weights: its optimizer and the number of the step."""
-        state = None if self.optimizer is None else self.optimizer.state_dict()
-        return {"optimizer": state, "step": self._step}
-
 
 def _check_inputs(net: Decoupled, settings: Settings, replicas: int) -> None:
     supplied = [name for name, interface in net.interfaces.items() if interface.input_rule is not None]
@@ -303,23 +297,6 @@ def _check_inputs(net: Decoupled, settings: Settings, replicas: int) -> None:
             f"{where}: not together with replicas, targets that travel or rules that wait; leave these out, or decouple "
             "without inputs"
         )
-
-
-def _tensors_of(net: Decoupled, stage: int, name: str) -> list[Tensor]:
-    """Return parameters and buffers of a stage, and of the rule at its end, of the whole network in this process."""
-    module = net.graph.modules[stage]
-    own = [net.model.get_parameter(n).data for n in module.parameters]
-    for path, part in net.model.named_modules():
-        names = {f"{path}.{n}" if path else n for n, _ in part.named_parameters(recurse=False)}
-        if names & set(module.parameters):
-            own += [b for _, b in part.named_buffers(recurse=False)]
-    if stage < len(net.graph.sites):
-        rule = net.interfaces[name].rule
-        own += [t.data for t in (*rule.parameters(), *rule.buffers())]
-    if stage:
-        supplies = net.interfaces[net.graph.modules[stage - 1].name].input_rule
-        own += [] if supplies is None else [t.data for t in (*supplies.parameters(), *supplies.buffers())]
-    return own
 
 
 def _check_rules(net: Decoupled, settings: Settings, replicas: int) -> None:

@@ -6,13 +6,14 @@ from torch import Tensor
 
 from ...core import ConfigError, Info, InputRule, ShapeError
 from .links import BelowLink
-from .window import Window
 
 __all__ = ["LateInput"]
 
 
 class LateInput:
     """Feeds a stage with what has come from below, or with what its input rule supplies in its place.
+
+    As many activations may be missing as the window of the stage below has; with more the stage waits after all.
 
     Every activation that comes teaches the rule, early or late. The batch is answered when the stage has learned from
     it, so perhaps before it has come: its message is then the gradient at the synthetic input, which the rule below
@@ -21,18 +22,14 @@ class LateInput:
     Args:
         rule: stands in for the stage below; sees the network's input, which every process must then give.
         below: the link.
-        window: how many activations may be missing before the stage waits after all.
-        name: of the interface, for errors.
 
     Attributes:
         num_synthetic: batches so far that were trained on synthetic inputs.
     """
 
-    def __init__(self, rule: InputRule, below: BelowLink, window: Window, name: str) -> None:
+    def __init__(self, rule: InputRule, below: BelowLink) -> None:
         self._rule = rule
         self._below = below
-        self._window = window
-        self._name = name
         self._missing: dict[int, tuple[Tensor, Info]] = {}
         self._early: tuple[int, Tensor] | None = None  # of a batch that this stage has not reached yet
         self.num_synthetic = 0
@@ -51,7 +48,7 @@ class LateInput:
         x = info.inputs
         if x is None:
             raise ConfigError(
-                f"interface '{self._name}' has synthetic inputs, which are made of the network's input: call "
+                f"interface '{self._rule.name}' has synthetic inputs, which are made of the network's input: call "
                 "step(x, y) with the input in every process"
             )
         self._rule.check(x, info)
@@ -78,7 +75,7 @@ class LateInput:
         """Return the next activation up to that of this step, if it is here, or if too many are missing."""
         early, self._early = self._early, None
         if early is None and self._missing:
-            early = self._below.come(wait=len(self._missing) > max(self._window.size, 1))
+            early = self._below.come(wait=len(self._missing) > max(self._below.window, 1))
         if early is not None and early[0] > step:
             self._early = early
             return None
@@ -88,7 +85,7 @@ class LateInput:
         x, info = self._missing.pop(batch)
         if h.shape[0] != x.shape[0]:
             raise ShapeError(
-                f"a batch of {h.shape[0]} examples came to interface '{self._name}', where {x.shape[0]} inputs were "
+                f"a batch of {h.shape[0]} examples came to interface '{self._rule.name}', where {x.shape[0]} inputs were "
                 "given: all processes must go through the data in the same order"
             )
         loss = self._rule.observe(x, info, h.detach())

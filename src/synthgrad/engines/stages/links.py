@@ -64,9 +64,8 @@ class _Waiting:
         return self._not_the_end(self.any(what))
 
     def _not_the_end(self, parcel: Parcel) -> Parcel:
-        if (
-            parcel.kind is Kind.END
-        ):  # a stage that fails says goodbye, so that no thread is left waiting for it
+        # A stage that fails says goodbye, so that no thread is left waiting for it.
+        if parcel.kind is Kind.END:
             raise self._alarm.broken(self._incoming.name, StageError("that stage has ended"))
         return parcel
 
@@ -193,6 +192,9 @@ class BelowLink:
         wanted: does a rule below learn from messages at all?
         observe_prob: share of the messages that are sent.
         seed: of the draws.
+
+    Attributes:
+        window: of the stage below, as it told last; 0 before it has.
     """
 
     def __init__(
@@ -209,6 +211,7 @@ class BelowLink:
         self.outgoing = outgoing
         self.incoming = incoming
         self._waiting = _Waiting(incoming, alarm, timeout_s)
+        self.window = 0
         self._wanted = wanted
         self._observe_prob = observe_prob
         self._generator = torch.Generator().manual_seed(seed)
@@ -228,7 +231,7 @@ class BelowLink:
         parcel = self._waiting.next(what)
         if parcel.kind is not kind or parcel.step != step or not parcel.tensors or parcel.tensors[0] is None:
             raise _unexpected(self.incoming.name, parcel, f"{what} {step}")
-        self.outgoing.unsent = max(self.outgoing.unsent, _unsent(parcel.window))
+        self._note(parcel)
         h, *rest = parcel.tensors
         assert h is not None
         return h, rest[0] if rest else None
@@ -244,8 +247,13 @@ class BelowLink:
             return None
         if parcel.kind is not Kind.BATCH or not parcel.tensors or parcel.tensors[0] is None:
             raise _unexpected(self.incoming.name, parcel, "an activation")
-        self.outgoing.unsent = max(self.outgoing.unsent, _unsent(parcel.window))
+        self._note(parcel)
         return parcel.step, parcel.tensors[0]
+
+    def _note(self, parcel: Parcel) -> None:
+        """Take note of how far the stage below may be ahead: so many answers may be under way."""
+        self.window = parcel.window
+        self.outgoing.unsent = max(self.outgoing.unsent, _unsent(parcel.window))
 
     def draw(self) -> bool:
         """Will the message of the next batch be sent? To be asked once a batch, before its forward pass."""

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import Store
 from torch.distributed.pipelining import PipelineStage
 
-from ...core import ConfigError, Guard, Rule, Site, StageError
+from ...core import ConfigError, Guard, Rule, Site
 from ...core.units import Reduction, Units
-from .connect import Connected, Settings, connect, default_store
+from .agree import told
+from .alarm import Alarm
+from .connect import Connected, Settings, alarm_of, connect, default_store
 from .layout import Layout
 from .stage import Stage
 
@@ -93,7 +95,12 @@ class ScheduleDecoupled:
         self.module: nn.Module = stage.submod
         self.n_microbatches = n_microbatches
         store = default_store()
-        sites = _sites(store, layout, self.module, example, stage.device, timeout_s)
+        alarm = alarm_of(store, layout)
+        try:
+            sites = _sites(store, alarm, layout, self.module, example, stage.device, timeout_s)
+        except Exception as error:
+            alarm.ring(error)  # the others wait for what this stage was to tell
+            raise
         own = None if layout.is_last else rule.bind(sites[layout.stage])
         self.rule = own
         self._links: Connected = connect(
@@ -159,7 +166,7 @@ class ScheduleDecoupled:
                 f"{len(target)} examples cannot be cut into {n} microbatches; give more, or fewer of these"
             )
         outputs: list[Tensor] = []
-        start, waited = time.perf_counter(), self._waited_s
+        start, waited = time.perf_counter(), self._links.waited_s
         try:
             for x, y in zip(inputs, targets, strict=True):
                 ran = self._stage.run(self._step, x, y)
@@ -169,10 +176,9 @@ class ScheduleDecoupled:
                 if ran.output is not None:
                     outputs.append(ran.output)
         except BaseException as error:
-            self._links.alarm.ring(error)
-            self._links.abort()
+            self._links.fail(error)
             raise
-        self._links.window.took((time.perf_counter() - start - (self._waited_s - waited)) / n)
+        self._links.window.took((time.perf_counter() - start - (self._links.waited_s - waited)) / n)
         if n > 1:
             for p in self.parameters():
                 if p.grad is not None:
@@ -185,13 +191,10 @@ class ScheduleDecoupled:
             self._guard.flush()
         self._links.end()
 
-    @property
-    def _waited_s(self) -> float:
-        return sum(link.waited_s for link in (self._links.below, self._links.above) if link is not None)
-
 
 def _sites(
     store: Store,
+    alarm: Alarm,
     layout: Layout,
     module: nn.Module,
     example: Tensor | None,
@@ -199,6 +202,11 @@ def _sites(
     timeout_s: float,
 ) -> list[Site]:
     """Run the example through the stages, of which each tells the next the shape only; return what crosses where."""
+
+    def crosses(stage: int) -> tuple[tuple[int, ...], torch.dtype]:
+        shape, dtype = told(store, alarm, f"crosses/{stage}", timeout_s, f"stage {stage} told no shape")
+        return tuple(shape), getattr(torch, dtype)
+
     if layout.is_first:
         if example is None:
             raise ConfigError(
@@ -206,7 +214,7 @@ def _sites(
             )
         x = example.to(device)
     else:
-        shape, dtype = _shape_of(_read(store, layout.stage - 1, timeout_s))
+        shape, dtype = crosses(layout.stage - 1)
         x = torch.zeros(shape, dtype=dtype, device=device)
     copied = copy.deepcopy(module)  # statistics must not learn from zeros
     with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -217,20 +225,6 @@ def _sites(
         )
     sites: list[Site] = []
     for k in range(layout.num_stages - 1):
-        shape, dtype = _shape_of(_read(store, k, timeout_s))
+        shape, dtype = crosses(k)
         sites.append(Site(f"stage{k}", shape, dtype, device, module))
     return sites
-
-
-def _shape_of(told: list[Any]) -> tuple[tuple[int, ...], torch.dtype]:
-    return tuple(told[0]), getattr(torch, told[1])
-
-
-def _read(store: Store, stage: int, timeout_s: float) -> list[Any]:
-    key, until = f"crosses/{stage}", time.monotonic() + timeout_s
-    while not store.check([key]):
-        if time.monotonic() > until:
-            raise StageError(f"stage {stage} told no shape within {timeout_s:g} s; did its process start?")
-        time.sleep(0.02)
-    found: list[Any] = json.loads(store.get(key))
-    return found
