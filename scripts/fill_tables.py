@@ -20,7 +20,7 @@ and a plot of one folder with the file that it is written to stand between comme
     <!-- plot results/copy/2026-11-21-… pictures/copy.svg over=seconds unroll=3 -->
     <!-- end -->
 
-What is plotted: of a sweep over update probabilities the test error; of recurrent runs over several lengths of unrolls
+What is plotted: of a sweep over update probabilities or lags the test error; of recurrent runs over several lengths of unrolls
 what they are measured by, the medians, and of one length every seed; of other recurrent runs the first thing that
 their curves have, or another that `of=NAME` names; of a benchmark's lines of one width and batch size their first
 measure, or the metric that `of=NAME` names, over depth. `over=data` (which is meant if nothing is said), `over=seconds`
@@ -44,6 +44,8 @@ from synthgrad.report import (
     bench_picture,
     budget_sheets,
     grid_sheets,
+    has_lags,
+    lag_picture,
     markdown,
     measure_picture,
     noted_markdown,
@@ -129,6 +131,8 @@ def plot(folder: str, words: dict[str, str]) -> str:
                 "choose among them, as in width=64 batch_size=32"
             )
         )
+    if records and has_lags(records) and not problems:
+        return standalone(lag_picture(records))
     sweeps, unrolls = sparse_sweeps(records), unroll_sweeps(records, least=1)
     tables = [] if unrolls else [t for t in tabulate(records) if t.recurrent]
     num = len(sweeps) + len(unrolls) + len(tables)

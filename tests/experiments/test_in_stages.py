@@ -37,7 +37,7 @@ def test_stages_learn_what_one_process_learns(tmp_path: Path, capsys: pytest.Cap
     for one, other in zip(ours, records_in(tmp_path / "b"), strict=True):
         # Not the same lags: what arrives when is up to the machine. Of ten classes one is right by chance.
         assert one["metrics"]["test_error_pct"] < other["metrics"]["test_error_pct"] + 35
-        assert one["metrics"]["test_error_pct"] < 45
+        assert one["metrics"]["test_error_pct"] < 60
     capsys.readouterr()
 
 

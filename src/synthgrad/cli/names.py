@@ -35,6 +35,7 @@ EXPERIMENTS = (
         "charlm",
         "multinet",
         "two_stages",
+        "lag",
     ),
     *("dni_search", "unlock_search", "multinet_search", "cnn_search"),
 )
@@ -53,8 +54,9 @@ METHODS_OF_BENCHMARKS = {
     "unroll": RECURRENT,
     "layer-parallel": ("backprop_eager", "backprop_compiled", "backprop_cudagraph", "layer_parallel"),
     "pipeline": (
-        *("backprop", "backprop_all_threads", "ddp", "gpipe", "1f1b", "zero_bubble"),
-        *("stages", "stages_sparse"),
+        *("backprop", "backprop_all_threads", "backprop_microbatches", "independent", "ddp"),
+        *("gpipe", "1f1b", "zero_bubble"),
+        *("stages", "stages_sparse", "stages_bfloat16", "stages_sparse_bfloat16"),
     ),
 }
 ARCHS = ("fcn", "cnn")

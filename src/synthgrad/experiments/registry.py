@@ -13,6 +13,7 @@ from . import (
     compare,
     copying,
     dni_search,
+    lag,
     multinet,
     multinet_search,
     sparse,
@@ -191,6 +192,12 @@ EXPERIMENTS = {
             "a convolutional network and a stack of LSTMs on two stages, beside one process",
             two_stages.configs,
             two_stages.TIERS,
+        ),
+        Experiment(
+            "lag",
+            "test error over how many steps late the messages come, at one cut",
+            lag.configs,
+            lag.TIERS,
         ),
         Experiment(
             "dni_search",

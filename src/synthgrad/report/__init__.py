@@ -8,6 +8,7 @@ from .format import markdown, table_sheet
 from .gathered import gathered_sheets
 from .grid import grid_sheets
 from .html import write_report
+from .lags import has_lags, lag_picture
 from .measure_curves import measure_picture
 from .sheet import Sheet, noted_markdown
 from .sparse import sparse_picture, sparse_sheet, sparse_sweeps
@@ -34,6 +35,8 @@ __all__ = [
     "measure_picture",
     "noted_markdown",
     "single_tables",
+    "has_lags",
+    "lag_picture",
     "sparse_picture",
     "sparse_sheet",
     "sparse_sweeps",

@@ -244,7 +244,10 @@ _COLUMNS: Mapping[str, tuple[Callable[[Record], _Cells], tuple[str, ...]]] = {
     "layer-parallel": (_layer_parallel, ("compiled", *_LEARNED)),
     "pipeline": (
         _pipeline,
-        ("compiled", "round trip", "rate", "microbatches", "peak memory", "with the other rate", *_LEARNED),
+        (
+            *("compiled", "round trip", "rate", "microbatches", "of it for microbatches", "peak memory"),
+            *("with the other rate", *_LEARNED),
+        ),
     ),
 }
 

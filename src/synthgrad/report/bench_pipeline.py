@@ -15,17 +15,22 @@ PIPELINE_ABOUT = (
     "each round, and “10–90 %” is its spread over rounds. “Best pipeline” is the fastest of the synchronous schedules, "
     "each with the best of its numbers of microbatches; the others stand in the records. “Sent” is what all processes "
     "together send in a step: counted for stages, reckoned from the sizes of the tensors for the others. “Peak memory” is "
-    "that of the largest process. “With the other rate” is the time to the accuracy at another learning rate, which "
+    "that of the largest process. “Of it for microbatches” is the part of a step that a stage loses because batches are "
+    "cut into them, as measured in one process without stages. “With the other rate” is the time to the accuracy at another learning rate, which "
     "methods with true gradients are allowed."
 )
 
 PIPELINE_PEERS: Mapping[str, str] = {
     "backprop_all_threads": "backprop, all threads",
+    "backprop_microbatches": "backprop in microbatches",
+    "independent": "backprop, a network in each process",
     "ddp": "data parallel",
     "gpipe": "GPipe",
     "1f1b": "1F1B",
     "zero_bubble": "zero bubble",
     "stages_sparse": "stages",
+    "stages_bfloat16": "stages, bfloat16 sent",
+    "stages_sparse_bfloat16": "stages, bfloat16 sent",
 }
 
 #: Columns that say what was measured, not what came out.
@@ -59,6 +64,7 @@ def pipeline_cells(record: Record) -> dict[str, str]:
         "ratio to best pipeline": unit("ratio", number(metrics, "ratio_to_best_pipeline")),
         "10–90 %": DASH if low is None or high is None else f"{low:.2f}–{high:.2f}",
         "ratio to backprop": unit("ratio", number(metrics, "ratio_to_backprop")),
+        "of it for microbatches": unit("ms", number(metrics, "microbatch_overhead_ms")),
         "sent": unit("bytes", number(metrics, "sent_bytes_per_step")),
         "peak memory": unit("bytes", number(metrics, "peak_bytes")),
         "with the other rate": unit("s", number(metrics, "time_to_accuracy_other_lr_s")),

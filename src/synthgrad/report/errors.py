@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import mean
 
 from ..records import Record
 from .fields import key, number, part, status, text
 from .sheet import DASH
 
-__all__ = ["ended_badly", "error_cell", "errors_of", "failures_of", "last_of_each"]
+__all__ = ["ended_badly", "error_cell", "error_points", "errors_of", "failures_of", "last_of_each"]
 
 
 def errors_of(records: Iterable[Record]) -> list[float]:
     """Return the test errors in percent of the runs that ended well."""
     found = (number(part(r, "metrics"), "test_error_pct") for r in records if r.get("status") == "ok")
     return [value for value in found if value is not None]
+
+
+def error_points(
+    records: Iterable[Record], at: Callable[[Record], float]
+) -> list[tuple[float, float, float, float]]:
+    """Return of each place the mean test error, and how far the best and the worst run lie from it.
+
+    Args:
+        records: of one line of a plot.
+        at: the place of a record.
+    """
+    groups: dict[float, list[Record]] = {}
+    for record in records:
+        groups.setdefault(at(record), []).append(record)
+    points: list[tuple[float, float, float, float]] = []
+    for place, group in sorted(groups.items()):
+        if errors := errors_of(group):
+            middle = mean(errors)
+            points.append((place, middle, middle - min(errors), max(errors) - middle))
+    return points
 
 
 def error_cell(records: Sequence[Record]) -> str:

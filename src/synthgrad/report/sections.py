@@ -16,6 +16,7 @@ from .format import table_sheet
 from .graph import graph_of
 from .graph_svg import graph_svg
 from .labels import row_label
+from .lags import has_lags, lag_group
 from .machine import differences, machine_line, settings
 from .measure_curves import measure_groups
 from .plots import Group
@@ -121,7 +122,8 @@ def table_section(table: Table, number: int, num_plots: int) -> Section:
     def groups() -> list[Group]:
         quality = quality_group(table, salt)
         curves = measure_groups if table.recurrent else curve_groups
-        return [*curves(table, salt), *([quality] if quality else [])]
+        first = [lag_group(table.records, f"{salt}-lag")] if has_lags(table.records) else []
+        return [*first, *curves(table, salt), *([quality] if quality else [])]
 
     _finish(section, table.records, groups, num_plots)
     section.pictures = section.attempt("The pictures of the graphs", lambda: _pictures(table.records), [])

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from ..records import Record
-from .errors import error_cell, errors_of, failures_of, last_of_each
+from .errors import error_cell, error_points, failures_of, last_of_each
 from .fields import as_number, is_sparse, key, number, part, text
 from .labels import position, title_of
 from .plots import Group, Plot
@@ -141,7 +141,7 @@ def _paint(axes: Axes, sweep: Sweep) -> Legend:
         own = [r for r in sweep.records if text(r.get("method"), 40) == method]
         colour = COLOURS[position(own[0]) % len(COLOURS)]  # as in every plot of the page
         for kind in _KINDS[:2]:
-            points = _points([r for r in own if kind in sweep.kinds_of(r)])
+            points = error_points([r for r in own if kind in sweep.kinds_of(r)], prob_of)
             if not points or (kind == EQUAL_STEPS and len(points) == 1 and EQUAL_UPDATES in drawn):
                 continue  # p = 1 alone stands on the other line already
             drawn.add(kind)
@@ -181,16 +181,3 @@ def _paint(axes: Axes, sweep: Sweep) -> Legend:
     if drawn and low > 0:
         log_scale(axes)
     return handles, labels
-
-
-def _points(records: Sequence[Record]) -> list[tuple[float, float, float, float]]:
-    """Return probability, mean error, and how far the best and the worst run lie from it."""
-    groups: dict[float, list[Record]] = {}
-    for record in records:
-        groups.setdefault(prob_of(record), []).append(record)
-    points: list[tuple[float, float, float, float]] = []
-    for prob, group in sorted(groups.items()):
-        if errors := errors_of(group):
-            middle = mean(errors)
-            points.append((prob, middle, middle - min(errors), max(errors) - middle))
-    return points

@@ -12,7 +12,7 @@ from synthgrad.core.errors import DataError
 from synthgrad.experiments.bench import choose
 from synthgrad.experiments.bench_step import StepBench
 from synthgrad.experiments.pipeline import PipelineBench, bench
-from synthgrad.experiments.pipeline.kinds import METHODS, Kind, kinds_of
+from synthgrad.experiments.pipeline.kinds import DEFAULT, METHODS, Kind, kinds_of
 from synthgrad.experiments.pipeline.learn import goal_of
 from synthgrad.experiments.pipeline.network import Size, network, split_names
 from synthgrad.experiments.pipeline.peers import owners_of
@@ -35,7 +35,10 @@ def test_backprop_comes_first_and_each_schedule_has_several_microbatches() -> No
         ("zero_bubble", "zbv"),
     ):
         assert counts(kinds, method, variant) == [2, 4, 8, 16]
-    assert [k.observe_prob for k in kinds if k.is_ours] == [1.0, 0.25]
+    assert counts(kinds, "backprop_microbatches") == [2, 4, 8, 16]
+    assert [(k.observe_prob, k.wire_dtype) for k in kinds if k.is_ours] == [
+        (1.0, "float32"), (0.25, "float32"), (1.0, "bfloat16"), (0.25, "bfloat16"),
+    ]  # fmt: skip
     assert len(set(kinds)) == len(kinds)
 
 
@@ -76,7 +79,8 @@ def test_parts_lie_in_processes_as_the_schedules_want_them() -> None:
 def test_a_line_names_all_its_settings() -> None:
     (setting,) = PipelineBench().settings(SMOKE)
     assert [line["method"] for line in setting.lines if line["cell"]["microbatches"] in (None, 4)] == [
-        *("backprop", "backprop_all_threads", "ddp", "gpipe", "1f1b", "zero_bubble", "zero_bubble"),
+        *("backprop", "backprop_all_threads", "backprop_microbatches", "independent", "ddp"),
+        *("gpipe", "1f1b", "zero_bubble", "zero_bubble"),
         *("stages", "stages_sparse"),
     ]
     assert setting.lines[-1]["cell"] == {
@@ -142,7 +146,8 @@ def test_the_sizes_of_the_issue_are_the_defaults() -> None:
         (512,), (9,), (256,), (2,), 1,
     )  # fmt: skip
     assert quick.rounds >= 5
-    assert all(scope.methods == METHODS for scope in PipelineBench.tiers.values())
+    assert quick.methods == DEFAULT
+    assert set(METHODS) - set(DEFAULT) == {"stages_bfloat16", "stages_sparse_bfloat16"}
 
 
 def test_without_mnist_the_embedded_digits_are_learned(monkeypatch: pytest.MonkeyPatch) -> None:

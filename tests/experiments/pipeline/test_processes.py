@@ -43,6 +43,8 @@ def test_the_command_measures_every_method(tmp_path: Path, capsys: pytest.Captur
         *(
             "backprop",
             "backprop_all_threads",
+            "backprop_microbatches",
+            "independent",
             "ddp",
             "gpipe",
             "1f1b",
@@ -55,12 +57,13 @@ def test_the_command_measures_every_method(tmp_path: Path, capsys: pytest.Captur
         metrics = record["metrics"]
         assert (record["status"], record["error"]) == ("ok", None)
         assert metrics["step_ms_median"] > 0
-        assert metrics["examples_per_s"] == pytest.approx(8e3 / metrics["step_ms_median"])
+        trained = 2 if record["method"] == "independent" else 1  # batches in a step
+        assert metrics["examples_per_s"] == pytest.approx(trained * 8e3 / metrics["step_ms_median"])
         assert 0 < metrics["train_loss_last"] < 10
         assert metrics["peak_bytes"] > 0
     found = {r["method"]: r["metrics"] for r in records}
     tensor_bytes = 8 * 16 * 4
-    assert found["backprop"]["sent_bytes_per_step"] == 0
+    assert found["backprop"]["sent_bytes_per_step"] == found["independent"]["sent_bytes_per_step"] == 0
     assert found["1f1b"]["sent_bytes_per_step"] == 2 * tensor_bytes  # up and down once
     assert found["zero_bubble"]["sent_bytes_per_step"] == 4 * tensor_bytes  # zbv: twice, the tip is not sent
     assert found["ddp"]["sent_bytes_per_step"] == 2 * 4 * num_parameters()
@@ -96,6 +99,31 @@ def test_schedules_compute_the_same_step_and_what_fails_takes_no_other_along(ses
     assert session.run(kinds[0], 1, 1) is not None
     assert session.num_starts == 2
     assert list(session.failed) == [broken]
+
+
+def test_gradients_of_microbatches_add_up_to_that_of_the_batch(session: Session) -> None:
+    losses = []
+    for kind in (BACKPROP, Kind("backprop_microbatches", 4), Kind("1f1b", 4)):
+        assert session.build(kind), session.failed
+        answers = session.run(kind, 3, 2)
+        assert answers is not None, session.failed
+        losses += [a["loss"] for a in answers if a["loss"] is not None]
+    # BatchNorm normalises each part on its own, as it does in a schedule.
+    assert losses[1] == pytest.approx(losses[2], rel=1e-4)
+    assert losses[1] != pytest.approx(losses[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["stages_bfloat16", "stages_sparse_bfloat16"])
+def test_half_as_many_bytes_cross_in_bfloat16(session: Session, method: str) -> None:
+    sent = []
+    whole = method.removesuffix("_bfloat16")
+    prob = 0.25 if "sparse" in method else 1.0
+    for kind in (Kind(whole, observe_prob=prob), Kind(method, observe_prob=prob, wire_dtype="bfloat16")):
+        assert session.build(kind), session.failed
+        answers = session.run(kind, 2, 20)
+        assert answers is not None, session.failed
+        sent.append(sum(a["after"]["sent_bytes"] - a["before"]["sent_bytes"] for a in answers))
+    assert 0.45 < sent[1] / sent[0] < 0.6
 
 
 def test_a_process_that_dies_is_said_and_replaced(session: Session) -> None:

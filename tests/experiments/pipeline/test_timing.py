@@ -98,6 +98,18 @@ def test_of_each_schedule_the_best_number_of_microbatches_is_marked() -> None:
     }  # fmt: skip
 
 
+def test_what_cutting_batches_costs_is_said_of_each_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut, alone = Kind("backprop_microbatches", 4), Kind("independent")
+    monkeypatch.setitem(STEP_MS, cut, (11.0,))
+    monkeypatch.setitem(STEP_MS, alone, (10.0, 10.0))
+    metrics, _, session = measured(GOAL, tuple(STEP_MS))
+    assert metrics[FAST]["microbatch_overhead_ms"] == pytest.approx((11 - 8) / 2)
+    assert "microbatch_overhead_ms" not in metrics[SLOW]
+    assert metrics[cut]["is_best"]  # as many as the best pipeline has
+    assert metrics[alone]["examples_per_s"] == pytest.approx(2 * 100 / 10e-3)
+    assert {call[1] for call in session.calls if call[0] == "learn"}.isdisjoint({cut, alone})
+
+
 def test_bytes_are_of_all_processes_and_memory_is_of_each() -> None:
     metrics, _, _ = measured()
     assert metrics[FAST]["sent_bytes_per_step"] == 80

@@ -17,7 +17,7 @@ from ...records import Record
 from ...tasks import load
 from ..bench import Scope, Setting, blank_line, finish_line
 from ..links import Link, available, parse_link
-from .kinds import METHODS, Kind, kinds_of
+from .kinds import DEFAULT, METHODS, Kind, kinds_of
 from .learn import Goal, goal_of
 from .network import Size
 from .timing import LR, OTHER_LR, measure
@@ -35,9 +35,9 @@ class PipelineBench:
     about = "throughput of stages over a link, beside backprop, data parallel and pipeline schedules"
     tiers = {
         "smoke": Scope(
-            (16,), (5,), (8,), METHODS, rounds=2, seconds=0.02, stages=(2,), schedule="smoke", tier="smoke"
+            (16,), (5,), (8,), DEFAULT, rounds=2, seconds=0.02, stages=(2,), schedule="smoke", tier="smoke"
         ),
-        "quick": Scope((512,), (9,), (256,), METHODS, rounds=5, seconds=1.0, stages=(2,), tier="quick"),
+        "quick": Scope((512,), (9,), (256,), DEFAULT, rounds=5, seconds=1.0, stages=(2,), tier="quick"),
         "full": Scope(
             (512,),
             (9,),
@@ -99,7 +99,7 @@ class PipelineBench:
             "variant": kind.variant,
             "observe_prob": kind.observe_prob,
             "window": "follows the link" if kind.is_ours else None,
-            "wire_dtype": "float32",
+            "wire_dtype": kind.wire_dtype,
             "link": "loopback" if link is None else "emulated",
             "rtt_ms": 0.0 if link is None else link.rtt_ms,
             "mbit_s": None if link is None else link.mbit_s,
@@ -110,7 +110,7 @@ class PipelineBench:
             config["rule"] = "cdni, linear M"
         if goal is not None:
             config["learn"] = f"{goal.accuracy_pct:g} % on {goal.data} in {goal.most_steps} steps"
-            config["other_lr"] = None if kind.is_ours else OTHER_LR
+            config["other_lr"] = None if kind.is_ours or kind.is_bound else OTHER_LR
         return blank_line(self.name, kind.method, scope, size.seed, cell, config)
 
 

@@ -5,16 +5,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["METHODS", "SCHEDULES", "SPARSE_PROB", "Kind", "kinds_of"]
+__all__ = ["DEFAULT", "METHODS", "SCHEDULES", "SPARSE_PROB", "Kind", "kinds_of"]
 
 #: Schedules of ``torch.distributed.pipelining``, with the variants of each.
 SCHEDULES = {"gpipe": (None,), "1f1b": (None,), "zero_bubble": ("interleaved", "zbv")}
 
-METHODS = ("backprop", "backprop_all_threads", "ddp", *SCHEDULES, "stages", "stages_sparse")
-
 _MICROBATCHES = (2, 4, 8, 16)
-#: Share of the true messages that ``stages_sparse`` sends.
+#: Share of the true messages that the sparse ones of our methods send.
 SPARSE_PROB = 0.25
+
+#: Our methods: the share of the true messages that is sent, and the precision of what crosses.
+_OURS = {
+    "stages": (1.0, "float32"),
+    "stages_sparse": (SPARSE_PROB, "float32"),
+    "stages_bfloat16": (1.0, "bfloat16"),
+    "stages_sparse_bfloat16": (SPARSE_PROB, "bfloat16"),
+}
+
+#: Two of them are bounds, no way to train one network: ``backprop_microbatches`` says what cutting a batch costs one
+#: process, ``independent`` what the cores give that have nothing to do with each other.
+METHODS = (
+    "backprop",
+    "backprop_all_threads",
+    "backprop_microbatches",
+    "independent",
+    "ddp",
+    *SCHEDULES,
+    *_OURS,
+)
+#: Those that are measured unless others are named.
+DEFAULT = tuple(method for method in METHODS if not method.endswith("bfloat16"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +46,28 @@ class Kind:
         microbatches: parts of a batch; None for methods that do not cut it.
         variant: of a schedule that has several.
         observe_prob: share of the true messages that are sent; None for methods that need all.
+        wire_dtype: precision of what our methods send.
     """
 
     method: str
     microbatches: int | None = None
     variant: str | None = None
     observe_prob: float | None = None
+    wire_dtype: str = "float32"
 
     @property
     def is_alone(self) -> bool:
         """Does it run in one process, while the others rest?"""
-        return self.method in ("backprop", "backprop_all_threads")
+        return self.method.startswith("backprop")
+
+    @property
+    def is_bound(self) -> bool:
+        """Is it no way to train a network, but what others are held against?"""
+        return self.method in ("backprop_microbatches", "independent")
+
+    def batches(self, stages: int) -> int:
+        """Return how many batches all processes together train on in a step."""
+        return stages if self.method == "independent" else 1
 
     @property
     def is_pipeline(self) -> bool:
@@ -71,16 +102,23 @@ def kinds_of(methods: Sequence[str], stages: int, layers: int, batch_size: int) 
             found = [
                 Kind(method, count, variant)
                 for variant in SCHEDULES[method]
-                for count in _MICROBATCHES
-                if batch_size % count == 0
-                and batch_size >= 2 * count
-                and _takes(method, variant, count, stages)
+                for count in _counts(batch_size)
+                if _takes(method, variant, count, stages)
             ]
             kinds += [kind for kind in found if kind.chunks_per_stage * stages < layers]
+        elif method == "backprop_microbatches":
+            kinds += [Kind(method, count) for count in _counts(batch_size)]
+        elif method in _OURS:
+            prob, dtype = _OURS[method]
+            kinds.append(Kind(method, observe_prob=prob, wire_dtype=dtype))
         else:
-            prob = {"stages": 1.0, "stages_sparse": SPARSE_PROB}.get(method)
-            kinds.append(Kind(method, observe_prob=prob))
+            kinds.append(Kind(method))
     return kinds
+
+
+def _counts(batch_size: int) -> list[int]:
+    """Return the numbers of microbatches that a batch can be cut into."""
+    return [count for count in _MICROBATCHES if batch_size % count == 0 and batch_size >= 2 * count]
 
 
 def _takes(method: str, variant: str | None, count: int, stages: int) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from ...core import decouple
 from ...engines.stages import Stages
 from ...rules import SyntheticGradient
+from .kinds import Kind
 from .network import CLASSES, IN_SHAPE, Size, adam, network, split_names
 
 __all__ = ["Decoupled"]
@@ -22,7 +24,8 @@ class Decoupled:
     What is sent is counted, headers included.
     """
 
-    def __init__(self, size: Size, lr: float, observe_prob: float, timeout_s: float) -> None:
+    def __init__(self, kind: Kind, size: Size, lr: float, timeout_s: float) -> None:
+        assert kind.observe_prob is not None
         model = network(size)
         cuts = [names[-1] for names in split_names(model, size.stages)[:-1]]
         example = next(model.parameters()).new_zeros(2, *IN_SHAPE)
@@ -31,7 +34,8 @@ class Decoupled:
             net,
             nn.CrossEntropyLoss(),
             partial(adam, lr=lr),
-            observe_prob=observe_prob,
+            observe_prob=kind.observe_prob,
+            wire_dtype=getattr(torch, kind.wire_dtype),
             timeout_s=timeout_s,
             seed=size.seed,
         )

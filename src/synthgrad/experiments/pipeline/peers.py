@@ -30,23 +30,32 @@ _FLOAT_BYTES = 4
 
 
 class Alone:
-    """Backpropagation in one process, in the loop that everybody writes."""
+    """Backpropagation in one process, in the loop that everybody writes; gradients of microbatches add up.
+
+    Where every process has one, they have nothing to do with each other.
+    """
 
     reads_input = True
 
-    def __init__(self, size: Size, lr: float, *, threads: int) -> None:
+    def __init__(self, size: Size, lr: float, *, threads: int, microbatches: int = 1) -> None:
         self.rows = slice(None)
         self.threads = threads
         self._model = network(size)
         self._optimizer = adam(self._model.parameters(), lr)
         self._criterion = nn.CrossEntropyLoss()
+        self._microbatches = microbatches
 
     def step(self, x: Tensor | None, y: Tensor) -> Tensor | None:
+        assert x is not None
+        count = self._microbatches
         self._optimizer.zero_grad()
-        loss = self._criterion(self._model(x), y)
-        loss.backward()
+        losses: list[Tensor] = []
+        for part, target in zip(x.chunk(count), y.chunk(count), strict=True):
+            loss = self._criterion(self._model(part), target)
+            (loss / count if count > 1 else loss).backward()
+            losses.append(loss.detach())
         self._optimizer.step()
-        return loss.detach()
+        return torch.stack(losses).mean() if count > 1 else losses[0]
 
     def predict(self, x: Tensor) -> Tensor | None:
         return _evaluated(self._model, x)

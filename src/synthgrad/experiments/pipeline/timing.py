@@ -106,7 +106,7 @@ def measure(
         if goal is not None:
             session.forget()
             for kind in well:
-                if metrics[kind].get("is_best", True):
+                if metrics[kind].get("is_best", True) and not kind.is_bound:
                     metrics[kind] |= _learned(session, kind, goal)
         return metrics, dict(session.failed)
 
@@ -156,12 +156,26 @@ def _metrics(seen: dict[Kind, _Seen], size: Size) -> dict[Kind, dict[str, Any]]:
             metrics |= ratios(s.times_ms, reference, "backprop")
         if best is not None:
             metrics |= ratios(s.times_ms, seen[best].times_ms, "best_pipeline")
-        metrics["examples_per_s"] = size.batch_size / (metrics["step_ms_median"] * 1e-3)
+        num_examples = size.batch_size * kind.batches(size.stages)
+        metrics["examples_per_s"] = num_examples / (metrics["step_ms_median"] * 1e-3)
         if kind.is_pipeline:
             rivals = [k for k in pipelines if (k.method, k.variant) == (kind.method, kind.variant)]
             metrics["is_best"] = kind == min(rivals, key=middle.__getitem__)
+            metrics |= _cut(seen, kind, size)
+        elif kind.method == "backprop_microbatches" and best is not None:
+            metrics["is_best"] = kind.microbatches == best.microbatches  # the one to compare with
         found[kind] = metrics | _sent(s) | _memory(s) | _stages(s) | _link(s)
     return found
+
+
+def _cut(seen: dict[Kind, _Seen], kind: Kind, size: Size) -> dict[str, Any]:
+    """Return what a stage loses because its batch is cut: of what one process loses, its share of the layers."""
+    whole = seen.get(Kind("backprop"))
+    cut = seen.get(Kind("backprop_microbatches", kind.microbatches))
+    if whole is None or cut is None:
+        return {}
+    more = median(a - b for a, b in zip(cut.times_ms, whole.times_ms, strict=True))
+    return {"microbatch_overhead_ms": more / size.stages}
 
 
 def _times(times_ms: Sequence[float]) -> dict[str, Any]:

@@ -121,11 +121,14 @@ class Worker:
     def _program(self, kind: Kind, lr: float) -> Program:
         size = self._size
         if kind.is_alone:
-            return Alone(size, lr, threads=kind.threads(size.stages, size.threads))
+            threads = kind.threads(size.stages, size.threads)
+            return Alone(size, lr, threads=threads, microbatches=kind.microbatches or 1)
+        if kind.method == "independent":
+            return Alone(size, lr, threads=size.threads)
         if kind.method == "ddp":
             return DataParallel(size, lr)
         if kind.observe_prob is not None:
-            return Decoupled(size, lr, kind.observe_prob, self._timeout_s)
+            return Decoupled(kind, size, lr, self._timeout_s)
         return Scheduled(kind, size, lr)
 
 
