@@ -56,7 +56,7 @@ METHODS_OF_BENCHMARKS = {
     "pipeline": (
         *("backprop", "backprop_all_threads", "backprop_microbatches", "independent", "ddp"),
         *("gpipe", "1f1b", "zero_bubble"),
-        *("stages", "stages_sparse", "stages_bfloat16", "stages_sparse_bfloat16"),
+        *("stages", "stages_sparse", "stages_local", "stages_bfloat16", "stages_sparse_bfloat16"),
     ),
 }
 ARCHS = ("fcn", "cnn")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -38,6 +38,9 @@ _CLASSES = 10
 _NUM_BATCHES = 16
 _LR = 3e-4
 _BOTH = (False, True)
+#: Steps in which an accuracy is to be reached, and between evaluations, by schedule; otherwise those of `compare`.
+_LEARNING_STEPS = {"quick": 30_000, "full": 100_000}
+_LEARNING_EVAL = 500
 
 
 class LayerParallelBench:
@@ -102,6 +105,7 @@ class LayerParallelBench:
         config = {"optimizer": "Adam, fused", "seconds": scope.seconds}
         if scope.learn:
             config["learn"] = f"{scope.schedule}, {_learning_data(scope)}"
+            config["learning_steps"] = _LEARNING_STEPS.get(scope.schedule)
         kinds = _kinds(scope)
         lines = [
             blank_line(
@@ -232,6 +236,10 @@ def _learn(kind: _Kind, line: Record, scope: Scope) -> dict[str, Any]:
     (config,) = compare.configs(
         scope.schedule, data, [method], [line["seed"]], over, scope.device, scope.data_dir
     )
+    steps = _LEARNING_STEPS.get(scope.schedule)
+    if steps is not None:  # small batches see little of the data in the usual number of steps
+        schedule = replace(config.schedule, steps=steps, eval_every=_LEARNING_EVAL)
+        config = replace(config, schedule=schedule)
     return time_to_accuracy(config)
 
 

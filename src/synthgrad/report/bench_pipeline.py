@@ -29,6 +29,7 @@ PIPELINE_PEERS: Mapping[str, str] = {
     "1f1b": "1F1B",
     "zero_bubble": "zero bubble",
     "stages_sparse": "stages",
+    "stages_local": "stages",
     "stages_bfloat16": "stages, bfloat16 sent",
     "stages_sparse_bfloat16": "stages, bfloat16 sent",
 }

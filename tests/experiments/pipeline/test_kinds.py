@@ -36,9 +36,10 @@ def test_backprop_comes_first_and_each_schedule_has_several_microbatches() -> No
     ):
         assert counts(kinds, method, variant) == [2, 4, 8, 16]
     assert counts(kinds, "backprop_microbatches") == [2, 4, 8, 16]
-    assert [(k.observe_prob, k.wire_dtype) for k in kinds if k.is_ours] == [
+    assert [(k.observe_prob, k.wire_dtype) for k in kinds if k.is_ours and k.rule == "cdni"] == [
         (1.0, "float32"), (0.25, "float32"), (1.0, "bfloat16"), (0.25, "bfloat16"),
     ]  # fmt: skip
+    assert [k.method for k in kinds if k.rule == "local_loss"] == ["stages_local"]
     assert len(set(kinds)) == len(kinds)
 
 
@@ -81,9 +82,13 @@ def test_a_line_names_all_its_settings() -> None:
     assert [line["method"] for line in setting.lines if line["cell"]["microbatches"] in (None, 4)] == [
         *("backprop", "backprop_all_threads", "backprop_microbatches", "independent", "ddp"),
         *("gpipe", "1f1b", "zero_bubble", "zero_bubble"),
-        *("stages", "stages_sparse"),
+        *("stages", "stages_sparse", "stages_local"),
     ]
-    assert setting.lines[-1]["cell"] == {
+    assert [line["config"].get("rule") for line in setting.lines[-3:]] == [
+        *["cdni, linear M"] * 2,
+        "local loss",
+    ]
+    assert setting.lines[-2]["cell"] == {
         "width": 16, "layers": 5, "batch_size": 8, "stages": 2, "threads": 1, "microbatches": None,
         "variant": None, "observe_prob": 0.25, "window": "follows the link", "wire_dtype": "float32",
         "link": "loopback", "rtt_ms": 0.0, "mbit_s": None, "lr": 3e-4,

@@ -51,6 +51,7 @@ def test_the_command_measures_every_method(tmp_path: Path, capsys: pytest.Captur
             "zero_bubble",
             "stages",
             "stages_sparse",
+            "stages_local",
         )
     }
     for record in records:
@@ -70,6 +71,8 @@ def test_the_command_measures_every_method(tmp_path: Path, capsys: pytest.Captur
     headers = 2 * 6 * 8
     assert found["stages"]["sent_bytes_per_step"] == 2 * tensor_bytes + headers
     assert found["stages_sparse"]["sent_bytes_per_step"] <= 2 * tensor_bytes + headers
+    labels = 8 * 8  # that no message comes is told in a header, too
+    assert found["stages_local"]["sent_bytes_per_step"] <= tensor_bytes + headers + labels
     assert (tmp_path / "report.html").exists()
 
 

@@ -20,6 +20,7 @@ from ..links import Link, available, parse_link
 from .kinds import DEFAULT, METHODS, Kind, kinds_of
 from .learn import Goal, goal_of
 from .network import Size
+from .ours import RULES
 from .timing import LR, OTHER_LR, measure
 
 __all__ = ["PipelineBench"]
@@ -29,7 +30,7 @@ _MOST_STAGES = 16
 
 
 class PipelineBench:
-    """Fully connected networks on digits, Adam (fused), over gloo on CPUs; stages have cDNI with a linear ``M``."""
+    """Fully connected networks on digits, Adam (fused), over gloo on CPUs; stages have cDNI with a linear ``M`` or a local loss."""
 
     name = "pipeline"
     about = "throughput of stages over a link, beside backprop, data parallel and pipeline schedules"
@@ -107,7 +108,7 @@ class PipelineBench:
         }
         config: dict[str, object] = {"optimizer": "Adam, fused", "backend": "gloo", "seconds": scope.seconds}
         if kind.is_ours:
-            config["rule"] = "cdni, linear M"
+            config["rule"] = RULES[kind.rule]
         if goal is not None:
             config["learn"] = f"{goal.accuracy_pct:g} % on {goal.data} in {goal.most_steps} steps"
             config["other_lr"] = None if kind.is_ours or kind.is_bound else OTHER_LR

@@ -14,12 +14,13 @@ _MICROBATCHES = (2, 4, 8, 16)
 #: Share of the true messages that the sparse ones of our methods send.
 SPARSE_PROB = 0.25
 
-#: Our methods: the share of the true messages that is sent, and the precision of what crosses.
+#: Our methods: the share of the true messages that is sent, the precision of what crosses, and the rule.
 _OURS = {
-    "stages": (1.0, "float32"),
-    "stages_sparse": (SPARSE_PROB, "float32"),
-    "stages_bfloat16": (1.0, "bfloat16"),
-    "stages_sparse_bfloat16": (SPARSE_PROB, "bfloat16"),
+    "stages": (1.0, "float32", "cdni"),
+    "stages_sparse": (SPARSE_PROB, "float32", "cdni"),
+    "stages_local": (1.0, "float32", "local_loss"),
+    "stages_bfloat16": (1.0, "bfloat16", "cdni"),
+    "stages_sparse_bfloat16": (SPARSE_PROB, "bfloat16", "cdni"),
 }
 
 #: Two of them are bounds, no way to train one network: ``backprop_microbatches`` says what cutting a batch costs one
@@ -47,6 +48,7 @@ class Kind:
         variant: of a schedule that has several.
         observe_prob: share of the true messages that are sent; None for methods that need all.
         wire_dtype: precision of what our methods send.
+        rule: of our methods, ``cdni`` or ``local_loss``.
     """
 
     method: str
@@ -54,6 +56,7 @@ class Kind:
     variant: str | None = None
     observe_prob: float | None = None
     wire_dtype: str = "float32"
+    rule: str = "cdni"
 
     @property
     def is_alone(self) -> bool:
@@ -109,8 +112,8 @@ def kinds_of(methods: Sequence[str], stages: int, layers: int, batch_size: int) 
         elif method == "backprop_microbatches":
             kinds += [Kind(method, count) for count in _counts(batch_size)]
         elif method in _OURS:
-            prob, dtype = _OURS[method]
-            kinds.append(Kind(method, observe_prob=prob, wire_dtype=dtype))
+            prob, dtype, rule = _OURS[method]
+            kinds.append(Kind(method, observe_prob=prob, wire_dtype=dtype, rule=rule))
         else:
             kinds.append(Kind(method))
     return kinds

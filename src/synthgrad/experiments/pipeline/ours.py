@@ -11,15 +11,18 @@ from torch import Tensor, nn
 
 from ...core import decouple
 from ...engines.stages import Stages
-from ...rules import SyntheticGradient
+from ...rules import LocalLoss, SyntheticGradient
 from .kinds import Kind
 from .network import CLASSES, IN_SHAPE, Size, adam, network, split_names
 
-__all__ = ["Decoupled"]
+__all__ = ["RULES", "Decoupled"]
+
+#: The rules at the ends of stages, in words. A linear classifier costs next to nothing and needs no message.
+RULES = {"cdni": "cdni, linear M", "local_loss": "local loss"}
 
 
 class Decoupled:
-    """One stage in each process; at its end cDNI with a linear ``M``. The window follows the link.
+    """One stage in each process; at its end cDNI with a linear ``M``, or a local loss. The window follows the link.
 
     What is sent is counted, headers included.
     """
@@ -29,7 +32,8 @@ class Decoupled:
         model = network(size)
         cuts = [names[-1] for names in split_names(model, size.stages)[:-1]]
         example = next(model.parameters()).new_zeros(2, *IN_SHAPE)
-        net = decouple(model, cuts, SyntheticGradient(context=CLASSES), example)
+        rule = LocalLoss(CLASSES) if kind.rule == "local_loss" else SyntheticGradient(context=CLASSES)
+        net = decouple(model, cuts, rule, example)
         self._stages = Stages(
             net,
             nn.CrossEntropyLoss(),
