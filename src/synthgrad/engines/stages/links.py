@@ -126,8 +126,8 @@ class AboveLink:
 
     @property
     def waited_s(self) -> float:
-        """Time spent waiting for answers so far, in seconds."""
-        return self._waiting.waited_s
+        """Time spent waiting for answers, and for a link that is full, so far, in seconds."""
+        return self._waiting.waited_s + self.outgoing.waited_s
 
     def send(self, kind: Kind, step: int, h: Tensor, target: Tensor | None, window: int = 0) -> None:
         """Send an activation, ``(B, ...)``, and what travels with it. Does not wait.
@@ -218,8 +218,8 @@ class BelowLink:
 
     @property
     def waited_s(self) -> float:
-        """Time spent waiting for activations so far, in seconds."""
-        return self._waiting.waited_s
+        """Time spent waiting for activations, and for a link that is full, so far, in seconds."""
+        return self._waiting.waited_s + self.outgoing.waited_s
 
     def take(self, kind: Kind, step: int) -> tuple[Tensor, Tensor | None]:
         """Return the next activation, ``(B, ...)``, and what travels with it. Waits for it.

@@ -25,6 +25,7 @@ import itertools
 import math
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -114,6 +115,7 @@ class Outgoing:
     Attributes:
         unsent: headers and tensors that may be on their way out of this process.
         sent_bytes: of all parcels so far, headers included.
+        waited_s: spent waiting for what was unsent, in seconds.
     """
 
     def __init__(
@@ -132,6 +134,7 @@ class Outgoing:
         self._works: deque[tuple[int, dist.Work, Tensor]] = deque()
         self._tagged = self._device.type == "cpu"
         self.sent_bytes = 0
+        self.waited_s = 0.0
 
     def send(
         self,
@@ -182,7 +185,9 @@ class Outgoing:
 
     def _wait_oldest(self) -> None:
         _, work, _ = self._works.popleft()
+        begun = time.perf_counter()
         work.wait()
+        self.waited_s += time.perf_counter() - begun
 
 
 class Incoming:
