@@ -105,7 +105,8 @@ class LayerParallelBench:
         config = {"optimizer": "Adam, fused", "seconds": scope.seconds}
         if scope.learn:
             config["learn"] = f"{scope.schedule}, {_learning_data(scope)}"
-            config["learning_steps"] = _LEARNING_STEPS.get(scope.schedule)
+            if scope.schedule in _LEARNING_STEPS:
+                config["learning_steps"] = _LEARNING_STEPS[scope.schedule]
         kinds = _kinds(scope)
         lines = [
             blank_line(
