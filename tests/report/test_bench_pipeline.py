@@ -32,7 +32,8 @@ def line(method: str, rtt_ms: float, step_ms: float, ratio: float, **more: Any) 
     }
     cell |= {k: v for k, v in more.items() if k in cell}
     metrics |= {k: v for k, v in more.items() if k not in cell}
-    config = {"rule": "cdni, linear M"} if method.startswith("stages") else {}
+    rule = "local loss" if method == "stages_local" else "cdni, linear M"
+    config = {"rule": rule} if method.startswith("stages") else {}
     return record(method, experiment=EXPERIMENT, cell=cell, metrics=metrics, config=config, curve=[])
 
 
@@ -154,3 +155,10 @@ def test_lines_that_others_wrote_are_shown_without_a_mark() -> None:
     )
     (row,) = rows(bench_sheet("pipeline", [bare]))
     assert (row["method"], row["step"], row["throughput"]) == ("GPipe", "3.00 ms", "—")
+
+
+def test_two_rules_are_two_lines_of_a_plot_and_one_rule_is_not_named() -> None:
+    local = [line("stages_local", rtt_ms, 12.0, 0.1, observe_prob=1.0) for rtt_ms in (0.0, 50.0, 200.0)]
+    both, one = texts(bench_picture("pipeline", [*LINES, *local])), texts(bench_picture("pipeline", LINES))
+    assert {"stages, cdni, linear M", "stages, local loss"} <= set(both)
+    assert "stages" in one

@@ -191,9 +191,8 @@ def _panels(records: Sequence[Record], over: str) -> dict[str, list[Record]]:
 
 
 def _rows(records: Sequence[Record]) -> dict[tuple[str, bool], list[Record]]:
-    """Group the lines by row label, apart for compiled and eager; without the rule if none has two."""
-    rules = {(text(r.get("method")), key(part(r, "config").get("rule"))) for r in records}
-    short = len({method for method, _ in rules}) == len(rules)
+    """Group the lines by row label, apart for compiled and eager; without the rule where no two differ in it alone."""
+    short = len({bench_label(r, with_rule=False) for r in records}) == len({bench_label(r) for r in records})
     rows: dict[tuple[str, bool], list[Record]] = {}
     for record in records:
         compiled = part(record, "cell").get("compiled") is True
