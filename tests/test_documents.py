@@ -205,6 +205,8 @@ def shortened(words: list[str]) -> list[str]:
         del extra["--tier"]  # what is named here may be in the line's own tier only; `provide` cuts all short
     if words[:2] == ["bench", "unroll"] or "lstm" in words:
         del extra["--layers"]  # recurrent networks have one
+    if "--stages" in words:
+        extra = extra | {"--layers": "5"}  # four stages have a hidden layer each
     if "--model" in words:
         extra = {option: value for option, value in extra.items() if option != "--width"}
     return [w for o, v in extra.items() if o in known for w in ([o] if v is None else [o, v])]
