@@ -35,9 +35,9 @@ def test_stages_learn_what_one_process_learns(tmp_path: Path, capsys: pytest.Cap
     in_one = ["--at", "layer2", "--engine", "in-process"]
     assert call("compare", *SHORT, *asked, *in_one, "--out", str(tmp_path / "b")) == 0
     for one, other in zip(ours, records_in(tmp_path / "b"), strict=True):
-        # Not the same lags: what arrives when is up to the machine. Of ten classes one is right by chance.
-        assert one["metrics"]["test_error_pct"] < other["metrics"]["test_error_pct"] + 35
-        assert one["metrics"]["test_error_pct"] < 60
+        # Not the same lags: what arrives when is up to the machine.
+        assert abs(one["metrics"]["test_error_pct"] - other["metrics"]["test_error_pct"]) < 12
+        assert one["metrics"]["test_error_pct"] < 45
     capsys.readouterr()
 
 
