@@ -24,7 +24,7 @@ SHORT = [
 
 
 def test_stages_learn_what_one_process_learns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = ["--methods", "backprop,cdni,delayed", "--steps", "120"]
+    asked = ["--methods", "backprop,cdni,delayed", "--steps", "300"]
     assert call("compare", *SHORT, *asked, "--engine", "stages", "--out", str(tmp_path / "a")) == 0
     ours = records_in(tmp_path / "a")
     assert [(r["method"], r["cell"]["engine"], r["status"]) for r in ours] == [
@@ -35,9 +35,9 @@ def test_stages_learn_what_one_process_learns(tmp_path: Path, capsys: pytest.Cap
     in_one = ["--at", "layer2", "--engine", "in-process"]
     assert call("compare", *SHORT, *asked, *in_one, "--out", str(tmp_path / "b")) == 0
     for one, other in zip(ours, records_in(tmp_path / "b"), strict=True):
-        # Not the same lags: what arrives when is up to the machine.
+        # Not the same lags: what arrives when is up to the machine, and matters most in the first hundred steps.
         assert abs(one["metrics"]["test_error_pct"] - other["metrics"]["test_error_pct"]) < 12
-        assert one["metrics"]["test_error_pct"] < 45
+        assert one["metrics"]["test_error_pct"] < 30
     capsys.readouterr()
 
 

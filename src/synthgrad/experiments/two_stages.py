@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .config import Cell, RunConfig, Schedule
 from .feed_forward import one_run
+from .methods import method_named
 from .run_config import AnyRun
 from .stacks_config import StackCell, StackRun
 
@@ -94,6 +95,7 @@ def _text(tier: str, method: str, seed: int, engine: str, device: str, data_dir:
         seed,
         cell,
         size.text_schedule,
+        rule=method_named(method).settings(own.data, own.arch),
         device=device,
         data_dir=data_dir,
         most_valid=size.most_valid,
