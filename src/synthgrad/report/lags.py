@@ -13,7 +13,7 @@ from .errors import error_points, errors_of, last_of_each
 from .fields import number, text
 from .labels import position, rule_settings
 from .plots import Group, Plot
-from .svg import COLOURS, Legend, draw, log_scale
+from .svg import COLOURS, Legend, bars, draw, log_scale
 
 __all__ = ["has_lags", "lag_group", "lag_picture"]
 
@@ -64,19 +64,8 @@ def _paint(axes: Axes, records: Sequence[Record]) -> Legend:
                 axes.axhline(mean(errors), color=colour, linestyle=":", linewidth=1.6, label=method)
             continue
         if points := error_points(own, _lag_of):
-            places, means, down, up = zip(*points, strict=True)
-            lags.update(places)
-            axes.errorbar(
-                places,
-                means,
-                yerr=(down, up),
-                color=colour,
-                marker="o",
-                markersize=4.5,
-                linewidth=1.6,
-                capsize=2.5,
-                label=method,
-            )
+            lags.update(point[0] for point in points)
+            bars(axes, points, color=colour, label=method)
     axes.set_xscale("symlog", base=2, linthresh=1)
     axes.xaxis.set_major_locator(FixedLocator(sorted(lags)))
     axes.xaxis.set_major_formatter(FixedFormatter([f"{lag:g}" for lag in sorted(lags)]))

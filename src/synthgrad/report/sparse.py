@@ -17,7 +17,7 @@ from .labels import position, title_of
 from .plots import Group, Plot
 from .setting import setting_key
 from .sheet import DASH, Sheet
-from .svg import COLOURS, Legend, draw, log_scale
+from .svg import COLOURS, Legend, bars, draw, log_scale
 
 __all__ = ["Sweep", "sparse_group", "sparse_picture", "sparse_sheet", "sparse_sweeps"]
 
@@ -145,19 +145,15 @@ def _paint(axes: Axes, sweep: Sweep) -> Legend:
             if not points or (kind == EQUAL_STEPS and len(points) == 1 and EQUAL_UPDATES in drawn):
                 continue  # p = 1 alone stands on the other line already
             drawn.add(kind)
-            probs, means, down, up = zip(*points, strict=True)
             many = len(points) > _MANY
-            axes.errorbar(
-                probs,
-                means,
-                yerr=(down, up),
+            bars(
+                axes,
+                points,
                 color=colour,
                 linestyle="none" if many else "-" if kind == EQUAL_UPDATES else "--",
                 marker="o" if kind == EQUAL_UPDATES else "s",
                 markersize=3.5 if many else 4.5,
                 markerfacecolor=colour if kind == EQUAL_UPDATES or many else "none",
-                linewidth=1.6,
-                capsize=2.5,
             )
         handles.append(Line2D([], [], color=colour, linewidth=2.2))
         labels.append(method)

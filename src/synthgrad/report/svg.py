@@ -21,6 +21,7 @@ __all__ = [
     "COLOURS",
     "DASHES",
     "Legend",
+    "bars",
     "depth_axis",
     "draw",
     "line_style",
@@ -48,6 +49,19 @@ def line_style(k: int) -> dict[str, Any]:
     """Return colour and dashes number ``k``: 32 that differ."""
     style = DASHES[(k + k // len(COLOURS)) % len(DASHES)]
     return {"color": COLOURS[k % len(COLOURS)], "linestyle": style}
+
+
+def bars(axes: Axes, points: Sequence[tuple[float, float, float, float]], **style: Any) -> None:
+    """Draw points with bars: of each its place, its height, and how far it may lie below and above.
+
+    Args:
+        axes: to draw on.
+        points: none leaves an entry of the legend without a line.
+        style: of the line, over what all have.
+    """
+    places, heights, down, up = zip(*points, strict=True) if points else ((), (), (), ())
+    usual: dict[str, Any] = {"marker": "o", "markersize": 4.5, "linewidth": 1.6, "capsize": 2.5}
+    axes.errorbar(places, heights, yerr=(down, up), **(usual | style))
 
 
 def thin(points: Sequence[tuple[float, float]], most: int = 300) -> list[tuple[float, float]]:

@@ -19,7 +19,7 @@ from .measure_curves import Axis, Curves, curves_of, finish_axes, panel, panels_
 from .measures import measure_named, values_of
 from .plots import Group, Plot
 from .plotted import DATA, HEIGHTS, SECONDS, Height, Width
-from .svg import COLOURS, DASHES, Legend, draw
+from .svg import COLOURS, DASHES, Legend, bars, draw
 from .unrolls import UnrollSweep
 
 __all__ = ["OVER", "unroll_groups", "unroll_picture"]
@@ -141,17 +141,7 @@ def _over_unrolls(sweep: UnrollSweep, salt: str) -> Group:
         handles: list[Line2D] = []
         for row, style in zip(ours, styles_of(list(ours)), strict=True):
             colour = style["color"]
-            places, means, down, up = zip(*ours[row], strict=True) if ours[row] else ((), (), (), ())
-            axes.errorbar(
-                places,
-                means,
-                yerr=(down, up),
-                color=colour,
-                marker="o",
-                markersize=4.5,
-                linewidth=1.8,
-                capsize=2.5,
-            )
+            bars(axes, ours[row], color=colour, linewidth=1.8)
             axes.plot(*zip(*theirs[row], strict=True), color=colour, **open_square) if theirs[row] else None
             handles.append(Line2D([], [], color=colour, linewidth=2.2))
         labels = list(ours)
