@@ -69,6 +69,7 @@ def test_two_stages_runs_both_networks_in_one_process_and_in_two(
     assert set(found) == {(arch, engine) for arch in ("cnn", "lstm") for engine in ("in-process", "stages")}
     for engine in ("in-process", "stages"):
         assert found["lstm", engine]["metrics"]["bits_per_char"] < 6
+        assert found["lstm", engine]["config"]["rule"]["hidden"] == [256]
         assert found["cnn", engine]["curve"][-1]["step"] == 20
     table = capsys.readouterr().out
-    assert "cdni (stages" in table
+    assert "cdni (stages, hidden 256, lr ×0.3)" in " ".join(table.split())

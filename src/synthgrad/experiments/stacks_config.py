@@ -43,6 +43,7 @@ class StackRun(SequenceRun):
         return {
             "lr": schedule.lr,
             "eval_every": schedule.eval_every,
+            "rule": {} if self.method == "backprop" else self.rule.recorded(),
             "optimizer": "Adam",
             "most_valid": self.most_valid,
         }

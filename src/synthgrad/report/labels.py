@@ -68,7 +68,8 @@ def row_label(record: Record) -> str:
     if cell.get("at"):
         parts.append("cut after " + text(cell["at"], 60))
     rule, experiment = rule_settings(record), record.get("experiment")
-    if number(cell, "unroll") is None and label != "bptt":  # which has no rule
+    of_a_cut = "like_layer" in rule or number(cell, "unroll") is None  # not of what lies between two unrolls
+    if of_a_cut and label != "bptt":  # which has no rule
         about = _rule_label(rule)
         parts += [about] if str(experiment).endswith("_search") or about != "linear" else []
     else:
