@@ -61,6 +61,8 @@ def bars(axes: Axes, points: Sequence[tuple[float, float, float, float]], **styl
     """
     places, heights, down, up = zip(*points, strict=True) if points else ((), (), (), ())
     usual: dict[str, Any] = {"marker": "o", "markersize": 4.5, "linewidth": 1.6, "capsize": 2.5}
+    if style.get("color") == COLOURS[-1]:
+        usual["markerfacecolor"] = "none"  # matplotlib writes no black fill, so a page could give it no shade
     axes.errorbar(places, heights, yerr=(down, up), **(usual | style))
 
 
