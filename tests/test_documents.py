@@ -205,6 +205,8 @@ def shortened(words: list[str]) -> list[str]:
         del extra["--tier"]  # what is named here may be in the line's own tier only; `provide` cuts all short
     if words[:2] == ["bench", "unroll"] or "lstm" in words:
         del extra["--layers"]  # recurrent networks have one
+    if words[1:2] == ["memory"] and "--unroll" in words:
+        extra = extra | {"--unroll": "4"}  # has to divide the horizon of 8
     if "--stages" in words:
         extra = extra | {"--layers": "5"}  # four stages have a hidden layer each
     if "--model" in words:
