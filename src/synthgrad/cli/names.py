@@ -45,7 +45,7 @@ METHODS = (
     *("dni_unlock", "cdni_unlock"),
 )
 #: Methods of recurrent networks.
-RECURRENT = ("bptt", "dni", "dni_aux")
+RECURRENT = ("bptt", "dni", "dni_aux", "dni_ls", "dni_ls_aux")
 #: What ``compare`` compares unless methods are named.
 COMPARED = ("backprop", "no_bprop", "dni", "cdni")
 #: Benchmarks that measure other things than all methods.

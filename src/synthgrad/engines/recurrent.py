@@ -51,6 +51,8 @@ class Recurrent:
         mix: ``λ``: the rule learns from ``(1 - λ)`` of what it says itself at the next boundary and ``λ`` of
             what came back there, within a window (0: plain DNI).
         guard: stop with `DivergedError` at a loss that is not finite.
+        max_norm: norm to which the gradients of all of the network's parameters together are clipped; None for
+            as they are. Clipped is what the network learns from; the rule learns from what came back.
 
     Attributes:
         state: as the last unroll left it, detached; None before the first.
@@ -70,7 +72,10 @@ class Recurrent:
         window: int = 1,
         mix: float = 0.0,
         guard: bool = True,
+        max_norm: float | None = None,
     ) -> None:
+        if max_norm is not None and not max_norm > 0:
+            raise ConfigError(f"max_norm={max_norm}: expected a norm above 0, or None")
         if window < 1:
             raise ConfigError(f"window={window}: expected at least 1 unroll to an update")
         if not 0 <= mix <= 1:
@@ -92,12 +97,14 @@ class Recurrent:
         self.net = net
         self.boundary = boundary
         self.criterion = criterion
-        own = [p for p in net.parameters()]
-        made = make_optimizer(optimizer, (own, None), (boundary.parameters(), rule_options))
+        self._own = [p for p in net.parameters() if p.requires_grad]
+        made = make_optimizer(optimizer, (self._own, None), (boundary.parameters(), rule_options))
         self.optimizers = [] if made is None else [made]
         self.window = window
         self.mix = mix
+        self.max_norm = max_norm
         self.state: Any = None
+        self._context: Tensor | None = None  # what the rule was told of `state`
         self._guard = Guard() if guard else None
         self._step = 0
         self._open: list[Unroll] = []
@@ -113,7 +120,8 @@ class Recurrent:
             fresh: sequences that begin anew with this unroll, ``(B,)`` bool or one for all; their state is
                 the network's initial one. The first unroll is fresh whatever is said.
             ended: sequences that are over at its end.
-            context: of the rule.
+            context: of the rule, what is known of the state at the unroll's end. Of the same state at the start of
+                the next unroll the rule is told the same.
 
         Returns:
             The unroll's loss, and ``["all"]`` as what was updated; nothing within a window.
@@ -129,15 +137,16 @@ class Recurrent:
         leaf: Tensor | None = None
         rows: Rows = False
         if self.window == 1:
-            state = boundary.start(state, fresh=fresh, context=context)
+            state = boundary.start(state, fresh=fresh, context=self._context)
         else:
             state, leaf, rows = boundary.open(state, fresh=fresh)
         loss, features, state = self._run(x, y, state)
-        info = Info(context=context, step=boundary.step)
+        info = Info(context=self._context, step=boundary.step)
         # The auxiliary task is set at the first step of the unroll, the farthest from what it foresees.
         seen = None if features is None else features[:, 0]
         done = boundary.finish(loss, state, features=seen, ended=ended, context=context)
         self.state = pytree.tree_map(lambda part: part.detach(), state)
+        self._context = context
         if self._guard is not None:
             self._guard.check("loss", self._step, loss.detach())
         record = StepRecord(self._step, loss.detach())
@@ -172,6 +181,7 @@ class Recurrent:
             "step": self._step,
             "boundary_step": self.boundary.step,
             "state": self.state,
+            "context": self._context,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -181,6 +191,7 @@ class Recurrent:
         self._step = int(state["step"])
         self.boundary.step = int(state["boundary_step"])
         self.state = state["state"]
+        self._context = state.get("context")
 
     def _begin(self, x: Any, fresh: Rows) -> Any:
         """Return the state to go on from, with the initial one where sequences begin anew."""
@@ -221,6 +232,8 @@ class Recurrent:
         for loss in losses:
             if loss.requires_grad:
                 loss.backward()
+        if self.max_norm is not None:
+            nn.utils.clip_grad_norm_(self._own, self.max_norm)
         for optimizer in self.optimizers:
             optimizer.step()
 

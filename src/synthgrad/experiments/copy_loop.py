@@ -23,6 +23,8 @@ from .trainers import arithmetic
 __all__ = ["CopyLoop", "episode_step"]
 
 _LN2 = math.log(2)
+#: Steps left that a rule can tell apart; longer episodes begin with one class for all that is farther.
+_CONTEXTS = 64
 
 
 class CopyLoop(BaseLoop):
@@ -53,6 +55,7 @@ class CopyLoop(BaseLoop):
             batch_size=config.schedule.batch_size,
             width=cell.width,
             lr=config.schedule.lr,
+            contexts=_CONTEXTS,
         )
         self.trainer.boundary.monitor = self.monitor
 
@@ -148,15 +151,24 @@ def asked_only(scores: Tensor, y: Tensor | None) -> Tensor:
 def episode_step(trainer: Recurrent, episode: Episode, unroll: int) -> float:
     """Learn from a batch of whole episodes, in unrolls; the last one is as long as what is left.
 
+    Rules that have a context are told how many steps are left after an unroll, the same for all sequences.
+
     Returns:
         Bits per asked character, each measured before it was learned from.
     """
     total = torch.zeros((), device=episode.x.device)
     length = episode.x.shape[1]
+    left = torch.arange(length, -1, -1, device=episode.x.device).clamp_max(_CONTEXTS - 1)
     for start in range(0, length, unroll):
         end = min(start + unroll, length)
         y = episode.y[:, start:end] if end > episode.first else None
-        done = trainer.step(episode.x[:, start:end], y, fresh=start == 0, ended=end == length)
+        done = trainer.step(
+            episode.x[:, start:end],
+            y,
+            fresh=start == 0,
+            ended=end == length,
+            context=left[end].expand(len(episode.x)),
+        )
         if done.loss is not None:
             total += done.loss
     return total.item() / _LN2 / (length - episode.first)

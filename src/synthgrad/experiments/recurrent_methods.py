@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core import ConfigError
+from ..core import ConfigError, Rule
 from ..engines import Boundary, Criterion, Recurrent
 from ..records.names import RECURRENT
-from ..rules import FutureGradient, NoBackprop, SyntheticGradient
+from ..rules import FutureGradient, LeastSquaresGradient, NoBackprop, SyntheticGradient
 from .sequence_config import BoundarySettings
 
 __all__ = ["RECURRENT_METHODS", "RecurrentMethod", "make_recurrent", "recurrent_method"]
@@ -25,11 +25,13 @@ class RecurrentMethod:
         name: as given on the command line.
         predicts: does the final state get a synthetic gradient?
         auxiliary: does the network foresee it?
+        solves: is it linear and solved for by least squares?
     """
 
     name: str
     predicts: bool
     auxiliary: bool = False
+    solves: bool = False
 
     @property
     def about(self) -> str:
@@ -43,6 +45,8 @@ RECURRENT_METHODS = {
         RecurrentMethod("bptt", predicts=False),
         RecurrentMethod("dni", predicts=True),
         RecurrentMethod("dni_aux", predicts=True, auxiliary=True),
+        RecurrentMethod("dni_ls", predicts=True, solves=True),
+        RecurrentMethod("dni_ls_aux", predicts=True, auxiliary=True, solves=True),
     )
 }
 
@@ -70,6 +74,7 @@ def make_recurrent(
     width: int,
     lr: float,
     reduction: Any = "mean",
+    contexts: int | None = None,
 ) -> Recurrent:
     """Return what trains a recurrent network of ``tasks`` by a method.
 
@@ -82,13 +87,19 @@ def make_recurrent(
         width: of the features and of the hidden layer of ``M``.
         lr: learning rate of Adam.
         reduction: how the criterion reduces over sequences.
+        contexts: classes of the context that the loop tells least squares; None for none.
     """
     method = recurrent_method(name)
     state: Any = net.initial_state(batch_size)  # pyright: ignore[reportCallIssue]
     hidden = (width,) if settings.hidden is None else settings.hidden
     features = sum(part[0].numel() for part in state)
+    rule: Rule = NoBackprop()
+    if method.solves:
+        rule = LeastSquaresGradient(contexts, rate=settings.rate, damping=settings.damping)
+    elif method.predicts:
+        rule = SyntheticGradient(hidden, norm=settings.norm)
     boundary = Boundary(
-        SyntheticGradient(hidden, norm=settings.norm) if method.predicts else NoBackprop(),
+        rule,
         state,
         alpha=settings.alpha,
         future=FutureGradient(width, features, hidden, weight=settings.aux_weight)
@@ -105,4 +116,5 @@ def make_recurrent(
         rule_options=None if settings.lr_factor == 1 else {"lr": lr * settings.lr_factor},
         window=window,
         mix=settings.mix if window > 1 else 0.0,
+        max_norm=settings.max_norm,
     )

@@ -48,6 +48,9 @@ class BoundarySettings:
         mix: ``λ``, with ``window`` unrolls to an update.
         window: unrolls to an update.
         aux_weight: of the auxiliary task's loss.
+        rate: share of a batch's error that least squares take away.
+        damping: of least squares.
+        max_norm: norm to which the network's gradients are clipped, whatever the method; None for as they are.
     """
 
     hidden: tuple[int, ...] | None = None
@@ -57,17 +60,24 @@ class BoundarySettings:
     mix: float = 0.0
     window: int = 1
     aux_weight: float = 1.0
+    rate: float = 0.7
+    damping: float = 0.01
+    max_norm: float | None = None
 
     def recorded(self, method: str) -> dict[str, Any]:
         """Return the settings that a method's results depend on."""
-        found: dict[str, Any] = {"norm": self.norm, "alpha": self.alpha, "lr_factor": self.lr_factor}
+        found: dict[str, Any] = {} if self.max_norm is None else {"max_norm": self.max_norm}
         if method == "bptt":
-            return {}
-        if self.hidden is not None:
-            found["hidden"] = list(self.hidden)
+            return found
+        if method.startswith("dni_ls"):
+            found |= {"alpha": self.alpha, "rate": self.rate, "damping": self.damping}
+        else:
+            found |= {"norm": self.norm, "alpha": self.alpha, "lr_factor": self.lr_factor}
+            if self.hidden is not None:
+                found["hidden"] = list(self.hidden)
         if self.window > 1:
             found |= {"mix": self.mix, "window": self.window}
-        if method == "dni_aux":
+        if method.endswith("_aux"):
             found["aux_weight"] = self.aux_weight
         return found
 

@@ -28,4 +28,6 @@ RECURRENT: Mapping[str, str] = {
     "bptt": "backpropagation through the steps of an unroll, and no further",
     "dni": "synthetic gradients at the end of every unroll",
     "dni_aux": "dni, and the network foresees the next synthetic gradient",
+    "dni_ls": "dni with a linear model that is solved for by least squares, not descended to",
+    "dni_ls_aux": "dni_ls, and the network foresees the next synthetic gradient",
 }

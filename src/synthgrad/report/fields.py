@@ -96,7 +96,7 @@ def is_bench(record: Record) -> bool:
 
 #: Networks with a state, and the methods that only these have.
 _RECURRENT_ARCHS = ("lstm", "gru", "rnn", "clocked")
-_RECURRENT_METHODS = ("bptt", "dni_aux")
+_RECURRENT_METHODS = ("bptt", "dni_aux", "dni_ls", "dni_ls_aux")
 
 
 def is_recurrent(record: Record) -> bool:

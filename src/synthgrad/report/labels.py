@@ -15,7 +15,7 @@ __all__ = ["OF_METHOD", "place_of", "position", "row_label", "rule_settings", "t
 _ORDER = tuple(METHODS)
 
 #: Methods of recurrent networks that take the place, and the colour, of another: no table has both.
-_TWINS = {"bptt": "backprop", "dni_aux": "cdni"}
+_TWINS = {"bptt": "backprop", "dni_aux": "cdni", "dni_ls": "local_loss", "dni_ls_aux": "sobolev"}
 
 #: Settings of a cell that methods of one table may differ in: they belong to the method.
 OF_METHOD = ("update_prob", "engine", "at")
@@ -102,7 +102,17 @@ def _boundary_words(rule: Mapping[str, Any]) -> list[str]:
     if (window := number(rule, "window")) not in (None, 1):
         words.append(f"λ {number(rule, 'mix') or 0.0:g} over {window:g} unrolls")
     words += [f"aux ×{weight:g}"] if (weight := number(rule, "aux_weight")) not in (None, 1) else []
+    for name, usual, said in _BOUNDARY:
+        words += [said.format(value)] if (value := number(rule, name)) not in (None, usual) else []
     return words
+
+
+#: Further settings of what is between unrolls, what is usual, and the words for them.
+_BOUNDARY = (
+    ("rate", 0.7, "rate {:g}"),
+    ("damping", 0.01, "damping {:g}"),
+    ("max_norm", None, "clipped to {:g}"),
+)
 
 
 def _hidden_words(rule: Mapping[str, Any]) -> str:

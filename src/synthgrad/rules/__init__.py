@@ -3,6 +3,7 @@
 from . import heads, models
 from .future_gradient import FutureGradient
 from .hand_over import HandOver
+from .least_squares import LeastSquaresGradient
 from .local_loss import LocalLoss
 from .no_backprop import NoBackprop
 from .oracle import Oracle, Recording, record_messages
@@ -15,6 +16,7 @@ from .true_gradient import TrueGradient
 __all__ = [
     "FutureGradient",
     "HandOver",
+    "LeastSquaresGradient",
     "LocalLoss",
     "NoBackprop",
     "Oracle",

@@ -1,0 +1,102 @@
+"""Synthetic gradients by least squares: a linear ``M`` that is solved for, a batch at a time, not descended to."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..core import ConfigError, Credit, CutError, Info, Message, Rule, Site
+from .context_input import check_context, index_error
+
+__all__ = ["LeastSquaresGradient"]
+
+
+class LeastSquaresGradient(Rule):
+    """Credit ``δ̂ = [h, 1] W_c``, with a matrix for each class ``c`` of the context.
+
+    When the messages ``δ`` of a batch come, every ``W_c`` makes the smallest change that takes away a share
+    ``rate`` of the error on the examples of its class, up to a damping (the affine projection algorithm, Ozeki and
+    Umeda 1984; a block of Kaczmarz's method): ``W_c ← W_c + rate · Xᵀ (X Xᵀ + damping · p · I)⁻¹ (δ − X W_c)``,
+    ``X`` the rows ``[h, 1]`` and ``p`` their mean square norm. It takes a ``B × B`` solution in place of an
+    optimizer's step, and follows a network that moves within a few batches, where the ``M`` of DNI §2 lags behind;
+    what it can say is linear. The first synthetic gradients are exactly zero.
+
+    The matrices are buffers: there is nothing for an optimizer, and processes that train on different batches
+    do not share what they learn.
+
+    Args:
+        context: number of classes of the context; None for one matrix.
+        rate: share of a batch's error that is taken away, above 0 up to 1.
+        damping: against noise, relative to the mean square norm of a row; above 0.
+
+    Raises:
+        ConfigError: if an argument is out of its range.
+    """
+
+    def __init__(self, context: int | None = None, *, rate: float = 0.7, damping: float = 0.01) -> None:
+        super().__init__()
+        if context is not None and (isinstance(context, bool) or context < 1):
+            raise ConfigError(f"context={context!r}: expected the number of classes, at least 1, or None")
+        if not 0 < rate <= 1:
+            raise ConfigError(f"rate={rate!r}: expected a number above 0 up to 1")
+        if not math.isfinite(damping) or damping <= 0:
+            raise ConfigError(f"damping={damping!r}: expected a finite number above 0, such as 0.01")
+        self.width = context or 0
+        self.rate = rate
+        self.damping = damping
+        self.weight: Tensor  # (classes, H + 1, H)
+
+    def extra_repr(self) -> str:
+        classes = f"{self.width} classes, " if self.width else ""
+        return f"{classes}rate={self.rate:g}, damping={self.damping:g}"
+
+    def build(self, site: Site) -> None:
+        if len(site.shape) != 2:
+            raise CutError(
+                f"interface '{site.name}': messages of shape {site.shape}; least squares are for (B, H): use "
+                "SyntheticGradient there"
+            )
+        size = site.shape[1]
+        zeros = torch.zeros(max(self.width, 1), size + 1, size, device=site.device, dtype=site.dtype)
+        self.register_buffer("weight", zeros)
+
+    def check(self, h: Tensor, info: Info) -> None:
+        if self.width:
+            c = check_context(info.context, self.width, h, self.name)
+            if c.is_floating_point():
+                raise ConfigError(
+                    f"interface '{self.name}': got a context of dtype {c.dtype}; least squares want class indices (B,)"
+                )
+
+    @torch.no_grad()
+    def credit(self, h: Tensor, info: Info) -> Credit:
+        delta = torch.empty_like(h)
+        for rows, weight in self._classes(h, info):
+            delta[rows] = torch.addmm(weight[-1], h[rows], weight[:-1])
+        return Credit(delta)
+
+    @torch.no_grad()
+    def observe(self, h: Tensor, info: Info, message: Message, pending: tuple[Tensor, ...] = ()) -> None:
+        for rows, weight in self._classes(h, info):
+            x = torch.cat([h[rows], h.new_ones(len(h[rows]), 1)], 1)  # (b, H + 1)
+            error = message.gradient[rows] - x @ weight
+            products = x @ x.t()  # (b, b)
+            products.diagonal().add_(products.diagonal().mean() * self.damping)
+            # Without the check of `solve`, which would wait for the device; numbers that are not finite show in
+            # the loss.
+            solved, _ = torch.linalg.solve_ex(products, error)
+            weight.addmm_(x.t(), solved, alpha=self.rate)
+
+    def _classes(self, h: Tensor, info: Info) -> list[tuple[slice | Tensor, Tensor]]:
+        """Return the rows of each class that occurs, and its matrix as a view."""
+        c = info.context
+        if not self.width or c is None:
+            return [(slice(None), self.weight[0])]
+        found: list[int] = c.unique().tolist()
+        if found and not 0 <= found[0] <= found[-1] < self.width:
+            raise index_error(c, self.width, self.name)
+        if len(found) == 1:
+            return [(slice(None), self.weight[found[0]])]
+        return [(c == k, self.weight[k]) for k in found]
