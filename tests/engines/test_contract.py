@@ -32,6 +32,8 @@ RULES: dict[str, Callable[[], Rule]] = {
     )
 }
 RULES |= {
+    "least_squares": lambda: rules.LeastSquaresGradient(CLASSES),
+    "least_squares-one": lambda: rules.LeastSquaresGradient(rate=0.2, damping=0.1),
     "true_gradient": rules.TrueGradient,
     "true_gradient-shrunk": lambda: rules.TrueGradient(shrink=0.5),
     "hand_over": lambda: rules.HandOver(sg.SyntheticGradient(context=CLASSES), warm_up=2, min_cosine=0.2),

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import synthgrad as sg
-from synthgrad.core import ConfigError, DivergedError, Monitor, Rule, ShapeError
+from synthgrad.core import ConfigError, Credit, DivergedError, Info, Message, Monitor, Rule, ShapeError
 from synthgrad.engines import Boundary, Recurrent
 from synthgrad.engines.recurrent import RecurrentNetwork
-from synthgrad.rules import FutureGradient
+from synthgrad.rules import FutureGradient, LeastSquaresGradient
 
 B, T, H, CLASSES = 4, 3, 5, 3
 
@@ -263,34 +263,99 @@ def test_resume_continues_as_if_nothing_had_happened(rule: Rule | None) -> None:
         assert torch.equal(p, q[1]), name
 
 
+def _asked(scores: Tensor, sign: Tensor | None) -> Tensor:
+    return scores.sum() * 0 if sign is None else F.cross_entropy(scores[:, -1], sign)
+
+
+def _error_of_a_sign(rule: Rule, context: bool = False) -> float:
+    torch.manual_seed(0)
+    net = Network()
+    with torch.no_grad():
+        net.core.bias_hh_l0[H : 2 * H] = -3.0  # forget gates
+    state = net.initial_state(32, None, torch.float32)
+    boundary = Boundary(rule, state, batch_dim=1, alpha=1.0)
+    trainer = Recurrent(net, boundary, _asked, lambda p: torch.optim.Adam(p, 3e-3))
+    found: list[float] = []
+    told = torch.zeros(32, dtype=torch.int64) if context else None
+    for _ in range(500):
+        sign = torch.randint(2, (32,))
+        x = torch.zeros(32, 6, 2)
+        x[:, 0, 0], x[:, :, 1] = 2.0 * sign - 1, torch.randn(32, 6)
+        trainer.step(x[:, :3], None, fresh=True, context=told)
+        found.append(trainer.step(x[:, 3:], sign, ended=True, context=told).loss.item())
+    return sum(found[-50:]) / 50
+
+
+class Told(sg.SyntheticGradient):
+    """Notes what it is told of a state, asked for its credit and told what came back."""
+
+    def __init__(self) -> None:
+        super().__init__(context=CLASSES)
+        self.asked: list[int] = []
+        self.taught: list[int] = []
+
+    def credit(self, h: Tensor, info: Info) -> Credit:
+        assert info.context is not None
+        self.asked.append(int(info.context[0]))
+        return super().credit(h, info)
+
+    def observe(self, h: Tensor, info: Info, message: Message, pending: tuple[Tensor, ...] = ()) -> Tensor:
+        assert info.context is not None
+        self.taught.append(int(info.context[0]))
+        return super().observe(h, info, message, pending)
+
+    def observe_grad(self, h: Tensor, info: Info, message: Message, pending: tuple[Tensor, ...]) -> Any:
+        return None  # ask `observe`
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_of_a_state_the_rule_is_told_the_same_at_both_ends(window: int) -> None:
+    """As the end of an unroll and as the start of the next, also where the run was saved in between."""
+    _, boundary, trainer = build(Told(), window=window)
+    for k, (x, y) in enumerate(unrolls(3)):
+        trainer.step(x, y, context=torch.full((B,), k))
+    kept = trainer.state_dict()
+    _, _, second = build(Told(), window=window)
+    second.load_state_dict(kept)
+    rule: Any = boundary.rule
+    again: Any = second.boundary.rule
+    assert sorted(set(rule.taught)) == [0, 1]  # the last one's end is not a start yet
+    for x, y in unrolls(window):
+        second.step(x, y, context=torch.zeros(B, dtype=torch.int64))
+    assert 2 in again.taught
+
+
+def test_clipping_is_of_the_network_alone() -> None:
+    (net, boundary, trainer), (other, same, _) = build(max_norm=0.05), build()
+    optimizer = sgd([*other.parameters(), *same.parameters()])
+    state = other.initial_state(B, None, torch.float64)
+    for k, (x, y) in enumerate(unrolls(3)):
+        trainer.step(x, y)
+        scores, state = other(x, same.start(state, fresh=k == 0))
+        optimizer.zero_grad()
+        same.end(criterion(scores, y), state).backward()
+        norm = nn.utils.clip_grad_norm_(other.parameters(), 0.05)
+        assert norm > 0.05
+        optimizer.step()
+    for a, b in ((net, other), (boundary, same)):
+        for p, q in zip(a.parameters(), b.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-12)
+    with pytest.raises(ConfigError, match="expected a norm above 0"):
+        build(max_norm=0.0)
+
+
+def test_least_squares_learn_further_than_an_unroll_too() -> None:
+    assert _error_of_a_sign(LeastSquaresGradient(2), context=True) < 0.1
+    assert _error_of_a_sign(LeastSquaresGradient(), context=False) < 0.2
+
+
 def test_it_learns_further_than_its_unroll() -> None:
     """A sign that is shown at the first step is asked for at the sixth: out of reach of unrolls of three.
 
     The network begins forgetful: what it has to learn, to keep the sign, only credit from beyond can teach.
     """
-
-    def asked(scores: Tensor, sign: Tensor | None) -> Tensor:
-        return scores.sum() * 0 if sign is None else F.cross_entropy(scores[:, -1], sign)
-
-    def error(rule: Rule) -> float:
-        torch.manual_seed(0)
-        net = Network()
-        with torch.no_grad():
-            net.core.bias_hh_l0[H : 2 * H] = -3.0  # forget gates
-        state = net.initial_state(32, None, torch.float32)
-        boundary = Boundary(rule, state, batch_dim=1, alpha=1.0)
-        trainer = Recurrent(net, boundary, asked, lambda p: torch.optim.Adam(p, 3e-3))
-        found: list[float] = []
-        for _ in range(500):
-            sign = torch.randint(2, (32,))
-            x = torch.zeros(32, 6, 2)
-            x[:, 0, 0], x[:, :, 1] = 2.0 * sign - 1, torch.randn(32, 6)
-            trainer.step(x[:, :3], None, fresh=True)
-            found.append(trainer.step(x[:, 3:], sign, ended=True).loss.item())
-        return sum(found[-50:]) / 50
-
-    assert error(sg.NoBackprop()) > 0.6  # chance is 0.69
-    assert error(sg.SyntheticGradient((16,), norm=False)) < 0.1
+    assert _error_of_a_sign(sg.NoBackprop()) > 0.6  # chance is 0.69
+    assert _error_of_a_sign(sg.SyntheticGradient((16,), norm=False)) < 0.1
 
 
 def test_the_monitor_measures_in_windows_too() -> None:

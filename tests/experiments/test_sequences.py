@@ -12,6 +12,7 @@ import pytest
 from synthgrad.core import ConfigError, DataError
 from synthgrad.experiments import charlm, copying, multinet, snapshot
 from synthgrad.experiments.config import Schedule
+from synthgrad.experiments.recurrent_methods import RECURRENT_METHODS
 from synthgrad.experiments.registry import Choice, experiment_named
 from synthgrad.experiments.rehearsals import rehearsed
 from synthgrad.experiments.run_config import AnyRun
@@ -69,7 +70,7 @@ def test_methods_have_the_same_data_and_first_weights(name: str) -> None:
     assert figures[0] == pytest.approx(figures[1], rel=1e-5)
 
 
-@pytest.mark.parametrize("method", ["bptt", "dni", "dni_aux"])
+@pytest.mark.parametrize("method", RECURRENT_METHODS)
 def test_copy_is_learned(method: str) -> None:
     config = dataclasses.replace(
         SMOKE[f"copy-{method}"], schedule=Schedule(300, 32, lr=1e-2, milestones=(), eval_every=150)

@@ -6,15 +6,16 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ..core import ConfigError, Credit, CutError, Info, Message, Rule, Site
+from ..core import ConfigError, ContextError, Credit, CutError, Info, Message, Rule, ShapeError, Site
 from .context_input import check_context, index_error
 
 __all__ = ["LeastSquaresGradient"]
 
 
 class LeastSquaresGradient(Rule):
-    """Credit ``δ̂ = [h, 1] W_c``, with a matrix for each class ``c`` of the context.
+    """Credit ``δ̂ = [h, 1] W_c``, with a matrix for each class ``c`` of the context; ``h`` of any shape, flat.
 
     When the messages ``δ`` of a batch come, every ``W_c`` makes the smallest change that takes away a share
     ``rate`` of the error on the examples of its class, up to a damping (the affine projection algorithm, Ozeki and
@@ -23,8 +24,8 @@ class LeastSquaresGradient(Rule):
     optimizer's step, and follows a network that moves within a few batches, where the ``M`` of DNI §2 lags behind;
     what it can say is linear. The first synthetic gradients are exactly zero.
 
-    The matrices are buffers: there is nothing for an optimizer, and processes that train on different batches
-    do not share what they learn.
+    The matrices, ``H + 1`` by ``H`` for messages of ``H`` features, are buffers: there is nothing for an optimizer,
+    and processes that train on different batches do not share what they learn.
 
     Args:
         context: number of classes of the context; None for one matrix.
@@ -53,41 +54,48 @@ class LeastSquaresGradient(Rule):
         return f"{classes}rate={self.rate:g}, damping={self.damping:g}"
 
     def build(self, site: Site) -> None:
-        if len(site.shape) != 2:
-            raise CutError(
-                f"interface '{site.name}': messages of shape {site.shape}; least squares are for (B, H): use "
-                "SyntheticGradient there"
-            )
-        size = site.shape[1]
+        if len(site.shape) < 2:
+            raise CutError(f"interface '{site.name}': a message of shape {site.shape} has no features")
+        size = math.prod(site.shape[1:])
         zeros = torch.zeros(max(self.width, 1), size + 1, size, device=site.device, dtype=site.dtype)
         self.register_buffer("weight", zeros)
 
     def check(self, h: Tensor, info: Info) -> None:
+        if math.prod(h.shape[1:]) != self.weight.shape[2]:
+            raise ShapeError(
+                f"interface '{self.name}': got a message of shape {tuple(h.shape)}, expected {self.weight.shape[2]} "
+                "features as in the example"
+            )
         if self.width:
             c = check_context(info.context, self.width, h, self.name)
-            if c.is_floating_point():
-                raise ConfigError(
-                    f"interface '{self.name}': got a context of dtype {c.dtype}; least squares want class indices (B,)"
+            if c.is_floating_point() or c.ndim != 1:
+                raise ContextError(
+                    f"interface '{self.name}': got a context of shape {tuple(c.shape)} and dtype {c.dtype}; least "
+                    f"squares want class indices ({h.shape[0]},), an integer for each example"
                 )
 
     @torch.no_grad()
     def credit(self, h: Tensor, info: Info) -> Credit:
-        delta = torch.empty_like(h)
+        flat = h.flatten(1).to(self.weight.dtype)
+        delta = torch.empty_like(flat)
         for rows, weight in self._classes(h, info):
-            delta[rows] = torch.addmm(weight[-1], h[rows], weight[:-1])
-        return Credit(delta)
+            delta[rows] = torch.addmm(weight[-1], flat[rows], weight[:-1])
+        return Credit(delta.view(h.shape).to(h.dtype))
 
     @torch.no_grad()
     def observe(self, h: Tensor, info: Info, message: Message, pending: tuple[Tensor, ...] = ()) -> None:
+        # Nothing is solved for in half precision.
+        wide = torch.promote_types(self.weight.dtype, torch.float32)
+        flat, gradient = (v.flatten(1).to(wide) for v in (h, message.gradient))
         for rows, weight in self._classes(h, info):
-            x = torch.cat([h[rows], h.new_ones(len(h[rows]), 1)], 1)  # (b, H + 1)
-            error = message.gradient[rows] - x @ weight
+            x = F.pad(flat[rows], (0, 1), value=1.0)  # (b, H + 1)
+            error = gradient[rows] - x @ weight.to(wide)
             products = x @ x.t()  # (b, b)
             products.diagonal().add_(products.diagonal().mean() * self.damping)
             # Without the check of `solve`, which would wait for the device; numbers that are not finite show in
             # the loss.
             solved, _ = torch.linalg.solve_ex(products, error)
-            weight.addmm_(x.t(), solved, alpha=self.rate)
+            weight += self.rate * (x.t() @ solved)
 
     def _classes(self, h: Tensor, info: Info) -> list[tuple[slice | Tensor, Tensor]]:
         """Return the rows of each class that occurs, and its matrix as a view."""
