@@ -73,7 +73,7 @@ def test_methods_have_the_same_data_and_first_weights(name: str) -> None:
 @pytest.mark.parametrize("method", RECURRENT_METHODS)
 def test_copy_is_learned(method: str) -> None:
     config = dataclasses.replace(
-        SMOKE[f"copy-{method}"], schedule=Schedule(300, 32, lr=1e-2, milestones=(), eval_every=150)
+        SMOKE[f"copy-{method}"], schedule=Schedule(300, 32, lr=3e-3, milestones=(), eval_every=150)
     )
     record = run(config)
     assert record["metrics"]["sequence_length"] >= 4

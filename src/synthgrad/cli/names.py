@@ -37,7 +37,7 @@ EXPERIMENTS = (
         "two_stages",
         "lag",
     ),
-    *("dni_search", "unlock_search", "multinet_search", "cnn_search"),
+    *("dni_search", "unlock_search", "multinet_search", "copy_search", "cnn_search"),
 )
 BENCHMARKS = ("step", "memory", "unroll", "layer-parallel", "pipeline")
 METHODS = (

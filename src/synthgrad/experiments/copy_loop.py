@@ -1,4 +1,4 @@
-"""Runs of Copy and Repeat Copy: episodes over a curriculum, one after the other."""
+"""Runs of Copy and Repeat Copy: rows of episodes side by side, over a curriculum."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch.nn import functional as F
 
 from ..core import DivergedError, Monitor
 from ..engines import Recurrent
-from ..tasks import CopyTask, Curriculum, Episode, recurrent_network
+from ..tasks import CopyTask, Curriculum, EpisodeStream, Part, recurrent_network
 from .base_loop import BaseLoop, Progress
 from .machine import synchronize
 from .recurrent_methods import make_recurrent
 from .sequence_config import CopyRun
 from .trainers import arithmetic
 
-__all__ = ["CopyLoop", "episode_step"]
+__all__ = ["CopyLoop"]
 
 _LN2 = math.log(2)
 #: Steps left that a rule can tell apart; longer episodes begin with one class for all that is farther.
@@ -28,7 +28,10 @@ _CONTEXTS = 64
 
 
 class CopyLoop(BaseLoop):
-    """A run of Copy or Repeat Copy; a step is a batch of episodes, unrolled from its start to its end."""
+    """A run of Copy or Repeat Copy; a step is as many episodes as there are rows.
+
+    Rules that have a context are told how many steps are left of a row's episode behind an unroll.
+    """
 
     def __init__(self, config: CopyRun, progress: Progress | None) -> None:
         super().__init__(config.device, progress)
@@ -38,21 +41,34 @@ class CopyLoop(BaseLoop):
         self.trainer: Recurrent
         self.curriculum = Curriculum(config.cell.data == "repeat_copy", config.threshold)
         self.monitor = Monitor(every=20)
-        self._bits: list[float] = []
+        self.stream: EpisodeStream
+        self._sequences = 0  # that are over
+        self._bits: list[float] = []  # a character, of all that are over since the last point
+        self._measured: list[float] = []  # of those of the curriculum's length that it does not know of
+        self._open: Tensor  # (B,): what the episodes under way have cost so far, in nats
+        self._losses: list[Tensor] = []  # of the unroll at hand, by row
 
     def prepare(self) -> None:
         """Build task, network and trainer."""
         config, cell = self.config, self.config.cell
         repeat = cell.data == "repeat_copy"
         self.task = CopyTask(config.symbols, repeat=repeat, seed=config.seed, device=config.device)
+        rows = config.schedule.batch_size
+        self.stream = EpisodeStream(
+            self.task,
+            rows,
+            lambda: (self.curriculum.length, self.curriculum.count),
+            config.spread,
+        )
+        self._open = torch.zeros(rows, device=config.device)
         net = recurrent_network(cell.arch, self.task.inputs, self.task.classes, cell.width, cell.layers)  # pyright: ignore[reportArgumentType]
         self.net = net.to(config.device)
         self.trainer = make_recurrent(
             config.method,
             config.rule,
             self.net,
-            asked_only,
-            batch_size=config.schedule.batch_size,
+            self._loss,
+            batch_size=rows,
             width=cell.width,
             lr=config.schedule.lr,
             contexts=_CONTEXTS,
@@ -60,22 +76,15 @@ class CopyLoop(BaseLoop):
         self.trainer.boundary.monitor = self.monitor
 
     def train(self) -> None:
-        """Run all batches of episodes."""
-        config, curriculum = self.config, self.curriculum
-        schedule = config.schedule
+        """Run until so many batches of episodes are over."""
+        config, schedule = self.config, self.config.schedule
         while self._step < schedule.steps:
             begun = time.perf_counter()
-            episode = self.task.draw(schedule.batch_size, curriculum.length, curriculum.count)
-            with arithmetic(config.precision, config.device):
-                bits = episode_step(self.trainer, episode, config.cell.unroll)
+            solved = self._batch()
             synchronize(config.device)
             self._elapsed += time.perf_counter() - begun
             self._chunks.append(time.perf_counter() - begun)
             self._step += 1
-            self._bits.append(bits)
-            if not math.isfinite(bits):
-                raise DivergedError("loss", self._step - 1)
-            solved = curriculum.update(bits)
             if solved or self._step % schedule.eval_every == 0 or self._step == schedule.steps:
                 self._point()
                 self.keep()
@@ -83,12 +92,57 @@ class CopyLoop(BaseLoop):
                 self.progress(self._step)
         self.trainer.finish()
 
+    def _batch(self) -> bool:
+        """Train until another batch of episodes is over; return whether a length was solved on the way."""
+        config, rows = self.config, self.config.schedule.batch_size
+        solved = False
+        while self._sequences < (self._step + 1) * rows:
+            part = self.stream.take(config.cell.unroll)
+            left = part.left.clamp_max(_CONTEXTS - 1)
+            with arithmetic(config.precision, config.device):
+                self.trainer.step(part.x, part.y, fresh=part.fresh, ended=part.ended, context=left)
+            self._open += self._losses.pop()
+            if len(part.finished):
+                self._sequences += len(part.finished)
+                solved |= self._over(part)
+        return solved
+
+    def _over(self, part: Part) -> bool:
+        """Measure the episodes that are over; return whether they solve a length."""
+        lengths = part.task_lengths[part.finished]
+        ended = part.finished.to(self.device)
+        bits = (self._open[ended].cpu() / _LN2 / (lengths - 2)).tolist()
+        self._open[ended] = 0.0
+        self._bits += bits
+        if not all(map(math.isfinite, bits)):
+            raise DivergedError("loss", self._step)
+        # What was begun before the last length was solved does not count for the next.
+        of_now = lengths == self.curriculum.task_length
+        self._measured += [b for b, counts in zip(bits, of_now.tolist(), strict=True) if counts]
+        rows = self.config.schedule.batch_size
+        if len(self._measured) < rows:
+            return False
+        solved = self.curriculum.update(sum(self._measured[:rows]) / rows)
+        self._measured = [] if solved else self._measured[rows:]
+        return solved
+
+    def _loss(self, scores: Tensor, y: Tensor) -> Tensor:
+        """Return cross entropy summed over the steps that ask for something, mean over sequences.
+
+        Args:
+            scores: ``(B, T, classes)``.
+            y: ``(B, T)``.
+        """
+        each = F.cross_entropy(scores.flatten(0, 1).float(), y.flatten(), reduction="none").view_as(y).sum(1)
+        self._losses.append(each.detach())
+        return each.mean()
+
     def _point(self) -> None:
         point: dict[str, Any] = {
             "step": self._step,
             "elapsed_s": round(self._elapsed, 4),
             "sequence_length": self.curriculum.solved,
-            "sequences_seen": self._step * self.config.schedule.batch_size,
+            "sequences_seen": self._sequences,
             "train_bits_per_char": sum(self._bits) / len(self._bits),
         }
         self._bits = []
@@ -102,7 +156,7 @@ class CopyLoop(BaseLoop):
         first = next((p for p in self.curve if p["sequence_length"] == solved), None)
         return {
             "sequence_length": solved,
-            "sequences_seen": self._step * self.config.schedule.batch_size,
+            "sequences_seen": self._sequences,
             "sequences_to_longest": first["sequences_seen"] if solved and first else None,
             "time_to_longest_s": first["elapsed_s"] if solved and first else None,
             "num_parameters": sum(p.numel() for p in self.net.parameters()),
@@ -118,7 +172,11 @@ class CopyLoop(BaseLoop):
             "curriculum": self.curriculum.state_dict(),
             "generator": self.task.generator.get_state(),
             "seen": self.monitor.seen,
+            "stream": self.stream.state_dict(),
+            "sequences": self._sequences,
             "bits": self._bits,
+            "measured": self._measured,
+            "open": self._open,
         }
 
     def take(self, state: Mapping[str, Any]) -> None:
@@ -129,46 +187,11 @@ class CopyLoop(BaseLoop):
         self.trainer.load_state_dict(state["trainer"])
         self.curriculum.load_state_dict(state["curriculum"])
         self.task.generator.set_state(state["generator"].cpu())
+        self.stream.load_state_dict(state["stream"])
         self.monitor.seen, self._bits = state["seen"], state["bits"]
+        self._sequences, self._measured = state["sequences"], state["measured"]
+        self._open = state["open"].to(self.device, copy=True)
 
 
 def _plain(quality: Any) -> dict[str, float]:
     return {name: getattr(quality, name) for name in ("cosine", "relative_error", "sign_agreement")}
-
-
-def asked_only(scores: Tensor, y: Tensor | None) -> Tensor:
-    """Return cross entropy summed over the steps that ask for something, mean over sequences.
-
-    Args:
-        scores: ``(B, T, classes)``.
-        y: ``(B, T)``; None where nothing is asked for, which gives a loss that nothing flows back from.
-    """
-    if y is None:
-        return scores.new_zeros((), dtype=torch.float32)
-    return F.cross_entropy(scores.flatten(0, 1).float(), y.flatten(), reduction="sum") / len(y)
-
-
-def episode_step(trainer: Recurrent, episode: Episode, unroll: int) -> float:
-    """Learn from a batch of whole episodes, in unrolls; the last one is as long as what is left.
-
-    Rules that have a context are told how many steps are left after an unroll, the same for all sequences.
-
-    Returns:
-        Bits per asked character, each measured before it was learned from.
-    """
-    total = torch.zeros((), device=episode.x.device)
-    length = episode.x.shape[1]
-    left = torch.arange(length, -1, -1, device=episode.x.device).clamp_max(_CONTEXTS - 1)
-    for start in range(0, length, unroll):
-        end = min(start + unroll, length)
-        y = episode.y[:, start:end] if end > episode.first else None
-        done = trainer.step(
-            episode.x[:, start:end],
-            y,
-            fresh=start == 0,
-            ended=end == length,
-            context=left[end].expand(len(episode.x)),
-        )
-        if done.loss is not None:
-            total += done.loss
-    return total.item() / _LN2 / (length - episode.first)

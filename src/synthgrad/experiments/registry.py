@@ -11,6 +11,7 @@ from . import (
     charlm,
     cnn_search,
     compare,
+    copy_search,
     copying,
     dni_search,
     lag,
@@ -216,6 +217,12 @@ EXPERIMENTS = {
             "which rule between networks of different rates learns soonest, on held-out data",
             multinet_search.configs,
             multinet_search.TIERS,
+        ),
+        Experiment(
+            "copy_search",
+            "which settings make an LSTM copy the longest sequences, on a seed that judges nothing else",
+            copy_search.configs,
+            copy_search.TIERS,
         ),
         Experiment(
             "cnn_search",

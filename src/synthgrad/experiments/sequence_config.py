@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..core import ConfigError
+from ..tasks.episodes import SPREAD
 from .config import Schedule
 
 __all__ = ["BoundarySettings", "CharRun", "CopyRun", "SequenceCell", "SequenceRun"]
@@ -130,10 +131,12 @@ class CopyRun(SequenceRun):
     Attributes:
         symbols: characters of the alphabet.
         threshold: bits per character under which a length is solved.
+        spread: over how many unrolls the rows of a batch begin; 1 for all in step.
     """
 
     symbols: int = 2
     threshold: float = 0.15
+    spread: int = SPREAD
 
     def recorded(self) -> dict[str, Any]:
         """Return the settings that stand under ``config`` in a record."""
@@ -142,6 +145,7 @@ class CopyRun(SequenceRun):
             **SequenceRun.recorded(self),
             "symbols": self.symbols,
             "threshold_bits": self.threshold,
+            "spread": self.spread,
         }
 
 

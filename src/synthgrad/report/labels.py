@@ -73,7 +73,7 @@ def row_label(record: Record) -> str:
         about = _rule_label(rule)
         parts += [about] if str(experiment).endswith("_search") or about != "linear" else []
     else:
-        parts += _boundary_words(rule)
+        parts += [*_boundary_words(rule), *_copying_words(record)]
     decay = number(rule, "decay")
     if decay is not None or (experiment == "stale" and label == "stale"):
         parts.append(f"decay {decay or 0.0:g}")  # 0, the default, is not recorded
@@ -104,6 +104,15 @@ def _boundary_words(rule: Mapping[str, Any]) -> list[str]:
     words += [f"aux ×{weight:g}"] if (weight := number(rule, "aux_weight")) not in (None, 1) else []
     for name, usual, said in _BOUNDARY:
         words += [said.format(value)] if (value := number(rule, name)) not in (None, usual) else []
+    return words
+
+
+def _copying_words(record: Record) -> list[str]:
+    """Return what differs between the rows of a search, and how rows of episodes begin."""
+    config = part(record, "config")
+    words = ["rows in step"] if config.get("spread") == 1 else []
+    if str(record.get("experiment")).endswith("_search") and (lr := number(config, "lr")) is not None:
+        words.append(f"lr {lr:g}")
     return words
 
 

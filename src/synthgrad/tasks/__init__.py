@@ -4,6 +4,7 @@ from .augment import Augment
 from .copying import IGNORED, CopyTask, Curriculum, Episode
 from .counting import Block, Counting, FastCounter, SlowCounter, counting_networks, report_accuracy
 from .datasets import DATASETS, TEXTS, Dataset, load, load_text
+from .episodes import EpisodeStream, Part
 from .images import Images, Split, draw_batches
 from .metrics import bits, bits_per_char
 from .networks import convolutional, cut_names, fully_connected
@@ -23,9 +24,11 @@ __all__ = [
     "Curriculum",
     "Dataset",
     "Episode",
+    "EpisodeStream",
     "FastCounter",
     "Images",
     "MemoryTransformer",
+    "Part",
     "RecurrentNetwork",
     "SlowCounter",
     "Split",

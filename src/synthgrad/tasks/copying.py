@@ -55,6 +55,7 @@ class CopyTask:
     Attributes:
         inputs: ``F``: a plane for each character, start, go, blank, and the count.
         classes: outputs: characters and stop.
+        blank: the plane of steps at which there is nothing to read.
 
     Raises:
         ConfigError: if there are fewer than two characters.
@@ -69,6 +70,7 @@ class CopyTask:
         self.repeat = repeat
         self.inputs = symbols + 3 + repeat
         self.classes = symbols + 1
+        self.blank = symbols + 2
         self.device = torch.device(device)
         self.generator = torch.Generator(self.device).manual_seed(seed)
 
@@ -89,7 +91,7 @@ class CopyTask:
         characters = torch.randint(
             v, (batch_size, length), generator=self.generator, device=self.device
         )  # (B, N)
-        tokens = torch.full((batch_size, go + n + 2), v + 2, device=self.device)  # blanks
+        tokens = torch.full((batch_size, go + n + 2), self.blank, device=self.device)
         tokens[:, 0], tokens[:, 1:go], tokens[:, go] = v, characters, v + 1
         x = torch.zeros(*tokens.shape, self.inputs, device=self.device)
         x.scatter_(2, tokens.unsqueeze(2), 1.0)
