@@ -169,13 +169,15 @@ def test_unknown_kind_is_refused() -> None:
         (torch.zeros(3, 8), False, r"expected \(B, T, 5\)"),
         (torch.zeros(3, 8, dtype=torch.uint8), False, "dtype torch.uint8, expected tokens"),
         (torch.zeros(3, dtype=torch.int64), False, r"shape \(3,\).*expected tokens"),
+        (torch.tensor([[0, 4], [1, 5]]), False, "tokens from 0 to 5, expected 0 to 4"),
+        (torch.tensor([[0, 4], [1, -1]]), True, "tokens from -1 to 4, expected 0 to 4"),
     ],
-    ids=["features embedded", "width", "2-d", "bytes", "1-d"],
+    ids=["features embedded", "width", "2-d", "bytes", "1-d", "unknown token", "unknown embedded"],
 )
 def test_input_that_does_not_fit_is_refused(x: torch.Tensor, embed: bool, words: str) -> None:
     net = _net("lstm", embed=embed)
     with pytest.raises(ShapeError, match=words):
-        net(x, net.initial_state(3))
+        net(x, net.initial_state(len(x)))
 
 
 @pytest.mark.parametrize(

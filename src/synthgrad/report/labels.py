@@ -111,7 +111,7 @@ def _copying_words(record: Record) -> list[str]:
     """Return what differs between the rows of a search, and how rows of episodes begin."""
     config = part(record, "config")
     words = ["rows in step"] if config.get("spread") == 1 else []
-    if str(record.get("experiment")).endswith("_search") and (lr := number(config, "lr")) is not None:
+    if record.get("experiment") == "copy_search" and (lr := number(config, "lr")) is not None:
         words.append(f"lr {lr:g}")
     return words
 

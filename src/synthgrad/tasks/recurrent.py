@@ -139,7 +139,8 @@ def encode(x: Tensor, inputs: int, embedding: nn.Embedding | None, dtype: torch.
         dtype: of one-hot tokens.
 
     Raises:
-        ShapeError: if ``x`` is neither, or features come where tokens are embedded.
+        ShapeError: if ``x`` is neither, features come where tokens are embedded, or, on a CPU, a token is out of
+            range.
     """
     given = f"the input has shape {tuple(x.shape)} and dtype {x.dtype}"
     if x.is_floating_point():
@@ -152,10 +153,18 @@ def encode(x: Tensor, inputs: int, embedding: nn.Embedding | None, dtype: torch.
         raise ShapeError(
             f"{given}, expected tokens (B, T) int64, or features (B, T, F); convert with .long()"
         )
-    if embedding is not None:
-        return embedding(x)
-    # Not F.one_hot, which looks at the values, and so waits for the device.
-    return torch.zeros(*x.shape, inputs, dtype=dtype, device=x.device).scatter_(2, x.unsqueeze(2), 1)
+    # Values are not looked at, which would wait for the device (as F.one_hot does): on a CPU the kernels look at them.
+    try:
+        if embedding is not None:
+            return embedding(x)
+        return torch.zeros(*x.shape, inputs, dtype=dtype, device=x.device).scatter_(2, x.unsqueeze(2), 1)
+    except (IndexError, RuntimeError) as error:
+        if not x.is_cpu or not x.numel() or 0 <= int(x.min()) <= int(x.max()) < inputs:
+            raise
+        raise ShapeError(
+            f"the input has tokens from {int(x.min())} to {int(x.max())}, expected 0 to {inputs - 1}; give characters "
+            "that the network has not been built for a token of their own, as Text.unknown does"
+        ) from error
 
 
 def check_state(state: State, num_parts: int, shape: tuple[int, ...]) -> None:
