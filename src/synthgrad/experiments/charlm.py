@@ -32,7 +32,7 @@ class _Tier:
 
 #: An ``M`` as wide as the network takes a quarter of an unroll's time at this size; what it says of characters is
 #: little, and a narrow one says it too.
-_NARROW = BoundarySettings(hidden=(32,))
+_NARROW = BoundarySettings(hidden=(32,), aux_hidden=(32,))
 
 _TIERS = {
     "smoke": _Tier("shakespeare-50k", (5,), 8_000, 16, 3e-3, 32, 2, 2_000, BoundarySettings()),

@@ -44,6 +44,7 @@ _VARIANTS = (
     _Variant("dni", replace(_CHOSEN, hidden=None, norm=False)),
     _Variant("dni_aux"),
     _Variant("dni_aux", replace(_CHOSEN, aux_weight=0.1)),
+    _Variant("dni_aux", replace(_CHOSEN, aux_hidden=())),
 )
 
 

@@ -84,7 +84,7 @@ def make_recurrent(
         net: the network, on its device; its state has the batch first.
         criterion: takes outputs and targets of an unroll.
         batch_size: ``B``, for the example of the state.
-        width: of the features and of the hidden layer of ``M``.
+        width: of the features and of the hidden layers of ``M`` and of the auxiliary head.
         lr: learning rate of Adam.
         reduction: how the criterion reduces over sequences.
         contexts: classes of the context that the loop tells least squares; None for none.
@@ -92,6 +92,7 @@ def make_recurrent(
     method = recurrent_method(name)
     state: Any = net.initial_state(batch_size)  # pyright: ignore[reportCallIssue]
     hidden = (width,) if settings.hidden is None else settings.hidden
+    foreseeing = (width,) if settings.aux_hidden is None else settings.aux_hidden
     features = sum(part[0].numel() for part in state)
     rule: Rule = NoBackprop()
     if method.solves:
@@ -102,7 +103,7 @@ def make_recurrent(
         rule,
         state,
         alpha=settings.alpha,
-        future=FutureGradient(width, features, hidden, weight=settings.aux_weight)
+        future=FutureGradient(width, features, foreseeing, weight=settings.aux_weight)
         if method.auxiliary
         else None,
         reduction=reduction,

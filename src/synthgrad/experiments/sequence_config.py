@@ -49,6 +49,7 @@ class BoundarySettings:
         mix: ``λ``, with ``window`` unrolls to an update.
         window: unrolls to an update.
         aux_weight: of the auxiliary task's loss.
+        aux_hidden: widths of the hidden layers of its head; None for one as wide as the network.
         rate: share of a batch's error that least squares take away.
         damping: of least squares.
         max_norm: norm to which the network's gradients are clipped, whatever the method; None for as they are.
@@ -61,6 +62,7 @@ class BoundarySettings:
     mix: float = 0.0
     window: int = 1
     aux_weight: float = 1.0
+    aux_hidden: tuple[int, ...] | None = None
     rate: float = 0.7
     damping: float = 0.01
     max_norm: float | None = None
@@ -80,6 +82,8 @@ class BoundarySettings:
             found |= {"mix": self.mix, "window": self.window}
         if method.endswith("_aux"):
             found["aux_weight"] = self.aux_weight
+            if self.aux_hidden is not None:
+                found["aux_hidden"] = list(self.aux_hidden)
         return found
 
 

@@ -102,6 +102,7 @@ def _boundary_words(rule: Mapping[str, Any]) -> list[str]:
     if (window := number(rule, "window")) not in (None, 1):
         words.append(f"λ {number(rule, 'mix') or 0.0:g} over {window:g} unrolls")
     words += [f"aux ×{weight:g}"] if (weight := number(rule, "aux_weight")) not in (None, 1) else []
+    words += [f"aux {_hidden_words({'hidden': rule['aux_hidden']})}"] if "aux_hidden" in rule else []
     for name, usual, said in _BOUNDARY:
         words += [said.format(value)] if (value := number(rule, name)) not in (None, usual) else []
     return words
