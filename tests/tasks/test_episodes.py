@@ -19,8 +19,8 @@ def read(found: EpisodeStream, num: int, unroll: int = 3) -> tuple[Tensor, Tenso
     return (
         torch.cat([p.x for p in parts], 1),
         torch.cat([p.y for p in parts], 1),
-        torch.stack([p.fresh for p in parts], 1),
-        torch.stack([p.ended for p in parts], 1),
+        torch.stack([torch.as_tensor(p.fresh).expand(len(p.x)) for p in parts], 1),
+        torch.stack([torch.as_tensor(p.ended).expand(len(p.x)) for p in parts], 1),
     )
 
 
@@ -56,10 +56,27 @@ def test_rows_begin_one_unroll_after_the_other() -> None:
     assert (together.take(3).x.argmax(2)[:, 0] == 3).all()
 
 
+def test_what_holds_for_all_rows_or_none_is_one_truth() -> None:
+    found = stream(rows=2, spread=1)
+    parts = [found.take(3) for _ in range(4)]
+    assert [p.fresh for p in parts] == [True, False, False, True]
+    assert [p.ended for p in parts] == [False, False, True, False]
+
+
 def test_what_is_left_is_told() -> None:
     found = stream(rows=2, spread=2)
     left = torch.stack([found.take(3).left for _ in range(5)], 1)
     assert left.tolist() == [[4, 1, 0, 4, 1], [7, 4, 1, 0, 4]]
+
+
+def test_it_says_whether_anything_is_asked_for() -> None:
+    for spread in (1, 3):
+        found = stream(spread=spread)
+        parts = [found.take(2) for _ in range(12)]
+        asked = [bool((p.y != IGNORED).any()) for p in parts]
+        assert [p.asks for p in parts] == asked
+        assert asked[:2] == [False, False]
+        assert all(asked[4:]) == (spread == 3)
 
 
 def test_lengths_change_where_a_row_begins_anew() -> None:

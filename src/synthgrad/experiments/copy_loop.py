@@ -99,8 +99,9 @@ class CopyLoop(BaseLoop):
         while self._sequences < (self._step + 1) * rows:
             part = self.stream.take(config.cell.unroll)
             left = part.left.clamp_max(_CONTEXTS - 1)
+            y = part.y if part.asks else None
             with arithmetic(config.precision, config.device):
-                self.trainer.step(part.x, part.y, fresh=part.fresh, ended=part.ended, context=left)
+                self.trainer.step(part.x, y, fresh=part.fresh, ended=part.ended, context=left)
             self._open += self._losses.pop()
             if len(part.finished):
                 self._sequences += len(part.finished)
@@ -126,13 +127,17 @@ class CopyLoop(BaseLoop):
         self._measured = [] if solved else self._measured[rows:]
         return solved
 
-    def _loss(self, scores: Tensor, y: Tensor) -> Tensor:
+    def _loss(self, scores: Tensor, y: Tensor | None) -> Tensor:
         """Return cross entropy summed over the steps that ask for something, mean over sequences.
 
         Args:
             scores: ``(B, T, classes)``.
-            y: ``(B, T)``.
+            y: ``(B, T)``; None where nothing is asked for, which gives a loss that nothing flows back from: an optimizer
+                would follow its momentum on gradients of zero.
         """
+        if y is None:
+            self._losses.append(torch.zeros_like(self._open))
+            return scores.new_zeros((), dtype=torch.float32)
         each = F.cross_entropy(scores.flatten(0, 1).float(), y.flatten(), reduction="none").view_as(y).sum(1)
         self._losses.append(each.detach())
         return each.mean()

@@ -37,20 +37,22 @@ class Part:
     Attributes:
         x: ``(B, T, F)`` float32; blank behind the end of an episode.
         y: ``(B, T)`` int64, `IGNORED` where nothing is asked for.
-        fresh: ``(B,)`` bool, the rows whose episode begins here.
-        ended: ``(B,)`` bool, the rows whose episode ends here, wherever in the unroll.
+        fresh: the rows whose episode begins here: ``(B,)`` bool, or one truth where it holds for all of them or none.
+        ended: likewise, the rows whose episode ends here, wherever in the unroll.
         left: ``(B,)`` int64, steps that are left of the episode behind this unroll; 0 where it ends.
         task_lengths: of the rows' episodes, ``(B,)`` int64 on the CPU: asked characters, plus two.
         finished: numbers of the rows whose episode ends here, ``(n,)`` int64 on the CPU.
+        asks: is anything asked for, of any row?
     """
 
     x: Tensor
     y: Tensor
-    fresh: Tensor
-    ended: Tensor
+    fresh: Tensor | bool
+    ended: Tensor | bool
     left: Tensor
     task_lengths: Tensor
     finished: Tensor
+    asks: bool
 
 
 class EpisodeStream:
@@ -98,17 +100,25 @@ class EpisodeStream:
         steps = (self._at[:, None] + torch.arange(unroll)).to(device)  # (B, T)
         own = torch.arange(self.rows, device=device)[:, None]
         fresh = self._at == 0
+        first = self._ends - self._asked  # the first step of each row that asks for something
         self._at = self._at + unroll
         ended = self._at >= self._ends
         return Part(
             self._x[own, steps],
             self._y[own, steps],
-            fresh.to(device),
-            ended.to(device),
+            self._rows_of(fresh),
+            self._rows_of(ended),
             (self._ends - self._at).clamp_min(0).to(device),
             self._asked + 2,  # asked: the characters and a stop
             ended.nonzero().squeeze(1),
+            bool((self._at > first).any()),
         )
+
+    def _rows_of(self, mask: Tensor) -> Tensor | bool:
+        # A device need not be asked what is known here, and an engine leaves out what holds for no row.
+        if bool(mask.all()):
+            return True
+        return mask.to(self.task.device) if bool(mask.any()) else False
 
     def _begin(self, rows: Tensor, unroll: int) -> None:
         """Draw the next episodes of these rows; the very first ones wait for their turn."""
