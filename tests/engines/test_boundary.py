@@ -377,7 +377,28 @@ def test_what_does_not_fit_is_told(act: Any, words: str) -> None:
         act(boundary)
 
 
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_the_rule_may_learn_now_and_then_and_gives_credit_always(every: int) -> None:
+    net, state, batch_dim = network("lstm")
+    boundary = Boundary(sg.SyntheticGradient(), state, batch_dim=batch_dim, observe_every=every)
+    with torch.no_grad():
+        for p in boundary.rule.parameters():
+            p.normal_()
+    x, y = episode()
+    for k, (now, target) in enumerate(zip(x, y, strict=True)):
+        features, state = net["core"](now, boundary.start(state, fresh=k == 0))
+        ended = boundary.finish(loss_of(net, features, target), state)
+        boundary.zero_grad()
+        ended.loss.backward()
+        learned = all(p.grad is not None for p in boundary.rule.parameters())
+        assert learned == (k > 0 and k % every == 0)
+        assert ended.delta is not None
+        assert ended.delta.any()
+
+
 def test_arguments_out_of_range_are_told() -> None:
+    with pytest.raises(ConfigError, match="observe_every=0: expected a number of unrolls"):
+        Boundary(sg.SyntheticGradient(), zeros(4, 2), observe_every=0)
     with pytest.raises(ConfigError, match="alpha=-1.0: expected a finite number"):
         Boundary(sg.SyntheticGradient(), zeros(4, 2), alpha=-1.0)
     with pytest.raises(ConfigError, match="TrueGradient has the module below wait"):

@@ -404,6 +404,11 @@ def test_what_does_not_fit_is_told() -> None:
     )
     with pytest.raises(ConfigError, match="LSTM has no method features"):
         Recurrent(plain, future, criterion, sgd)
+    sparse = Boundary(
+        sg.NoBackprop(), net.initial_state(B, None, torch.float64), batch_dim=1, observe_every=2
+    )
+    with pytest.raises(ConfigError, match="window=2 and a boundary with observe_every=2"):
+        Recurrent(net, sparse, criterion, sgd, window=2)
     scaled = Boundary(
         sg.NoBackprop(), net.initial_state(B, None, torch.float64), batch_dim=1, loss_scale=lambda: 2.0
     )

@@ -75,6 +75,8 @@ class Boundary(nn.Module):
             an unroll and the mean over the batch; else a callable that takes the flat state and
             returns the divisor, such as ``lambda s: len(s) * T`` for a mean over both.
         loss_scale: callable that returns the factor by which the loss is multiplied before ``backward``.
+        observe_every: the rule learns at the start of one unroll in so many; credit is given at the end of each.
+            What a rule costs is mostly its learning.
 
     Attributes:
         rule: the copy of the rule at work.
@@ -84,7 +86,8 @@ class Boundary(nn.Module):
 
     Raises:
         ShapeError: if the example is no state.
-        ConfigError: if ``alpha`` is no finite number of 0 or more, or the rule has modules wait.
+        ConfigError: if ``alpha`` is no finite number of 0 or more, ``observe_every`` is under 1, or the rule has
+            modules wait.
     """
 
     def __init__(
@@ -97,10 +100,13 @@ class Boundary(nn.Module):
         future: FutureGradient | None = None,
         reduction: Reduction = "mean",
         loss_scale: LossScale | None = None,
+        observe_every: int = 1,
     ) -> None:
         super().__init__()
         if not math.isfinite(alpha) or alpha < 0:
             raise ConfigError(f"alpha={alpha}: expected a finite number, 0 or more, such as 0.1")
+        if isinstance(observe_every, bool) or observe_every < 1:
+            raise ConfigError(f"observe_every={observe_every!r}: expected a number of unrolls, at least 1")
         if rule.waits:
             raise ConfigError(
                 f"rule {type(rule).__name__} has the module below wait for its true message, but an unroll's "
@@ -117,6 +123,7 @@ class Boundary(nn.Module):
         self.future = None if future is None else future.to(flat.device, flat.dtype)
         self.alpha = alpha
         self.units = Units(reduction, loss_scale)
+        self.observe_every = observe_every
         self.monitor: Monitor | None = None
         self.step = 0
         self._batch_size: int | None = None
@@ -125,6 +132,11 @@ class Boundary(nn.Module):
     def learns(self) -> bool:
         """Does the rule want to know what comes back?"""
         return self.training and self.rule.listens and torch.is_grad_enabled()
+
+    @property
+    def _due(self) -> bool:
+        """Does it learn at the start of the unroll at hand?"""
+        return self.learns and self.step % self.observe_every == 0
 
     def start(self, state: Any, *, fresh: Rows = False, context: Tensor | None = None) -> Any:
         """Begin an unroll: return the state, detached from the unroll before, for the network to go on from.
@@ -142,7 +154,7 @@ class Boundary(nn.Module):
         flat = self.layout.pack(state).detach()
         self._batch_size = flat.shape[0]
         keep = self._others(fresh, "fresh")
-        if not self.learns or keep is False:
+        if not self._due or keep is False:
             return self.layout.unpack(flat)
         info = Info(context=context, step=self.step)
         if keep is True:
@@ -168,7 +180,7 @@ class Boundary(nn.Module):
         leaf = self.layout.pack(state).detach()
         self._batch_size = leaf.shape[0]
         keep = self._others(fresh, "fresh")
-        if not self.learns:
+        if not self._due:
             return self.layout.unpack(leaf), None, False
         leaf = leaf.requires_grad_()
         return self.layout.unpack(leaf), leaf, keep

@@ -84,6 +84,11 @@ class Recurrent:
             raise ConfigError(
                 f"mix={mix} has no effect with window=1; keep several unrolls: window=2 or more"
             )
+        if window > 1 and boundary.observe_every > 1:
+            raise ConfigError(
+                f"window={window} and a boundary with observe_every={boundary.observe_every}: λ-returns want the rule "
+                "to learn at every unroll; build it without"
+            )
         if boundary.units.loss_scale is not None:
             raise ConfigError(
                 "the boundary was built with loss_scale, which is for a loop of your own: here no loss is scaled; "

@@ -107,6 +107,7 @@ def make_recurrent(
         if method.auxiliary
         else None,
         reduction=reduction,
+        observe_every=settings.observe_every if method.predicts else 1,
     )
     window = settings.window if method.predicts else 1
     return Recurrent(

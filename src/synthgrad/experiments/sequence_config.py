@@ -48,6 +48,7 @@ class BoundarySettings:
         lr_factor: learning rate of ``M`` over that of the network.
         mix: ``λ``, with ``window`` unrolls to an update.
         window: unrolls to an update.
+        observe_every: ``M`` learns at one unroll in so many.
         aux_weight: of the auxiliary task's loss.
         aux_hidden: widths of the hidden layers of its head; None for one as wide as the network.
         rate: share of a batch's error that least squares take away.
@@ -61,6 +62,7 @@ class BoundarySettings:
     lr_factor: float = 1.0
     mix: float = 0.0
     window: int = 1
+    observe_every: int = 1
     aux_weight: float = 1.0
     aux_hidden: tuple[int, ...] | None = None
     rate: float = 0.7
@@ -78,6 +80,8 @@ class BoundarySettings:
             found |= {"norm": self.norm, "alpha": self.alpha, "lr_factor": self.lr_factor}
             if self.hidden is not None:
                 found["hidden"] = list(self.hidden)
+        if self.observe_every > 1:
+            found["observe_every"] = self.observe_every
         if self.window > 1:
             found |= {"mix": self.mix, "window": self.window}
         if method.endswith("_aux"):

@@ -119,6 +119,7 @@ def _copying_words(record: Record) -> list[str]:
 
 #: Further settings of what is between unrolls, what is usual, and the words for them.
 _BOUNDARY = (
+    ("observe_every", 1, "M learns at 1 unroll in {:g}"),
     ("rate", 0.7, "rate {:g}"),
     ("damping", 0.01, "damping {:g}"),
     ("max_norm", None, "clipped to {:g}"),
