@@ -15,7 +15,7 @@ TIERS = ("smoke", "quick")
 
 _STEPS = {"smoke": 30, "quick": 5_000}
 
-_CHOSEN = BoundarySettings(hidden=(), alpha=0.9, max_norm=1.0)
+_CHOSEN = copying.CHOSEN
 _FREE = replace(_CHOSEN, max_norm=None)
 
 
