@@ -207,9 +207,9 @@ def run_command(options: Common, name: str, tensorboard: bool, **choice: Any) ->
 )
 @click.option(
     "--arch",
-    metavar="fcn|cnn|lstm",
+    metavar="fcn|cnn|lstm|NAME",
     shell_complete=one_of((*ARCHS, "lstm")),
-    help="Network: fcn, cnn (bench step), lstm (bench memory) [default: fcn].",
+    help="Network: fcn, cnn (bench step), lstm (bench memory), or the name of one of bench networks [default: fcn; all].",
 )
 @click.option(
     "--precision",

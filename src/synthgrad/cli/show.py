@@ -179,7 +179,10 @@ def _print_sheet(sheet: Sheet) -> None:
 def print_bench(records: Iterable[Record]) -> None:
     """Print the benchmark records among these, one table for each benchmark."""
     for name, group in bench_groups(records).items():
-        _print_sheet(bench_sheet(name, group))
+        sheet = bench_sheet(name, group)
+        _print_sheet(sheet)
+        for note in sheet.notes:
+            _stdout().print(note, highlight=False, markup=False)
 
 
 def print_tables(records: Sequence[Record], problems: Sequence[str] = ()) -> None:

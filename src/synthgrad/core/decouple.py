@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import copy
+import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from .context import current
+from .copies import copied, refuse_lazy
 from .cut import PlainCrossing
 from .errors import CutError
-from .graph import Graph, trace
+from .graph import Graph, first_tensor, trace
 from .input_rule import InputRule
 from .interface import Crossing, Frame, Interface
+from .layout import Dim
+from .outputs import tensors_in
+from .proposals import propose
 from .quality import Monitor
 from .rule import Info, Rule
 from .units import LossScale, Reduction, Units
@@ -36,6 +42,8 @@ class Decoupled(nn.Module):
         inputs: the input rules, in the same way; empty without complete unlock.
         graph: the modules and interfaces, as found in the example batch.
         units: how the training loop's criterion reduces and scales.
+        example: the batch that it was cut with: positional and keyword arguments. Engines that take the network apart
+            check their parts with it.
         monitor: in the plain loop, measures the credits of every step; None to measure nothing.
         truths: in the plain loop, what rules learn from in the next step in place of what comes back, by
             interface, ``(B, ...)`` in per-example units; None for what comes back.
@@ -48,6 +56,7 @@ class Decoupled(nn.Module):
         graph: Graph,
         units: Units,
         inputs: Mapping[str, InputRule] | None = None,
+        example: tuple[tuple[Any, ...], dict[str, Any]] = ((), {}),
     ) -> None:
         super().__init__()
         inputs = inputs or {}
@@ -56,15 +65,36 @@ class Decoupled(nn.Module):
         self.inputs = nn.ModuleDict({_slot(name): rule for name, rule in inputs.items()})
         self.graph = graph
         self.units = units
+        self.example = example
         self.monitor: Monitor | None = None
         self.truths: Mapping[str, Tensor] | None = None
         self._frame = Frame()
+        self._trained = False  # has it run with its cuts at work?
         self._interfaces = {
-            name: Interface(name, rule, self._frame, copies=name in graph.copies, input_rule=inputs.get(name))
+            name: Interface(
+                name,
+                rule,
+                self._frame,
+                copies=name in graph.copies,
+                input_rule=inputs.get(name),
+                slot=graph.slots.get(name),
+                batch_dim=graph.layouts[name].batch_dim if name in graph.layouts else 0,
+            )
             for name, rule in rules.items()
         }
         for name, interface in self._interfaces.items():
             model.get_submodule(name).register_forward_hook(interface)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Decoupled:
+        """Move the example along with the network, and what is known of the interfaces."""
+        super()._apply(fn, recurse)
+        with torch.no_grad():
+            self.example = pytree.tree_map_only(Tensor, fn, self.example)
+        like = next((p for p in self.model.parameters() if p.is_floating_point()), None)
+        if like is not None:
+            sites = {n: replace(s, dtype=like.dtype, device=like.device) for n, s in self.graph.sites.items()}
+            self.graph = replace(self.graph, sites=sites)
+        return self
 
     @property
     def interfaces(self) -> Mapping[str, Interface]:
@@ -78,14 +108,14 @@ class Decoupled(nn.Module):
         position.
         """
         if not (self.training and torch.is_grad_enabled()):
-            return self.model(*args, **kwargs)
+            return self._plain(args, kwargs)
         info = current() or Info()
         info = Info(
             context=info.context if context is None else context,
             ids=info.ids,
             # A number that changes with every call would have every call compiled anew.
             step=None if torch.compiler.is_compiling() else info.step,
-            inputs=args[0] if args and isinstance(args[0], Tensor) else None,
+            inputs=first_tensor(args, kwargs),
             receiver=info.receiver,
         )
         return self._run(PlainCrossing(self.units, self.monitor, self.truths), info, args, kwargs)
@@ -93,21 +123,60 @@ class Decoupled(nn.Module):
     @contextmanager
     def crossed_by(self, crossing: Crossing) -> Generator[None]:
         """Put an engine in charge of the cuts: inside this block, run ``net.model`` itself."""
-        before = self._frame.crossing
-        self._frame.crossing = crossing
+        frame = self._frame
+        before = frame.crossing, frame.crossed
+        frame.crossing, frame.crossed = crossing, set()
+        self._trained = True
         try:
             yield
         finally:
-            self._frame.crossing = before
+            frame.crossing, frame.crossed = before
+
+    def check_crossed(self) -> None:
+        """Refuse a pass of which an engine is in charge, at its end, if it has left a cut out.
+
+        Raises:
+            CutError: naming the cut.
+        """
+        self._frame.check_all_crossed(self._interfaces)
+
+    def _plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the plain network; say so, once, if it looks as if it were to be trained."""
+        output = self.model(*args, **kwargs)
+        if self._trained or self.training or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return output
+        for tensor in tensors_in(output):
+            if tensor.requires_grad:
+                tensor.register_hook(self._warn_of_eval)
+        return output
+
+    def _warn_of_eval(self, gradient: Tensor) -> None:
+        """Say, once, that a backward pass has begun that trains the plain network."""
+        if self._trained:
+            return
+        self._trained = True
+        warnings.warn(
+            "the decoupled network is in evaluation mode, as from_pretrained leaves a model: it is the plain network, and "
+            "this loss trains it by backpropagation, without its rules; call net.train() to train it decoupled",
+            stacklevel=2,
+        )
 
     def _run(self, crossing: Crossing, info: Info, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         frame = self._frame
         # Written out, not a context manager: torch.compile(fullgraph=True) traces this form.
         frame.info, frame.crossing = info, crossing
+        if not torch.compiler.is_compiling():
+            self._trained = frame.learns = True
+            frame.crossed = set()
+            # The casts of weights that an autocast around the whole loop keeps are those of the first step.
+            torch.clear_autocast_cache()
         try:
-            return self.model(*args, **kwargs)
+            output = self.model(*args, **kwargs)
         finally:
             frame.info, frame.crossing = Info(), None
+        if not torch.compiler.is_compiling():
+            frame.check_all_crossed(self._interfaces)
+        return output
 
 
 def _slot(name: str) -> str:
@@ -123,6 +192,8 @@ def decouple(
     reduction: Reduction = "mean",
     loss_scale: LossScale | None = None,
     inputs: InputRule | Mapping[str, InputRule] | None = None,
+    batch_dim: Dim = None,
+    features_dim: Dim = None,
 ) -> Decoupled:
     """Cut a network into modules that learn without waiting for each other (DNI §2).
 
@@ -140,6 +211,11 @@ def decouple(
         inputs: what a module above a cut is fed with in training, in place of what the module below makes
             (complete unlock, DNI §2): every cut receives a fresh copy. Or an input rule for some of the
             names. For engines; the plain training loop runs modules in order anyway.
+        batch_dim: which dimension of a message is the batch: a number for all cuts, or one for some names. None to find
+            out, by running the example with one example more: 1 for ``(T, B, F)``. Rules see the batch first.
+        features_dim: which dimension of a message holds the features (channels), counted in the message as it is; a
+            number, or one for some names. None to find out from the layers below the cut: 1 after a convolution, the
+            last after a linear layer.
 
     Returns:
         The decoupled network. ``net(x, context=y)`` in place of ``model(x)`` is all that a training
@@ -147,7 +223,8 @@ def decouple(
 
     Raises:
         CutError: if a cut cannot be made (unknown name, a submodule called twice or never, a skip
-            connection that crosses it, an output that is not one floating tensor).
+            connection that crosses it, an output without just one floating tensor that a gradient flows through, a
+            part under activation checkpointing, a lazy module).
 
     >>> import torch, synthgrad as sg
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
@@ -165,8 +242,12 @@ def decouple(
     if set(rules) != set(at):
         raise CutError(f"rules are given for {sorted(rules)}, cuts for {sorted(at)}; give one for each cut")
     units = Units(reduction, loss_scale)
-    model = copy.deepcopy(model)
-    graph = trace(model, at, *_arguments(example))
+    if not isinstance(model, nn.Module):
+        raise CutError(f"got a {type(model).__name__} as model, expected a torch.nn.Module")
+    refuse_lazy(model)
+    model = copied(model)
+    args, kwargs = _arguments(example)
+    graph = trace(model, at, args, kwargs, batch_dim=batch_dim, features_dim=features_dim)
     supplies = dict(inputs) if isinstance(inputs, Mapping) else dict.fromkeys(at, inputs)
     if unknown := set(supplies) - set(at):
         raise CutError(
@@ -174,7 +255,12 @@ def decouple(
         )
     bound = {name: rules[name].bind(site) for name, site in graph.sites.items()}
     fed = {n: rule.bind(graph.sites[n]) for n, rule in supplies.items() if rule is not None}
-    return Decoupled(model, bound, graph, units, fed).train(model.training)
+    net = Decoupled(model, bound, graph, units, fed, (args, kwargs))
+    # Not net.train(): it would put parts into training mode that were frozen with eval().
+    net.training = model.training
+    net.rules.train(model.training)
+    net.inputs.train(model.training)
+    return net
 
 
 def _arguments(example: Tensor | Sequence[Any] | Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -195,7 +281,7 @@ def recouple(net: Decoupled) -> nn.Module:
         raise CutError(f"recouple got a {type(net).__name__}, expected what synthgrad.decouple returned")
     # Interfaces refer to the whole network: they are not copied along, only parted from.
     memo: dict[int, Any] = {id(interface): None for interface in net.interfaces.values()}
-    model = copy.deepcopy(net.model, memo)
+    model = copied(net.model, memo)
     for name in net.interfaces:
         # torch removes a hook by its handle only, and handles do not survive a copy.
         hooks = model.get_submodule(name)._forward_hooks  # pyright: ignore[reportPrivateUsage]
@@ -205,33 +291,31 @@ def recouple(net: Decoupled) -> nn.Module:
 
 
 def propose_cuts(model: nn.Module, example: Tensor | Sequence[Any] | Mapping[str, Any]) -> list[str]:
-    """Propose cuts: after every child with parameters, from the top level down, where one can be made.
+    """Propose cuts, in the order of the forward pass: after each block of a network that has lists of equal blocks.
 
-    A network that is one container in another is opened until there are several children. The
-    last module keeps the true gradient, so nothing is proposed after it.
+    Layers of Transformers, residual blocks: containers are opened at whatever level these are, and of blocks within
+    blocks the innermost are taken that can be cut apart. Another network is cut after its children with parameters, from the
+    top level down, one container in another being opened. The last module keeps the true gradient, so nothing is
+    proposed after it.
+
+    What is proposed is possible, not wise: each cut costs a rule and some accuracy, so take every second or third.
+
+    Args:
+        model: any network.
+        example: one batch, as `decouple` takes it.
 
     Raises:
         CutError: if no cut can be made at all.
+
+    >>> import torch
+    >>> block = lambda: torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())
+    >>> propose_cuts(torch.nn.Sequential(block(), block(), torch.nn.Linear(4, 2)), torch.ones(8, 4))
+    ['0', '1']
     """
-    args = _arguments(example)
-    prefix, children = "", [(n, m) for n, m in model.named_children() if _learns(m)]
-    while len(children) == 1 and list(children[0][1].children()):
-        prefix += children[0][0] + "."
-        children = [(n, m) for n, m in children[0][1].named_children() if _learns(m)]
-    names: list[str] = []
-    for name, _ in children:
-        try:
-            trace(model, [*names, prefix + name], *args)
-        except CutError:
-            continue
-        names.append(prefix + name)
+    names = propose(model, *_arguments(example))
     if not names:
         raise CutError(
-            f"no cut could be proposed for {type(model).__name__}: none of its children with parameters "
-            "returns one floating tensor on the way to the output; name the cuts yourself"
+            f"no cut could be proposed for {type(model).__name__}: none of its children with parameters, and no block in "
+            "a list, returns one floating tensor on which all above it depends; name the cuts yourself"
         )
     return names
-
-
-def _learns(module: nn.Module) -> bool:
-    return any(True for _ in module.parameters())

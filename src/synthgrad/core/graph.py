@@ -8,19 +8,22 @@ that both ends in a cut and is fed by it is a skip connection across that cut.
 
 from __future__ import annotations
 
-import copy
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from .copies import copied, refuse_lazy
 from .errors import CutError
+from .layout import Dim, Layout, Met, find_layouts
+from .outputs import Slot, find_slot, message_in, tensors_in, with_message
+from .owners import owners
 from .site import Site
 
-__all__ = ["OUTPUT", "Graph", "Module", "trace"]
+__all__ = ["OUTPUT", "Graph", "Module", "first_tensor", "trace"]
 
 #: The name of the end of the last module, where the true gradient comes from.
 OUTPUT = "output"
@@ -57,11 +60,17 @@ class Graph:
         modules: in the order in which they finish; the one that ends in the output is last.
         sites: what the example was like at each interface.
         copies: interfaces above which a module changes its input in place.
+        layouts: which dimensions of each message are what.
+        slots: where each message is in what its submodule returns.
+        unowned: parameters that the example did not reach, and of which nothing tells to which module they belong.
     """
 
     modules: tuple[Module, ...]
     sites: Mapping[str, Site]
     copies: frozenset[str]
+    layouts: Mapping[str, Layout] = field(default_factory=dict[str, Layout])
+    slots: Mapping[str, Slot] = field(default_factory=dict[str, Slot])
+    unowned: tuple[str, ...] = ()
 
     @property
     def is_chain(self) -> bool:
@@ -93,36 +102,41 @@ class _Probe:
     def __init__(self, name: str, record: dict[str, _Probe]) -> None:
         self.name, self.record = name, record
         self.calls = 0
+        self.slot: Slot = None
         self.h: Tensor
         self.fed: Tensor
         self.start: Any
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         self.calls += 1
+        if _inside_checkpoint():
+            raise CutError(
+                f"cannot cut after '{self.name}': it runs under activation checkpointing, which would run the cut once "
+                "more in the backward pass; checkpoint parts that lie between two cuts, or cut elsewhere"
+            )
         if self.calls > 1:
             raise CutError(
                 f"cannot cut after '{self.name}': it runs more than once in a forward pass, so it has "
                 "more than one message; cut after a module around it that runs once"
             )
-        if not isinstance(output, Tensor):
-            raise CutError(
-                f"cannot cut after '{self.name}': it returns a {type(output).__name__}, and a message "
-                "is one tensor; cut after a submodule that returns one tensor (wrap this one if need be)"
-            )
-        if not output.is_floating_point():
-            raise CutError(
-                f"cannot cut after '{self.name}': it returns {output.dtype}, and gradients need a "
-                "floating type; cut later, where the values are floating"
-            )
+        self.slot = find_slot(self.name, output)
         self.record[self.name] = self  # in the order of the forward pass
-        self.h = output
+        self.h = message_in(self.name, output, self.slot)
         # Not the leaf itself: a module above may change its input in place, which a leaf refuses.
-        self.fed = output.detach().requires_grad_().clone()
+        self.fed = self.h.detach().requires_grad_().clone()
         self.start = self.fed.grad_fn  # the node at which the pieces above begin
-        return self.fed
+        return with_message(output, self.slot, self.fed)
 
 
-def trace(model: nn.Module, names: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+def trace(
+    model: nn.Module,
+    names: Sequence[str],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    batch_dim: Dim = None,
+    features_dim: Dim = None,
+) -> Graph:
     """Find the modules of ``model`` between the cuts after the submodules ``names``.
 
     Args:
@@ -130,21 +144,121 @@ def trace(model: nn.Module, names: Sequence[str], args: tuple[Any, ...], kwargs:
         names: dotted names of submodules.
         args: positional arguments of the forward pass, one batch.
         kwargs: keyword arguments of it.
+        batch_dim, features_dim: which dimension of messages is the batch, and which holds the features, for all cuts
+            or by name; None to find out.
 
     Raises:
         CutError: if a cut cannot be made; says which and why.
     """
     _check_names(model, names)
-    copied = copy.deepcopy(model)
-    for p in copied.parameters():
+    refuse_lazy(model)
+    devices = _devices(model)
+    with torch.random.fork_rng(devices):
+        met, modules, reached = _pieces(model, names, args, kwargs)
+        layouts = find_layouts(
+            model, {n: Met(tuple(p.h.shape), p.slot) for n, p in met.items()}, args, kwargs, batch_dim, features_dim
+        )
+        if len(reached) < _num_floating(model) and not model.training:
+            modules = _with_training_mode(model, names, args, kwargs, modules)
+    modules, unowned = _with_unreached(model, modules)
+    # Under autocast h may be of another type than the parameters, which is what a rule goes by.
+    dtypes = [p.dtype for p in model.parameters() if p.is_floating_point()]
+    first = first_tensor(args, kwargs)
+
+    def site(name: str, probe: _Probe) -> Site:
+        shape = list(probe.h.shape)
+        shape.insert(0, shape.pop(layouts[name].batch_dim))
+        return Site(
+            name,
+            tuple(shape),
+            (dtypes or [probe.h.dtype])[0],
+            probe.h.device,
+            model.get_submodule(name),
+            None if first is None else tuple(first.shape),
+            features_dim=layouts[name].features_dim,
+        )
+
+    return Graph(
+        modules=modules,
+        sites={n: site(n, p) for n, p in met.items()},
+        copies=frozenset(n for n, p in met.items() if p.fed._version),
+        layouts=layouts,
+        slots={n: p.slot for n, p in met.items()},
+        unowned=unowned,
+    )
+
+
+def first_tensor(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """Return the first input of a network: its first argument, or the first keyword that is a tensor."""
+    if args:
+        return args[0] if isinstance(args[0], Tensor) else None
+    return next((value for value in kwargs.values() if isinstance(value, Tensor)), None)
+
+
+def _num_floating(model: nn.Module) -> int:
+    return sum(p.is_floating_point() for p in model.parameters())
+
+
+def _with_training_mode(
+    model: nn.Module,
+    names: Sequence[str],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    modules: tuple[Module, ...],
+) -> tuple[Module, ...]:
+    """Add the parameters that the example reaches in training mode only (an auxiliary head, say)."""
+    try:
+        _, others, _ = _pieces(copied(model).train(), names, args, kwargs)
+    except Exception:  # what does not run in training mode tells nothing
+        return modules
+    known = {n for m in modules for n in m.parameters}
+    more = {m.ends: [n for n in m.parameters if n not in known] for m in others}
+    return tuple(replace(m, parameters=(*m.parameters, *more.get(m.ends, ()))) for m in modules)
+
+
+def _with_unreached(
+    model: nn.Module, modules: tuple[Module, ...]
+) -> tuple[tuple[Module, ...], tuple[str, ...]]:
+    """Give the parameters that the example did not reach to the modules whose submodules they are."""
+    names = [n for n, p in model.named_parameters() if p.is_floating_point()]
+    of: dict[str, int] = {}
+    for k, module in enumerate(modules):
+        of |= dict.fromkeys(module.parameters, k)
+    found, unowned = owners(names, of)
+    own = [{*m.parameters, *(n for n, k in found.items() if k == j)} for j, m in enumerate(modules)]
+    return (
+        tuple(
+            replace(m, parameters=tuple(n for n in names if n in some))
+            for m, some in zip(modules, own, strict=True)
+        ),
+        unowned,
+    )
+
+
+def _inside_checkpoint() -> bool:
+    """Is a function of torch.utils.checkpoint on the stack?"""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "torch.utils.checkpoint":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _pieces(
+    model: nn.Module, names: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[dict[str, _Probe], tuple[Module, ...], set[str]]:
+    """Run the example through a copy; return what was met, the modules, and the parameters that were reached."""
+    twin = copied(model)
+    for p in twin.parameters():
         if p.is_floating_point():
             p.requires_grad_()  # a frozen parameter still belongs to a module: it may thaw later
     met: dict[str, _Probe] = {}
     probes = {name: _Probe(name, met) for name in names}
-    handles = [copied.get_submodule(n).register_forward_hook(probe) for n, probe in probes.items()]
+    handles = [twin.get_submodule(n).register_forward_hook(probe) for n, probe in probes.items()]
     try:
-        with torch.enable_grad(), torch.random.fork_rng(_devices(copied)), _saving_nothing():
-            output = copied(*args, **kwargs)
+        with torch.enable_grad(), _saving_nothing():
+            output = twin(*args, **kwargs)
     except CutError:
         raise
     except Exception as error:
@@ -160,23 +274,11 @@ def trace(model: nn.Module, names: Sequence[str], args: tuple[Any, ...], kwargs:
             "cut after a submodule that does, or give an example that reaches it"
         )
     roots: dict[str, list[Tensor]] = {name: [probe.h] for name, probe in met.items()}
-    roots[OUTPUT] = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor)]
-    parameters = {id(p): n for n, p in copied.named_parameters()}
+    roots[OUTPUT] = tensors_in(output)
+    parameters = {id(p): n for n, p in twin.named_parameters()}
     modules = _modules(roots, {p.start: n for n, p in met.items()}, parameters)
     _check_consumers(modules, met, roots[OUTPUT])
-    # Under autocast h may be of another type than the parameters, which is what a rule goes by.
-    dtypes = [p.dtype for p in copied.parameters() if p.is_floating_point()]
-    inputs = tuple(args[0].shape) if args and isinstance(args[0], Tensor) else None
-    return Graph(
-        modules=modules,
-        sites={
-            n: Site(
-                n, tuple(p.h.shape), (dtypes or [p.h.dtype])[0], p.h.device, model.get_submodule(n), inputs
-            )
-            for n, p in met.items()
-        },
-        copies=frozenset(n for n, p in met.items() if p.fed._version),
-    )
+    return met, modules, {n for m in modules for n in m.parameters}
 
 
 def _saving_nothing() -> torch.autograd.graph.saved_tensors_hooks:

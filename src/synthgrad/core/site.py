@@ -9,6 +9,8 @@ from typing import Self
 import torch
 from torch import nn
 
+from .errors import CutError
+
 __all__ = ["AtInterface", "Site"]
 
 
@@ -26,6 +28,8 @@ class Site:
             is no tensor.
         receiver: features of the state of the module that is fed from here, ``F`` of `Info.receiver`; None
             where the engine tells no such state.
+        features_dim: the dimension of ``h`` that holds the features (channels), counted with the batch in
+            front; negative ones count from the end. None where it is not known, see `features_at`.
     """
 
     name: str
@@ -35,6 +39,30 @@ class Site:
     module: nn.Module = field(repr=False)
     inputs: tuple[int, ...] | None = None
     receiver: int | None = None
+    features_dim: int | None = None
+
+    @property
+    def features_at(self) -> int:
+        """The dimension of ``h`` that holds the features, from 1 to ``len(shape) - 1``.
+
+        Where `features_dim` does not say it: dimension 1 of images and volumes, ``(B, C, Y, X)`` and
+        ``(B, C, Z, Y, X)``, and the last one of everything else, ``(B, H)`` or ``(B, T, H)``.
+
+        Raises:
+            CutError: if ``h`` has no features, or no such dimension.
+        """
+        ndim = len(self.shape)
+        if ndim < 2:
+            raise CutError(f"interface '{self.name}': a message of shape {self.shape} has no features")
+        if self.features_dim is None:
+            return 1 if ndim in (4, 5) else ndim - 1
+        at = self.features_dim + ndim if self.features_dim < 0 else self.features_dim
+        if not 1 <= at < ndim:
+            raise CutError(
+                f"interface '{self.name}': features_dim={self.features_dim} for messages of shape {self.shape}, "
+                f"expected 1 to {ndim - 1}, or -1 for the last; dimension 0 is the batch"
+            )
+        return at
 
 
 class AtInterface(nn.Module):

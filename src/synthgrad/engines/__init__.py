@@ -7,7 +7,7 @@ different rates. ``layer_parallel/`` runs all layers of one as a batch,
 ``stages/`` parts of one in processes of their own.
 """
 
-from .base import Criterion, OptimizerFactory, StepRecord
+from .base import Criterion, StepRecord
 from .boundary import Boundary
 from .carry import Carry
 from .clocked import Clocked, ClockedRecord, Edge, Node
@@ -15,6 +15,8 @@ from .in_process import InProcess
 from .lags import Lag
 from .layer_parallel import LayerParallel
 from .locked import Locked
+from .optimizers import OptimizerFactory, Parameters
+from .penalty import Penalty
 from .recurrent import Recurrent
 from .stages import Stages
 
@@ -31,6 +33,8 @@ __all__ = [
     "Locked",
     "Node",
     "OptimizerFactory",
+    "Parameters",
+    "Penalty",
     "Recurrent",
     "Stages",
     "StepRecord",

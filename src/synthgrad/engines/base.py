@@ -1,24 +1,20 @@
-"""What every engine shares: the record of a step, and how optimizers are made."""
+"""What every engine shares: the record of a step, and how a criterion's loss is reduced."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
-from torch.optim import Optimizer
 
 from ..core import ConfigError, ShapeError
 from ..core.units import Units
 
-__all__ = ["Criterion", "OptimizerFactory", "StepRecord", "make_optimizer", "reduced", "zero_grad"]
+__all__ = ["Criterion", "StepRecord", "model_inputs", "reduced"]
 
 #: Takes the network's output and the target, returns a scalar loss, or the loss of each example, ``(B,)``.
 Criterion = Callable[[Any, Any], Tensor]
-
-#: Takes parameters (a list of tensors, or of parameter groups) and returns an optimizer for them.
-OptimizerFactory = Callable[[Any], Optimizer]
 
 
 @dataclass(slots=True)
@@ -57,44 +53,19 @@ def reduced(loss: Tensor, units: Units | None) -> tuple[Tensor, Tensor | None]:
     return loss.sum() / divisor, loss.detach()
 
 
-def make_optimizer(
-    factory: OptimizerFactory, *parts: tuple[Iterable[Tensor], Mapping[str, Any] | None]
-) -> Optimizer | None:
-    """Make one optimizer for a module's parameters and those of the rules that are updated with it.
+def model_inputs(x: Any, keywords: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the positional and keyword arguments of a forward pass.
 
     Args:
-        factory: the user's factory.
-        parts: parameters, and options of their parameter group such as ``{"lr": 1e-3}``. Those without
-            options are one group; frozen parameters are left out.
-
-    Returns:
-        The optimizer; None if there is nothing to train.
+        x: one input; a tuple of positional arguments; or a mapping of keyword arguments, as a collator makes it.
+        keywords: further keyword arguments.
 
     Raises:
-        ConfigError: if the factory does not return an optimizer.
+        ConfigError: if a keyword is given twice.
     """
-    usual: list[Tensor] = []
-    apart: list[dict[str, Any]] = []
-    for parameters, options in parts:
-        kept = [p for p in parameters if p.requires_grad]
-        if not options:
-            usual += kept
-        elif kept:
-            apart.append({"params": kept, **options})
-    if not usual and not apart:
-        return None
-    groups: Any = [*([{"params": usual}] if usual else []), *apart] if apart else usual
-    optimizer = factory(groups)
-    if not isinstance(optimizer, Optimizer):
-        raise ConfigError(
-            f"the optimizer factory returned a {type(optimizer).__name__}, expected a torch.optim.Optimizer, "
-            "as in lambda params: torch.optim.Adam(params, 3e-4)"
-        )
-    return optimizer
-
-
-def zero_grad(optimizer: Optimizer) -> None:
-    """Drop all gradients. Spelled out: the optimizer's own method is slower by its profiling hooks."""
-    for group in optimizer.param_groups:
-        for p in group["params"]:
-            p.grad = None
+    if isinstance(x, Mapping):
+        twice = sorted(set(x) & set(keywords))
+        if twice:
+            raise ConfigError(f"the input '{twice[0]}' is given twice, in the batch and as a keyword; give it once")
+        return (), {**x, **keywords}
+    return (x if isinstance(x, tuple) else () if x is None else (x,)), dict(keywords)

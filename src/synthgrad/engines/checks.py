@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
+import torch
+from torch import Tensor
+
 from ..core import ConfigError, Decoupled
 
-__all__ = ["check_unlockable"]
+__all__ = ["check_unlockable", "refuse_half", "warn_of_evaluation"]
 
 
 def check_unlockable(net: Decoupled) -> None:
@@ -44,3 +49,26 @@ def check_unlockable(net: Decoupled) -> None:
                 f"the rule at interface '{name}' has the module below wait for its true message, but what comes "
                 "back there belongs to a synthetic input; use one of the two"
             )
+
+
+def refuse_half(interface: str, h: Tensor) -> None:
+    """Refuse a message in float16 where no loss is scaled.
+
+    Raises:
+        ConfigError: naming the interface.
+    """
+    if h.dtype == torch.float16:
+        raise ConfigError(
+            f"interface '{interface}': got a message in float16, in which gradients need a scaled loss, and an unlocked "
+            "module has no loss to scale; use bfloat16, or the plain loop with a gradient scaler"
+        )
+
+
+def warn_of_evaluation(net: Decoupled) -> None:
+    """Say that a network is about to be trained in evaluation mode."""
+    if not net.training:
+        warnings.warn(
+            "the network is in evaluation mode, as from_pretrained leaves a model: it is trained without Dropout and with "
+            "BatchNorm's running statistics; call net.train() first if that is not what you want",
+            stacklevel=3,
+        )

@@ -28,16 +28,30 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..core import ConfigError, Decoupled, Guard, Info, InputRule, Message, Monitor, Timeline
+from ..core import (
+    ConfigError,
+    Decoupled,
+    Guard,
+    Info,
+    InputRule,
+    Message,
+    Monitor,
+    Timeline,
+)
 from ..core.cut import pending_gradient
-from ..core.graph import OUTPUT
+from ..core.graph import OUTPUT, first_tensor
 from ..core.interface import Interface
-from .base import Criterion, OptimizerFactory, StepRecord, make_optimizer, reduced, zero_grad
-from .checks import check_unlockable
-from .lags import Batch, Crossed, Lag, Mailbox, Recent, check_lags
+from ..core.outputs import tensors_in
+from .base import Criterion, StepRecord, model_inputs, reduced
+from .checks import check_unlockable, refuse_half, warn_of_evaluation
+from .lags import Batch, Crossed, Lag
 from .learners import learners
+from .mail import Mail
+from .optimizers import OptimizerFactory, clear_casts, make_optimizers, step_all, zero_grad
+from .penalty import Penalties, Penalty
 from .stash import keeping_weights
 from .turns import Turn, run_backward
+from .watch import Watch, reused
 
 __all__ = ["InProcess"]
 
@@ -53,26 +67,30 @@ class InProcess:
         net: what `decouple` returned; put it into training mode.
         criterion: takes output and target, returns a scalar loss, reduced as ``net.units`` says; or the
             loss of each example, ``(B,)``, which rules that predict loss values learn from.
-        optimizer: takes parameters, returns an optimizer; called once for each module, with the
+        optimizer: takes parameters, returns an optimizer, or several as a list; called once for each module, with the
             parameters of the module, of the rules at the interfaces that feed it (they speak for it), and,
-            at its own end, of rules that learn from their own loss alone and of input rules.
+            at its own end, of rules that learn from their own loss alone and of input rules. The list of parameters
+            knows their names too, see `Parameters`.
         rule_options: options for the rules' parameter groups, such as ``{"lr": 1e-3}``.
         input_options: the same for the input rules.
         update_prob: each module, with the rules that speak for it, updates with this probability in a
             step; else it only passes activations on (DNI §3.1, sparse updates).
         generator: source of the draws for ``update_prob``; on the CPU.
         lags: steps that messages take to cross each interface, `Lag` by name; 0 where not named.
+        penalty: what is added to the loss that is no function of the output, such as a weight penalty: takes the
+            parameters of a module, returns a scalar. Or one for some modules, by name: a balancing loss, say, which
+            that module has left in an attribute in this step.
         monitor: measures the quality of credits; None to measure nothing.
         guard: stop with `DivergedError` at a message or loss that is not finite.
         timeline: is filled with what happens, in order; None to keep nothing.
 
     Attributes:
-        optimizers: one for each module with something to train.
+        optimizers: those of each module with something to train, in the order of the forward pass.
 
     Raises:
         ConfigError: if a setting is out of range, or the network cannot be trained without locks
             (a parameter that two modules share, or that checkpointing hides; a rule whose error flows
-            into ``h``; a loss scale).
+            into ``h``; a loss scale); if an optimizer needs a closure, or not every parameter.
     """
 
     def __init__(
@@ -86,6 +104,7 @@ class InProcess:
         update_prob: float = 1.0,
         generator: torch.Generator | None = None,
         lags: Mapping[str, Lag] | None = None,
+        penalty: Penalty | None = None,
         monitor: Monitor | None = None,
         guard: bool = True,
         timeline: Timeline | None = None,
@@ -108,19 +127,18 @@ class InProcess:
         self._ends_at = {end: k for k, m in enumerate(graph.modules) for end in m.ends}
         self._consumers = {name: graph.consumers(name) for name in graph.sites}
         self._is_chain = graph.is_chain
-        checked = check_lags(net, lags or {})
-        self._mail = {name: Mailbox(lag) for name, lag in checked.items()}
-        self._recent = Recent(sum(max(-lag.forward, 0) for lag in checked.values()))
+        self._mail = Mail(net, lags or {})
         # A graph that outlives its step must not see the updates in between.
-        self._stashes = any(
-            net.interfaces[n].rule.waits and (lag.forward or lag.observe) for n, lag in checked.items()
-        )
+        self._stashes = any(i.rule.waits and self._mail.is_late(n) for n, i in net.interfaces.items())
         self._optimizers = [
-            make_optimizer(
-                optimizer, *zip(learners(net, m, k), (None, rule_options, input_options), strict=True)
+            make_optimizers(
+                optimizer, m.name, *zip(learners(net, m, k), (None, rule_options, input_options), strict=True)
             )
             for k, m in enumerate(graph.modules)
         ]
+        self._penalties = Penalties(net, penalty)
+        self._watch = Watch(net, self.optimizers)
+        self._seen_criterion = False
         self._step = 0
         # The step at hand:
         self._turns: list[Turn] = []
@@ -130,39 +148,55 @@ class InProcess:
     @property
     def optimizers(self) -> list[Optimizer]:
         """The optimizers of the modules, in the order of the forward pass."""
-        return [o for o in self._optimizers if o is not None]
+        return [o for own in self._optimizers for o in own]
 
     def step(
-        self, x: Tensor | tuple[Any, ...], y: Any, *, context: Tensor | None = None, ids: Tensor | None = None
+        self,
+        x: Any = None,
+        y: Any = None,
+        *,
+        context: Tensor | None = None,
+        ids: Tensor | None = None,
+        **inputs: Any,
     ) -> StepRecord:
         """Run one step: when it returns, every module that drew an update has made it.
 
         Args:
-            x: input, ``(B, ...)``, or a tuple of the model's positional arguments.
+            x: input, ``(B, ...)``; a tuple of the model's positional arguments; or a mapping of its keyword arguments.
             y: target, as the criterion wants it.
             context: of the rules, ``(B, ...)``; ``y`` itself where it is a tensor and nothing is given.
             ids: ``(B,)`` int64, which examples these are.
+            inputs: further keyword arguments of the model, such as ``attention_mask=…``.
 
         Raises:
             DivergedError: if a message or the loss is not finite; names interface and step.
+            CutError: if this batch runs through the network in another way than the example did (a cut is left out or
+                run twice, a skip connection appears), or the criterion has a term beyond the output.
+            ConfigError: if a parameter has been thawed that is in no optimizer.
         """
-        args = x if isinstance(x, tuple) else (x,)
+        passed = model_inputs(x, inputs)
         c = y if context is None and isinstance(y, Tensor) else context
-        info = Info(c, ids, self._step, args[0] if isinstance(args[0], Tensor) else None)
+        info = Info(c, ids, self._step, first_tensor(*passed))
         self._record = record = StepRecord(self._step)
-        entering = self._recent.enter(args, Batch(info, y, self._step))
+        entering = self._mail.enter(passed, Batch(info, y, self._step))
         if entering is None:  # a module that is ahead needs newer batches than have come
             self._step += 1
             return record
-        args, self._batch = entering
+        (args, kwargs), self._batch = entering
+        if not self._step:
+            warn_of_evaluation(self.net)
+        clear_casts()
         self._turns = [Turn(k, updates=draw) for k, draw in enumerate(self._draw())]
         grad_mode = torch.is_grad_enabled()
         try:
             with self.net.crossed_by(self._cross), keeping_weights(self.net.model, needed=self._stashes):
                 self._grad_mode(0)
-                record.loss = self._at_output(self.net.model(*args))
+                output = self.net.model(*args, **kwargs)
+                self.net.check_crossed()
+                record.loss = self._at_output(output)
+            self._watch.after_step()
         except _NothingAbove:
-            pass
+            self._watch.after_step()
         except BaseException:
             for optimizer in self.optimizers:
                 zero_grad(optimizer)  # what this step has begun must not leak into the next
@@ -188,31 +222,40 @@ class InProcess:
         """Module(s) below ``interface`` have finished: they learn now. Return what goes on."""
         name = interface.name
         turn = self._turns[self._ends_at[name]]
-        crossed = Crossed(self._batch, h.detach())
+        seen = interface.batch_first(h)
+        crossed = Crossed(self._batch, seen.detach())
         self._reach(turn)
-        turn.end(h, self._credit(interface, h, crossed, turn) if turn.updates else None)
+        grad = self._credit(interface, seen, crossed, turn) if turn.updates else None
+        turn.end(h, None if grad is None else interface.as_made(grad))
         if crossed.credit is not None and crossed.credit.wait:
             turn.wait(crossed)
         above = crossed
         if interface.input_rule is not None:
             above = self._supply(interface, interface.input_rule, crossed, turn)
         self._end(turn)
-        above = self._mail[name].pass_up(above)
+        above = self._mail.pass_up(name, above, crossed)
         if above is None:
             raise _NothingAbove
         self._batch = above.batch
         return self._feed(interface, above)
 
     def _credit(self, interface: Interface, h: Tensor, crossed: Crossed, turn: Turn) -> Tensor | None:
-        """Ask the rule; return the gradient for ``h`` in the criterion's units, None if there is none yet."""
+        """Ask the rule; return the gradient for ``h`` in the criterion's units, None if there is none yet.
+
+        Args:
+            interface: the interface.
+            h: the message, the batch first.
+            crossed: it is kept here until its message has come.
+            turn: of the module below.
+        """
         info = crossed.batch.info
+        refuse_half(interface.name, h)
         interface.rule.check(h, info)
         crossed.credit = credit = interface.rule.credit(h, info)
         if credit.loss is not None:
             credit.loss.backward()
             turn.learned = True
-        lag = self._mail[interface.name].lag
-        if lag.forward or lag.observe:
+        if self._mail.is_late(interface.name):
             credit.pending = ()  # the rule's parameters will have changed when the message comes
         turn.value = credit.value
         self._log("credit", interface.name, crossed.batch)
@@ -222,8 +265,8 @@ class InProcess:
 
     def _supply(self, interface: Interface, rule: InputRule, crossed: Crossed, turn: Turn) -> Crossed:
         """Return what stands in for ``h`` above the interface; let its rule learn from ``h``."""
-        ahead = -self._mail[interface.name].lag.forward
-        batch, info = self._recent.after(crossed.batch, ahead), crossed.batch.info
+        ahead, batch = self._mail.ahead(interface.name, crossed.batch)
+        info = crossed.batch.info
         rule.check(batch.info.inputs, batch.info)
         assert batch.info.inputs is not None
         assert info.inputs is not None
@@ -244,7 +287,7 @@ class InProcess:
         if interface.input_rule is not None and updates and rule.listens:
             # The message will belong to the synthetic input: so must the credit that it is compared with.
             crossed.credit = rule.credit(crossed.h, crossed.batch.info)
-            if self._mail[interface.name].lag.observe:
+            if self._mail.lag(interface.name).observe:
                 crossed.credit.pending = ()
         given = crossed.credit is not None and crossed.credit.delta is not None
         read = rule.listens or crossed.waiting is not None or (self.monitor is not None and given)
@@ -253,7 +296,7 @@ class InProcess:
         for k in takers:
             self._turns[k].fed[interface.name] = crossed
         self._grad_mode(takers[0])
-        return leaf.clone() if interface.copies else leaf
+        return interface.as_made(leaf.clone() if interface.copies else leaf)
 
     def _grad_mode(self, k: int) -> None:
         """Build no graph for a module that only passes activations on. In a chain modules run in turn."""
@@ -264,6 +307,9 @@ class InProcess:
         """The last module has finished: the true gradient is at hand."""
         turn = self._turns[self._ends_at[OUTPUT]]
         loss, turn.value = reduced(self.criterion(output, self._batch.target), self.net.units)
+        if not self._seen_criterion:
+            self._watch.criterion(loss, tensors_in(output))
+            self._seen_criterion = True
         if self._guard is not None:
             self._guard.check("loss", self._step, loss.detach())
         self._reach(turn)
@@ -278,6 +324,9 @@ class InProcess:
         turn.batch = self._batch
         if len(turn.ends) + 1 == len(self._modules[turn.position].ends):
             self._log("forward", self._names[turn.position], self._batch)
+            if self._penalties and turn.updates:
+                with torch.enable_grad():
+                    turn.penalty = self._penalties.of(self._names[turn.position])
 
     def _end(self, turn: Turn) -> None:
         """Let a module learn, if all its ends have been reached and none waits for its message."""
@@ -290,28 +339,40 @@ class InProcess:
             self._log("skip", name, turn.batch)
         elif not turn.missing:
             learned |= self._backward(turn)
-        due = [(n, crossed) for n in module.inputs for crossed in self._mail[n].take_due(self._step)]
+        due = self._mail.due(module.inputs, self._step)
         for interface, crossed in due:
             self._observe(self.net.interfaces[interface], crossed)
             learned = True
         if not turn.missing:
             turn.drop()
-        turn.learned = False
-        optimizer = self._optimizers[k]
-        if optimizer is not None and learned:
-            optimizer.step()
-            zero_grad(optimizer)
+        turn.learned, turn.done = False, True
+        optimizers = self._optimizers[k]
+        if optimizers and learned:
+            step_all(optimizers)
             if name not in self._record.updated:
                 self._record.updated.append(name)
             self._log("update", name, turn.batch)
+        for interface, _ in due:
+            # Where modules wait, a message may be complete when the module that its rule is updated with has had its turn.
+            owner = self._consumers[interface][-1]
+            if owner != k and self._turns[owner].done:
+                step_all(self._optimizers[owner])
         for interface, crossed in due:
             self._release(self.net.interfaces[interface], crossed)
 
     def _backward(self, turn: Turn) -> bool:
         """Use the module's graph, which frees it; return whether there was credit to learn from."""
-        if not run_backward(turn.ends, turn.grads):
-            return False
         k = turn.position
+        self._watch.before_learning(self._names[k])
+        roots, grads = list(turn.ends), list(turn.grads)
+        if turn.penalty is not None:
+            roots.append(turn.penalty)
+            grads.append(torch.ones_like(turn.penalty))
+        try:
+            if not run_backward(roots, grads):
+                return False
+        except RuntimeError as error:
+            raise reused(self._names[k], error) from error
         self._log("backward", self._names[k], turn.batch)
         for name in self._modules[k].inputs:
             crossed = turn.fed[name]
@@ -325,7 +386,7 @@ class InProcess:
                 self._guard.check(name, self._step, gradient)
             crossed.message, crossed.leaf = Message(gradient, self._value(turn, name)), None
             self._log("message", name, crossed.batch)
-            self._mail[name].pass_down(crossed, self._step)
+            self._mail.pass_down(name, crossed, self._step)
         return True
 
     def _value(self, turn: Turn, name: str) -> Tensor | None:
@@ -366,8 +427,7 @@ class InProcess:
             "optimizers": [o.state_dict() for o in self.optimizers],
             "step": self._step,
             "generator": None if self._generator is None else self._generator.get_state(),
-            "mail": {name: mailbox.state_dict() for name, mailbox in self._mail.items()},
-            "recent": self._recent.state_dict(),
+            **self._mail.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -377,9 +437,7 @@ class InProcess:
         self._step = int(state["step"])
         if self._generator is not None and state["generator"] is not None:
             self._generator.set_state(state["generator"])
-        for name, mailbox in self._mail.items():
-            mailbox.load_state_dict(state["mail"][name])
-        self._recent.load_state_dict(state.get("recent", []))
+        self._mail.load_state_dict(state)
 
     # -- the rest ---------------------------------------------------------------------------------------
 

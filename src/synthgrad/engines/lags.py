@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..core import ConfigError, Credit, Decoupled, Info, Message
+from ..core import Credit, Info, Message
 
 if TYPE_CHECKING:
     from .turns import Turn
 
-__all__ = ["Batch", "Crossed", "Lag", "Mailbox", "Recent", "check_lags"]
+__all__ = ["Batch", "Crossed", "Lag", "Mailbox", "Passed", "Recent"]
+
+
+#: The positional and keyword arguments of a forward pass.
+Passed = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +113,13 @@ class Recent:
     """
 
     ahead: int
-    _kept: deque[tuple[tuple[Any, ...], Batch]] = field(
-        default_factory=deque["tuple[tuple[Any, ...], Batch]"]
-    )
+    _kept: deque[tuple[Passed, Batch]] = field(default_factory=deque["tuple[Passed, Batch]"])
 
-    def enter(self, args: tuple[Any, ...], batch: Batch) -> tuple[tuple[Any, ...], Batch] | None:
+    def enter(self, passed: Passed, batch: Batch) -> tuple[Passed, Batch] | None:
         """Put in the newest batch; take out the one for the bottom, or None while too few have come."""
         if not self.ahead:
-            return args, batch
-        self._kept.append((args, batch))
+            return passed, batch
+        self._kept.append((passed, batch))
         if len(self._kept) <= self.ahead:
             return None
         while len(self._kept) > self.ahead + 1:
@@ -133,11 +135,13 @@ class Recent:
 
     def state_dict(self) -> list[dict[str, Any]]:
         """Return the batches, as plain containers of tensors."""
-        return [{"args": args, **_pack_batch(batch)} for args, batch in self._kept]
+        return [{"args": args, "kwargs": kwargs, **_pack_batch(batch)} for (args, kwargs), batch in self._kept]
 
     def load_state_dict(self, state: list[dict[str, Any]]) -> None:
         """Take up what `state_dict` returned."""
-        self._kept = deque((saved["args"], _unpack_batch(saved)) for saved in state)
+        self._kept = deque(
+            ((saved["args"], saved.get("kwargs", {})), _unpack_batch(saved)) for saved in state
+        )
 
 
 def _pack_batch(batch: Batch) -> dict[str, Any]:
@@ -172,35 +176,3 @@ def _unpack(saved: Mapping[str, Any]) -> Crossed:
         message=None if gradient is None else Message(gradient, saved["loss"]),
         due=saved["due"],
     )
-
-
-def check_lags(net: Decoupled, lags: Mapping[str, Lag]) -> dict[str, Lag]:
-    """Return a lag for every interface.
-
-    Raises:
-        ConfigError: if an interface is unknown, a lag negative, or a forward lag given where the network
-            is not a chain (a batch would meet another one where branches join); if a module is to be ahead
-            of the one below without synthetic inputs, or behind it with them.
-    """
-    graph = net.graph
-    known = list(graph.sites)
-    for name, lag in lags.items():
-        if name not in graph.sites:
-            raise ConfigError(f"lags name the interface '{name}', expected one of {known}")
-        supplied = net.interfaces[name].input_rule is not None
-        if lag.observe < 0 or (lag.forward < 0 and not supplied):
-            raise ConfigError(
-                f"lag of interface '{name}' is {lag}, expected numbers of steps from 0; only an interface with "
-                "synthetic inputs has a forward lag under 0"
-            )
-        if lag.forward > 0 and supplied:
-            raise ConfigError(
-                f"interface '{name}' has synthetic inputs and lag {lag}: the module above waits for nothing; "
-                "give a forward lag of 0, or less to have it ahead"
-            )
-        if lag.forward and not graph.is_chain:
-            raise ConfigError(
-                f"interface '{name}' has a forward lag, but the modules of this network are no chain: where "
-                "branches join, two batches would meet; use observe lags only"
-            )
-    return {name: lags.get(name, Lag()) for name in known}

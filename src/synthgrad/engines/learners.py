@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from ..core import Decoupled, Module
+from ..core.site import AtInterface
 from ..core.graph import OUTPUT
+from .optimizers import Named
 
 __all__ = ["learners"]
 
 
-def learners(net: Decoupled, module: Module, position: int) -> tuple[Sequence[Tensor], ...]:
-    """Return the parameters of a module, and those of the rules and of the input rules updated with it.
+def learners(net: Decoupled, module: Module, position: int) -> tuple[Sequence[Named], ...]:
+    """Return names and parameters of a module, and those of the rules and of the input rules updated with it.
 
     A rule that learns from messages is updated with the module that sends them, the last of those that its
     interface feeds. A rule that learns from its own loss alone, with the module below it; so is an input
@@ -33,5 +33,12 @@ def learners(net: Decoupled, module: Module, position: int) -> tuple[Sequence[Te
         if interfaces[n].rule.listens and consumers(n)[-1] == position
     ]
     supplies = [rule for n in ends if (rule := interfaces[n].input_rule) is not None]
-    own = [net.model.get_parameter(n) for n in module.parameters]
-    return own, [p for r in rules for p in r.parameters()], [p for r in supplies for p in r.parameters()]
+    own = [(n, net.model.get_parameter(n)) for n in module.parameters]
+    return own, _named(rules, "rules"), _named(supplies, "inputs")
+
+
+def _named(rules: Sequence[AtInterface], what: str) -> list[Named]:
+    """Return names, as in the decoupled network, and parameters of rules."""
+    return [
+        (f"{what}.{rule.name.replace('.', '_')}.{n}", p) for rule in rules for n, p in rule.named_parameters()
+    ]

@@ -10,8 +10,11 @@ from torch import Tensor, nn
 
 from ..core import ConfigError, Decoupled, Guard, context
 from ..core.units import Units
-from .base import Criterion, OptimizerFactory, StepRecord, make_optimizer, reduced, zero_grad
+from .base import Criterion, StepRecord, model_inputs, reduced
+from .optimizers import OptimizerFactory, Parameters, clear_casts, make_optimizers, zero_grad
+from .penalty import Penalties, Penalty
 from .truth import true_messages
+from .watch import check_learned
 
 __all__ = ["Locked"]
 
@@ -32,10 +35,12 @@ class Locked:
         generator: source of the draws for ``update_prob``; on the CPU.
         true_messages: rules learn from the true gradient, by a second pass through the network, in place of
             what comes back from a module that itself has learned from a rule's credit.
+        penalty: what is added to the loss that is no function of the output; as `InProcess` takes it. For a plain
+            network a function of all its parameters.
         guard: stop with `DivergedError` at a loss that is not finite.
 
     Raises:
-        ConfigError: if ``update_prob`` is no probability over 0.
+        ConfigError: if ``update_prob`` is no probability over 0, an optimizer needs a closure or leaves a parameter out.
     """
 
     def __init__(
@@ -48,17 +53,25 @@ class Locked:
         update_prob: float = 1.0,
         generator: torch.Generator | None = None,
         true_messages: bool = False,
+        penalty: Penalty | None = None,
         guard: bool = True,
     ) -> None:
         if not 0 < update_prob <= 1:
             raise ConfigError(f"update_prob={update_prob!r}: expected a probability over 0 and up to 1")
         self.net = net
         self.criterion = criterion
-        rules = list(net.rules.parameters()) if isinstance(net, Decoupled) else []
-        theirs = {id(p) for p in rules}
-        own = [p for p in net.parameters() if id(p) not in theirs]
-        made = make_optimizer(optimizer, (own, None), (rules, rule_options))
-        self.optimizers = [] if made is None else [made]
+        rules = ("rules.", "inputs.") if isinstance(net, Decoupled) else ()
+        own = [(n, p) for n, p in net.named_parameters() if not n.startswith(rules)]
+        theirs = [(n, p) for n, p in net.named_parameters() if n.startswith("rules.") and rules]
+        self.optimizers = make_optimizers(optimizer, "all", (own, None), (theirs, rule_options))
+        if isinstance(net, Decoupled):
+            self._penalties: Penalties | None = Penalties(net, penalty)
+        elif isinstance(penalty, Mapping):
+            raise ConfigError("penalty is given by module, and a plain network is one; give a function of its parameters")
+        else:
+            self._penalties = None
+        self._penalty = penalty
+        self._parameters = Parameters(own, "all")
         self.update_prob = update_prob
         self.true_messages = true_messages
         self._generator = generator
@@ -66,40 +79,57 @@ class Locked:
         self._step = 0
 
     def step(
-        self, x: Tensor, y: Any, *, context: Tensor | None = None, ids: Tensor | None = None
+        self,
+        x: Any = None,
+        y: Any = None,
+        *,
+        context: Tensor | None = None,
+        ids: Tensor | None = None,
+        **inputs: Any,
     ) -> StepRecord:
         """Run one step on a batch.
 
         Args:
-            x: input, ``(B, ...)``.
+            x: input, ``(B, ...)``; a tuple of positional arguments; or a mapping of keyword arguments.
             y: target, as the criterion wants it.
             context: of the rules; ``y`` itself where it is a tensor and nothing else is given.
             ids: ``(B,)`` int64, which examples these are.
+            inputs: further keyword arguments of the model.
 
         Returns:
             The loss, and ``["all"]`` as what was updated; nothing if no update was drawn.
         """
+        args, kwargs = model_inputs(x, inputs)
         if not self._draw():
-            return self._only_forward(x, y)
+            return self._only_forward(args, kwargs, y)
+        clear_casts()
         for optimizer in self.optimizers:
             zero_grad(optimizer)
         if isinstance(self.net, Decoupled):
             c = y if context is None and isinstance(y, Tensor) else context
             net = self.net
             if self.true_messages:
-                net.truths = true_messages(net, lambda: self._loss(net.model(x), y, net.units))
+                net.truths = true_messages(net, lambda: self._loss(net.model(*args, **kwargs), y, net.units))
             with _context(c, ids=ids, step=self._step):
-                loss = self._loss(net(x), y, net.units)
-                loss.backward()
+                loss = self._loss(net(*args, **kwargs), y, net.units)
+                self._with_penalty(loss).backward()
         else:
-            loss = self._loss(self.net(x), y, None)
-            loss.backward()
+            loss = self._loss(self.net(*args, **kwargs), y, None)
+            self._with_penalty(loss).backward()
         if self._guard is not None:
             self._guard.check("loss", self._step, loss.detach())
+        check_learned(self.net.named_parameters(), self.optimizers)
         for optimizer in self.optimizers:
             optimizer.step()
         self._step += 1
         return StepRecord(self._step - 1, loss.detach(), ["all"])
+
+    def _with_penalty(self, loss: Tensor) -> Tensor:
+        if self._penalties is not None and isinstance(self.net, Decoupled):
+            terms = [self._penalties.of(m.name) for m in self.net.graph.modules] if self._penalties else []
+        else:
+            terms = [self._penalty(self._parameters)] if callable(self._penalty) else []
+        return sum((t for t in terms if t is not None), start=loss)
 
     def _loss(self, output: Any, y: Any, units: Units | None) -> Tensor:
         return reduced(self.criterion(output, y), units)[0]
@@ -108,11 +138,11 @@ class Locked:
         """Is this step one that updates? Nothing is drawn where every step is."""
         return self.update_prob == 1 or bool(torch.rand((), generator=self._generator) < self.update_prob)
 
-    def _only_forward(self, x: Tensor, y: Any) -> StepRecord:
+    def _only_forward(self, args: tuple[Any, ...], kwargs: dict[str, Any], y: Any) -> StepRecord:
         """Run a step without an update: what is left is the forward pass, and BatchNorm's statistics."""
         with torch.no_grad():
             units = self.net.units if isinstance(self.net, Decoupled) else None
-            loss = self._loss(self.net(x), y, units)
+            loss = self._loss(self.net(*args, **kwargs), y, units)
         if self._guard is not None:
             self._guard.check("loss", self._step, loss)
         self._step += 1

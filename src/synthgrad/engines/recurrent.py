@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..core import ConfigError, Guard, Info, ShapeError
-from .base import Criterion, OptimizerFactory, StepRecord, make_optimizer, zero_grad
+from .base import Criterion, StepRecord
 from .boundary import Boundary, Rows
+from .optimizers import OptimizerFactory, clear_casts, make_optimizers, zero_grad
 from .returns import Unroll, returns
+from .watch import check_learned
 
 __all__ = ["Recurrent", "RecurrentNetwork"]
 
@@ -103,8 +105,10 @@ class Recurrent:
         self.boundary = boundary
         self.criterion = criterion
         self._own = [p for p in net.parameters() if p.requires_grad]
-        made = make_optimizer(optimizer, (self._own, None), (boundary.parameters(), rule_options))
-        self.optimizers = [] if made is None else [made]
+        rules = [(f"boundary.{n}", p) for n, p in boundary.named_parameters()]
+        self.optimizers = make_optimizers(
+            optimizer, "all", (net.named_parameters(), None), (rules, rule_options)
+        )
         self.window = window
         self.mix = mix
         self.max_norm = max_norm
@@ -136,6 +140,7 @@ class Recurrent:
             DivergedError: if the loss is not finite.
         """
         boundary = self.boundary
+        clear_casts()
         if self.state is None:
             fresh = True
         state = self._begin(x, fresh)
@@ -239,6 +244,7 @@ class Recurrent:
                 loss.backward()
         if self.max_norm is not None:
             nn.utils.clip_grad_norm_(self._own, self.max_norm)
+        check_learned(self.net.named_parameters(), self.optimizers)
         for optimizer in self.optimizers:
             optimizer.step()
 

@@ -61,7 +61,8 @@ def has_hooks(module: nn.Module) -> bool:
 
 def _parts(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module, tuple[str, ...]]]:
     """Yield name and part, and the names of the containers that end with it."""
-    children = list(module.named_children())
+    # Not named_children(), which leaves out an object that is registered a second time.
+    children = [(child, part) for child, part in module._modules.items() if part is not None]  # pyright: ignore[reportPrivateUsage]
     if type(module).forward is not nn.Sequential.forward or not children:
         yield name, module, ()
         return

@@ -24,6 +24,8 @@ class Turn:
         missing: ends whose gradient has yet to come back: the module waits for it and keeps its graph.
         learned: has something with the module's optimizer learned already?
         value: ``(B,)``, the loss of each example as far as is known where the module ends.
+        penalty: a scalar that the module learns from besides; None for none.
+        done: has it had its turn in this step?
     """
 
     def __init__(self, position: int, *, updates: bool) -> None:
@@ -36,6 +38,8 @@ class Turn:
         self.missing = 0
         self.learned = False
         self.value: Tensor | None = None
+        self.penalty: Tensor | None = None
+        self.done = False
 
     def end(self, h: Tensor, grad: Tensor | None) -> None:
         """Note an end and what it learns from."""
@@ -58,6 +62,7 @@ class Turn:
         self.fed.clear()
         self.ends.clear()
         self.grads.clear()
+        self.penalty = None
 
 
 def run_backward(roots: Sequence[Tensor], grads: Sequence[Tensor | None]) -> bool:

@@ -31,7 +31,7 @@ class StagesTrainer:
 
     def __init__(self, stages: Stages) -> None:
         self.stages = stages
-        self.optimizers = [] if stages.optimizer is None else [stages.optimizer]
+        self.optimizers = stages.optimizers
 
     def step(self, x: Tensor, y: Any, *, ids: Tensor | None = None) -> StepRecord:
         """Run a step of this process's stage; every process has the whole batch, and reads what is its own."""

@@ -29,6 +29,7 @@ from .bench_layer_parallel import LayerParallelBench
 from .bench_memory import MemoryBench
 from .bench_step import StepBench
 from .bench_unroll import UnrollBench
+from .networks import NetworksBench
 from .pipeline import PipelineBench
 from .run_config import AnyRun
 
@@ -239,6 +240,7 @@ _BENCHMARKS: tuple[Benchmark, ...] = (
     UnrollBench(),
     LayerParallelBench(),
     PipelineBench(),
+    NetworksBench(),
 )
 BENCHMARKS = {b.name: b for b in _BENCHMARKS}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..records import Record
+from .bench_networks import NETWORKS_ABOUT, networks_markdown, networks_sheet
 from .bench_pipeline import PIPELINE_ABOUT, PIPELINE_PEERS, PIPELINE_SIZES, pipeline_cells, without_rivals
 from .fields import is_bench, number, part, status, text
 from .sheet import DASH, Sheet, as_markdown, unit
@@ -34,6 +35,7 @@ ABOUT: Mapping[str, str] = {
         "machine was measured to have."
     ),
     "pipeline": PIPELINE_ABOUT,
+    "networks": NETWORKS_ABOUT,
 }
 
 #: What peers are that no training method is.
@@ -86,6 +88,8 @@ def bench_sheet(name: str, records: Sequence[Record]) -> Sheet:
         name: of the benchmark, without ``bench/``.
         records: its lines, at least one.
     """
+    if name == "networks":
+        return networks_sheet(records)
     records = without_rivals(name, records)
     make, optional = _COLUMNS.get(name, (None, ()))
     found = [make(r) for r in records] if make else _generic(records)
@@ -283,4 +287,7 @@ def _measured(name: str, value: object) -> str:
 
 def bench_markdown(records: Iterable[Record]) -> str:
     """Return the lines of benchmarks as tables for a document, one for each benchmark."""
-    return "\n".join(as_markdown(bench_sheet(*group)) for group in bench_groups(records).items())
+    return "\n".join(
+        networks_markdown(group) if name == "networks" else as_markdown(bench_sheet(name, group))
+        for name, group in bench_groups(records).items()
+    )

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..core import ContextError
 
-__all__ = ["check_context", "encode", "index_error"]
+__all__ = ["IGNORED", "check_context", "encode", "index_error", "look_up"]
+
+#: The class index that says "no label", as PyTorch's losses have it.
+IGNORED = -100
 
 
-def check_context(c: Tensor | None, width: int, h: Tensor, name: str) -> Tensor:
+def check_context(c: Tensor | None, width: int, h: Tensor, name: str, *, by_place: bool = True) -> Tensor:
     """Return the context if it fits: ``(B,)`` integers or ``(B, width)`` floats.
 
     The range of integers is not checked, which would wait for the device: a look-up out of range fails by
-    itself, see `index_error`.
+    itself, see `look_up`.
+
+    Args:
+        c: the context.
+        width: classes, or features.
+        h: ``(B, ..., H)``, the message with its features last.
+        name: of the interface.
+        by_place: may there be one for each place, ``(B, T)`` for ``(B, T, H)``?
 
     Raises:
         ContextError: if it is missing or has another shape.
@@ -25,10 +36,11 @@ def check_context(c: Tensor | None, width: int, h: Tensor, name: str) -> Tensor:
             "or run the network inside `with synthgrad.context(y):`"
         )
     indices = not c.is_floating_point()
+    most = h.ndim - 1 if by_place else 1
     lead = h.shape[: c.ndim] if indices else h.shape[: c.ndim - 1]
-    if indices and 1 <= c.ndim < h.ndim and c.shape == lead:
+    if indices and 1 <= c.ndim <= most and c.shape == lead:
         return c
-    if not indices and 2 <= c.ndim <= h.ndim and c.shape == (*lead, width):
+    if not indices and 2 <= c.ndim <= most + 1 and c.shape == (*lead, width):
         return c
     raise ContextError(
         f"interface '{name}': got a context of shape {tuple(c.shape)} and dtype {c.dtype} for a message of "
@@ -36,18 +48,82 @@ def check_context(c: Tensor | None, width: int, h: Tensor, name: str) -> Tensor:
     )
 
 
-def index_error(c: Tensor, width: int, name: str) -> ContextError:
+def index_error(c: Tensor, width: int, name: str, ignore: int = IGNORED) -> ContextError:
     """Return the error for class indices out of range, made when a look-up has failed on them."""
-    low, high = (int(v) for v in torch.aminmax(c))
+    low, high = (int(v) for v in torch.aminmax(c[c != ignore]))
     return ContextError(
         f"interface '{name}': got class index {low if low < 0 else high}, expected 0 to {width - 1}; "
-        f"give the rule context={max(high + 1, width)} if there are more classes"
+        + (
+            f"give the rule context={max(high + 1, width)} if there are more classes"
+            if low >= 0
+            else f"an example without a label has ignore_index={ignore}"
+        )
     )
 
 
-def encode(c: Tensor, width: int, like: Tensor) -> Tensor:
-    """Return ``(B, width)`` in the dtype of ``like``: indices as one-hot rows, features as they are."""
+def look_up(c: Tensor, table: Tensor, name: str, ignore: int = IGNORED) -> Tensor:
+    """Return the rows of a table that class indices mean, ``(*c.shape, units)``; zeros where one is ignored.
+
+    Args:
+        c: class indices, of any shape.
+        table: ``(classes, units)``.
+        name: of the interface.
+        ignore: the index that means no label.
+
+    Raises:
+        ContextError: if another index is out of range (on an accelerator the device stops the program).
+    """
+    if c.dtype != torch.int64:
+        c = c.long()
+    if _tells_by_itself(c, ignore):
+        try:
+            return _rows(c, table)
+        except IndexError:
+            pass
+    ignored = c == ignore
+    try:
+        rows = _rows(c.masked_fill(ignored, 0), table)
+    except IndexError:
+        raise index_error(c, table.shape[0], name, ignore) from None
+    return rows.masked_fill(ignored.unsqueeze(-1), 0)
+
+
+def _tells_by_itself(c: Tensor, ignore: int) -> bool:
+    """Would a look-up with an ignored index fail with an error that can be caught?
+
+    On an accelerator it would end the program, and a compiled graph has no place for errors.
+    """
+    return ignore < 0 and c.is_cpu and not torch.compiler.is_compiling()
+
+
+def _rows(c: Tensor, table: Tensor) -> Tensor:
+    # index_select has the faster backward of the two, but takes one dimension only
+    return table.index_select(0, c) if c.ndim == 1 else F.embedding(c, table)
+
+
+def encode(c: Tensor, width: int, like: Tensor, name: str, ignore: int = IGNORED) -> Tensor:
+    """Return ``(B, width)`` in the dtype of ``like``: indices as one-hot rows, features as they are.
+
+    The row of an ignored index is zero.
+
+    Raises:
+        ContextError: if another index is out of range (on an accelerator the device stops the program).
+    """
     if c.is_floating_point():
         return c.to(like.dtype)
     zeros = torch.zeros(*c.shape, width, dtype=like.dtype, device=like.device)
-    return zeros.scatter_(-1, c.long().unsqueeze(-1), 1.0)  # (B, width)
+    index = c.long().unsqueeze(-1)
+    if _tells_by_itself(c, ignore):
+        try:
+            return zeros.scatter_(-1, index, 1.0)  # (B, width)
+        except RuntimeError as error:
+            if "out of bounds" not in str(error):
+                raise
+            zeros.zero_()  # part of it may have been written
+    ignored = index == ignore
+    try:
+        return zeros.scatter_(-1, index.masked_fill(ignored, 0), (~ignored).to(like.dtype))
+    except RuntimeError as error:
+        if "out of bounds" not in str(error):
+            raise
+        raise index_error(c, width, name, ignore) from None

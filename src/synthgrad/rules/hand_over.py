@@ -17,7 +17,8 @@ class HandOver(Rule):
     """Wraps a rule: the module below learns from the true gradient while the rule is not to be trusted.
 
     While it waits, the rule inside learns beside it, and its credit is used for nothing. Works in engines
-    that have the true gradient, or can wait for it: the plain training loop and the in-process engine.
+    that have the true gradient, or can wait for it: the plain training loop and the in-process engine. It cannot
+    be part of a graph, since it decides in every step: ``torch.compile(net, fullgraph=True)`` refuses it.
     Batches are counted at the interface, those that it gave credit for; the count is in the state dict.
 
     Args:
@@ -86,8 +87,8 @@ class HandOver(Rule):
     def check(self, h: Tensor, info: Info) -> None:
         if torch.compiler.is_compiling():
             raise ConfigError(
-                f"interface '{self.name}': a hand-over decides in every step, which a network compiled as a "
-                "whole cannot; compile its modules instead"
+                f"interface '{self.name}': HandOver decides in every step, which a graph of the whole network cannot; "
+                "compile the network's modules (net.model[0].compile()), or leave out fullgraph=True"
             )
         self.rule.check(h, info)
 

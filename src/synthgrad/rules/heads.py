@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
 
 from torch import Tensor, nn
 
-from ..core import CutError, Site
+from ..core import CutError, ShapeError, Site
+from .spatial import average, check_norm, convolution, norm_of, num_space_dims
 
 __all__ = ["Head", "HeadFactory", "convolutional_head", "linear_head"]
 
@@ -24,65 +27,122 @@ class Head(nn.Module):
         self.layers = layers
         self.shape = tuple(shape)
 
+    def check(self, h: Tensor, name: str) -> None:
+        """Refuse a message that the head cannot take.
+
+        Args:
+            h: the message.
+            name: of the interface, for the error.
+
+        Raises:
+            ShapeError: naming the interface.
+        """
+
     def forward(self, h: Tensor) -> Tensor:
         """Return the scores, ``(B, classes)``."""
         return self.layers(h)
 
 
+class _Flat(Head):
+    """A head on all of ``h``."""
+
+    def check(self, h: Tensor, name: str) -> None:
+        if h.shape[1:] != self.shape:
+            raise _shape_error(h, self.shape, name)
+        check_norm(self, h.shape[0], h, name)
+
+
+class _Averaged(Head):
+    """A head on the average of ``h`` over its places; the layers are fed with the features in dimension 1."""
+
+    def __init__(
+        self, layers: nn.Module, shape: Sequence[int], features_at: int, *, norm_by_place: bool
+    ) -> None:
+        super().__init__(layers, shape)
+        self.features_at = features_at
+        self.norm_by_place = norm_by_place  # BatchNorm sees every place, not examples alone
+
+    def check(self, h: Tensor, name: str) -> None:
+        at = self.features_at
+        features = self.shape[at - 1]
+        if h.ndim != len(self.shape) + 1 or h.shape[at] != features:
+            raise _shape_error(h, [*["_"] * (at - 1), features, *["_"] * (len(self.shape) - at)], name)
+        check_norm(self, h.numel() // features if self.norm_by_place else h.shape[0], h, name)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.layers(h if self.features_at == 1 else h.movedim(self.features_at, 1))
+
+
+def _shape_error(h: Tensor, expected: Sequence[int | str], name: str) -> ShapeError:
+    return ShapeError(
+        f"interface '{name}': got a message of shape {tuple(h.shape)}, and its head expects "
+        f"(B, {', '.join(map(str, expected))}) as in the example that decouple was given"
+    )
+
+
 HeadFactory = Callable[[Site, int], Head]
 
 
+@dataclass(frozen=True)
+class _Linear:
+    hidden: tuple[int, ...] = ()
+    pool: int = 2
+    norm: bool = True
+
+    def __call__(self, site: Site, classes: int) -> Head:
+        shape, at, dims = site.shape[1:], site.features_at, num_space_dims(site)
+        if dims:
+            features, first = shape[at - 1] * self.pool**dims, [average(dims, self.pool), nn.Flatten()]
+        else:
+            features, first = prod(shape), [nn.Flatten()] if len(shape) > 1 else []
+        layers = nn.Sequential(*first, *_dense([features, *self.hidden], classes, norm=self.norm))
+        return _Averaged(layers, shape, at, norm_by_place=False) if dims else _Flat(layers, shape)
+
+
+@dataclass(frozen=True)
+class _Convolutional:
+    channels: int | None = None
+    pool: int = 2
+    norm: bool = True
+
+    def __call__(self, site: Site, classes: int) -> Head:
+        dims = len(site.shape) - 2
+        if dims not in (1, 2, 3):
+            raise CutError(
+                f"interface '{site.name}': a convolutional head needs messages (B, C, L), (B, C, Y, X) or "
+                f"(B, C, Z, Y, X), the example has {site.shape}; use heads.linear_head"
+            )
+        at = site.features_at
+        width = self.channels or site.shape[at]
+        layers: list[nn.Module] = [convolution(dims, site.shape[at], width, 3, bias=not self.norm)]
+        layers += [norm_of(dims, width)] if self.norm else []
+        layers += [nn.ReLU(), average(dims, self.pool), nn.Flatten()]
+        layers += [nn.Linear(width * self.pool**dims, classes)]
+        return _Averaged(nn.Sequential(*layers), site.shape[1:], at, norm_by_place=True)
+
+
 def linear_head(hidden: Sequence[int] = (), *, pool: int = 2, norm: bool = True) -> HeadFactory:
-    """Return a factory of fully connected heads; images are averaged to ``pool × pool`` before.
+    """Return a factory of fully connected heads; images, volumes and ``(B, C, L)`` are averaged before.
 
     Args:
         hidden: widths of hidden layers, each Linear–(BatchNorm)–ReLU; ``()`` is linear.
-        pool: places that an image is averaged to, along each side.
+        pool: places that such a message is averaged to, along each side.
         norm: BatchNorm in the hidden layers.
     """
-
-    def build(site: Site, classes: int) -> Head:
-        features, first = _flattened(site, pool)
-        return Head(nn.Sequential(*first, *_dense([features, *hidden], classes, norm=norm)), site.shape[1:])
-
-    return build
+    return _Linear(tuple(hidden), pool, norm)
 
 
 def convolutional_head(channels: int | None = None, *, pool: int = 2, norm: bool = True) -> HeadFactory:
-    """Return a factory of heads with one 3×3 convolution before the average (Belilovsky et al. 2019).
+    """Return a factory of heads with one convolution of size 3 before the average (Belilovsky et al. 2019).
+
+    It goes over all dimensions of the messages but batch and features: of ``(B, T, H)`` over ``T``.
 
     Args:
         channels: of the convolution; as many as ``h`` has where it is None.
-        pool: places that the image is averaged to, along each side.
+        pool: places that the message is averaged to, along each side.
         norm: BatchNorm after the convolution.
     """
-
-    def build(site: Site, classes: int) -> Head:
-        if len(site.shape) != 4:
-            raise CutError(
-                f"interface '{site.name}': a convolutional head needs messages (B, C, Y, X), the example has "
-                f"{site.shape}; use heads.linear_head"
-            )
-        width = channels or site.shape[1]
-        layers: list[nn.Module] = [nn.Conv2d(site.shape[1], width, 3, padding=1, bias=not norm)]
-        layers += [nn.BatchNorm2d(width)] if norm else []
-        layers += [nn.ReLU(), nn.AdaptiveAvgPool2d(pool), nn.Flatten()]
-        return Head(nn.Sequential(*layers, nn.Linear(width * pool * pool, classes)), site.shape[1:])
-
-    return build
-
-
-def _flattened(site: Site, pool: int) -> tuple[int, list[nn.Module]]:
-    """Return the number of features that ``h`` has when it is flat, and what makes it so."""
-    shape = site.shape[1:]
-    if not shape:
-        raise CutError(f"interface '{site.name}': a message of shape {site.shape} has no features")
-    if len(shape) == 3:
-        return shape[0] * pool * pool, [nn.AdaptiveAvgPool2d(pool), nn.Flatten()]
-    size = 1
-    for n in shape:
-        size *= n
-    return size, [nn.Flatten()] if len(shape) > 1 else []
+    return _Convolutional(channels, pool, norm)
 
 
 def _dense(sizes: Sequence[int], classes: int, *, norm: bool) -> list[nn.Module]:

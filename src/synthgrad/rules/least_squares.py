@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import ConfigError, ContextError, Credit, CutError, Info, Message, Rule, ShapeError, Site
-from .context_input import check_context, index_error
+from .context_input import IGNORED, check_context, index_error
 
 __all__ = ["LeastSquaresGradient"]
 
@@ -31,12 +31,20 @@ class LeastSquaresGradient(Rule):
         context: number of classes of the context; None for one matrix.
         rate: share of a batch's error that is taken away, above 0 up to 1.
         damping: against noise, relative to the mean square norm of a row; above 0.
+        ignore_index: class index that means no label: such an example has no credit and teaches nothing.
 
     Raises:
         ConfigError: if an argument is out of its range.
     """
 
-    def __init__(self, context: int | None = None, *, rate: float = 0.7, damping: float = 0.01) -> None:
+    def __init__(
+        self,
+        context: int | None = None,
+        *,
+        rate: float = 0.7,
+        damping: float = 0.01,
+        ignore_index: int = IGNORED,
+    ) -> None:
         super().__init__()
         if context is not None and (isinstance(context, bool) or context < 1):
             raise ConfigError(f"context={context!r}: expected the number of classes, at least 1, or None")
@@ -47,6 +55,7 @@ class LeastSquaresGradient(Rule):
         self.width = context or 0
         self.rate = rate
         self.damping = damping
+        self.ignore_index = ignore_index
         self.weight: Tensor  # (classes, H + 1, H)
 
     def extra_repr(self) -> str:
@@ -61,6 +70,12 @@ class LeastSquaresGradient(Rule):
         self.register_buffer("weight", zeros)
 
     def check(self, h: Tensor, info: Info) -> None:
+        if self.width and torch.compiler.is_compiling():
+            raise ConfigError(
+                f"interface '{self.name}': least squares with a context ask in every step which classes there are, which "
+                "a graph of the whole network cannot; compile the network's modules (net.model[0].compile()), or leave "
+                "out fullgraph=True"
+            )
         if math.prod(h.shape[1:]) != self.weight.shape[2]:
             raise ShapeError(
                 f"interface '{self.name}': got a message of shape {tuple(h.shape)}, expected {self.weight.shape[2]} "
@@ -77,7 +92,7 @@ class LeastSquaresGradient(Rule):
     @torch.no_grad()
     def credit(self, h: Tensor, info: Info) -> Credit:
         flat = h.flatten(1).to(self.weight.dtype)
-        delta = torch.empty_like(flat)
+        delta = torch.zeros_like(flat)
         for rows, weight in self._classes(h, info):
             delta[rows] = torch.addmm(weight[-1], flat[rows], weight[:-1])
         return Credit(delta.view(h.shape).to(h.dtype))
@@ -103,8 +118,9 @@ class LeastSquaresGradient(Rule):
         if not self.width or c is None:
             return [(slice(None), self.weight[0])]
         found: list[int] = c.unique().tolist()
-        if found and not 0 <= found[0] <= found[-1] < self.width:
-            raise index_error(c, self.width, self.name)
-        if len(found) == 1:
+        if len(found) == 1 and 0 <= found[0] < self.width and found[0] != self.ignore_index:
             return [(slice(None), self.weight[found[0]])]
+        found = [k for k in found if k != self.ignore_index]
+        if found and not 0 <= found[0] <= found[-1] < self.width:
+            raise index_error(c, self.width, self.name, self.ignore_index)
         return [(c == k, self.weight[k]) for k in found]

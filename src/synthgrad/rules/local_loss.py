@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from ..core import ConfigError, ContextError, Credit, Info, Rule, Site
-from .context_input import index_error
+from ..core import Credit, Info, Rule, Site
+from .context_input import IGNORED
 from .heads import Head, HeadFactory, linear_head
+from .input_gradient import traced_gradient
+from .targets import Loss, check_loss, check_num_outputs, check_target, losses_of
 
 __all__ = ["LocalLoss"]
 
@@ -20,46 +21,74 @@ class LocalLoss(Rule):
 
     Decoupled greedy learning (Belilovsky, Eickenberg, Oyallon 2019; Nøkland and Eidnes 2019). The module
     below and the classifier descend the same loss; no message from above is used, so none need be sent.
-    The context is the labels: class indices ``(B,)``, or a distribution over classes ``(B, classes)``.
+    ``ℓ`` is cross entropy, and the context is the labels: class indices ``(B,)``, or a distribution over classes
+    ``(B, classes)``. For several labels at once, regression and the like give the ``loss`` of the criterion; the
+    context is then its target. Works under ``torch.compile(fullgraph=True)``.
 
     Args:
-        classes: number of classes.
+        classes: number of classes; with ``loss``, of the head's outputs.
         head: factory of the classifier; `heads.linear_head` where it is None.
+        loss: ``loss(outputs, target)``, of the head's outputs ``(B, classes)`` and the context, which may be
+            any tensor of ``B`` rows: the loss of each example, ``(B,)``, or a scalar, which is taken as its mean over
+            the batch. ``F.mse_loss``, say. None for cross entropy.
+        ignore_index: class index that means no label: loss and credit of such an example are zero.
 
     Raises:
-        ConfigError: if the number of classes is out of range.
+        ConfigError: if the number of classes is out of range, or the loss cannot be one.
     """
 
     listens = False
 
-    def __init__(self, classes: int, head: HeadFactory | None = None) -> None:
+    def __init__(
+        self,
+        classes: int,
+        head: HeadFactory | None = None,
+        *,
+        loss: Loss | None = None,
+        ignore_index: int = IGNORED,
+    ) -> None:
         super().__init__()
-        if isinstance(classes, bool) or classes < 2:
-            raise ConfigError(f"classes={classes!r}: expected the number of classes, at least 2")
+        check_loss(loss)
+        check_num_outputs(classes, loss)
         self.classes = classes
+        self.loss = loss
+        self.ignore_index = ignore_index
         self._factory = head or linear_head()
+        self._has_looked = False  # at the values of a target
         self.head: Head
 
     def extra_repr(self) -> str:
-        return f"{self.classes} classes"
+        return f"{self.classes} {'classes' if self.loss is None else 'outputs'}"
 
     def build(self, site: Site) -> None:
         self.head = self._factory(site, self.classes)
 
     def check(self, h: Tensor, info: Info) -> None:
-        check_labels(info.context, self.classes, h, self.name)
+        check_target(info.context, self.classes, h, self.name, self.loss, wait=not self._has_looked)
+        if not torch.compiler.is_compiling():
+            self._has_looked = True
+        if isinstance(self.head, Head):  # another module takes what it takes
+            self.head.check(h, self.name)
+
+    def losses(self, outputs: Tensor, c: Tensor) -> Tensor:
+        """Return the loss of each example, ``(B,)``, of the head's outputs and the context."""
+        return losses_of(outputs, c, self.name, self.loss, self.ignore_index)
 
     def credit(self, h: Tensor, info: Info) -> Credit:
-        assert info.context is not None
+        c = info.context
+        assert c is not None
+        size = max(h.shape[0], 1)
+        if torch.compiler.is_compiling():
+            with torch.enable_grad():
+                delta, values = traced_gradient(self.head, lambda outputs: self.losses(outputs, c), h)
+                return Credit(delta.detach(), loss=values.sum() / size)
         with torch.enable_grad():
             leaf = h.detach().requires_grad_()
             # A view, no leaf: hooks on the head (a counter of operations has some) refuse leaves under `grad`.
-            scores = self.head(leaf.view_as(leaf))
-            total = cross_entropies(scores, info.context, self.classes, self.name).sum()
-        parameters = [p for p in self.head.parameters() if p.requires_grad]
+            total = self.losses(self.head(leaf.view_as(leaf)), c).sum()
+        parameters = [p for p in self.parameters() if p.requires_grad]
         # One backward pass for the credit and for the classifier; the engine's own then costs nothing.
         delta, *grads = torch.autograd.grad(total, [leaf, *parameters])
-        size = max(h.shape[0], 1)
         with torch.enable_grad():
             loss = _Known.apply(total.detach() / size, size, tuple(grads), *parameters)
         return Credit(delta, loss=loss)
@@ -77,34 +106,3 @@ class _Known(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return (None, None, None, *(g * (grad / ctx.size) for g in ctx.saved_tensors))
-
-
-def check_labels(c: Tensor | None, classes: int, h: Tensor, name: str) -> None:
-    """Raise `ContextError` unless the context is ``(B,)`` integers or ``(B, classes)`` floats."""
-    if c is None:
-        raise ContextError(
-            f"interface '{name}': its rule needs labels as context and got none; call net(x, context=y), "
-            "or run the network inside `with synthgrad.context(y):`"
-        )
-    expected = (h.shape[0], classes) if c.is_floating_point() else (h.shape[0],)
-    if tuple(c.shape) != expected:
-        raise ContextError(
-            f"interface '{name}': got labels of shape {tuple(c.shape)} and dtype {c.dtype} for a message of "
-            f"shape {tuple(h.shape)}, expected class indices ({h.shape[0]},) or a distribution "
-            f"({h.shape[0]}, {classes})"
-        )
-
-
-def cross_entropies(scores: Tensor, c: Tensor, classes: int, name: str) -> Tensor:
-    """Return the cross entropy of each example, ``(B,)``.
-
-    Raises:
-        ContextError: if a class index is out of range.
-    """
-    target = c.to(scores.dtype) if c.is_floating_point() else c.long()
-    try:
-        return F.cross_entropy(scores, target, reduction="none")
-    except (IndexError, RuntimeError) as error:
-        if c.is_floating_point() or "out of bounds" not in str(error):
-            raise
-        raise index_error(c, classes, name) from None

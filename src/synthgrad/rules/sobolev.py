@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from ..core import ConfigError, Credit, Info, Message, Rule, Site
-from .context_input import check_context, encode
+from .context_input import IGNORED, check_context, encode
 from .heads import Head, HeadFactory, linear_head
-from .local_loss import check_labels, cross_entropies
+from .input_gradient import traced_gradient
+from .targets import Loss, check_loss, check_num_outputs, check_target, losses_of
 
 __all__ = ["Sobolev"]
 
 Critic = Literal["classifier", "value"]
+_LAYERS = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 class Sobolev(Rule):
@@ -27,15 +29,22 @@ class Sobolev(Rule):
     the loss of each example.
 
     Two forms of ``V``: ``"classifier"``, ``V = ℓ(p(h), c)``, the cross entropy of a small classifier ``p``,
-    into which the label enters by the loss alone; and ``"value"``, any function of ``h`` and the label.
+    into which the label enters by the loss alone; and ``"value"``, any function of ``h`` and the label. The context
+    of a classifier is class indices ``(B,)``, or a distribution ``(B, classes)``; for several labels at once,
+    regression and the like give the ``loss`` of the criterion. Works under ``torch.compile(fullgraph=True)``.
 
     Args:
-        classes: number of classes of the context; None for no context (form ``"value"`` only).
+        classes: number of classes of the context; None for no context (form ``"value"`` only). With ``loss``, of the
+            head's outputs.
         hidden: widths of the hidden layers of ``V``.
         critic: the form of ``V``.
         head: factory of the layers of ``V``, in place of ``hidden``.
         norm: BatchNorm in the hidden layers.
         value_weight: weight of the value's error beside the gradient's.
+        loss: in place of the cross entropy ``ℓ`` of a classifier: ``loss(outputs, target)``, of the head's outputs
+            ``(B, classes)`` and the context, which may be any tensor of ``B`` rows. It can be differentiated
+            twice, and returns the loss of each example, ``(B,)``, or a scalar, which is taken as the loss of each.
+        ignore_index: class index that means no label: value and credit of such an example are zero.
 
     Raises:
         ConfigError: if an argument is out of its range.
@@ -50,21 +59,31 @@ class Sobolev(Rule):
         head: HeadFactory | None = None,
         norm: bool = True,
         value_weight: float = 1.0,
+        loss: Loss | None = None,
+        ignore_index: int = IGNORED,
     ) -> None:
         super().__init__()
         if critic not in ("classifier", "value"):
             raise ConfigError(f"critic={critic!r}: expected 'classifier' or 'value'")
-        if classes is not None and (isinstance(classes, bool) or classes < 2):
-            raise ConfigError(f"classes={classes!r}: expected the number of classes, at least 2, or None")
         if classes is None and critic == "classifier":
             raise ConfigError(
                 "classes=None: a classifier needs classes; give their number, or critic='value'"
             )
+        if loss is not None and critic == "value":
+            raise ConfigError(
+                "loss= is for critic='classifier'; a critic of the value has no loss of its own"
+            )
+        check_loss(loss)
+        if classes is not None:
+            check_num_outputs(classes, loss)
         if value_weight < 0:
             raise ConfigError(f"value_weight={value_weight!r}: expected at least 0")
         self.classes = classes or 0
         self.critic: Critic = critic
         self.value_weight = value_weight
+        self.loss = loss
+        self.ignore_index = ignore_index
+        self._has_looked = False  # at the values of a target
         self._factory = head or linear_head(hidden, norm=norm)
         self._given = head is not None
         self._hidden = tuple(hidden)
@@ -81,29 +100,38 @@ class Sobolev(Rule):
         # choose any function of h. Without labels it has one.
         self.head = self._factory(site, max(self.classes, 1))
         # The first credits are zero, as those of every M (DNI §2).
-        last = [layer for layer in self.head.modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1]
+        last = [layer for layer in self.head.modules() if isinstance(layer, _LAYERS)][-1]
         for p in last.parameters():
             nn.init.zeros_(p)
 
     def check(self, h: Tensor, info: Info) -> None:
         if self.critic == "classifier":
-            check_labels(info.context, self.classes, h, self.name)
+            check_target(info.context, self.classes, h, self.name, self.loss, wait=not self._has_looked)
+            if not torch.compiler.is_compiling():
+                self._has_looked = True
         elif self.classes:
-            check_context(info.context, self.classes, h, self.name)
+            check_context(info.context, self.classes, h, self.name, by_place=False)
+        if isinstance(self.head, Head):  # another module takes what it takes
+            self.head.check(h, self.name)
 
     def values(self, h: Tensor, info: Info) -> Tensor:
         """Return ``V(h, c)``, ``(B,)``, attached to ``h`` and to the parameters."""
-        outputs = self.head(h)
-        if self.critic == "classifier":
-            assert info.context is not None
-            return cross_entropies(outputs, info.context, self.classes, self.name)
+        return self._values(self.head(h), info.context)
+
+    def _values(self, outputs: Tensor, c: Tensor | None) -> Tensor:
+        """Return ``V`` of the head's outputs."""
         if not self.classes:
             return outputs.squeeze(1)
-        assert info.context is not None
-        return (outputs * encode(info.context, self.classes, outputs)).sum(1)
+        assert c is not None
+        if self.critic == "classifier":
+            return losses_of(outputs, c, self.name, self.loss, self.ignore_index)
+        return (outputs * encode(c, self.classes, outputs, self.name, self.ignore_index)).sum(1)
 
     def predict(self, h: Tensor, info: Info) -> tuple[Tensor, Tensor]:
         """Return credit and values, both attached to the parameters."""
+        if torch.compiler.is_compiling():
+            with torch.enable_grad():
+                return traced_gradient(self.head, lambda outputs: self._values(outputs, info.context), h)
         with torch.enable_grad():
             leaf = h.detach().requires_grad_()
             # A view, no leaf: hooks on the head (a counter of operations has some) refuse leaves under `grad`.

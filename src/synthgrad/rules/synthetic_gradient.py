@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ..core import ConfigError, ContextError, Credit, CutError, Info, Message, Rule, Site
+from .context_input import IGNORED
 from .models import GradientModel, ModelFactory, convolutional, dense
+from .spatial import kernel_of, num_space_dims
 
 __all__ = ["SyntheticGradient"]
 
@@ -19,18 +21,21 @@ class SyntheticGradient(Rule):
 
     The sum runs over the features of an example. The first synthetic gradients are exactly zero.
 
+    By default ``M`` is fully connected on vectors and tokens, ``(B, H)`` and ``(B, T, H)``, and convolutional on
+    ``(B, C, L)``, images and volumes, wherever the features of these are.
+
     Args:
-        hidden: widths (channels, for messages ``(B, C, Y, X)``) of the hidden layers of ``M``;
-            ``()`` is linear.
+        hidden: widths (channels, where ``M`` is convolutional) of the hidden layers of ``M``; ``()`` is linear.
         context: number of classes (features) of the context, which makes it *cDNI*; None for none.
         model: factory of another ``M``, such as ``models.like_layer()``; ``hidden`` is then not given.
         norm: BatchNorm in the hidden layers of ``M``.
-        kernel: odd size of the kernels, for messages ``(B, C, Y, X)``.
+        kernel: odd size of the kernels, where ``M`` is convolutional; None for 5, and 3 in volumes.
         maps: take the context as a learned map for each class, for such messages, in place of masks.
         receiver: let ``M`` see the state of the module that it speaks for, ``M(h, s_B, c)``, in engines that
             tell it: those whose modules have states of their own (DNI §2).
         error_to_h: let the error of ``M`` also flow into ``h``. Only in the plain training loop: in an
             unlocked one it would come when the module below has long updated.
+        ignore_index: class index that means no label: the context of such an example is zero.
 
     Raises:
         ConfigError: if an argument is out of its range.
@@ -43,18 +48,18 @@ class SyntheticGradient(Rule):
         *,
         model: ModelFactory | None = None,
         norm: bool = True,
-        kernel: int = 5,
+        kernel: int | None = None,
         maps: bool = False,
         receiver: bool = False,
         error_to_h: bool = False,
+        ignore_index: int = IGNORED,
     ) -> None:
         super().__init__()
         if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in hidden):
             raise ConfigError(f"hidden={tuple(hidden)!r}: expected widths of at least 1, or () for linear")
         if context is not None and (isinstance(context, bool) or context < 1):
             raise ConfigError(f"context={context!r}: expected the number of classes, at least 1, or None")
-        if isinstance(kernel, bool) or kernel < 1 or kernel % 2 == 0:
-            raise ConfigError(f"kernel={kernel!r}: expected an odd number, such as 3 or 5")
+        kernel_of(kernel, 2)
         if model is not None and tuple(hidden):
             raise ConfigError("hidden and model are both given; let the factory say the hidden layers")
         self.hidden = tuple(hidden)
@@ -64,6 +69,7 @@ class SyntheticGradient(Rule):
         self.maps = maps
         self.receiver = receiver
         self.error_to_h = error_to_h
+        self.ignore_index = ignore_index
         self._factory = model
         self._checked: object = None  # the form of what was found to fit last
         self.model: GradientModel
@@ -90,11 +96,12 @@ class SyntheticGradient(Rule):
                 f"interface '{site.name}': a {type(self.model).__name__} takes no state of the receiving module; use "
                 "models.dense, or receiver=False"
             )
+        self.model.ignore_index = self.ignore_index
 
     def _choose(self, site: Site) -> ModelFactory:
         if self._factory is not None:
             return self._factory
-        if len(site.shape) == 4:
+        if len(site.shape) > 1 and num_space_dims(site):
             return convolutional(self.hidden, kernel=self.kernel, norm=self.norm, maps=self.maps)
         return dense(self.hidden, norm=self.norm)
 
@@ -107,7 +114,8 @@ class SyntheticGradient(Rule):
             self.model.check(h, c)
             if self.receiver:
                 self._check_receiver(h, s)
-            self._checked = form
+            # Whether one example will do depends on the mode as well (BatchNorm), so it is asked again.
+            self._checked = form if h.shape[0] > 1 else None
 
     def _check_receiver(self, h: Tensor, s: Tensor | None) -> None:
         expected = (h.shape[0], self.model.receiver)

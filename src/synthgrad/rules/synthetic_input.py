@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import prod
 
 import torch
 from torch import Tensor, nn
 
-from ..core import ConfigError, ContextError, CutError, Info, InputRule, Site, Supply
+from ..core import ConfigError, ContextError, CutError, Info, InputRule, ShapeError, Site, Supply
+from .spatial import average, check_norm, convolution, kernel_of, norm_of, num_space_dims
 
 __all__ = ["InputModelFactory", "SyntheticInput", "convolutional_input", "dense_input"]
 
@@ -24,7 +26,8 @@ class SyntheticInput(InputRule):
     the real composition of the modules is used.
 
     Args:
-        hidden: widths (channels, for activations ``(B, C, Y, X)``) of the hidden layers of ``I``.
+        hidden: widths (channels, where ``I`` is convolutional: between an input ``(B, C, L)``, ``(B, C, Y, X)`` or
+            ``(B, C, Z, Y, X)`` and an activation with as many dimensions) of the hidden layers of ``I``.
         model: factory of another ``I``; ``hidden`` is then not given.
         norm: BatchNorm in the hidden layers.
 
@@ -41,6 +44,8 @@ class SyntheticInput(InputRule):
         self.hidden = tuple(hidden)
         self.norm = norm
         self._factory = model
+        self._inputs: tuple[int, ...] | None = None  # shape of the network's input; None where any may do
+        self._by_place = False
         self.model: nn.Module
 
     def extra_repr(self) -> str:
@@ -49,12 +54,15 @@ class SyntheticInput(InputRule):
         return "I with hidden " + " × ".join(map(str, self.hidden)) if self.hidden else "linear I"
 
     def build(self, site: Site) -> None:
-        if self._factory is not None:
-            self.model = self._factory(site)
-            return
-        images = len(site.shape) == 4 and site.inputs is not None and len(site.inputs) == 4
-        make = convolutional_input if images else dense_input
-        self.model = make(self.hidden, norm=self.norm)(site)
+        factory = self._factory
+        if factory is None:
+            dims = num_space_dims(site) if len(site.shape) > 1 else 0
+            alike = site.inputs is not None and len(site.inputs) == len(site.shape)
+            make = convolutional_input if dims and alike else dense_input
+            factory = make(self.hidden, norm=self.norm)
+        self.model = factory(site)
+        self._inputs = site.inputs if isinstance(factory, _Dense | _Convolutional) else None
+        self._by_place = isinstance(factory, _Convolutional)
 
     def check(self, x: Tensor | None, info: Info) -> None:
         if x is None:
@@ -62,6 +70,14 @@ class SyntheticInput(InputRule):
                 f"interface '{self.name}': synthetic inputs are made from the network's first argument, which "
                 "is no tensor; give the step a tensor, or a tuple that begins with one"
             )
+        if self._inputs is None:
+            return
+        if x.shape[1:] != self._inputs[1:]:
+            raise ShapeError(
+                f"interface '{self.name}': got an input of shape {tuple(x.shape)} to make a synthetic one from, expected "
+                f"(B, {', '.join(map(str, self._inputs[1:]))}) as in the example that decouple was given"
+            )
+        check_norm(self.model, x[:, :1].numel() if self._by_place else x.shape[0], x, self.name)
 
     def predict(self, x: Tensor) -> Tensor:
         """Return ``I(x)``, attached to the model's parameters."""
@@ -89,45 +105,78 @@ def _input_shape(site: Site) -> tuple[int, ...]:
     return site.inputs[1:]
 
 
-def dense_input(hidden: Sequence[int] = (), *, norm: bool = True) -> InputModelFactory:
-    """Return a factory of fully connected models, each hidden layer Linear–(BatchNorm)–ReLU."""
+@dataclass(frozen=True)
+class _Dense:
+    hidden: tuple[int, ...] = ()
+    norm: bool = True
 
-    def build(site: Site) -> nn.Module:
-        sizes = [prod(_input_shape(site)), *hidden]
+    def __call__(self, site: Site) -> nn.Module:
+        sizes = [prod(_input_shape(site)), *self.hidden]
         layers: list[nn.Module] = [nn.Flatten()]
         for a, b in zip(sizes, sizes[1:], strict=False):
-            layers += [nn.Linear(a, b, bias=not norm), *([nn.BatchNorm1d(b)] if norm else []), nn.ReLU()]
+            layers += [nn.Linear(a, b, bias=not self.norm)]
+            layers += [*([nn.BatchNorm1d(b)] if self.norm else []), nn.ReLU()]
         shape = site.shape[1:]
         layers += [nn.Linear(sizes[-1], prod(shape))]
         layers += [nn.Unflatten(1, shape)] if len(shape) > 1 else []
         return nn.Sequential(*layers)
 
-    return build
+
+@dataclass(frozen=True)
+class _Convolutional:
+    hidden: tuple[int, ...] = ()
+    kernel: int | None = None
+    norm: bool = True
+
+    def __call__(self, site: Site) -> nn.Module:
+        inputs = _input_shape(site)
+        dims = len(inputs) - 1
+        if dims not in (1, 2, 3) or len(site.shape) != len(inputs) + 1:
+            raise CutError(
+                f"interface '{site.name}': a convolutional input model goes from (B, C, L), (B, C, Y, X) or "
+                f"(B, C, Z, Y, X) to an activation with as many dimensions, the example has {site.inputs} and "
+                f"{site.shape}; use dense_input"
+            )
+        at, kernel = site.features_at, kernel_of(self.kernel, dims)
+        sizes, layers = [inputs[0], *self.hidden], list[nn.Module]()
+        for a, b in zip(sizes, sizes[1:], strict=False):
+            layers += [convolution(dims, a, b, kernel, bias=not self.norm)]
+            layers += [*([norm_of(dims, b)] if self.norm else []), nn.ReLU()]
+        layers += [average(dims, [n for k, n in enumerate(site.shape) if k not in (0, at)])]
+        layers += [convolution(dims, sizes[-1], site.shape[at], kernel)]
+        return nn.Sequential(*layers, *([] if at == 1 else [_FeaturesTo(at)]))
+
+
+class _FeaturesTo(nn.Module):
+    """Moves dimension 1 to where the network has its features."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h.movedim(1, self.at)
+
+
+def dense_input(hidden: Sequence[int] = (), *, norm: bool = True) -> InputModelFactory:
+    """Return a factory of fully connected models, each hidden layer Linear–(BatchNorm)–ReLU."""
+    return _Dense(tuple(hidden), norm)
 
 
 def convolutional_input(
-    hidden: Sequence[int] = (), *, kernel: int = 5, norm: bool = True
+    hidden: Sequence[int] = (), *, kernel: int | None = None, norm: bool = True
 ) -> InputModelFactory:
     """Return a factory of convolutional models: hidden layers at the input's resolution, averaged to that of ``h``.
 
+    The network's input has its channels in dimension 1; ``h`` may have them elsewhere.
+
     Args:
         hidden: channels of the hidden layers, each Conv–(BatchNorm)–ReLU.
-        kernel: odd size of the kernels.
+        kernel: odd size of the kernels; None for 5, and 3 in volumes.
         norm: BatchNorm in the hidden layers.
+
+    Raises:
+        ConfigError: if the kernel is not odd.
     """
-
-    def build(site: Site) -> nn.Module:
-        inputs = _input_shape(site)
-        if len(inputs) != 3 or len(site.shape) != 4:
-            raise CutError(
-                f"interface '{site.name}': a convolutional input model goes from (B, C, Y, X) to (B, C, Y, X), the "
-                f"example has {site.inputs} and {site.shape}; use dense_input"
-            )
-        sizes, layers = [inputs[0], *hidden], list[nn.Module]()
-        for a, b in zip(sizes, sizes[1:], strict=False):
-            layers += [nn.Conv2d(a, b, kernel, padding=kernel // 2, bias=not norm)]
-            layers += [*([nn.BatchNorm2d(b)] if norm else []), nn.ReLU()]
-        layers += [nn.AdaptiveAvgPool2d(site.shape[2:])]
-        return nn.Sequential(*layers, nn.Conv2d(sizes[-1], site.shape[1], kernel, padding=kernel // 2))
-
-    return build
+    kernel_of(kernel, 2)
+    return _Convolutional(tuple(hidden), kernel, norm)

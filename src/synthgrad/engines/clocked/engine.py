@@ -29,8 +29,10 @@ from torch.optim import Optimizer
 
 from ...core import Guard, Info, Message, Monitor, ShapeError, Timeline, Units
 from ...core.units import Reduction
-from ..base import Criterion, OptimizerFactory, StepRecord, make_optimizer, reduced, zero_grad
+from ..base import Criterion, StepRecord, reduced
+from ..optimizers import OptimizerFactory, clear_casts, has_gradient, make_optimizers, step_all, zero_grad
 from ..turns import run_backward
+from ..watch import beyond_the_output, thawed
 from .episode import Episode, Window, detached
 from .exchange import Exchange
 from .given import Given, check_names
@@ -106,10 +108,18 @@ class Clocked:
         # Which rules are updated with which node.
         self._taught = {name: self._rules_of(node) for name, node in wiring.nodes.items()}
         self._optimizers = {
-            name: make_optimizer(
+            name: make_optimizers(
                 optimizer,
-                (node.module.parameters(), None),
-                ([p for rule in self._taught[name] for p in self.net.rule(rule).parameters()], rule_options),
+                name,
+                (node.module.named_parameters(), None),
+                (
+                    [
+                        (f"rule {rule}.{n}", p)
+                        for rule in self._taught[name]
+                        for n, p in self.net.rule(rule).named_parameters()
+                    ],
+                    rule_options,
+                ),
             )
             for name, node in wiring.nodes.items()
         }
@@ -120,7 +130,7 @@ class Clocked:
     @property
     def optimizers(self) -> list[Optimizer]:
         """The optimizers of the nodes, in their order."""
-        return [o for o in self._optimizers.values() if o is not None]
+        return [o for own in self._optimizers.values() for o in own]
 
     def reset(self) -> None:
         """Begin an episode: fresh states, no messages, clocks at their start. What is under way is dropped.
@@ -153,6 +163,7 @@ class Clocked:
             ShapeError: if the batch size, a message or a state changes its form.
             DivergedError: if a message or a loss is not finite.
         """
+        clear_casts()
         given = Given(self._step, inputs, targets or {}, context, ids, last)
         episode = self._episode
         given.check(self._wiring, self.losses, self.net.rules, episode.clock)
@@ -274,6 +285,7 @@ class Clocked:
             self._exchange.observe(sent)
         for node in group.nodes:
             self._update(node)
+        self._check_used()
         self._episode.open(group, starts)
 
     def _end_unrolls(self, group: Group, given: Given, window: Window) -> dict[str, Sent]:
@@ -308,16 +320,27 @@ class Clocked:
 
     def _update(self, node: Node) -> None:
         """Step a node's optimizer, if there is anything to learn."""
-        optimizer = self._optimizers[node.name]
-        if optimizer is None:
+        optimizers = self._optimizers[node.name]
+        if not has_gradient(optimizers):
             return
-        if all(p.grad is None for group in optimizer.param_groups for p in group["params"]):
-            return
-        optimizer.step()
-        zero_grad(optimizer)
+        step_all(optimizers)
         self._exchange.learned(self._taught[node.name])
         self._record.updated.append(node.name)
         self._exchange.log("update", node.name, self._step)
+
+    def _check_used(self) -> None:
+        """Refuse a gradient that is left over: it has reached a node that is not learning, or has no optimizer.
+
+        Raises:
+            CutError: if a node's loss depends on a parameter of another node by another way than its edges.
+            ConfigError: if the parameter was thawed after the engine had been made.
+        """
+        for name, node in self._wiring.nodes.items():
+            trained = {id(p) for o in self._optimizers[name] for g in o.param_groups for p in g["params"]}
+            for path, p in node.module.named_parameters():
+                if p.grad is not None:
+                    p.grad = None
+                    raise beyond_the_output(path, name) if id(p) in trained else thawed(f"{name}.{path}")
 
     # -- the rest -------------------------------------------------------------------------------------
 

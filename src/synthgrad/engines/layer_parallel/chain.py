@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ...core import ConfigError, Decoupled
+from ..apart import Part, check_parts
 from ..checks import check_unlockable
 from ..sequences import sequences
 
@@ -20,6 +21,7 @@ def take_apart(net: Decoupled) -> list[nn.Sequential]:
     Raises:
         ConfigError: if modules branch, a cut lies inside a part, synthetic inputs or waiting rules are asked
             for, or a container has hooks, which would not run.
+        CutError: if the modules, run one after the other on the example, do not give the network's output.
     """
     check_unlockable(net)
     for name, interface in net.interfaces.items():
@@ -33,4 +35,12 @@ def take_apart(net: Decoupled) -> list[nn.Sequential]:
                 f"the rule at interface '{name}' has the module below wait for its message, and here all modules "
                 "run at once; use a rule that gives credit at once, or InProcess"
             )
-    return sequences(net, "layer-parallel engine")
+    for name, layout in net.graph.layouts.items():
+        if layout.batch_dim:
+            raise ConfigError(
+                f"the message at interface '{name}' has its batch in dimension {layout.batch_dim}: the layer-parallel "
+                "engine takes batches first; let the modules take (B, T, F), or use InProcess"
+            )
+    modules = sequences(net, "layer-parallel engine")
+    check_parts(net, lambda twin: [Part(m, None) for m in sequences(twin, "layer-parallel engine")], net.example)
+    return modules

@@ -26,9 +26,12 @@ import torch
 from torch import Tensor
 
 from ...core import ConfigError, Decoupled, Info, Monitor, ShapeError, Units
-from ..base import Criterion, OptimizerFactory, StepRecord, make_optimizer
+from ..base import Criterion, StepRecord
 from ..lags import Batch, Lag
 from ..learners import learners
+from ..optimizers import OptimizerFactory, clear_casts, make_optimizers
+from ..penalty import Penalty
+from ..watch import watched
 from .adam import RowAdam
 from .belt import Belt, Tick
 from .body import Body, Learn, Ran
@@ -38,6 +41,7 @@ from .finite import RowGuard
 from .fused import fused_body
 from .general import General, Top
 from .in_turn import rule_rows
+from .learning import Learning, Penalised
 from .rules import Rows
 from .storage import Ledger, keeping_rows
 from .updates import Updates
@@ -61,6 +65,8 @@ class LayerParallel:
             `InProcess` does. With several networks perhaps one for each, of different learning rates.
         rule_options: options for the rules' parameter groups, such as ``{"lr": 1e-3}``.
         observe: steps that a message waits before its rule learns from it.
+        penalty: what is added to the loss that is no function of the output; a function of a module's parameters, as
+            `InProcess` takes it. Not with ``compile``, and for one network only.
         fused: take the step that is written out by hand for Linear–BatchNorm–ReLU layers with linear ``M``; False
             for the general one, None for whichever fits.
         compile: the step as one graph by ``torch.compile``; or keywords of that. Modules' settings are then
@@ -86,6 +92,7 @@ class LayerParallel:
         *,
         rule_options: Mapping[str, Any] | None = None,
         observe: int = 0,
+        penalty: Penalty | None = None,
         fused: bool | None = None,
         compile: bool | Mapping[str, Any] = False,
         monitor: Monitor | None = None,
@@ -110,6 +117,8 @@ class LayerParallel:
         self._interfaces = list(nets[0].interfaces)
         self._units = nets[0].units
         self._guard = RowGuard(self._interfaces, len(nets)) if guard else None
+        if len(nets) == 1:
+            criterion = watched(criterion, nets[0])
         learned = {id(n.model.get_parameter(p)) for n in nets for m in n.graph.modules for p in m.parameters}
         self._body = _body(parts, criterion, self._units, learned, fused=fused, listened=listened)
         self._learn = learner(self._body, compile)
@@ -120,13 +129,17 @@ class LayerParallel:
         self._body.note(ledger, len(self._names), observe)
         self._updates = Updates(
             [
-                make_optimizer(factory, *zip(learners(n, m, k)[:2], (None, rule_options), strict=True))
+                make_optimizers(factory, m.name, *zip(learners(n, m, k)[:2], (None, rule_options), strict=True))
                 for n, factory in zip(nets, factories, strict=True)
                 for k, m in enumerate(n.graph.modules)
             ],
             ledger,
         )
         self._ledger = ledger
+        self._learning = Learning(nets)
+        self._penalised = None
+        if penalty is not None:
+            self._penalised = Penalised(nets, penalty, ledger, compiled=compile is not False)
         self._belt = Belt(self._rows, self._runs)
         self._below: Tick | None = None
         self._sent: deque[Tick] = deque()
@@ -171,6 +184,8 @@ class LayerParallel:
                 "the network's parameters have been put elsewhere since the engine was made (by net.to(...), or by "
                 "another engine of this kind); make the engine anew"
             )
+        self._learning.check()
+        clear_casts()
         self._check_size(x)
         if self._runs > 1:
             self._check_parts(target=y, context=context)
@@ -226,6 +241,8 @@ class LayerParallel:
         seen = self._sent.popleft() if len(self._sent) > self._observe_lag else None
         if self.monitor is not None and seen is not None:
             self._measure(self.monitor, seen)
+        if self._penalised is not None:
+            self._penalised.add(t)
         updated = self._updates.step(t) if adam is None else self._updates.all
         self._below = Tick(rows._replace(h=ran.h), None if self.monitor is None else ran.credits.delta)
         loss = None if ran.losses is None else ran.losses if runs > 1 else ran.losses[0]

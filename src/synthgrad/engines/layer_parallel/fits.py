@@ -29,7 +29,9 @@ def parts_of(module: nn.Module) -> list[nn.Module]:
     like any other: they compute something.
     """
     if type(module).forward is nn.Sequential.forward:
-        return [part for child in module.children() for part in parts_of(child)]
+        # Not children(), which leaves out an object that is registered a second time.
+        registered = module._modules.values()  # pyright: ignore[reportPrivateUsage]
+        return [part for child in registered if child is not None for part in parts_of(child)]
     return [] if type(module) is nn.Identity and not has_hooks(module) else [module]
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...core import Info, Rule
+from ...core import ContextError, Info, Rule
+from ...rules import LocalLoss, SyntheticGradient
 from ...rules.context_input import index_error
 
 __all__ = ["check_contexts"]
 
 
-def check_contexts(rule: Rule, width: int, h: Tensor, contexts: Tensor | None) -> None:
+def check_contexts(
+    rule: Rule, width: int, h: Tensor, contexts: Tensor | None, *, masks: bool = False
+) -> None:
     """Refuse a batch that the rules cannot credit.
 
     A class index out of range would be found in the table of the next interface. On an accelerator it stops the
@@ -19,18 +22,36 @@ def check_contexts(rule: Rule, width: int, h: Tensor, contexts: Tensor | None) -
 
     Args:
         rule: any of the rules; all are alike.
-        width: classes, or features, of its context; 0 where it has none.
+        width: classes, or features, of its context; 0 where it has none, or one of which nothing is looked up.
         h: ``(B, ...)``, of the shape of a message.
         contexts: ``(runs, B, ...)``, those of the newest batch.
+        masks: does who asks know what to do with an index that means no label?
 
     Raises:
         ContextError: if the context is missing, or does not fit.
     """
     rule.check(h, Info(context=None if contexts is None else contexts[0]))
-    if contexts is None or not width or contexts.is_floating_point() or not contexts.numel():
+    if contexts is None:
+        return
+    if contexts.is_floating_point():
+        for other in contexts[1:]:  # whose values may be looked at
+            rule.check(h, Info(context=other))
+        return
+    if not width or not contexts.numel():
+        return
+    ignore = rule.ignore_index if masks and isinstance(rule, SyntheticGradient | LocalLoss) else None
+    if not contexts.is_cpu:
+        right = (contexts >= 0) & (contexts < width)
+        torch.ops.aten._assert_async((right if ignore is None else right | (contexts == ignore)).all())
         return
     low, high = torch.aminmax(contexts)
-    if not contexts.is_cpu:
-        torch.ops.aten._assert_async((low >= 0) & (high < width))
-    elif low.item() < 0 or high.item() >= width:
-        raise index_error(contexts, width, rule.name)
+    if low.item() >= 0 and high.item() < width:
+        return
+    known = contexts if ignore is None else contexts[contexts != ignore]
+    if ignore is None and isinstance(rule, SyntheticGradient) and rule.ignore_index in (low, high):
+        raise ContextError(
+            f"interface '{rule.name}': got class index {rule.ignore_index}, which means no label, and the fused step "
+            "of the layer-parallel engine wants a label for every example; give the engine fused=False"
+        )
+    if known.numel() and not (known.min().item() >= 0 and known.max().item() < width):
+        raise index_error(known, width, rule.name)

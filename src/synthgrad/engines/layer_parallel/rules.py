@@ -11,12 +11,12 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from ...core import Info, Message, Rule
+from ...core import ConfigError, Info, Message, Rule
 from ...rules import LocalLoss, SyntheticGradient
 from ...rules.context_input import encode
-from ...rules.local_loss import cross_entropies
 from ...rules.models import ConvolutionalModel
 from .labels import check_contexts
+from .same import same
 from .stack import Stack
 from .storage import Ledger
 
@@ -130,7 +130,7 @@ class Batched:
         self._stack.note(ledger, observed)
 
     def check(self, h: Tensor, contexts: Tensor | None) -> None:
-        check_contexts(self._rule, self._rule.width, h, contexts)
+        check_contexts(self._rule, self._rule.width, h, contexts, masks=True)
 
     def credit(self, rows: Rows) -> Credits:
         with torch.no_grad():
@@ -142,16 +142,32 @@ class Batched:
             self._stack.keep(torch.autograd.grad(errors.sum(), self._stack.leaves))
 
     def _contexts(self, rows: Rows) -> Tensor | None:
-        """Return the contexts as the model takes them: a one-hot row cannot be made inside a batch of models."""
-        c = rows.contexts
-        if c is None or not self._as_features or not self._rule.width:
+        """Return the contexts as the models take them when they run as one.
+
+        A one-hot row cannot be made inside a batch of models, and a look-up in their tables does not fail at an
+        index that means no label.
+        """
+        c, rule = rows.contexts, self._rule
+        if c is None or not rule.width or c.is_floating_point():
             return c
-        return encode(c, self._rule.width, rows.h)
+        if self._as_features or _would_not_fail(c, rule.ignore_index):
+            return encode(c, rule.width, rows.h, rule.name, rule.ignore_index)
+        return c
+
+
+def _would_not_fail(c: Tensor, ignore: int) -> bool:
+    """Is there an index that means no label, where models that look it up wait for an error to tell them?"""
+    return c.is_cpu and not torch.compiler.is_compiling() and bool((c == ignore).any())
 
 
 def _scores(rule: nn.Module, h: Tensor) -> Tensor:
     assert isinstance(rule, LocalLoss)
     return rule.head(h)
+
+
+def _losses(rule: nn.Module, h: Tensor, c: Tensor) -> Tensor:
+    assert isinstance(rule, LocalLoss)
+    return rule.losses(rule.head(h), c)
 
 
 class BatchedLocalLoss:
@@ -165,18 +181,29 @@ class BatchedLocalLoss:
         self._classes = rules[0].classes
         self._rule = rules[0]
         self.buffers = self._stack.buffers
+        for rule in rules[1:]:
+            # Modules have been compared with all other parts of the rules.
+            if not isinstance(rule.loss, nn.Module) and not same(rule.loss, self._rule.loss, set()):
+                raise ConfigError(
+                    f"the rules at interfaces '{self._rule.name}' and '{rule.name}' have different losses, and run as "
+                    "one batch; give one loss to all, or use InProcess"
+                )
 
     def note(self, ledger: Ledger, credited: Sequence[int], observed: Sequence[int]) -> None:
         self._stack.note(ledger, credited)
 
     def check(self, h: Tensor, contexts: Tensor | None) -> None:
-        check_contexts(self._rule, self._classes, h, contexts)
+        looks_up = self._rule.loss is None
+        check_contexts(self._rule, self._classes if looks_up else 0, h, contexts, masks=True)
 
     def credit(self, rows: Rows) -> Credits:
         assert rows.contexts is not None
         h = rows.h.detach().requires_grad_()
-        scores = self._stack.map(_scores, h).flatten(0, 1)  # (n · B, classes)
-        total = cross_entropies(scores, rows.contexts.flatten(0, 1), self._classes, self._rule.name).sum()
+        if self._rule.loss is None:
+            scores = self._stack.map(_scores, h).flatten(0, 1)  # (n · B, classes)
+            total = self._rule.losses(scores, rows.contexts.flatten(0, 1)).sum()
+        else:  # which may be a mean over the examples of one interface
+            total = self._stack.map(_losses, h, rows.contexts).sum()
         delta, *grads = torch.autograd.grad(total, [h, *self._stack.leaves])
         size = max(h.shape[1], 1)
         self._stack.keep([g / size for g in grads])

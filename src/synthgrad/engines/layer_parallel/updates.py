@@ -13,7 +13,7 @@ from typing import Any
 
 from torch.optim import SGD, Optimizer
 
-from ..base import zero_grad
+from ..optimizers import step_all
 from .adam import RowAdam
 from .merged import Entry, Merged, kind_of
 from .storage import Bound, Ledger
@@ -25,22 +25,20 @@ class Updates:
     """Steps the optimizers of all modules.
 
     Args:
-        optimizers: one for each module, None for one that has nothing to train.
+        optimizers: those of each module; none for one that has nothing to train.
         ledger: where the gradients of their parameters are.
 
     Attributes:
         all: the positions of all modules that learn.
     """
 
-    def __init__(self, optimizers: Sequence[Optimizer | None], ledger: Ledger) -> None:
-        self.optimizers = [o for o in optimizers if o is not None]
+    def __init__(self, optimizers: Sequence[Sequence[Optimizer]], ledger: Ledger) -> None:
+        self.optimizers = [o for own in optimizers for o in own]
         self._ledger = ledger
         since = ledger.since
         self._parameters = [
-            [p for group in o.param_groups for p in group["params"] if id(p) in since]
-            if o is not None
-            else []
-            for o in optimizers
+            [p for o in own for group in o.param_groups for p in group["params"] if id(p) in since]
+            for own in optimizers
         ]
         self._optimizers = optimizers
         self._first = [min((since[id(p)] for p in ps), default=None) for ps in self._parameters]
@@ -88,15 +86,14 @@ class Updates:
 
     def _in_turn(self, step: int) -> list[int]:
         ledger, updated = self._ledger, list[int]()
-        for k, (optimizer, parameters) in enumerate(zip(self._optimizers, self._parameters, strict=True)):
+        for k, (optimizers, parameters) in enumerate(zip(self._optimizers, self._parameters, strict=True)):
             any_given = False
             for p in parameters:
                 given = step >= ledger.since[id(p)] and id(p) not in ledger.absent
                 p.grad = ledger.grads[id(p)] if given else None
                 any_given |= given
-            if optimizer is not None and any_given:
-                optimizer.step()
-                zero_grad(optimizer)
+            if any_given:
+                step_all(optimizers)
                 updated.append(k)
         return updated
 

@@ -161,23 +161,25 @@ def alarm_of(store: Store, layout: Layout) -> Alarm:
 
 def connect(
     layout: Layout,
-    crossings: Sequence[tuple[tuple[int, ...], torch.dtype]],
+    crossings: Sequence[Slot],
     rule: Rule | None,
     settings: Settings,
     same: Mapping[str, Any],
     device: torch.device,
     store: Store | None = None,
+    inputs: Sequence[Slot] = (),
 ) -> Connected:
     """Agree with all others, make the groups, measure the links, start the threads. Blocks until all have called it.
 
     Args:
         layout: the place of this process.
-        crossings: shape without batch dimension, and dtype, of what crosses each cut.
+        crossings: what crosses each cut.
         rule: at the end of this stage; None for the last.
         settings: how stages talk.
         same: what else must be equal everywhere, as JSON values.
         device: of this stage.
         store: to meet in; None for the group's own.
+        inputs: of the network, where they travel along.
     """
     settings.check()
     store = default_store() if store is None else store
@@ -188,7 +190,8 @@ def connect(
             **same,
             "stages": layout.num_stages,
             "replicas": layout.num_replicas,
-            "what crosses": [f"{shape} {dtype}" for shape, dtype in crossings],
+            "what crosses": [str(slot) for slot in crossings],
+            "inputs that travel": [str(slot) for slot in inputs],
             "wire_dtype": str(settings.wire_dtype),
             "observe_prob": settings.observe_prob,
             "deterministic": settings.exact,
@@ -203,7 +206,7 @@ def connect(
     stages = [all_facts[k * layout.num_replicas + layout.replica] for k in range(layout.num_stages)]
     groups = make_groups(layout, device.type)
     round_trip_s = round_trips(layout, groups, device)
-    below, above = _links(layout, groups, crossings, settings, stages, device, alarm)
+    below, above = _links(layout, groups, (crossings, inputs), settings, stages, device, alarm)
     window = Window(_window(layout.stage, stages), round_trip_s)
     for link in (below, above):
         if link is not None:
@@ -229,7 +232,7 @@ def _window(stage: int, stages: Sequence[Mapping[str, Any]]) -> int | None:
 def _links(
     layout: Layout,
     groups: Groups,
-    crossings: Sequence[tuple[tuple[int, ...], torch.dtype]],
+    travels: tuple[Sequence[Slot], Sequence[Slot]],
     settings: Settings,
     stages: Sequence[Mapping[str, Any]],
     device: torch.device,
@@ -237,7 +240,7 @@ def _links(
 ) -> tuple[BelowLink | None, AboveLink | None]:
     k, below, above = layout.stage, None, None
     if groups.up_below is not None and groups.down_below is not None:
-        up, down = _slots(crossings[k - 1], settings)
+        up, down = _slots(travels[0][k - 1], travels[1], settings)
         peer, name = layout.rank(k - 1), f"the link from stage {k - 1} to stage {k}"
         below = BelowLink(
             Outgoing(groups.down_below, peer, down, device),
@@ -249,7 +252,7 @@ def _links(
             seed=settings.seed * 1_000_003 + dist.get_rank(),
         )
     if groups.up_above is not None and groups.down_above is not None:
-        up, down = _slots(crossings[k], settings)
+        up, down = _slots(travels[0][k], travels[1], settings)
         peer, name = layout.rank(k + 1), f"the link from stage {k + 1} back to stage {k}"
         above = AboveLink(
             Outgoing(groups.up_above, peer, up, device),
@@ -261,11 +264,10 @@ def _links(
 
 
 def _slots(
-    crossing: tuple[tuple[int, ...], torch.dtype], settings: Settings
+    crossing: Slot, inputs: Sequence[Slot], settings: Settings
 ) -> tuple[list[Slot], list[Slot]]:
     """Return what may cross a link upwards, and downwards."""
-    shape, dtype = crossing
-    message = Slot(shape, settings.wire_dtype or dtype, dtype)
+    message = Slot(crossing.shape, settings.wire_dtype or crossing.dtype, crossing.dtype)
     target = settings.target
-    labels = [] if target is None else [Slot(tuple(target.shape[1:]), target.dtype)]
-    return [message, *labels], [message, Slot((), dtype)]
+    labels = Slot(() if target is None else (None,) * (target.ndim - 1), torch.int64 if target is None else target.dtype)
+    return [message, labels, *inputs], [message, Slot((), crossing.dtype)]

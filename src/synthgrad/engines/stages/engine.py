@@ -7,7 +7,7 @@ Every process runs the same program and builds the same decoupled network; each 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,15 +16,22 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from ...core import ConfigError, Decoupled, Guard
-from ..base import Criterion, OptimizerFactory, StepRecord, make_optimizer, zero_grad
+from ...core import ConfigError, Decoupled, Guard, Rule
+from ...core.modes import evaluating
+from ..apart import Part, take_apart
+from ..base import Criterion, StepRecord, model_inputs
+from ..checks import warn_of_evaluation
+from ..optimizers import Named, OptimizerFactory, clear_casts, has_gradient, make_optimizers, step_all, zero_grad
+from ..penalty import Penalties, Penalty
+from ..watch import Watch, watched
 from .agree import describe
-from .connect import Connected, Settings, connect
+from .clip import Clip
+from .connect import Connected, Settings, alarm_of, connect, default_store
 from .late import LateInput
 from .layout import Layout
 from .replicas import average_gradients
-from .split import check_predictable, parts
 from .stage import Stage
+from .wire import Slot
 
 __all__ = ["Stages"]
 
@@ -35,10 +42,12 @@ class Stages:
     All processes make it, and call `step`, `predict`, `gather` and `close` in the same order.
 
     Args:
-        net: what `decouple` returned, equal in all processes; every cut ends a stage. In training mode.
+        net: what `decouple` returned, equal in all processes; every cut ends a stage. In training mode. A Sequential is
+            taken apart as it is; of any other network each process runs the forward pass up to the end of its part, with
+            what other processes compute left out.
         criterion: takes output and target; used by the last stage.
-        optimizer: takes parameters, returns an optimizer; called once, with those of this stage's module and of the
-            rule at its end, which is learned where it is used.
+        optimizer: takes parameters, returns an optimizer, or several as a list; called once, with those of this stage's
+            module and of the rule at its end, which is learned where it is used.
         window: steps that an answer may be late before a stage waits for it. None to follow the link: round trip
             over step time, and two.
         deterministic: count lags in steps, not in arrival times: the answer of batch ``t − window`` is learned from
@@ -52,18 +61,25 @@ class Stages:
         input_options: the same for the input rule, where ``net`` has synthetic inputs: a stage whose input is late
             then trains on a synthetic one, up to ``window`` steps ahead of the stage below. Every process gives the
             network's input then.
-        example: positional arguments of a forward pass, for networks that are no Sequential.
+        example: positional arguments of a forward pass, or a mapping of keyword arguments, as a form for those of all
+            steps; None for the example that the network was decoupled with.
+        penalty: what is added to the loss that is no function of the output; a function of a module's parameters, or one
+            for some modules by name, as `InProcess` takes it.
+        clip_norm: the most that the norm of the gradients of all stages together may be; larger ones are scaled down,
+            as ``clip_grad_norm_`` does for the whole network. Rules are left as they are. Every step then waits for all
+            stages: the norm is known when the last one has learned.
         guard: stop with `DivergedError` at a message or loss that is not finite.
         timeout_s: how long a stage waits for another before it gives up, in seconds.
         seed: of the draws for ``observe_prob``.
 
     Attributes:
-        optimizer: of this stage; None if it has nothing to train.
+        optimizers: of this stage; none if it has nothing to train.
         module: of this stage.
 
     Raises:
         ConfigError: if a setting is out of range, the network cannot be taken apart, the number of processes is
             another than stages × replicas, or the processes differ in what they are about to run.
+        CutError: if something besides the message crosses a cut that cannot be made of the network's inputs.
         StageError: if a process does not come, or fails.
     """
 
@@ -81,7 +97,9 @@ class Stages:
         replicas: int = 1,
         rule_options: Mapping[str, Any] | None = None,
         input_options: Mapping[str, Any] | None = None,
-        example: tuple[Any, ...] | None = None,
+        example: tuple[Any, ...] | Mapping[str, Any] | None = None,
+        penalty: Penalty | None = None,
+        clip_norm: float | None = None,
         guard: bool = True,
         timeout_s: float = 300.0,
         seed: int = 0,
@@ -90,32 +108,55 @@ class Stages:
             raise ConfigError(f"got a {type(net).__name__}, expected what synthgrad.decouple returned")
         settings = Settings(window, deterministic, observe_prob, wire_dtype, target, timeout_s, seed)
         settings.check()
-        self.net = net
-        modules = parts(net, example)
         _check_rules(net, settings, replicas)
-        self.layout = layout = Layout.here(len(modules), replicas)
-        sites = list(net.graph.sites.values())
-        rules = [net.interfaces[site.name].rule for site in sites]
-        self.module = modules[layout.stage]
-        self._name = net.graph.modules[layout.stage].name
-        rule = None if layout.is_last else rules[layout.stage]
+        self.net = net
+        self.layout = layout = Layout.here(len(net.graph.modules), replicas)
+        store = default_store()
+        alarm = alarm_of(store, layout)
+        try:
+            parts = take_apart(net, None if example is None else model_inputs(example, {}))
+            part = parts[layout.stage]
+            self.module = part.module
+            self._name = net.graph.modules[layout.stage].name
+            sites = list(net.graph.sites.values())
+            rule = None if layout.is_last else net.interfaces[sites[layout.stage].name].rule
+            supplies = None if layout.is_first else net.interfaces[sites[layout.stage - 1].name].input_rule
+            self.optimizers: list[Optimizer] = make_optimizers(
+                optimizer,
+                self._name,
+                ([(n, net.model.get_parameter(n)) for n in net.graph.modules[layout.stage].parameters], None),
+                (_named("rule", rule), rule_options),
+                (_named("input rule", supplies), input_options),
+            )
+            penalties = Penalties(net, penalty)
+            self._clip = None if clip_norm is None else Clip(clip_norm, part.module, replicas, alarm, timeout_s)
+        except Exception as error:
+            alarm.ring(error)  # the others wait for this process in the handshake
+            raise
         device = sites[min(layout.stage, len(sites) - 1)].device
         self._guard = Guard() if guard else None
+        inputs = None if part.inputs is None else part.inputs.forms
         self._links: Connected = connect(
             layout,
-            [(site.shape[1:], site.dtype) for site in sites],
+            [Slot(tuple(None if k != site.features_at - 1 else n for k, n in enumerate(site.shape[1:])), site.dtype)
+             if len(site.shape) > 1 else Slot((), site.dtype) for site in sites],
             rule,
             settings,
-            {"the network": describe(net)},
+            {"the network": describe(net), "clip_norm": clip_norm},
             device,
+            store,
+            [] if inputs is None else [
+                Slot((None,) * max(f.ndim - 1, 0), f.dtype, bare=not f.needed) for f in inputs
+            ],
         )
         self._rule = rule
         below = self._links.below
-        supplies = None if layout.is_first else net.interfaces[sites[layout.stage - 1].name].input_rule
+        copies = layout.stage > 0 and part.inputs is None and sites[layout.stage - 1].name in net.graph.copies
+        self._watch = Watch(net, self.optimizers, self._name)
         self._stage = Stage(
-            self._wrapped(self.module),
+            self._wrapped(part),
             net.units,
-            criterion if layout.is_last else None,
+            watched(criterion, net) if layout.is_last else None,
             rule,
             below=below,
             above=self._links.above,
@@ -125,41 +166,45 @@ class Stages:
             name=self._name,
             sends_target=target is not None,
             late=None if supplies is None or below is None else LateInput(supplies, below),
+            copies=copies,
+            penalty=_penalty_of(penalties, self._name),
         )
-        own = [] if rule is None else list(rule.parameters())
-        self.optimizer: Optimizer | None = make_optimizer(
-            optimizer,
-            (self.module.parameters(), None),
-            (own, rule_options),
-            ([] if supplies is None else supplies.parameters(), input_options),
-        )
-        self._owned = [[module] for module in modules]  # of each stage: its module and rules
-        for k, site in enumerate(sites):
-            interface = net.interfaces[site.name]
-            self._owned[k].append(interface.rule)
-            self._owned[k + 1] += [] if interface.input_rule is None else [interface.input_rule]
+        self._owned = [_tensors(net, k, p) for k, p in enumerate(parts)]
         self._step = 0
         self._passes = 0
         self._busy_s = 0.0
 
-    def _wrapped(self, module: nn.Module) -> nn.Module:
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """The first of `optimizers`, which is the only one unless the factory returned several; None if there is none."""
+        return self.optimizers[0] if self.optimizers else None
+
+    def _wrapped(self, part: Part) -> Part:
         group = self._links.groups.replicas
-        if group is None or not any(p.requires_grad for p in module.parameters()):
-            return module
-        return DistributedDataParallel(module, process_group=group)
+        if group is None or not any(p.requires_grad for p in part.module.parameters()):
+            return part
+        return Part(DistributedDataParallel(part.module, process_group=group), part.inputs, part.buffers)
 
     # -- training ---------------------------------------------------------------------------------------
 
     def step(
-        self, x: Any = None, y: Any = None, *, context: Tensor | None = None, ids: Tensor | None = None
+        self,
+        x: Any = None,
+        y: Any = None,
+        *,
+        context: Tensor | None = None,
+        ids: Tensor | None = None,
+        **inputs: Any,
     ) -> StepRecord:
         """Run one step of this stage. Waits for the activation from below, and if the window is full for an answer.
 
         Args:
-            x: input, ``(B, ...)``; read by the first stage only.
+            x: input, ``(B, ...)``; a tuple of the model's positional arguments; or a mapping of its keyword arguments.
+                Needed by the first stage; what others need of it travels.
             y: target. By every process, unless targets travel with the activations: then by the first stage.
             context: of the rules; ``y`` where nothing is given.
             ids: ``(B,)`` int64, which examples these are.
+            inputs: further keyword arguments of the model.
 
         Returns:
             The record; its loss is that of the last stage, None elsewhere.
@@ -167,19 +212,26 @@ class Stages:
         Raises:
             StageError: if another process has stopped, with the cause.
             DivergedError: if a message or the loss is not finite.
+            DataError: if this process was given other examples than the stage below.
+            CutError: if this batch runs through the network in another way than the example did, or the criterion has
+                a term that is no function of the output.
         """
-        if self.layout.is_first and x is None:
-            raise ConfigError("the first stage got no input: call step(x, y) there")
         start, waited = time.perf_counter(), self.waited_s
         record = StepRecord(self._step)
         try:
-            record.loss = self._stage.run(self._step, x, y, context, ids).loss
+            if not self._step:
+                warn_of_evaluation(self.net)
+            clear_casts()
+            passed = self._passed(x, inputs)
+            record.loss = self._stage.run(self._step, passed, y, context, ids).loss
             if self._links.groups.replicas is not None and self._rule is not None:
                 average_gradients(self._rule, self._links.groups.replicas)
-            if self.optimizer is not None and self._has_gradient():
-                self.optimizer.step()
-                zero_grad(self.optimizer)
+            if self._clip is not None:
+                self._clip()
+            if has_gradient(self.optimizers):
+                step_all(self.optimizers)
                 record.updated.append(self._name)
+            self._watch.after_step()
         except BaseException as error:
             self._fail(error)
             raise
@@ -189,39 +241,38 @@ class Stages:
         self._step += 1
         return record
 
-    def _has_gradient(self) -> bool:
-        assert self.optimizer is not None
-        return any(p.grad is not None for group in self.optimizer.param_groups for p in group["params"])
+    def _passed(self, x: Any, inputs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Return the network's arguments; None where this process was given none."""
+        if x is None and not inputs:
+            if self.layout.is_first:
+                raise ConfigError("the first stage got no input: call step(x, y) there")
+            return None
+        return model_inputs(x, inputs)
 
-    def predict(self, x: Any = None) -> Tensor | None:
+    def predict(self, x: Any = None, **inputs: Any) -> Any:
         """Run forward through all stages, in evaluation mode; return the output in the last stage, None elsewhere.
 
         Args:
-            x: input, ``(B, ...)``; read by the first stage only.
+            x: input, as `step` takes it; read by the first stage only.
+            inputs: further keyword arguments of the model.
 
         Raises:
-            ConfigError: for a network that torch.export has split, if evaluation differs from training there.
             StageError: if another process has stopped, with the cause.
         """
-        check_predictable(self.module, self.net)
-        training = self.module.training
-        self.module.eval()
         try:
-            with torch.no_grad():
-                return self._stage.predict(self._passes, x)
+            with torch.no_grad(), evaluating(self.net, self._stage.part.module):
+                return self._stage.predict(self._passes, self._passed(x, inputs))
         except BaseException as error:
             self._fail(error)
             raise
         finally:
             self._passes += 1
-            self.module.train(training)
 
     def gather(self) -> None:
         """Bring the weights of all stages into the network of every process. Blocks; all must call it."""
         for stage, owned in enumerate(self._owned):
-            for part in owned:
-                for tensor in (*part.parameters(), *part.buffers()):
-                    dist.broadcast(tensor.data, stage * self.layout.num_replicas)
+            for tensor in owned():
+                dist.broadcast(tensor.data, stage * self.layout.num_replicas)
 
     def close(self) -> None:
         """Part from the neighbours in order. Blocks; all must call it. The process group stays as it is."""
@@ -245,8 +296,8 @@ class Stages:
 
     def _fail(self, error: BaseException) -> None:
         """Tell the others, and leave nothing that waits."""
-        if self.optimizer is not None:
-            zero_grad(self.optimizer)
+        for optimizer in self.optimizers:
+            zero_grad(optimizer)
         self._links.fail(error)
 
     # -- what can be known ------------------------------------------------------------------------------
@@ -280,6 +331,29 @@ class Stages:
     def round_trip_s(self) -> float:
         """Round trip to the stage above as measured at the start, in seconds; 0 for the last stage."""
         return self._links.round_trip_s
+
+
+def _named(what: str, rule: nn.Module | None) -> list[Named]:
+    return [] if rule is None else [(f"{what}.{n}", p) for n, p in rule.named_parameters()]
+
+
+def _penalty_of(penalties: Penalties, module: str) -> Callable[[], Tensor | None] | None:
+    return (lambda: penalties.of(module)) if module in penalties.names else None
+
+
+def _tensors(net: Decoupled, stage: int, part: Part) -> Callable[[], list[Tensor]]:
+    """Return what lists the tensors that a stage changes: of its module, and of the rules that are learned there."""
+    sites = list(net.graph.sites)
+    rules: list[Rule | nn.Module] = [net.interfaces[sites[stage]].rule] if stage < len(sites) else []
+    if stage and (supplies := net.interfaces[sites[stage - 1]].input_rule) is not None:
+        rules.append(supplies)
+
+    def found() -> list[Tensor]:
+        own = [net.model.get_parameter(n) for n in net.graph.modules[stage].parameters]
+        own += [net.model.get_buffer(n) for n in sorted(part.buffers)]
+        return [*own, *(t for rule in rules for t in (*rule.parameters(), *rule.buffers()))]
+
+    return found
 
 
 def _check_inputs(net: Decoupled, settings: Settings, replicas: int) -> None:

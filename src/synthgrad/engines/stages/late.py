@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ...core import ConfigError, Info, InputRule, ShapeError
+from .checksum import refuse_other_examples
 from .links import BelowLink
 
 __all__ = ["LateInput"]
@@ -30,19 +31,21 @@ class LateInput:
     def __init__(self, rule: InputRule, below: BelowLink) -> None:
         self._rule = rule
         self._below = below
-        self._missing: dict[int, tuple[Tensor, Info]] = {}
-        self._early: tuple[int, Tensor] | None = None  # of a batch that this stage has not reached yet
+        self._missing: dict[int, tuple[Tensor, Info, int]] = {}
+        self._early: tuple[int, Tensor, int] | None = None  # of a batch that this stage has not reached yet
         self.num_synthetic = 0
 
-    def feed(self, step: int, info: Info) -> Tensor:
+    def feed(self, step: int, info: Info, checksum: int = 0) -> Tensor:
         """Return the input of a batch, detached: the real one, if it is here.
 
         Args:
             step: of the batch.
             info: what is known of it; its ``inputs`` must be there.
+            checksum: of its examples, as this process was given them.
 
         Raises:
             ConfigError: if this process was given no input of the network.
+            DataError: if an activation belongs to other examples than this process was given.
             StageError: if another process has stopped.
         """
         x = info.inputs
@@ -52,11 +55,11 @@ class LateInput:
                 "step(x, y) with the input in every process"
             )
         self._rule.check(x, info)
-        self._missing[step] = x, info
+        self._missing[step] = x, info, checksum
         real = None
         while (come := self._next(step)) is not None:
-            batch, h = come
-            self._learn(batch, h)
+            batch, h, theirs = come
+            self._learn(batch, h, theirs)
             if batch == step:
                 real = h
         if real is not None:
@@ -68,10 +71,10 @@ class LateInput:
         """Wait for what is missing, and let it go: something else comes next."""
         while self._missing:
             early, self._early = self._early, None
-            batch, _ = early or self._below.come(wait=True) or (0, None)
+            batch, *_ = early or self._below.come(wait=True) or (0,)
             self._missing.pop(batch)
 
-    def _next(self, step: int) -> tuple[int, Tensor] | None:
+    def _next(self, step: int) -> tuple[int, Tensor, int] | None:
         """Return the next activation up to that of this step, if it is here, or if too many are missing."""
         early, self._early = self._early, None
         if early is None and self._missing:
@@ -81,8 +84,9 @@ class LateInput:
             return None
         return early
 
-    def _learn(self, batch: int, h: Tensor) -> None:
-        x, info = self._missing.pop(batch)
+    def _learn(self, batch: int, h: Tensor, checksum: int) -> None:
+        x, info, own = self._missing.pop(batch)
+        refuse_other_examples(batch, checksum, own, self._rule.name)
         if h.shape[0] != x.shape[0]:
             raise ShapeError(
                 f"a batch of {h.shape[0]} examples came to interface '{self._rule.name}', where {x.shape[0]} inputs were "

@@ -14,7 +14,7 @@ header alone. So the answers tell how far the stage above has come, whatever sha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +24,7 @@ from ...core import StageError
 from .alarm import Alarm
 from .wire import Incoming, Kind, Outgoing, Parcel
 
-__all__ = ["AboveLink", "Answer", "BelowLink"]
+__all__ = ["AboveLink", "Answer", "Arrived", "BelowLink"]
 
 #: How often a stage that waits asks whether another has stopped.
 _POLL_S = 1.0
@@ -43,6 +43,23 @@ class Answer:
     step: int
     gradient: Tensor | None
     loss: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """An activation, and what has travelled with it.
+
+    Attributes:
+        h: ``(B, ...)``.
+        target: of the batch; None where targets do not travel.
+        inputs: of the network; empty where they do not travel.
+        checksum: of the examples, as the stage below was given them; 0 if it was not.
+    """
+
+    h: Tensor
+    target: Tensor | None
+    inputs: list[Tensor]
+    checksum: int
 
 
 class _Waiting:
@@ -129,7 +146,17 @@ class AboveLink:
         """Time spent waiting for answers, and for a link that is full, so far, in seconds."""
         return self._waiting.waited_s + self.outgoing.waited_s
 
-    def send(self, kind: Kind, step: int, h: Tensor, target: Tensor | None, window: int = 0) -> None:
+    def send(
+        self,
+        kind: Kind,
+        step: int,
+        h: Tensor,
+        target: Tensor | None,
+        window: int = 0,
+        *,
+        inputs: Sequence[Tensor] = (),
+        checksum: int = 0,
+    ) -> None:
         """Send an activation, ``(B, ...)``, and what travels with it. Does not wait.
 
         Args:
@@ -138,10 +165,14 @@ class AboveLink:
             h: the activation.
             target: of the batch, or None.
             window: how far this stage may be ahead: so many parcels may be under way both ways.
+            inputs: of the network, where parts above need them.
+            checksum: of the examples.
         """
         self.incoming.ahead = max(self.incoming.ahead, window + 1)
         self.outgoing.unsent = max(self.outgoing.unsent, _unsent(window))
-        self.outgoing.send(kind, step, (h,) if target is None else (h, target), window=window)
+        # A number crosses as a row.
+        rows = [t if t.ndim else t.reshape(1) for t in inputs]
+        self.outgoing.send(kind, step, (h, target, *rows), window=window, checksum=checksum)
 
     def take(self, until: int, upto: int, *, exact: bool, took: Callable[[int], None]) -> list[Answer]:
         """Return the answers that have come, in order. Waits until that of the batch ``until`` has.
@@ -221,8 +252,8 @@ class BelowLink:
         """Time spent waiting for activations, and for a link that is full, so far, in seconds."""
         return self._waiting.waited_s + self.outgoing.waited_s
 
-    def take(self, kind: Kind, step: int) -> tuple[Tensor, Tensor | None]:
-        """Return the next activation, ``(B, ...)``, and what travels with it. Waits for it.
+    def take(self, kind: Kind, step: int) -> Arrived:
+        """Return the next activation and what travels with it. Waits for it.
 
         Raises:
             StageError: if something else comes.
@@ -232,12 +263,12 @@ class BelowLink:
         if parcel.kind is not kind or parcel.step != step or not parcel.tensors or parcel.tensors[0] is None:
             raise _unexpected(self.incoming.name, parcel, f"{what} {step}")
         self._note(parcel)
-        h, *rest = parcel.tensors
+        h, target, *inputs = parcel.tensors
         assert h is not None
-        return h, rest[0] if rest else None
+        return Arrived(h, target, [t for t in inputs if t is not None], parcel.checksum)
 
-    def come(self, *, wait: bool) -> tuple[int, Tensor] | None:
-        """Return number and activation of the next batch, if it is here; wait for it if asked to.
+    def come(self, *, wait: bool) -> tuple[int, Tensor, int] | None:
+        """Return number, activation and checksum of the next batch, if it is here; wait for it if asked to.
 
         Raises:
             StageError: if something else comes.
@@ -248,7 +279,7 @@ class BelowLink:
         if parcel.kind is not Kind.BATCH or not parcel.tensors or parcel.tensors[0] is None:
             raise _unexpected(self.incoming.name, parcel, "an activation")
         self._note(parcel)
-        return parcel.step, parcel.tensors[0]
+        return parcel.step, parcel.tensors[0], parcel.checksum
 
     def _note(self, parcel: Parcel) -> None:
         """Take note of how far the stage below may be ahead: so many answers may be under way."""

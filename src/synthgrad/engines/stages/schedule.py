@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -14,12 +13,16 @@ from torch.distributed.distributed_c10d import Store
 from torch.distributed.pipelining import PipelineStage
 
 from ...core import ConfigError, Guard, Rule, Site
+from ...core.copies import copied
 from ...core.units import Reduction, Units
+from ..apart import Part
+from ..optimizers import clear_casts
 from .agree import told
 from .alarm import Alarm
 from .connect import Connected, Settings, alarm_of, connect, default_store
 from .layout import Layout
 from .stage import Stage
+from .wire import Slot
 
 __all__ = ["ScheduleDecoupled"]
 
@@ -97,7 +100,7 @@ class ScheduleDecoupled:
         store = default_store()
         alarm = alarm_of(store, layout)
         try:
-            sites = _sites(store, alarm, layout, self.module, example, stage.device, timeout_s)
+            sites, copies = _sites(store, alarm, layout, self.module, example, stage.device, timeout_s)
         except Exception as error:
             alarm.ring(error)  # the others wait for what this stage was to tell
             raise
@@ -105,7 +108,7 @@ class ScheduleDecoupled:
         self.rule = own
         self._links: Connected = connect(
             layout,
-            [(site.shape[1:], site.dtype) for site in sites],
+            [Slot(tuple(site.shape[1:]), site.dtype) for site in sites],
             own,
             settings,
             {"n_microbatches": n_microbatches},
@@ -114,7 +117,7 @@ class ScheduleDecoupled:
         )
         self._guard = Guard() if guard else None
         self._stage = Stage(
-            self.module,
+            Part(self.module, None),
             Units(reduction),
             loss_fn if layout.is_last else None,
             own,
@@ -124,6 +127,7 @@ class ScheduleDecoupled:
             exact=deterministic,
             guard=self._guard,
             name=f"stage {layout.stage}",
+            copies=copies,
         )
         self._step = 0
 
@@ -168,8 +172,9 @@ class ScheduleDecoupled:
         outputs: list[Tensor] = []
         start, waited = time.perf_counter(), self._links.waited_s
         try:
+            clear_casts()
             for x, y in zip(inputs, targets, strict=True):
-                ran = self._stage.run(self._step, x, y)
+                ran = self._stage.run(self._step, None if x is None else ((x,), {}), y)
                 self._step += 1
                 if ran.loss is not None and losses is not None:
                     losses.append(ran.loss)
@@ -200,8 +205,12 @@ def _sites(
     example: Tensor | None,
     device: torch.device,
     timeout_s: float,
-) -> list[Site]:
-    """Run the example through the stages, of which each tells the next the shape only; return what crosses where."""
+) -> tuple[list[Site], bool]:
+    """Run the example through the stages, of which each tells the next the shape only.
+
+    Returns:
+        What crosses where, and whether this stage changes its input in place.
+    """
 
     def crosses(stage: int) -> tuple[tuple[int, ...], torch.dtype]:
         shape, dtype = told(store, alarm, f"crosses/{stage}", timeout_s, f"stage {stage} told no shape")
@@ -216,9 +225,11 @@ def _sites(
     else:
         shape, dtype = crosses(layout.stage - 1)
         x = torch.zeros(shape, dtype=dtype, device=device)
-    copied = copy.deepcopy(module)  # statistics must not learn from zeros
+    twin = copied(module)  # statistics must not learn from zeros
     with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        out = copied(x)
+        before = x._version
+        out = twin(x)
+        copies = x._version != before
     if not layout.is_last:
         store.set(
             f"crosses/{layout.stage}", json.dumps([list(out.shape), str(out.dtype).removeprefix("torch.")])
@@ -227,4 +238,4 @@ def _sites(
     for k in range(layout.num_stages - 1):
         shape, dtype = crosses(k)
         sites.append(Site(f"stage{k}", shape, dtype, device, module))
-    return sites
+    return sites, copies

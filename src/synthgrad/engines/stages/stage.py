@@ -17,18 +17,24 @@ It is the in-process engine's step seen from one module, with ``Lag(observe=w)``
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...core import Credit, Guard, Info, Message, Rule, ShapeError, StageError
 from ...core.cut import pending_gradient
+from ...core.graph import first_tensor
 from ...core.units import Units
+from ..apart import Part
 from ..base import Criterion, reduced
+from ..checks import refuse_half
+from ..lags import Passed
 from ..stash import keeping_weights
 from ..turns import run_backward
+from .checksum import examples, refuse_other_examples
 from .late import LateInput
 from .links import AboveLink, Answer, BelowLink
 from .window import Window
@@ -59,6 +65,7 @@ class _Kept:
         h: what crossed, ``(B, ...)``, detached.
         credit: what the rule gave; ``pending`` is emptied when its parameters have changed.
         out: what the module made, with its graph, if it waits.
+        penalty: of the module, if it waits.
         leaf: what the module was fed with, if its message is to be sent and it waits.
     """
 
@@ -67,13 +74,14 @@ class _Kept:
     credit: Credit
     out: Tensor | None = None
     leaf: Tensor | None = None
+    penalty: Tensor | None = None
 
 
 class Stage:
     """A module with the rule at its end, and the links to its neighbours.
 
     Args:
-        module: of this stage; what runs it may be wrapped (data parallel).
+        part: of this stage; its module may be wrapped (data parallel).
         units: how the criterion reduces.
         criterion: of the last stage; None for others.
         rule: at its end; None for the last stage.
@@ -84,11 +92,13 @@ class Stage:
         name: of the module, for errors.
         sends_target: targets travel with the activations.
         late: feeds this stage when its input is late; None to wait for it.
+        copies: the module changes its input in place, so it is fed with a copy.
+        penalty: returns what the module learns from besides, a scalar with its graph; None for nothing.
     """
 
     def __init__(
         self,
-        module: nn.Module,
+        part: Part,
         units: Units,
         criterion: Criterion | None,
         rule: Rule | None,
@@ -101,8 +111,10 @@ class Stage:
         name: str,
         sends_target: bool = False,
         late: LateInput | None = None,
+        copies: bool = False,
+        penalty: Callable[[], Tensor | None] | None = None,
     ) -> None:
-        self.module = module
+        self.part = part
         self.rule = rule
         self.below = below
         self.above = above
@@ -114,59 +126,106 @@ class Stage:
         self._name = name
         self._sends_target = sends_target
         self.late = late
+        self._copies = copies
+        self._penalty = penalty
         self._kept: dict[int, _Kept] = {}
         self._stashes = rule is not None and rule.waits and not (exact and window.size == 0)
 
     def run(
-        self, step: int, x: Any, target: Any, context: Tensor | None = None, ids: Tensor | None = None
+        self,
+        step: int,
+        passed: Passed | None,
+        target: Any,
+        context: Tensor | None = None,
+        ids: Tensor | None = None,
     ) -> Ran:
         """Run one step but for the optimizer.
 
         Args:
             step: number of the step.
-            x: input of the network, ``(B, ...)``; read by the first stage only.
+            passed: positional and keyword arguments of the network; read by the first stage, and by others that are
+                given them. None where none are given.
             target: as the criterion wants it; what came with the activation goes before it.
             context: of the rules; the target itself if there is none and it is a tensor.
             ids: ``(B,)`` int64, which examples these are.
+
+        Raises:
+            DataError: if the activation belongs to other examples than this process was given.
         """
-        wanted, inputs, came = False, x, None
+        h, came, wanted = None, None, False
+        own = examples(ids, target if target is not None else context)
+        inputs = [] if passed is None else self._inputs(passed)
+        checksum = own
         if self.below is not None and self.late is None:
-            x, came = self.below.take(Kind.BATCH, step)
+            arrived = self.below.take(Kind.BATCH, step)
+            refuse_other_examples(step, arrived.checksum, own, self._name)
+            h, came, checksum = arrived.h, arrived.target, own or arrived.checksum
+            inputs = inputs or arrived.inputs
         target = target if came is None else came
         c = target if context is None and isinstance(target, Tensor) else context
-        info = Info(c, ids, step, inputs.detach() if isinstance(inputs, Tensor) else None)
+        first = None if passed is None else first_tensor(*passed)
+        info = Info(c, ids, step, None if first is None else first.detach())
         if self.late is not None:
-            x = self.late.feed(step, info)
-        self._check_rows(x, c)
+            h = self.late.feed(step, info, own)
+        self._check_rows(first if h is None else h, c)
         if self.below is not None:
+            assert h is not None
             wanted = self.below.draw()
-            x = x.requires_grad_(wanted)
-        leaf: Tensor | None = x if wanted else None
-        with keeping_weights(self.module, needed=self._stashes):
-            out = self.module(x)
+            h = h.requires_grad_(wanted)
+        leaf = h if wanted else None
+        fed = h.clone() if h is not None and self._copies else h
+        with keeping_weights(self.part.module, needed=self._stashes):
+            out = self.part(fed, inputs)
+            penalty = None if self._penalty is None else self._penalty()
         if self.above is None or self.rule is None:
             return Ran(
-                self._at_output(step, out, target, leaf), out.detach() if isinstance(out, Tensor) else out
+                self._at_output(step, out, target, leaf, penalty),
+                out.detach() if isinstance(out, Tensor) else out,
             )
-        self._cross(step, out, info, target, leaf)
+        self.above.send(
+            Kind.BATCH,
+            step,
+            out.detach(),
+            target if self._sends_target else None,
+            self.window.size,
+            inputs=inputs if self.part.inputs is not None else (),
+            checksum=checksum,
+        )
+        self._cross(step, out, info, leaf, penalty)
         self._take(step)
         return Ran()
 
-    def predict(self, step: int, x: Any) -> Tensor | None:
+    def predict(self, step: int, passed: Passed | None) -> Any:
         """Run forward only; return the network's output in the last stage. In evaluation mode, without gradients.
 
         Args:
             step: number that all stages give this pass.
-            x: input of the network; read by the first stage only.
+            passed: arguments of the network; read by the first stage only.
         """
+        h, inputs = None, [] if passed is None else self._inputs(passed)
         if self.below is not None:
             self.catch_up()
-            x, _ = self.below.take(Kind.PREDICT, step)
-        out = self.module(x)
+            arrived = self.below.take(Kind.PREDICT, step)
+            h, inputs = arrived.h, inputs or arrived.inputs
+        out = self.part(h.clone() if h is not None and self._copies else h, inputs)
         if self.above is None:
             return out
-        self.above.send(Kind.PREDICT, step, out, None)
+        self.above.send(
+            Kind.PREDICT, step, out, None, inputs=inputs if self.part.inputs is not None else ()
+        )
         return None
+
+    def _inputs(self, passed: Passed) -> list[Tensor]:
+        """Return the network's input tensors as the part wants them."""
+        if self.part.inputs is not None:
+            return self.part.inputs.tensors(passed)
+        first = first_tensor(*passed)
+        if self.below is None and (first is None or len(passed[0]) + len(passed[1]) != 1):
+            raise ShapeError(
+                f"stage '{self._name}' was given {len(passed[0])} positional arguments and the keywords "
+                f"{sorted(passed[1]) or 'none'}, expected one tensor, as an nn.Sequential takes it"
+            )
+        return [] if first is None else [first]
 
     def catch_up(self) -> None:
         """Wait for activations that were late, so that nothing else lies before what comes next."""
@@ -182,23 +241,23 @@ class Stage:
                 "all processes must go through the data in the same order; or let labels travel with the batch"
             )
 
-    def _cross(self, step: int, out: Tensor, info: Info, target: Any, leaf: Tensor | None) -> None:
-        """Send the activation on, and learn from the rule's credit, or keep the graph for later."""
-        assert self.above is not None
+    def _cross(
+        self, step: int, out: Tensor, info: Info, leaf: Tensor | None, penalty: Tensor | None
+    ) -> None:
+        """Learn from the rule's credit, or keep the graph for later."""
         assert self.rule is not None
         h = out.detach()
-        travels = target if self._sends_target else None
-        self.above.send(Kind.BATCH, step, h, travels, self.window.size)
+        refuse_half(self.rule.name, h)
         self.rule.check(h, info)
         credit = self.rule.credit(out, info)
         if credit.loss is not None:
             credit.loss.backward()
         kept = self._kept[step] = _Kept(info, h, credit)
         if credit.wait:
-            kept.out, kept.leaf = out, leaf
+            kept.out, kept.leaf, kept.penalty = out, leaf, penalty
             return
-        if credit.delta is not None and out.requires_grad:
-            torch.autograd.backward(out, credit.delta * (1.0 / self._units.divisor(h)))
+        delta = None if credit.delta is None else credit.delta * (1.0 / self._units.divisor(h))
+        self._backward(out, delta, penalty)
         self._answer(step, leaf, credit.value)
 
     def _take(self, step: int) -> None:
@@ -228,11 +287,16 @@ class Stage:
             message = Message(gradient, answer.loss)
             if rule.listens:
                 self._learn(rule, kept, message, share)
-            if kept.out is not None and kept.out.requires_grad:
+            if kept.out is not None:
                 delta = rule.accept(message, kept.info) * (1.0 / self._units.divisor(kept.h))
-                torch.autograd.backward(kept.out, delta)
+                self._backward(kept.out, delta, kept.penalty)
         if kept.out is not None:
             self._answer(answer.step, kept.leaf, answer.loss)
+
+    def _backward(self, out: Tensor, delta: Tensor | None, penalty: Tensor | None) -> None:
+        """Run the module's backward pass from what it learns from."""
+        ones = None if penalty is None else torch.ones_like(penalty)
+        run_backward([out] if penalty is None else [out, penalty], [delta] if penalty is None else [delta, ones])
 
     def _learn(self, rule: Rule, kept: _Kept, message: Message, share: int) -> None:
         pending = kept.credit.pending
@@ -244,12 +308,13 @@ class Stage:
         if loss is not None and loss.requires_grad:
             (loss / share).backward()
 
-    def _at_output(self, step: int, out: Any, target: Any, leaf: Tensor | None) -> Tensor:
+    def _at_output(
+        self, step: int, out: Any, target: Any, leaf: Tensor | None, penalty: Tensor | None
+    ) -> Tensor:
         assert self._criterion is not None
         loss, values = reduced(self._criterion(out, target), self._units)
         self._check("loss", loss.detach(), step)
-        if loss.requires_grad:
-            loss.backward()
+        self._backward(loss, torch.ones_like(loss), penalty)
         self._answer(step, leaf, values)
         return loss.detach()
 

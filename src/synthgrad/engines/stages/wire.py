@@ -5,7 +5,8 @@
     sender                                     receiver
     ──────                                     ────────
     1. header: kind, step, rows, which slots,  3. a thread waits for headers, of which many receives are posted
-       busy time, window (int64)
+       busy time, window, checksum, and the
+       shapes of the slots (int64)
     2. the tensors of these slots, as bytes,   4. and for the bytes that a header tells of; receives of the same
        behind one another                         size are posted ahead too
                                                5. the stage takes parcels from a queue, when it wants to
@@ -16,7 +17,7 @@ trip; so receives lie ready for as many parcels as may be under way. Bytes of a 
 was posted for a batch of another size just waits for the next of its own. NCCL has no tags and does not wait so; there
 receives are posted one by one.
 
-Nothing else ever crosses: no pickles, no shapes that were not agreed upon.
+Nothing else ever crosses: no pickles, no dtypes and no numbers of dimensions that were not agreed upon.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ from ...core import StageError
 
 __all__ = ["Incoming", "Kind", "Outgoing", "Parcel", "Slot"]
 
-_HEADER = 6
+_PREFIX = 7
 _MOST_ROWS = 1 << 24
+_MOST_BYTES = 1 << 35
 _ALIGNED = 16  # bytes; a slot begins at a multiple of these
 
 #: Receives that lie ready: of headers, and of bytes before anything is known of the sender's window.
@@ -61,19 +63,35 @@ class Slot:
     """A tensor that a parcel may hold.
 
     Attributes:
-        shape: without the batch dimension.
+        shape: without the batch dimension; None for a size that differs from batch to batch.
         dtype: on the wire.
         target_dtype: what the receiver turns it into; None for as it comes.
+        bare: the shape alone crosses; what the receiver gets has no values.
     """
 
-    shape: tuple[int, ...]
+    shape: tuple[int | None, ...]
     dtype: torch.dtype
     target_dtype: torch.dtype | None = None
+    bare: bool = False
 
     @property
-    def row_bytes(self) -> int:
-        """Bytes of an example."""
-        return math.prod(self.shape) * self.dtype.itemsize
+    def ndim(self) -> int:
+        """Dimensions, with that of the batch."""
+        return len(self.shape) + 1
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Is this a shape that was agreed upon?"""
+        return len(shape) == self.ndim and all(
+            0 <= n <= _MOST_ROWS and e in (None, n) for n, e in zip(shape, (None, *self.shape), strict=True)
+        )
+
+    def num_bytes(self, shape: Sequence[int]) -> int:
+        """Return the bytes that cross for a tensor of a shape."""
+        return 0 if self.bare else math.prod(shape) * self.dtype.itemsize
+
+    def __str__(self) -> str:
+        sizes = ["rows", *("any" if n is None else str(n) for n in self.shape)]
+        return f"({', '.join(sizes)}) {self.dtype}"
 
 
 @dataclass(slots=True)
@@ -86,6 +104,7 @@ class Parcel:
         tensors: by slot, ``(rows, ...)``; None for slots that were left empty.
         busy_us: how long a step of the sender takes, without waiting, in microseconds; 0 if it does not say.
         window: how many parcels the sender may have under way; 0 if it does not say.
+        checksum: of the examples that the sender has been given for this batch; 0 if it does not say.
         ready: on CUDA, when the tensors can be read.
     """
 
@@ -94,6 +113,7 @@ class Parcel:
     tensors: tuple[Tensor | None, ...] = ()
     busy_us: int = 0
     window: int = 0
+    checksum: int = 0
     ready: torch.cuda.Event | None = None
 
 
@@ -144,6 +164,7 @@ class Outgoing:
         *,
         busy_us: int = 0,
         window: int = 0,
+        checksum: int = 0,
     ) -> None:
         """Post a parcel; returns at once. What is given must not change any more.
 
@@ -153,17 +174,26 @@ class Outgoing:
         full = [*tensors, *[None] * (len(self._slots) - len(tensors))]
         present = [(k, t) for k, t in enumerate(full) if t is not None]
         rows = present[0][1].shape[0] if present else 0
-        for k, t in present:
-            if tuple(t.shape) != (rows, *self._slots[k].shape):
+        shapes: list[int] = []
+        for slot, t in zip(self._slots, full, strict=True):
+            if t is not None and not slot.fits(t.shape):
                 raise StageError(
-                    f"a tensor of shape {tuple(t.shape)} was to cross the link, agreed upon was "
-                    f"(rows, {', '.join(map(str, self._slots[k].shape))}) with {rows} rows; give batches like the example"
+                    f"a tensor of shape {tuple(t.shape)} was to cross the link, agreed upon was {slot}; give batches "
+                    "like the example"
                 )
+            shapes += [0] * slot.ndim if t is None else t.shape
         mask = sum(1 << k for k, _ in present)
-        self._post(step, torch.tensor([kind, step, rows, mask, busy_us, window], device=self._device), 0)
-        packed = _pack([t.detach().to(self._device, self._slots[k].dtype) for k, t in present])
+        prefix = [kind, step, rows, mask, busy_us, window, checksum]
+        self._post(step, torch.tensor([*prefix, *shapes], dtype=torch.int64, device=self._device), 0)
+        packed = _pack(
+            [
+                t.detach().to(self._device, self._slots[k].dtype)
+                for k, t in present
+                if not self._slots[k].bare
+            ]
+        )
         if packed is not None:
-            self._post(step, packed, _tag(rows, mask, self._slots))
+            self._post(step, packed, _tag(packed.numel()))
         while len(self._works) > self.unsent:
             self._wait_oldest()
 
@@ -268,43 +298,61 @@ class Incoming:
             self._queue.put(parcel)
 
     def _receive(self) -> Parcel:
+        length = _PREFIX + sum(slot.ndim for slot in self._slots)
         while len(self._headers) < (_HEADERS_AHEAD if self._tagged else 1):
-            header = torch.empty(_HEADER, dtype=torch.int64, device=self._wire_device)
+            header = torch.empty(length, dtype=torch.int64, device=self._wire_device)
             self._headers.append(self._post(header, 0))
-        kind, step, rows, mask, busy_us, window = self._headers.popleft().wait().tolist()
-        if kind not in set(Kind) or not 0 <= rows <= _MOST_ROWS or mask >> len(self._slots):
+        numbers = self._headers.popleft().wait().tolist()
+        kind, step, rows, mask, busy_us, window, checksum = numbers[:_PREFIX]
+        shapes = self._shapes(numbers[_PREFIX:], mask)
+        sizes = [self._slots[k].num_bytes(shape) for k, shape in shapes.items()]
+        fits = all(self._slots[k].fits(shape) for k, shape in shapes.items())
+        known = kind in set(Kind) and 0 <= rows <= _MOST_ROWS and not mask >> len(self._slots)
+        if not known or not fits or sum(sizes) > _MOST_BYTES:
             raise StageError(
                 f"{self.name}: a header reads kind {kind}, {rows} rows, slots {mask:b}, which nobody agreed upon; "
                 "do all processes run the same version?"
             )
         if window:
             self.ahead = max(self.ahead, window + 1)
-        tensors = self._tensors(rows, mask)
+        tensors = self._tensors(shapes)
         ready = None
         if self._device.type == "cuda":
             ready = torch.cuda.Event()
             ready.record()
-        return Parcel(Kind(kind), step, tensors, busy_us, window, ready)
+        return Parcel(Kind(kind), step, tensors, busy_us, window, checksum, ready)
+
+    def _shapes(self, numbers: list[int], mask: int) -> dict[int, list[int]]:
+        """Return the shapes of the slots that are there."""
+        shapes: dict[int, list[int]] = {}
+        start = 0
+        for k, slot in enumerate(self._slots):
+            if mask >> k & 1:
+                shapes[k] = numbers[start : start + slot.ndim]
+            start += slot.ndim
+        return shapes
 
     def _post(self, tensor: Tensor, tag: int) -> _Posted:
         work = dist.irecv(tensor, self._peer, group=self._group, tag=tag if self._tagged else 0)
         assert work is not None
         return _Posted(work, tensor)
 
-    def _tensors(self, rows: int, mask: int) -> tuple[Tensor | None, ...]:
-        slots = [(k, slot) for k, slot in enumerate(self._slots) if mask >> k & 1]
-        sizes = [rows * slot.row_bytes for _, slot in slots]
-        starts = list(itertools.accumulate((_padded(n) for n in sizes), initial=0))
+    def _tensors(self, shapes: dict[int, list[int]]) -> tuple[Tensor | None, ...]:
+        sizes = {k: self._slots[k].num_bytes(shape) for k, shape in shapes.items()}
+        starts = list(itertools.accumulate((_padded(n) for n in sizes.values()), initial=0))
+        packed = self._bytes(starts[-1], _tag(starts[-1])) if starts[-1] else None
         tensors: list[Tensor | None] = [None] * len(self._slots)
-        if not starts[-1]:
-            for k, slot in slots:
-                dtype = slot.target_dtype or slot.dtype
-                tensors[k] = torch.empty((rows, *slot.shape), dtype=dtype, device=self._device)
-            return tuple(tensors)
-        packed = self._bytes(starts[-1], _tag(rows, mask, self._slots))
-        for (k, slot), start, size in zip(slots, starts, sizes, strict=False):
-            found = packed[start : start + size].view(slot.dtype).view(rows, *slot.shape)
-            tensors[k] = found.to(self._device, slot.target_dtype or slot.dtype)
+        for (k, shape), start in zip(shapes.items(), starts, strict=False):
+            slot = self._slots[k]
+            dtype = slot.target_dtype or slot.dtype
+            if slot.bare:
+                # One number, seen as a whole tensor: it has a shape and costs nothing.
+                tensors[k] = torch.zeros((), dtype=dtype, device=self._device).expand(shape)
+            elif packed is None or not sizes[k]:
+                tensors[k] = torch.empty(shape, dtype=dtype, device=self._device)
+            else:
+                found = packed[start : start + sizes[k]].view(slot.dtype).view(shape)
+                tensors[k] = found.to(self._device, dtype)
         return tuple(tensors)
 
     def _bytes(self, size: int, tag: int) -> Tensor:
@@ -345,6 +393,6 @@ def _pack(tensors: Sequence[Tensor]) -> Tensor | None:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _tag(rows: int, mask: int, slots: Sequence[Slot]) -> int:
-    """Return the tag of bytes of a size: 0 is that of headers."""
-    return 1 + (rows << len(slots) | mask)
+def _tag(size: int) -> int:
+    """Return the tag of so many bytes: 0 is that of headers."""
+    return 1 + size // _ALIGNED

@@ -1,0 +1,11 @@
+"""Running one module of a decoupled network alone: in a process of its own, or on another batch than those below.
+
+``parts.py`` finds out how: a Sequential is taken apart as it is; of any other network the user's own forward runs from the
+beginning (``forward.py``), with what lies below *absent* (``absent.py``), up to the cut at which the module ends. The parts,
+run one after the other, are held against the network itself.
+"""
+
+from .forward import ForwardPart, Inputs
+from .parts import Part, SequencePart, check_nothing_crosses, check_parts, take_apart
+
+__all__ = ["ForwardPart", "Inputs", "Part", "SequencePart", "check_nothing_crosses", "check_parts", "take_apart"]

@@ -1,0 +1,204 @@
+"""How the optimizers of a module are made: by the user's factory, from parameters that know their names."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ..core import ConfigError
+
+__all__ = [
+    "Named",
+    "OptimizerFactory",
+    "Parameters",
+    "clear_casts",
+    "has_gradient",
+    "make_optimizers",
+    "step_all",
+    "zero_grad",
+]
+
+#: A parameter and its name.
+Named = tuple[str, Tensor]
+
+#: Takes `Parameters`, a list of tensors, and returns an optimizer for them; or several, as a list (Muon for matrices,
+#: AdamW for the rest), in which None stands for one that has nothing to do.
+OptimizerFactory = Callable[[Any], "Optimizer | Sequence[Optimizer | None]"]
+
+
+class Parameters(list[Tensor]):
+    """The parameters of one module: a list of tensors that also knows their names.
+
+    Args:
+        named: names, as in ``net.named_parameters()`` of the plain model, and parameters.
+        module: name of the module.
+
+    >>> import torch
+    >>> own = Parameters([("0.weight", torch.ones(2))], "0")
+    >>> len(own), [name for name, p in own.named_parameters()]
+    (1, ['0.weight'])
+    """
+
+    def __init__(self, named: Iterable[Named], module: str = "") -> None:
+        self._named = list(named)
+        self.module = module
+        super().__init__(p for _, p in self._named)
+
+    def named_parameters(self) -> Iterator[Named]:
+        """Yield names and parameters, as a module does."""
+        yield from self._named
+
+    def parameters(self) -> Iterator[Tensor]:
+        """Yield the parameters, as a module does."""
+        yield from self
+
+
+def make_optimizers(
+    factory: OptimizerFactory, module: str, *parts: tuple[Iterable[Named], Mapping[str, Any] | None]
+) -> list[Optimizer]:
+    """Make the optimizers for a module's parameters and those of the rules that are updated with it.
+
+    The factory is called once, with all parameters as one flat list, so that it can look at shapes and names. What has
+    options of its own is then taken out into parameter groups of its own.
+
+    Args:
+        factory: the user's.
+        module: name of the module, for errors.
+        parts: names and parameters, and options of their group such as ``{"lr": 1e-3}``. Frozen parameters are left out.
+
+    Returns:
+        The optimizers; none if there is nothing to train.
+
+    Raises:
+        ConfigError: if the factory fails or returns something else, an optimizer needs a closure, a parameter is left
+            out or taken twice, or an option is unknown.
+    """
+    kept = [([(n, p) for n, p in named if p.requires_grad], options) for named, options in parts]
+    given = Parameters([pair for named, _ in kept for pair in named], module)
+    if not given:
+        return []
+    optimizers = _made(factory, given)
+    for named, options in kept:
+        if options and named:
+            _set_options(optimizers, {id(p) for _, p in named}, options)
+    return optimizers
+
+
+def _made(factory: OptimizerFactory, given: Parameters) -> list[Optimizer]:
+    try:
+        made = factory(given)
+    except (ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+        raise ConfigError(
+            f"the optimizer factory failed for module '{given.module}' with {len(given)} parameters "
+            f"({_some(n for n, _ in given.named_parameters())}): {type(error).__name__}: {error}; it is called once for "
+            "each module, with a list of its parameters (and named_parameters()); of several optimizers leave out, as "
+            "None, one that has none of them"
+        ) from error
+    optimizers = [o for o in made if o is not None] if isinstance(made, list | tuple) else [made]
+    for optimizer in optimizers:
+        if not isinstance(optimizer, Optimizer):
+            raise ConfigError(
+                f"the optimizer factory returned a {type(optimizer).__name__}, expected a torch.optim.Optimizer or a list "
+                "of them, as in lambda params: torch.optim.Adam(params, 3e-4)"
+            )
+        _refuse_closure(optimizer)
+    _check_complete(optimizers, given)
+    return optimizers
+
+
+def _refuse_closure(optimizer: Optimizer) -> None:
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ConfigError(
+            f"{type(optimizer).__name__} needs a closure that computes the loss again, and an engine has one gradient for "
+            "each module and step; take an optimizer whose step() needs none, or train net in a loop of your own"
+        )
+
+
+def _check_complete(optimizers: Sequence[Optimizer], given: Parameters) -> None:
+    """Refuse optimizers that leave a parameter out, take one twice, or hold one that was not given."""
+    names = {id(p): n for n, p in given.named_parameters()}
+    taken: set[int] = set()
+    for optimizer in optimizers:
+        for p in (p for group in optimizer.param_groups for p in group["params"]):
+            if id(p) not in names:
+                raise ConfigError(
+                    f"the optimizer of module '{given.module}' holds a parameter of shape {tuple(p.shape)} that the "
+                    "factory was not given; make it of the parameters that the factory gets, not of net.parameters()"
+                )
+            if id(p) in taken:
+                raise ConfigError(
+                    f"parameter '{names[id(p)]}' is in two optimizers of module '{given.module}'; give it to one"
+                )
+            taken.add(id(p))
+    left = [n for n, p in given.named_parameters() if id(p) not in taken]
+    if left:
+        raise ConfigError(
+            f"the optimizer factory left out {_some(left)} of module '{given.module}', which would never learn; give "
+            "every parameter to an optimizer, or freeze it with requires_grad_(False)"
+        )
+
+
+def _set_options(optimizers: Sequence[Optimizer], theirs: set[int], options: Mapping[str, Any]) -> None:
+    """Put some parameters into groups of their own, with options of their own."""
+    for optimizer in optimizers:
+        for group in list(optimizer.param_groups):
+            apart = [k for k, p in enumerate(group["params"]) if id(p) in theirs]
+            if not apart:
+                continue
+            unknown = sorted(set(options) - set(group))
+            if unknown:
+                settings = sorted(set(group) - {"params", "param_names"})
+                raise ConfigError(
+                    f"options {', '.join(unknown)} are none of {type(optimizer).__name__}'s; expected some of "
+                    f"{', '.join(settings)}"
+                )
+            if len(apart) == len(group["params"]):
+                group.update(options)
+                continue
+            settings = {k: _own(v) for k, v in group.items() if k not in ("params", "param_names")} | dict(options)
+            for key in ("params", "param_names"):
+                if key in group:
+                    settings[key] = [group[key][k] for k in apart]
+                    group[key] = [v for k, v in enumerate(group[key]) if k not in apart]
+            optimizer.add_param_group(settings)
+
+
+def _own(setting: Any) -> Any:
+    """Return a setting that no other group changes: a rate may be a tensor."""
+    return setting.clone() if isinstance(setting, Tensor) else setting
+
+
+def _some(names: Iterable[str]) -> str:
+    found = [f"'{name}'" for name in names]
+    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+
+
+def step_all(optimizers: Iterable[Optimizer]) -> None:
+    """Step the optimizers of a module, and drop its gradients."""
+    for optimizer in optimizers:
+        optimizer.step()
+        zero_grad(optimizer)
+
+
+def zero_grad(optimizer: Optimizer) -> None:
+    """Drop all gradients. Spelled out: the optimizer's own method is slower by its profiling hooks."""
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            p.grad = None
+
+
+def has_gradient(optimizers: Iterable[Optimizer]) -> bool:
+    """Has any parameter of these a gradient?"""
+    return any(p.grad is not None for o in optimizers for group in o.param_groups for p in group["params"])
+
+
+def clear_casts() -> None:
+    """Forget the casts of weights that an autocast around the whole loop has kept: they are those of an older step."""
+    if torch.is_autocast_cache_enabled():
+        torch.clear_autocast_cache()

@@ -1,0 +1,99 @@
+"""Penalties: terms of the loss that are no function of the network's output, module by module.
+
+A weight penalty reaches every parameter of the network, a balancing loss one that a module left behind on its way. In
+a decoupled network each module learns at another time, so each is told its own term, which is added to what it learns from:
+with the true gradient that is the gradient of ``criterion + Σ penalties``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from ..core import ConfigError, Decoupled
+from .optimizers import Parameters
+from .watch import reached
+
+__all__ = ["Penalties", "Penalty", "Term"]
+
+#: Takes the parameters of a module (a list that knows their names), returns a scalar, or None for nothing.
+Term = Callable[[Parameters], Tensor | None]
+
+#: One term for all modules, or one for each of some, by the module's name (that of the cut at its end, or ``"output"``).
+Penalty = Term | Mapping[str, Term]
+
+
+class Penalties:
+    """The penalties of a network's modules.
+
+    Args:
+        net: the network.
+        penalty: what the user gave; None for nothing.
+
+    Raises:
+        ConfigError: if a name is no module's, or it is nothing that can be called.
+    """
+
+    def __init__(self, net: Decoupled, penalty: Penalty | None) -> None:
+        modules = {m.name: m for m in net.graph.modules}
+        terms: dict[str, Term] = {}
+        if isinstance(penalty, Mapping):
+            terms = dict(penalty)
+        elif penalty is not None:
+            terms = dict.fromkeys(modules, penalty)
+        for name, term in terms.items():
+            if name not in modules:
+                raise ConfigError(f"penalty names the module '{name}', expected some of {list(modules)}")
+            if not callable(term):
+                raise ConfigError(
+                    f"penalty={term!r}: expected a function of a module's parameters, such as "
+                    "lambda own: 1e-4 * sum(p.square().sum() for p in own), or one for each module's name"
+                )
+        self._terms = terms
+        self._checked: set[str] = set()
+        self._own = {
+            name: Parameters([(n, net.model.get_parameter(n)) for n in modules[name].parameters], name)
+            for name in terms
+        }
+        self._others = {
+            name: {id(p): n for n, p in net.named_parameters() if id(p) not in set(map(id, own))}
+            for name, own in self._own.items()
+        }
+
+    @property
+    def names(self) -> list[str]:
+        """The modules that have a penalty."""
+        return list(self._terms)
+
+    def __bool__(self) -> bool:
+        return bool(self._terms)
+
+    def of(self, module: str) -> Tensor | None:
+        """Return the penalty of a module as it is now, a scalar with its graph; None if there is none.
+
+        Raises:
+            ConfigError: if it is no scalar, or depends on a parameter of another module.
+        """
+        term = self._terms.get(module)
+        found = None if term is None else term(self._own[module])
+        if found is None or not isinstance(found, Tensor) or not found.requires_grad:
+            return None
+        if found.ndim:
+            raise ConfigError(
+                f"the penalty of module '{module}' has shape {tuple(found.shape)}, expected a scalar; sum it"
+            )
+        if module not in self._checked:
+            self._check(module, found)
+        return found
+
+    def _check(self, module: str, found: Tensor) -> None:
+        """Refuse a penalty that depends on a parameter of another module. Once: it walks the whole graph."""
+        others = self._others[module]
+        for variable in reached(found, ()):
+            if id(variable) in others:
+                raise ConfigError(
+                    f"the penalty of module '{module}' depends on parameter '{others[id(variable)]}', which is not that "
+                    "module's; make it of the parameters that it is given, not of net.parameters()"
+                )
+        self._checked.add(module)

@@ -1,0 +1,73 @@
+"""Gradient clipping over all stages: one norm, as if the network were in one process."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ...core import ConfigError, StageError
+from .alarm import Alarm
+
+__all__ = ["Clip"]
+
+_POLL_S = 0.0005
+
+
+class Clip:
+    """Scales the gradients of a stage so that those of all stages together have at most a norm.
+
+    The norm is that of all gradients of a step, ``√Σₖ ‖gₖ‖²``, as ``torch.nn.utils.clip_grad_norm_`` takes it of a whole
+    network. With answers that come late the stages' gradients of one step belong to different batches.
+
+    Args:
+        most: the norm.
+        module: of this stage.
+        replicas: copies of every stage, which have equal gradients.
+        alarm: tells whether another process has stopped.
+        timeout_s: how long to wait for the others, in seconds.
+
+    Raises:
+        ConfigError: if the norm is no number over 0.
+    """
+
+    def __init__(self, most: float, module: nn.Module, replicas: int, alarm: Alarm, timeout_s: float) -> None:
+        if not most > 0:
+            raise ConfigError(f"clip_norm={most}: expected a norm over 0, or None")
+        self._most = most
+        self._parameters = list(module.parameters())
+        self._replicas = replicas
+        self._alarm = alarm
+        self._timeout_s = timeout_s
+
+    def __call__(self) -> None:
+        """Clip. Blocks until all stages have come; all must call it in every step.
+
+        Raises:
+            StageError: if another process has stopped, or does not come.
+        """
+        grads = [p.grad for p in self._parameters if p.grad is not None]
+        like = self._parameters[0] if self._parameters else torch.zeros(())
+        square = torch.zeros((), dtype=torch.float64, device=like.device)
+        for g in grads:
+            square += g.double().square().sum()
+        total = (self._sum(square) / self._replicas).sqrt()
+        scale = (self._most / (total + 1e-6)).clamp(max=1.0)
+        for g in grads:
+            g.mul_(scale.to(g.dtype))
+
+    def _sum(self, square: Tensor) -> Tensor:
+        work = dist.all_reduce(square, async_op=True)
+        assert work is not None
+        until = time.monotonic() + self._timeout_s
+        while not work.is_completed():
+            self._alarm.check()
+            if time.monotonic() > until:
+                raise StageError(
+                    f"clip_norm: not all stages have come within {self._timeout_s:g} s; do all processes call step?"
+                )
+            time.sleep(_POLL_S)
+        work.wait()
+        return square

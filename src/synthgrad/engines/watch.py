@@ -1,0 +1,179 @@
+"""Watches that gradients stay where they belong: in the module that is learning, and in somebody's optimizer.
+
+Autograd adds gradients to whatever parameter it reaches. In a decoupled network that is right only for the module whose
+turn it is. Any other parameter that is reached would be trained a step late, twice, or never, and nobody would notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ..core import ConfigError, CutError, Decoupled
+from ..core.outputs import tensors_in
+from .base import Criterion
+
+__all__ = ["Watch", "beyond_the_output", "check_learned", "reached", "reused", "thawed", "watched"]
+
+
+class Watch:
+    """Knows to which module every parameter of a network belongs, and looks for gradients in the wrong place.
+
+    Args:
+        net: the network.
+        optimizers: all that train it here.
+        module: name of the only module that is trained here; None if all are.
+    """
+
+    def __init__(self, net: Decoupled, optimizers: Iterable[Optimizer], module: str | None = None) -> None:
+        self._module = module
+        self._owner = {n: m.name for m in net.graph.modules for n in m.parameters}
+        self._unowned = set(net.graph.unowned)
+        self._named = [(n, p) for n, p in net.model.named_parameters()]
+        self._rules = [
+            (n, p) for n, p in net.named_parameters() if n.startswith(("rules.", "inputs.")) and p.requires_grad
+        ]
+        self._of = {
+            m.name: [(n, net.model.get_parameter(n)) for n in m.parameters] for m in net.graph.modules
+        }
+        self._trained = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
+
+    def before_learning(self, module: str) -> None:
+        """Look at a module before it runs backward: nothing of it may have a gradient yet.
+
+        Raises:
+            CutError: naming the parameter.
+        """
+        for name, p in self._of[module]:
+            if p.grad is not None:
+                raise self._stray(name, p)
+
+    def after_step(self) -> None:
+        """Look at all parameters when a step is over: every gradient has been used.
+
+        Raises:
+            CutError: naming the parameter.
+        """
+        for name, p in self._named:
+            if p.grad is not None:
+                raise self._stray(name, p)
+        for name, p in self._rules:
+            if p.grad is not None:
+                raise self._stray(name, p)
+
+    def criterion(self, loss: Tensor, outputs: Sequence[Tensor]) -> None:
+        """Look at what a criterion has made of the network's output, before anything learns from it.
+
+        Args:
+            loss: what it returned.
+            outputs: the tensors in the network's output.
+
+        Raises:
+            CutError: if the loss depends on parameters of other modules than the last by another way than the output.
+        """
+        last = next(reversed(self._of))
+        own = {id(p) for _, p in self._of[last]}
+        known = {id(p): n for n, p in (*self._named, *self._rules)}
+        for variable in reached(loss, outputs):
+            if id(variable) in known and id(variable) not in own:
+                raise beyond_the_output(known[id(variable)], self._owner.get(known[id(variable)], "a rule"))
+
+    def _stray(self, name: str, p: Tensor) -> CutError | ConfigError:
+        p.grad = None
+        if name in self._unowned:
+            return CutError(
+                f"parameter '{name}' was not reached by the example that decouple was given, and this batch has reached "
+                "it: no module's optimizer has it; give decouple an example that reaches it (in training mode, if it "
+                "is used there only)"
+            )
+        is_here = self._module is None or self._owner.get(name) == self._module
+        if is_here and id(p) not in self._trained:
+            return thawed(name)
+        return beyond_the_output(name, self._owner.get(name, "a rule"))
+
+
+def watched(criterion: Criterion, net: Decoupled) -> Criterion:
+    """Return a criterion that looks, the first time, whether its loss depends on the network by the output only.
+
+    One of PyTorch's own is returned as it is.
+    """
+    if (getattr(criterion, "__module__", None) or "").startswith("torch.nn"):
+        return criterion
+    return _Watched(criterion, Watch(net, ()))
+
+
+class _Watched:
+    def __init__(self, criterion: Criterion, watch: Watch) -> None:
+        self._criterion = criterion
+        self._watch: Watch | None = watch
+
+    def __call__(self, output: Any, target: Any) -> Tensor:
+        loss = self._criterion(output, target)
+        if self._watch is not None and not torch.compiler.is_compiling():
+            self._watch.criterion(loss, tensors_in(output))
+            self._watch = None
+        return loss
+
+
+def thawed(name: str) -> ConfigError:
+    """Return the error for a parameter that has a gradient and no optimizer."""
+    return ConfigError(
+        f"parameter '{name}' has a gradient, and no optimizer of this engine has it: it was frozen when the engine was "
+        "made; make the engine while every parameter that will ever learn requires gradients, then freeze and thaw as "
+        "you like, or make the engine anew"
+    )
+
+
+def beyond_the_output(name: str, module: str) -> CutError:
+    """Return the error for a gradient that has reached a parameter by another way than the cuts."""
+    return CutError(
+        f"a gradient reached parameter '{name}' of module '{module}' by another way than through the cuts: the criterion "
+        "has a term that is no function of the network's output (a weight penalty, a loss that a module has left in an "
+        "attribute), or in this batch a skip connection crosses a cut; give such terms as penalty=…, module by module, "
+        "and cut where no connection crosses"
+    )
+
+
+def reached(loss: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
+    """Return the leaves that a loss depends on, without going through a network's outputs."""
+    stops = {t.grad_fn for t in outputs if t.grad_fn is not None}
+    found: list[Tensor] = []
+    seen: set[object] = set()
+    waiting = [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen or node in stops:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)  # a node that accumulates into a leaf
+        if isinstance(variable, Tensor):
+            found.append(variable)
+        waiting.extend(parent for parent, _ in node.next_functions)
+    return found
+
+
+def check_learned(named: Iterable[tuple[str, Tensor]], optimizers: Iterable[Optimizer]) -> None:
+    """Refuse parameters that have a gradient and no optimizer, in engines that train all of a network at once.
+
+    Raises:
+        ConfigError: naming the parameter.
+    """
+    trained = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
+    for name, p in named:
+        if p.grad is not None and id(p) not in trained:
+            p.grad = None
+            raise thawed(name)
+
+def reused(module: str, error: RuntimeError) -> RuntimeError:
+    """Return what is to be said of an error in a module's backward pass."""
+    if isinstance(error, CutError) or "backward through the graph a second time" not in str(error):
+        return error
+    return CutError(
+        f"the backward pass of module '{module}' ran into the graph of a module that has learned already: in this batch "
+        "a skip connection crosses a cut, or the loss has a term that is no function of the network's output (such as one "
+        "that a module has left in an attribute); cut where no connection crosses, and give such terms as penalty=…"
+    )

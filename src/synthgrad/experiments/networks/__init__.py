@@ -1,0 +1,8 @@
+"""``bench networks``: which networks each engine trains exactly as backpropagation does, and which it refuses.
+
+``zoo.py`` has the networks, ``trainers.py`` trains them, ``exactness.py`` compares, ``workers.py`` are the processes.
+"""
+
+from .bench import NetworksBench
+
+__all__ = ["NetworksBench"]
