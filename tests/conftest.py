@@ -15,6 +15,13 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Stop at a slow test that does not say why it must be slow."""
+    silent = [i.nodeid for i in items for m in i.iter_markers("slow") if not m.kwargs.get("reason")]
+    if silent:
+        raise pytest.UsageError(f"marked slow without a reason: {', '.join(silent)}; write slow(reason=…)")
+
+
 @pytest.fixture(autouse=True)
 def _clean(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a thread, an environment variable or a global setting of torch behind."""

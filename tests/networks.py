@@ -25,6 +25,9 @@ class Case:
     shape: tuple[int, ...]
     criterion: Callable[[Any, Any], Tensor] = F.cross_entropy
 
+    def __str__(self) -> str:  # in names of tests, which have to be the same in every process
+        return self.name
+
     def batch(
         self, size: int = 8, seed: int = 0, dtype: torch.dtype = torch.float64
     ) -> tuple[Tensor, Tensor]:

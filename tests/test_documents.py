@@ -3,52 +3,38 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pooch
 import pytest
-from click import Context
 
-from synthgrad.cli.main import cli
-from synthgrad.experiments.config import RunConfig
+from synthgrad.cli import work
+from synthgrad.experiments.bench import Benchmark, Scope
 from synthgrad.experiments.links import available
 from synthgrad.experiments.methods import METHODS
 from synthgrad.experiments.registry import EXPERIMENTS
+from synthgrad.experiments.run_config import AnyRun
 from synthgrad.records.names import METHODS as NAMES
 from tests.cli.helpers import call
+from tests.short_lines import ROOT, cut_runs, provide, shortened, stand_ins
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NOTEBOOKS = sorted((ROOT / "docs").rglob("*.ipynb"))
 LANGUAGES = {"python", "shell", "text"}
 
-#: Appended to a command, where it has the option: the last one wins, so names and options are still proven.
-SHORT = {
-    "--tier": "smoke",
-    "--seeds": "0",
-    "--device": "cpu",
-    "--threads": "1",
-    "--quiet": None,
-    "--rounds": "2",
-}
-SHORTER = {
-    "compare": {"--steps": "2", "--width": "16"},
-    "bench": {"--layers": "3", "--width": "16", "--batch-size": "32"},
-}
-
 #: Lines of shell blocks that are not `synthgrad`, and where CI runs what they do.
 ELSEWHERE = {
     "make demo": "its command, `synthgrad compare`, is a line of these pages too; every step of CI uses its environment",
-    "make test": "the step 'tests' of .ci/run",
+    "make test": "the step 'tests, the short suite without data' of .ci/run",
+    "make test-all": "the step 'tests, all' of .ci/run",
     "make docs": "the step 'documents' of .ci/run",
     "make tables": "the step 'documents agree with the records' of .ci/run, as a check",
     "make lint types": "the steps 'lint' and 'types' of .ci/run",
@@ -58,7 +44,7 @@ ELSEWHERE = {
     "pip install .": "the step 'wheel' of .ci/run installs what this builds",
     'pip install ".[tensorboard]"': "the step 'environment' of .ci/run: the extra is part of [test]",
     "tensorboard --logdir runs/watched/tensorboard": "a server; tests/experiments/test_tensorboard.py reads what it shows",
-    "python -m pytest tests/engines/test_contract.py": "the step 'tests' of .ci/run",
+    "python -m pytest tests/engines/test_contract.py": "the step 'tests, all' of .ci/run",
 }
 
 
@@ -152,66 +138,60 @@ def test_python_blocks_run_in_order(page: Path, empty_folder: Path) -> None:
             exec(compile(code, str(page), "exec"), names)
 
 
-@pytest.mark.parametrize(("page", "line"), LINES, ids=lambda v: name(v) if isinstance(v, Path) else v)
-def test_shell_line_runs(page: Path, line: str, empty_folder: Path) -> None:
-    if line in ELSEWHERE:
-        return
+every_line = pytest.mark.parametrize(
+    ("page", "line"),
+    [found for found in LINES if found[1] not in ELSEWHERE],
+    ids=lambda v: name(v) if isinstance(v, Path) else v,
+)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small files in place of the real data sets: a line runs with data and without."""
+    return stand_ins(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def words(
+    page: Path, line: str, empty_folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """The words of a line, whose files lie in the working directory."""
     words = shlex.split(line, comments=True)
     assert words[0] == "synthgrad", f"{name(page)}: nothing says where CI runs {line!r}; add it to ELSEWHERE"
-    data = os.environ.get("SYNTHGRAD_DATA")
-    if {"mnist", "cifar10", "ptb", "shakespeare"} & set(words) and not data:
-        pytest.skip("needs MNIST, CIFAR-10 or a text: a folder with their files in SYNTHGRAD_DATA")
     if "--link" in words and (reason := available()):
         pytest.skip(f"no link can be emulated here: {reason}")
-    if "cifar10" in words and not (Path(str(data)) / "cifar-10-batches-py").is_dir():
-        pytest.skip("needs CIFAR-10: its standard folder under SYNTHGRAD_DATA")
+    monkeypatch.setenv("SYNTHGRAD_DATA", str(data))
     write_files(page, empty_folder)
-    provide(words, empty_folder)
+    provide(words, empty_folder, data)
+    return words
+
+
+@every_line
+@pytest.mark.filterwarnings("ignore:.*not the (official|customary):UserWarning")
+def test_shell_line_is_understood(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole, as it stands: the runs or settings that it asks for are made, and not started."""
+    made: list[Any] = []
+
+    def train(configs: Sequence[AnyRun], *args: Any, **options: Any) -> int:
+        made.extend(configs)
+        return 0
+
+    def sweep(benchmark: Benchmark, scope: Scope, *args: Any, **options: Any) -> Iterator[Any]:
+        made.extend(benchmark.settings(scope))
+        return iter(())
+
+    monkeypatch.setattr(work, "_train", train)
+    monkeypatch.setattr(work, "sweep", sweep)
+    assert call(*words[1:]) == 0
+    assert made or words[1] in ("list", "report")
+
+
+@every_line
+@pytest.mark.documents
+@pytest.mark.filterwarnings("ignore:.*not the (official|customary):UserWarning")
+def test_shell_line_runs(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_runs(monkeypatch)
     assert call(*words[1:], *shortened(words[1:])) == 0
-
-
-def provide(words: list[str], folder: Path) -> None:
-    """Put what the command reads into the working directory, and cut an experiment's runs short."""
-    values = dict(zip(words, words[1:], strict=False))
-    if "--data-dir" in values:
-        (folder / values["--data-dir"]).symlink_to(Path(os.environ["SYNTHGRAD_DATA"]).resolve())
-    if words[1] == "report":
-        for name in [w for k, w in enumerate(words[2:], 2) if "--out" not in (w, words[k - 1])]:
-            shutil.copytree(next((ROOT / "results/compare").iterdir()), folder / name)
-    if words[1] == "run":
-        whole = EXPERIMENTS[words[2]]
-
-        def first_steps(*arguments: Any) -> list[RunConfig]:
-            return [
-                replace(
-                    run,
-                    cell=replace(run.cell, width=16),
-                    schedule=replace(run.schedule, steps=2, eval_every=2),
-                )
-                for run in whole.configs(*arguments)
-            ]
-
-        EXPERIMENTS[words[2]] = replace(whole, configs=first_steps)  # `empty_folder` puts it back
-
-
-def shortened(words: list[str]) -> list[str]:
-    """Return the options that cut a command short, of those that it has."""
-    command = cli.get_command(Context(cli), words[0])
-    if command is None or {"--help", "-h"} & set(words):
-        return []
-    known = {option for parameter in command.params for option in parameter.opts}
-    extra = SHORT | SHORTER.get(words[0], {})
-    if words[0] == "run" and {"--data", "--layers", "--unroll"} & set(words):
-        del extra["--tier"]  # what is named here may be in the line's own tier only; `provide` cuts all short
-    if words[:2] == ["bench", "unroll"] or "lstm" in words:
-        del extra["--layers"]  # recurrent networks have one
-    if words[1:2] == ["memory"] and "--unroll" in words:
-        extra = extra | {"--unroll": "4"}  # has to divide the horizon of 8
-    if "--stages" in words:
-        extra = extra | {"--layers": "5"}  # four stages have a hidden layer each
-    if "--model" in words:
-        extra = {option: value for option, value in extra.items() if option != "--width"}
-    return [w for o, v in extra.items() if o in known for w in ([o] if v is None else [o, v])]
 
 
 def test_no_line_is_listed_for_nothing() -> None:

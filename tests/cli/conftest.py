@@ -1,11 +1,15 @@
-"""A comparison that many tests look at."""
+"""A comparison that many tests look at, and short runs for those that look at no value."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from synthgrad.experiments.registry import Experiment
+from synthgrad.experiments.run_config import AnyRun
 from tests.cli.helpers import SMALL, call
 
 
@@ -15,3 +19,17 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("done")
     assert call(*SMALL, "--out", out, "--quiet") == 0
     return out
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut an experiment's runs to a twentieth, where a test asks what becomes of records, not what is learned."""
+    whole = Experiment.runs
+
+    def runs(*args: Any, **options: Any) -> list[AnyRun]:
+        return [
+            replace(run, schedule=replace(run.schedule, steps=-(-run.schedule.steps // 20), eval_every=20))
+            for run in whole(*args, **options)
+        ]
+
+    monkeypatch.setattr(Experiment, "runs", runs)

@@ -66,6 +66,7 @@ def test_resume_goes_on_with_what_is_left(tmp_path: Path, capsys: pytest.Capture
     assert capsys.readouterr().err.count("done before, skipped") == 1
 
 
+@pytest.mark.slow(reason="every line is measured in a process with a PyTorch of its own")
 def test_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(*MEMORY, "--layers", "3", "--methods", "in_process", "--out", tmp_path) == 0
     shown = capsys.readouterr()

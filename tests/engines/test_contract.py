@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import io
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,34 +12,12 @@ from torch.nn import functional as F
 
 import synthgrad as sg
 from synthgrad import rules
-from synthgrad.core import Decoupled, Rule
+from synthgrad.core import Decoupled
 from synthgrad.engines import InProcess, Lag, Locked
-from synthgrad.experiments.config import RuleSettings
-from synthgrad.experiments.methods import METHODS, Facts
+from tests.engines.rule_registry import RULES, exported
 from tests.networks import CASES, CLASSES, Case
 
 ENGINES: dict[str, Any] = {"in_process": InProcess, "plain": Locked}
-RULES: dict[str, Callable[[], Rule]] = {
-    f"{m.name}{suffix}": lambda m=m, s=s: m.rule(s, Facts(CLASSES, 100))  # type: ignore[misc]
-    for m in METHODS.values()
-    if m.rule is not None
-    for suffix, s in (
-        ("", RuleSettings()),
-        ("-hidden", RuleSettings(hidden=(6,))),
-        ("-like-layer", RuleSettings(like_layer=True)),
-    )
-}
-RULES |= {
-    "least_squares": lambda: rules.LeastSquaresGradient(CLASSES),
-    "least_squares-one": lambda: rules.LeastSquaresGradient(rate=0.2, damping=0.1),
-    "true_gradient": rules.TrueGradient,
-    "true_gradient-shrunk": lambda: rules.TrueGradient(shrink=0.5),
-    "hand_over": lambda: rules.HandOver(sg.SyntheticGradient(context=CLASSES), warm_up=2, min_cosine=0.2),
-    "hand_over-hidden": lambda: rules.HandOver(sg.SyntheticGradient((6,)), min_cosine=0.0, memory=0.0),
-    "hand_over-frozen": lambda: rules.HandOver(sg.SyntheticGradient(context=CLASSES), freeze_after=20),
-    "hand_over-local": lambda: rules.HandOver(rules.LocalLoss(CLASSES), warm_up=1, freeze_after=4),
-    "hand_over-critic": lambda: rules.HandOver(rules.Sobolev(CLASSES), min_cosine=0.3),
-}
 every_rule = pytest.mark.parametrize("rule", RULES)
 every_engine = pytest.mark.parametrize("engine", ENGINES)
 networks = pytest.mark.parametrize("case", [CASES["batchnorm"], CASES["conv"]], ids=["dense", "conv"])
@@ -71,8 +47,8 @@ def about(y: torch.Tensor) -> sg.core.Info:
 
 def test_every_exported_rule_is_enrolled() -> None:
     enrolled = {type(make()) for make in RULES.values()} | {rules.Oracle}  # the oracle has its own tests
-    exported = {v for v in vars(rules).values() if inspect.isclass(v) and issubclass(v, Rule)}
-    assert exported <= enrolled
+    missing = exported() - enrolled
+    assert not missing, f"enter {missing} into RULES of rule_registry.py"
 
 
 @every_rule

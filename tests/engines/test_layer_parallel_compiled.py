@@ -34,6 +34,7 @@ def test_equals_the_in_process_engine(stack: str, rule: str, fused: bool | None)
     compare(STACKS[stack], RULES[rule](), fused=fused, compile={"backend": "aot_eager"}, observe=1, steps=12)
 
 
+@pytest.mark.slow(reason="a C++ compiler builds the steps of two optimizers")
 @pytest.mark.compiles
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler uses what torch deprecates
 @pytest.mark.skipif(

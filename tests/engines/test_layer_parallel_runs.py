@@ -120,7 +120,7 @@ def test_other_engines_go_on_from_it_and_it_from_them() -> None:
     run(theirs, batches)
     for trained in (net, twin):
         run(InProcess(trained, F.cross_entropy, adam), batches)
-    assert_same(net, twin, 1e-9)
+    assert_same(net, twin, 1e-8)  # Adam divides rounding errors by tiny second moments
 
 
 def test_an_engine_whose_network_was_moved_says_so() -> None:

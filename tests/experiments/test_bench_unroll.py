@@ -75,6 +75,7 @@ def test_full_backpropagation_holds_the_whole_horizon() -> None:
     assert held(WHOLE, 4, 24) == held(WHOLE, 8, 24)
 
 
+@pytest.mark.slow(reason="every line is measured in a process with a PyTorch of its own")
 def test_lines_of_memory_come_from_processes_of_their_own() -> None:
     bench = MemoryBench()
     scope = choose(bench, "smoke", arch="lstm", unrolls=(4,), methods=("dni",))

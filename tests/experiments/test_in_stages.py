@@ -23,6 +23,7 @@ SHORT = [
 ]
 
 
+@pytest.mark.slow(reason="starts two processes for each run, and trains until it has learned")
 def test_stages_learn_what_one_process_learns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["--methods", "backprop,cdni,delayed", "--steps", "300"]
     assert call("compare", *SHORT, *asked, "--engine", "stages", "--out", str(tmp_path / "a")) == 0
@@ -60,6 +61,7 @@ def test_what_fails_in_a_process_is_a_failed_record(
     capsys.readouterr()
 
 
+@pytest.mark.slow(reason="starts two processes for each of two networks")
 def test_two_stages_runs_both_networks_in_one_process_and_in_two(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -132,6 +132,7 @@ def test_bfloat16_takes_the_general_step() -> None:
     assert record["status"] == "ok", record["error"]
 
 
+@pytest.mark.slow(reason="a C++ compiler builds the step")
 @pytest.mark.compiles
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.skipif(

@@ -164,6 +164,7 @@ def convolutional(method: str, **changes: Any) -> RunConfig:
     return replace(made, cell=cell, schedule=replace(made.schedule, batch_size=16))
 
 
+@pytest.mark.slow(reason="each run has a C++ compiler build both passes of a convolutional network")
 @pytest.mark.compiles
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @needs_compiler

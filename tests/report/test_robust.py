@@ -78,10 +78,29 @@ def two_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(html, "MOST_PLOTS", 2)  # drawing takes long and is tried by other tests
 
 
+def any_records(max_examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    options = settings(
+        deadline=None,
+        max_examples=max_examples,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+    return lambda test: options(given(st.lists(_mutated(), min_size=1, max_size=3))(test))
+
+
 @pytest.mark.usefixtures("two_plots")
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(_mutated(), min_size=1, max_size=3))
+@any_records(15)
 def test_any_record_makes_a_page(tmp_path: Path, records: list[dict[str, Any]]) -> None:
+    check_page(tmp_path, records)
+
+
+@pytest.mark.slow(reason="draws the plots of many pages")
+@pytest.mark.usefixtures("two_plots")
+@any_records(60)
+def test_any_of_many_records_makes_a_page(tmp_path: Path, records: list[dict[str, Any]]) -> None:
+    check_page(tmp_path, records)
+
+
+def check_page(tmp_path: Path, records: list[dict[str, Any]]) -> None:
     path = tmp_path / "report.html"
     write_report(path, [*records, RECORDS[0]])
     page = path.read_text(encoding="utf-8")

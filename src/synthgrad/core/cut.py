@@ -21,7 +21,10 @@ from .quality import Monitor
 from .rule import Info, Message, Rule
 from .units import Units
 
-__all__ = ["PlainCrossing", "pending_gradient"]
+__all__ = ["CUT_NODE", "PlainCrossing", "pending_gradient"]
+
+#: What PyTorch calls the node of a cut.
+CUT_NODE = "_CutBackward"
 
 
 def pending_gradient(
@@ -101,7 +104,9 @@ class _Cut(torch.autograd.Function):
         if crossing.monitor is not None and not torch.compiler.is_compiling():
             crossing.monitor.record(interface.name, delta, gradient)
         return (
-            None if learned_from is None else interface.as_made((learned_from * (scale / divisor)).to(grad.dtype)),
+            None
+            if learned_from is None
+            else interface.as_made((learned_from * (scale / divisor)).to(grad.dtype)),
             None,
             None,
             None,

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from .audit import audit, is_due
 from .context import current
 from .copies import copied, refuse_lazy
-from .cut import PlainCrossing
+from .cut import CUT_NODE, PlainCrossing
 from .errors import CutError
 from .graph import Graph, first_tensor, trace
 from .input_rule import InputRule
@@ -69,6 +70,7 @@ class Decoupled(nn.Module):
         self.monitor: Monitor | None = None
         self.truths: Mapping[str, Tensor] | None = None
         self._frame = Frame()
+        self._forwards = 0  # of the plain loop, in training
         self._trained = False  # has it run with its cuts at work?
         self._interfaces = {
             name: Interface(
@@ -176,6 +178,9 @@ class Decoupled(nn.Module):
             frame.info, frame.crossing = Info(), None
         if not torch.compiler.is_compiling():
             frame.check_all_crossed(self._interfaces)
+            self._forwards += 1
+            if is_due(self._forwards):
+                audit(self.model, self.graph.modules, tensors_in(output), CUT_NODE)
         return output
 
 

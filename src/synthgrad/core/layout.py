@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +99,8 @@ def find_layouts(
     Args:
         model: the network; copies of it are run.
         met: the messages of the example.
-        args, kwargs: the example.
+        args: the example's positional arguments.
+        kwargs: its keyword arguments.
         batch_dim: what the user says.
         features_dim: what the user says, counted in ``h`` as it is.
 
@@ -206,11 +207,7 @@ def _watch_times(model: nn.Module, found: dict[str, int]) -> list[Any]:
 
         return note
 
-    return [
-        m.register_forward_pre_hook(watch(n))
-        for n, m in model.named_modules()
-        if _is_time_first(m)
-    ]
+    return [m.register_forward_pre_hook(watch(n)) for n, m in model.named_modules() if _is_time_first(m)]
 
 
 def _is_time_first(module: nn.Module) -> bool:
@@ -295,6 +292,6 @@ def _num_channels(h: Tensor, dim: int, y: Tensor, channels: int) -> int:
             (h.select(dim, place) * weights).sum(), [y], retain_graph=True, allow_unused=True
         )
         if g is not None:
-            used = cast("Tensor", g).abs().sum([d for d in range(g.ndim) if d != channels])
+            used = g.abs().sum([d for d in range(g.ndim) if d != channels])
             most = max(most, int((used > 0).sum()))
     return most

@@ -28,7 +28,8 @@ def propose(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
 
     Args:
         model: any network; a copy is run once.
-        args, kwargs: one batch.
+        args: positional arguments of one batch.
+        kwargs: keyword arguments of it.
 
     Returns:
         The names; an empty list if no cut can be made.

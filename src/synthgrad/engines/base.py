@@ -66,6 +66,8 @@ def model_inputs(x: Any, keywords: Mapping[str, Any]) -> tuple[tuple[Any, ...], 
     if isinstance(x, Mapping):
         twice = sorted(set(x) & set(keywords))
         if twice:
-            raise ConfigError(f"the input '{twice[0]}' is given twice, in the batch and as a keyword; give it once")
+            raise ConfigError(
+                f"the input '{twice[0]}' is given twice, in the batch and as a keyword; give it once"
+            )
         return (), {**x, **keywords}
     return (x if isinstance(x, tuple) else () if x is None else (x,)), dict(keywords)

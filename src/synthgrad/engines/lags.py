@@ -135,7 +135,9 @@ class Recent:
 
     def state_dict(self) -> list[dict[str, Any]]:
         """Return the batches, as plain containers of tensors."""
-        return [{"args": args, "kwargs": kwargs, **_pack_batch(batch)} for (args, kwargs), batch in self._kept]
+        return [
+            {"args": args, "kwargs": kwargs, **_pack_batch(batch)} for (args, kwargs), batch in self._kept
+        ]
 
     def load_state_dict(self, state: list[dict[str, Any]]) -> None:
         """Take up what `state_dict` returned."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..core import Decoupled, Module
-from ..core.site import AtInterface
 from ..core.graph import OUTPUT
+from ..core.site import AtInterface
 from .optimizers import Named
 
 __all__ = ["learners"]

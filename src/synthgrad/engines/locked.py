@@ -67,7 +67,9 @@ class Locked:
         if isinstance(net, Decoupled):
             self._penalties: Penalties | None = Penalties(net, penalty)
         elif isinstance(penalty, Mapping):
-            raise ConfigError("penalty is given by module, and a plain network is one; give a function of its parameters")
+            raise ConfigError(
+                "penalty is given by module, and a plain network is one; give a function of its parameters"
+            )
         else:
             self._penalties = None
         self._penalty = penalty

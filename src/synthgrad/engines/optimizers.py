@@ -75,8 +75,8 @@ def make_optimizers(
         The optimizers; none if there is nothing to train.
 
     Raises:
-        ConfigError: if the factory fails or returns something else, an optimizer needs a closure, a parameter is left
-            out or taken twice, or an option is unknown.
+        ConfigError: if the factory fails or returns something else, an optimizer needs a closure, or a parameter is left
+            out or taken twice.
     """
     kept = [([(n, p) for n, p in named if p.requires_grad], options) for named, options in parts]
     given = Parameters([pair for named, _ in kept for pair in named], module)
@@ -99,7 +99,8 @@ def _made(factory: OptimizerFactory, given: Parameters) -> list[Optimizer]:
             "each module, with a list of its parameters (and named_parameters()); of several optimizers leave out, as "
             "None, one that has none of them"
         ) from error
-    optimizers = [o for o in made if o is not None] if isinstance(made, list | tuple) else [made]
+    several = isinstance(made, Sequence)
+    optimizers: list[Any] = [o for o in made if o is not None] if several else [made]
     for optimizer in optimizers:
         if not isinstance(optimizer, Optimizer):
             raise ConfigError(
@@ -151,17 +152,12 @@ def _set_options(optimizers: Sequence[Optimizer], theirs: set[int], options: Map
             apart = [k for k, p in enumerate(group["params"]) if id(p) in theirs]
             if not apart:
                 continue
-            unknown = sorted(set(options) - set(group))
-            if unknown:
-                settings = sorted(set(group) - {"params", "param_names"})
-                raise ConfigError(
-                    f"options {', '.join(unknown)} are none of {type(optimizer).__name__}'s; expected some of "
-                    f"{', '.join(settings)}"
-                )
             if len(apart) == len(group["params"]):
                 group.update(options)
                 continue
-            settings = {k: _own(v) for k, v in group.items() if k not in ("params", "param_names")} | dict(options)
+            settings = {k: _own(v) for k, v in group.items() if k not in ("params", "param_names")} | dict(
+                options
+            )
             for key in ("params", "param_names"):
                 if key in group:
                     settings[key] = [group[key][k] for k in apart]

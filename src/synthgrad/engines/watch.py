@@ -35,7 +35,9 @@ class Watch:
         self._unowned = set(net.graph.unowned)
         self._named = [(n, p) for n, p in net.model.named_parameters()]
         self._rules = [
-            (n, p) for n, p in net.named_parameters() if n.startswith(("rules.", "inputs.")) and p.requires_grad
+            (n, p)
+            for n, p in net.named_parameters()
+            if n.startswith(("rules.", "inputs.")) and p.requires_grad
         ]
         self._of = {
             m.name: [(n, net.model.get_parameter(n)) for n in m.parameters] for m in net.graph.modules
@@ -168,7 +170,8 @@ def check_learned(named: Iterable[tuple[str, Tensor]], optimizers: Iterable[Opti
             p.grad = None
             raise thawed(name)
 
-def reused(module: str, error: RuntimeError) -> RuntimeError:
+
+def reused(module: str, error: RuntimeError) -> Exception:
     """Return what is to be said of an error in a module's backward pass."""
     if isinstance(error, CutError) or "backward through the graph a second time" not in str(error):
         return error

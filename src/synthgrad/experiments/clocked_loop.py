@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import DivergedError, Monitor
+from ..core.modes import evaluating
 from ..engines import Clocked, Edge, Node
 from ..rules import SyntheticGradient, TrueGradient
 from ..tasks import Block, Counting, FastCounter, SlowCounter, counting_networks, report_accuracy
@@ -175,16 +176,13 @@ def reported(outputs: Mapping[str, Tensor], counts: Tensor) -> Tensor:
 @torch.no_grad()
 def run_block(fast: nn.Module, slow: nn.Module, block: Block) -> list[dict[str, Any]]:
     """Return the outputs of both networks at every step of a block, by network, without learning."""
-    fast.eval()
-    slow.eval()
     outputs: list[dict[str, Any]] = []
     states: dict[str, Any] = {"A": None, "B": None}
-    for t, x in enumerate(block.x):
-        made: dict[str, Any] = {}
-        made["A"], states["A"] = fast({"input": x}, states["A"])
-        if (t + 1) % block.period == 0:
-            made["B"], states["B"] = slow({"A": made["A"]["message"]}, states["B"])
-        outputs.append(made)
-    fast.train()
-    slow.train()
+    with evaluating(fast, slow):
+        for t, x in enumerate(block.x):
+            made: dict[str, Any] = {}
+            made["A"], states["A"] = fast({"input": x}, states["A"])
+            if (t + 1) % block.period == 0:
+                made["B"], states["B"] = slow({"A": made["A"]["message"]}, states["B"])
+            outputs.append(made)
     return outputs

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import ConfigError, Decoupled, DivergedError, Monitor
+from ..core.modes import evaluating
 from ..tasks import Augment, Images, Split, draw_batches, load
 from .base_loop import BaseLoop, Progress
 from .config import RunConfig
@@ -113,7 +114,8 @@ class Loop(BaseLoop):
         step = self._step
         batches = itertools.islice(batches, step, None)  # those of a run that is resumed are drawn again
         losses: list[Tensor] = []
-        self.net.train()
+        if not self.net.training:  # else parts that were frozen with eval() would thaw
+            self.net.train()
         while step < schedule.steps:
             self._set_lr(step)
             end = min(step + _CHUNK, schedule.steps, step - step % schedule.eval_every + schedule.eval_every)
@@ -238,12 +240,11 @@ class Loop(BaseLoop):
 @torch.no_grad()
 def measure(net: nn.Module, split: Split, batch: int = 1000) -> tuple[float, float]:
     """Return mean loss and error in percent of a network on a split, in evaluation mode."""
-    net.eval()
     loss, wrong = 0.0, 0
-    for start in range(0, len(split), batch):
-        x, y = split.x[start : start + batch], split.y[start : start + batch]
-        output = net(x).float()
-        loss += nn.functional.cross_entropy(output, y, reduction="sum").item()
-        wrong += int((output.argmax(1) != y).sum())
-    net.train()
+    with evaluating(net):
+        for start in range(0, len(split), batch):
+            x, y = split.x[start : start + batch], split.y[start : start + batch]
+            output = net(x).float()
+            loss += nn.functional.cross_entropy(output, y, reduction="sum").item()
+            wrong += int((output.argmax(1) != y).sum())
     return loss / len(split), 100 * wrong / len(split)

@@ -90,7 +90,8 @@ def rehearse(config: RunConfig) -> Work | None:
             with torch.no_grad(), FlopCounterMode(display=False) as forward:
                 scores = loop.net(x)
             _check_scores(config, loop, scores, len(ids))
-            loop.net.train()
+            if not loop.net.training:
+                loop.net.train()
             if isinstance(loop.trainer, LayerParallel) and isinstance(loop.net, Decoupled):
                 for _ in loop.net.graph.modules:  # until a batch has reached every layer
                     loop.trainer.step(x, y, ids=ids)

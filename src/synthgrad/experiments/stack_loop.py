@@ -53,10 +53,13 @@ class _Reader:
 
     def __init__(self, net: nn.Module) -> None:
         self._net = net
+        self._modes = [(part, part.training) for part in net.modules()]
         self.training = net.training
 
     def train(self, mode: bool = True) -> None:
-        self._net.train(mode)
+        """Evaluate, or go back to the modes that the parts had."""
+        for part, training in self._modes:
+            part.training = training and mode
         self.training = mode
 
     def initial_state(self, batch_size: int) -> None:
@@ -93,7 +96,6 @@ class StackLoop(TextLoop[StackRun]):
             engine_here(cell.engine),
         )
         self.net, self.trainer = make_trainer(plan, model, cuts, example)
-        self.net.train()
 
     def learn(self, unroll: Unroll) -> Tensor | None:
         if unroll.first:

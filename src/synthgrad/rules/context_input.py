@@ -119,7 +119,6 @@ def encode(c: Tensor, width: int, like: Tensor, name: str, ignore: int = IGNORED
         except RuntimeError as error:
             if "out of bounds" not in str(error):
                 raise
-            zeros.zero_()  # part of it may have been written
     ignored = index == ignore
     try:
         return zeros.scatter_(-1, index.masked_fill(ignored, 0), (~ignored).to(like.dtype))

@@ -93,7 +93,7 @@ def check_target(
 
 def _check_distribution(c: Tensor, name: str, wait: bool) -> None:
     tolerance = _TOLERANCES.get(c.dtype, 1e-3)
-    sums = c.sum(-1, dtype=torch.promote_types(c.dtype, torch.float32))
+    sums = c.sum(-1)
     message = (
         f"interface '{name}': got a target whose rows are no distribution over classes (entries from 0, sum 1), "
         "which cross entropy needs; give the rule the loss that fits it, such as "

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import ConfigError
+from ..core.modes import evaluating
 
 __all__ = ["CarriesState", "bits", "bits_per_char"]
 
@@ -66,9 +69,7 @@ def bits_per_char(net: CarriesState, tokens: Tensor, batch_size: int, unroll: in
     x = F.pad(tokens[:-1].long(), (0, room - n)).view(batch_size, length)
     y = F.pad(tokens[1:].long(), (0, room - n), value=-100).view(batch_size, length)  # -100: not counted
     total = torch.zeros((), dtype=torch.float64, device=tokens.device)
-    was_training = net.training
-    net.train(False)
-    try:
+    with _evaluating(net):
         state = net.initial_state(batch_size)
         for start in range(0, length, unroll):
             logits, state = net(x[:, start : start + unroll], state)
@@ -78,6 +79,18 @@ def bits_per_char(net: CarriesState, tokens: Tensor, batch_size: int, unroll: in
                 reduction="none",
             )
             total += losses.sum(dtype=torch.float64)  # a sum of single precision would lose small ones
+    return bits(total.item() / n)
+
+
+@contextmanager
+def _evaluating(net: CarriesState) -> Generator[None]:
+    if isinstance(net, nn.Module):
+        with evaluating(net):
+            yield
+        return
+    was_training = net.training
+    net.train(False)
+    try:
+        yield
     finally:
         net.train(was_training)
-    return bits(total.item() / n)

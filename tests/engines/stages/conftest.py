@@ -1,4 +1,4 @@
-"""Processes that the tests of a file share: to start them takes longer than most tests."""
+"""Processes that all tests share: to start them takes longer than most tests."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import pytest
 from tests.engines.stages.processes import Processes
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def two() -> Iterator[Processes]:
     with Processes(2) as found:
         yield found
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def three() -> Iterator[Processes]:
     with Processes(3) as found:
         yield found
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def four() -> Iterator[Processes]:
     with Processes(4) as found:
         yield found

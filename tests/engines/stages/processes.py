@@ -32,18 +32,24 @@ class Outcome:
 
 
 class Processes:
-    """As many processes as a test needs; use as a context."""
+    """As many processes as a test needs, started when they are first asked for; use as a context.
+
+    After a deadlock they are ended, and the next test that asks gets new ones.
+    """
 
     def __init__(self, world: int) -> None:
+        self._world = world
+        self._ends: list[Connection] = []
+        self._processes: list[Any] = []
+
+    def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        self._ends: list[Connection] = []
-        self._processes: list[Any] = []
-        for rank in range(world):
+        for rank in range(self._world):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, rank, world, port), daemon=True)
+            process = context.Process(target=_serve, args=(theirs, rank, self._world, port), daemon=True)
             process.start()
             theirs.close()
             self._ends.append(ours)
@@ -51,6 +57,8 @@ class Processes:
 
     def outcomes(self, function: Callable[..., Any], *args: Any) -> list[Outcome]:
         """Run ``function(rank, *args)`` everywhere; return what became of it, by rank."""
+        if not self._processes:
+            self._start()
         for end in self._ends:
             end.send((function, args))
         found: list[Outcome] = []
@@ -88,6 +96,7 @@ class Processes:
                 process.join()
         for end in self._ends:
             end.close()
+        self._ends, self._processes = [], []
 
 
 def _serve(end: Connection, rank: int, world: int, port: int) -> None:

@@ -26,10 +26,19 @@ BACKPROP, OURS = Kind("backprop"), Kind("stages", observe_prob=1.0)
 pytestmark = pytest.mark.timeout(180)
 
 
-@pytest.fixture
-def session() -> Iterator[Session]:
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Session]:
+    """Processes for all tests: to start them takes longer than what they are asked for."""
     with Session(SIZE, 3e-4, None, None, timeout_s=60) as made:
         yield made
+
+
+@pytest.fixture
+def session(shared: Session) -> Session:
+    """A session that knows of nothing that other tests have built in its processes."""
+    shared._built, shared.failed = [], {}
+    shared.num_starts = int(shared._workers is not None)
+    return shared
 
 
 def test_the_command_measures_every_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,4 +8,12 @@ run one after the other, are held against the network itself.
 from .forward import ForwardPart, Inputs
 from .parts import Part, SequencePart, check_nothing_crosses, check_parts, take_apart
 
-__all__ = ["ForwardPart", "Inputs", "Part", "SequencePart", "check_nothing_crosses", "check_parts", "take_apart"]
+__all__ = [
+    "ForwardPart",
+    "Inputs",
+    "Part",
+    "SequencePart",
+    "check_nothing_crosses",
+    "check_parts",
+    "take_apart",
+]

@@ -9,7 +9,7 @@ from then on an absent tensor that meets a real one is something that has crosse
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,7 +78,7 @@ class Absent(torch.Tensor):
     scope: Scope
 
     @staticmethod
-    def __new__(cls, meta: Tensor, device: torch.device, scope: Scope) -> Absent:
+    def __new__(cls: type[Absent], meta: Tensor, device: torch.device, scope: Scope) -> Absent:
         made = torch.Tensor._make_wrapper_subclass(  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
             cls,
             meta.shape,
@@ -186,5 +186,5 @@ def _attended(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: A
     if not scope.open:
         raise scope.refuse("scaled_dot_product_attention")
     shape = (*query.shape[:-1], value.shape[-1])
-    meta = torch.empty(shape, dtype=cast("Tensor", query).dtype, device="meta")
+    meta = torch.empty(shape, dtype=query.dtype, device="meta")
     return Absent(meta, query.device, scope)

@@ -91,11 +91,11 @@ class ForwardPart(nn.Module):
         net = self._whole[0]
         return f"module '{net.graph.modules[self._position].name}' of {type(net.model).__name__}"
 
-    def forward(self, h: Tensor | None, tensors: Sequence[Tensor]) -> Any:
+    def forward(self, message: Tensor | None, tensors: Sequence[Tensor]) -> Any:
         """Run the part.
 
         Args:
-            h: what crossed the cut below, ``(B, ...)``; None for the first part.
+            message: what crossed the cut below, ``(B, ...)``; None for the first part.
             tensors: the network's inputs; of those that no part above the first needs the shapes count only.
 
         Returns:
@@ -110,21 +110,21 @@ class ForwardPart(nn.Module):
         scope = self._scope
         scope.open = True
 
-        def cross(interface: Interface, made: Tensor) -> Tensor:
+        def cross(interface: Interface, h: Tensor) -> Tensor:
             at = self._cuts[interface.name]
             if at == self._position:
-                raise _Reached(interface.batch_first(made))
+                raise _Reached(interface.batch_first(h))
             if at < self._position - 1:
-                return made
-            assert h is not None
-            if interface.batch_first(made).shape != h.shape:
+                return h
+            assert message is not None
+            if interface.batch_first(h).shape != message.shape:
                 raise ShapeError(
-                    f"interface '{interface.name}': a message of shape {tuple(h.shape)} has come, and this batch's "
-                    f"inputs give {tuple(interface.batch_first(made).shape)}; do all processes read the same batches?"
+                    f"interface '{interface.name}': a message of shape {tuple(message.shape)} has come, and this batch's "
+                    f"inputs give {tuple(interface.batch_first(h).shape)}; do all processes read the same batches?"
                 )
             scope.open = False
             torch.set_grad_enabled(learns)
-            return interface.as_made(h.clone() if interface.copies else h)
+            return interface.as_made(message.clone() if interface.copies else message)
 
         for kind, name, _, absent in self._swaps:
             kind[name] = absent

@@ -136,7 +136,11 @@ def _sequence(net: Decoupled, changed: Sequence[frozenset[str]]) -> list[Part]:
 
 def _forward(net: Decoupled, inputs: Inputs, changed: Sequence[frozenset[str]]) -> list[Part]:
     floating = [
-        {n for n in names if net.model.get_buffer(n).is_floating_point() or net.model.get_buffer(n).is_complex()}
+        {
+            n
+            for n in names
+            if net.model.get_buffer(n).is_floating_point() or net.model.get_buffer(n).is_complex()
+        }
         for names in changed
     ]
     own = _own_buffers(net, changed)
@@ -180,7 +184,8 @@ def _close(a: Tensor, b: Tensor) -> bool:
     if not a.dtype.is_floating_point:
         return bool((a == b).all())
     tolerance = 100 * torch.finfo(a.dtype).eps
-    return torch.allclose(a, b, rtol=tolerance, atol=tolerance * float(b.abs().max() if b.numel() else 0), equal_nan=True)
+    largest = float(b[b.isfinite()].abs().max()) if b.isfinite().any() else 0.0
+    return torch.allclose(a, b, rtol=tolerance, atol=tolerance * largest, equal_nan=True)
 
 
 @contextmanager

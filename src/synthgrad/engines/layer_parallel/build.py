@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ...core import ConfigError, Decoupled, Rule
+from ...core import ConfigError, Decoupled, Monitor, Rule
+from ..optimizers import OptimizerFactory
 from .alike import check_alike, check_hooks, check_stackable
 from .chain import take_apart
 
-__all__ = ["Parts", "find_parts"]
+__all__ = ["Parts", "check_settings", "find_parts"]
 
 
 @dataclass(frozen=True)
@@ -120,3 +121,19 @@ def _check_sites(net: Decoupled) -> None:
                 f"block '{above}' changes its input in place, which the others of the batch still need; use modules "
                 "that do not (inplace=False), or use InProcess"
             )
+
+
+def check_settings(
+    nets: Sequence[Decoupled], factories: Sequence[OptimizerFactory], observe: int, monitor: Monitor | None
+) -> None:
+    """Refuse settings that are out of range."""
+    if not nets:
+        raise ConfigError("got no network; give one, or several of one shape")
+    if len(factories) != len(nets):
+        raise ConfigError(
+            f"got {len(factories)} optimizer factories for {len(nets)} networks; give one, or one for each"
+        )
+    if isinstance(observe, bool) or observe < 0:
+        raise ConfigError(f"observe={observe!r}: expected a number of steps from 0")
+    if monitor is not None and len(nets) > 1:
+        raise ConfigError("a monitor names interfaces, of which several networks have the same; give none")

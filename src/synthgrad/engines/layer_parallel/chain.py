@@ -42,5 +42,7 @@ def take_apart(net: Decoupled) -> list[nn.Sequential]:
                 "engine takes batches first; let the modules take (B, T, F), or use InProcess"
             )
     modules = sequences(net, "layer-parallel engine")
-    check_parts(net, lambda twin: [Part(m, None) for m in sequences(twin, "layer-parallel engine")], net.example)
+    check_parts(
+        net, lambda twin: [Part(m, None) for m in sequences(twin, "layer-parallel engine")], net.example
+    )
     return modules

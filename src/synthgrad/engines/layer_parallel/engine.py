@@ -35,7 +35,7 @@ from ..watch import watched
 from .adam import RowAdam
 from .belt import Belt, Tick
 from .body import Body, Learn, Ran
-from .build import Parts, find_parts
+from .build import Parts, check_settings, find_parts
 from .compiled import check_compilable, learner
 from .finite import RowGuard
 from .fused import fused_body
@@ -103,7 +103,7 @@ class LayerParallel:
             if not isinstance(each, Decoupled):
                 raise ConfigError(f"got a {type(each).__name__}, expected what synthgrad.decouple returned")
         factories = [optimizer] * len(nets) if callable(optimizer) else list(optimizer)
-        _check(nets, factories, observe, monitor)
+        check_settings(nets, factories, observe, monitor)
         parts = find_parts(nets)
         listened = any(rule.listens for rule in parts.rules) or monitor is not None
         self.nets = nets
@@ -129,7 +129,9 @@ class LayerParallel:
         self._body.note(ledger, len(self._names), observe)
         self._updates = Updates(
             [
-                make_optimizers(factory, m.name, *zip(learners(n, m, k)[:2], (None, rule_options), strict=True))
+                make_optimizers(
+                    factory, m.name, *zip(learners(n, m, k)[:2], (None, rule_options), strict=True)
+                )
                 for n, factory in zip(nets, factories, strict=True)
                 for k, m in enumerate(n.graph.modules)
             ],
@@ -389,19 +391,3 @@ def _body(
     top = Top(parts.last, criterion, units, learned, listened=listened)
     rules = rule_rows(parts.rules)
     return General(parts.first, parts.inner, top, rules, units, learned, name=name, listened=listened)
-
-
-def _check(
-    nets: Sequence[Decoupled], factories: Sequence[OptimizerFactory], observe: int, monitor: Monitor | None
-) -> None:
-    """Refuse settings that are out of range."""
-    if not nets:
-        raise ConfigError("got no network; give one, or several of one shape")
-    if len(factories) != len(nets):
-        raise ConfigError(
-            f"got {len(factories)} optimizer factories for {len(nets)} networks; give one, or one for each"
-        )
-    if isinstance(observe, bool) or observe < 0:
-        raise ConfigError(f"observe={observe!r}: expected a number of steps from 0")
-    if monitor is not None and len(nets) > 1:
-        raise ConfigError("a monitor names interfaces, of which several networks have the same; give none")

@@ -14,7 +14,9 @@ __all__ = ["differ", "examples", "refuse_other_examples"]
 
 _BITS = 30
 _MASK = (1 << _BITS) - 1
-_ODD = 0x9E3779B97F4A7C15 - (1 << 64)  # 2⁶⁴ over the golden ratio, as a signed number: a sum with it wraps around
+_ODD = 0x9E3779B97F4A7C15 - (
+    1 << 64
+)  # 2⁶⁴ over the golden ratio, as a signed number: a sum with it wraps around
 
 
 def examples(ids: Tensor | None, target: Any) -> int:

@@ -263,11 +263,11 @@ def _links(
     return below, above
 
 
-def _slots(
-    crossing: Slot, inputs: Sequence[Slot], settings: Settings
-) -> tuple[list[Slot], list[Slot]]:
+def _slots(crossing: Slot, inputs: Sequence[Slot], settings: Settings) -> tuple[list[Slot], list[Slot]]:
     """Return what may cross a link upwards, and downwards."""
     message = Slot(crossing.shape, settings.wire_dtype or crossing.dtype, crossing.dtype)
     target = settings.target
-    labels = Slot(() if target is None else (None,) * (target.ndim - 1), torch.int64 if target is None else target.dtype)
+    labels = Slot(
+        () if target is None else (None,) * (target.ndim - 1), torch.int64 if target is None else target.dtype
+    )
     return [message, labels, *inputs], [message, Slot((), crossing.dtype)]

@@ -21,10 +21,19 @@ from ...core.modes import evaluating
 from ..apart import Part, take_apart
 from ..base import Criterion, StepRecord, model_inputs
 from ..checks import warn_of_evaluation
-from ..optimizers import Named, OptimizerFactory, clear_casts, has_gradient, make_optimizers, step_all, zero_grad
+from ..optimizers import (
+    Named,
+    OptimizerFactory,
+    clear_casts,
+    has_gradient,
+    make_optimizers,
+    step_all,
+    zero_grad,
+)
 from ..penalty import Penalties, Penalty
 from ..watch import Watch, watched
 from .agree import describe
+from .checks import check_rules
 from .clip import Clip
 from .connect import Connected, Settings, alarm_of, connect, default_store
 from .late import LateInput
@@ -108,7 +117,7 @@ class Stages:
             raise ConfigError(f"got a {type(net).__name__}, expected what synthgrad.decouple returned")
         settings = Settings(window, deterministic, observe_prob, wire_dtype, target, timeout_s, seed)
         settings.check()
-        _check_rules(net, settings, replicas)
+        check_rules(net, settings, replicas)
         self.net = net
         self.layout = layout = Layout.here(len(net.graph.modules), replicas)
         store = default_store()
@@ -129,7 +138,9 @@ class Stages:
                 (_named("input rule", supplies), input_options),
             )
             penalties = Penalties(net, penalty)
-            self._clip = None if clip_norm is None else Clip(clip_norm, part.module, replicas, alarm, timeout_s)
+            self._clip = (
+                None if clip_norm is None else Clip(clip_norm, part.module, replicas, alarm, timeout_s)
+            )
         except Exception as error:
             alarm.ring(error)  # the others wait for this process in the handshake
             raise
@@ -138,16 +149,23 @@ class Stages:
         inputs = None if part.inputs is None else part.inputs.forms
         self._links: Connected = connect(
             layout,
-            [Slot(tuple(None if k != site.features_at - 1 else n for k, n in enumerate(site.shape[1:])), site.dtype)
-             if len(site.shape) > 1 else Slot((), site.dtype) for site in sites],
+            [
+                Slot(
+                    tuple(None if k != site.features_at - 1 else n for k, n in enumerate(site.shape[1:])),
+                    site.dtype,
+                )
+                if len(site.shape) > 1
+                else Slot((), site.dtype)
+                for site in sites
+            ],
             rule,
             settings,
             {"the network": describe(net), "clip_norm": clip_norm},
             device,
             store,
-            [] if inputs is None else [
-                Slot((None,) * max(f.ndim - 1, 0), f.dtype, bare=not f.needed) for f in inputs
-            ],
+            []
+            if inputs is None
+            else [Slot((None,) * max(f.ndim - 1, 0), f.dtype, bare=not f.needed) for f in inputs],
         )
         self._rule = rule
         below = self._links.below
@@ -354,42 +372,3 @@ def _tensors(net: Decoupled, stage: int, part: Part) -> Callable[[], list[Tensor
         return [*own, *(t for rule in rules for t in (*rule.parameters(), *rule.buffers()))]
 
     return found
-
-
-def _check_inputs(net: Decoupled, settings: Settings, replicas: int) -> None:
-    supplied = [name for name, interface in net.interfaces.items() if interface.input_rule is not None]
-    if not supplied:
-        return
-    where = f"interface '{supplied[0]}' has synthetic inputs"
-    if settings.exact:
-        raise ConfigError(
-            f"{where}, which are used when the real ones are late, and deterministic=True wants runs alike; use one of "
-            "the two, or InProcess"
-        )
-    if replicas > 1 or settings.target is not None or any(i.rule.waits for i in net.interfaces.values()):
-        raise ConfigError(
-            f"{where}: not together with replicas, targets that travel or rules that wait; leave these out, or decouple "
-            "without inputs"
-        )
-
-
-def _check_rules(net: Decoupled, settings: Settings, replicas: int) -> None:
-    _check_inputs(net, settings, replicas)
-    for name, interface in net.interfaces.items():
-        rule = interface.rule
-        if not rule.waits:
-            continue
-        if settings.window is None:
-            raise ConfigError(
-                f"the rule at interface '{name}' has the module below wait for its message: say how many steps, as in "
-                "window=0 (backpropagation) or window=2 (delayed gradients)"
-            )
-        if settings.observe_prob != 1:
-            raise ConfigError(
-                f"observe_prob={settings.observe_prob}: the rule at interface '{name}' waits for every message; use 1"
-            )
-        if settings.window and replicas > 1:
-            raise ConfigError(
-                f"the rule at interface '{name}' waits, and with window={settings.window} several graphs are kept, "
-                "which data parallel replicas cannot average; use window=0 or one replica"
-            )

@@ -210,9 +210,7 @@ class Stage:
         out = self.part(h.clone() if h is not None and self._copies else h, inputs)
         if self.above is None:
             return out
-        self.above.send(
-            Kind.PREDICT, step, out, None, inputs=inputs if self.part.inputs is not None else ()
-        )
+        self.above.send(Kind.PREDICT, step, out, None, inputs=inputs if self.part.inputs is not None else ())
         return None
 
     def _inputs(self, passed: Passed) -> list[Tensor]:
@@ -241,9 +239,7 @@ class Stage:
                 "all processes must go through the data in the same order; or let labels travel with the batch"
             )
 
-    def _cross(
-        self, step: int, out: Tensor, info: Info, leaf: Tensor | None, penalty: Tensor | None
-    ) -> None:
+    def _cross(self, step: int, out: Tensor, info: Info, leaf: Tensor | None, penalty: Tensor | None) -> None:
         """Learn from the rule's credit, or keep the graph for later."""
         assert self.rule is not None
         h = out.detach()
@@ -296,7 +292,9 @@ class Stage:
     def _backward(self, out: Tensor, delta: Tensor | None, penalty: Tensor | None) -> None:
         """Run the module's backward pass from what it learns from."""
         ones = None if penalty is None else torch.ones_like(penalty)
-        run_backward([out] if penalty is None else [out, penalty], [delta] if penalty is None else [delta, ones])
+        run_backward(
+            [out] if penalty is None else [out, penalty], [delta] if penalty is None else [delta, ones]
+        )
 
     def _learn(self, rule: Rule, kept: _Kept, message: Message, share: int) -> None:
         pending = kept.credit.pending

@@ -186,11 +186,7 @@ class Outgoing:
         prefix = [kind, step, rows, mask, busy_us, window, checksum]
         self._post(step, torch.tensor([*prefix, *shapes], dtype=torch.int64, device=self._device), 0)
         packed = _pack(
-            [
-                t.detach().to(self._device, self._slots[k].dtype)
-                for k, t in present
-                if not self._slots[k].bare
-            ]
+            [t.detach().to(self._device, self._slots[k].dtype) for k, t in present if not self._slots[k].bare]
         )
         if packed is not None:
             self._post(step, packed, _tag(packed.numel()))

@@ -6,7 +6,8 @@ gradient: it is held to the in-process engine with the lags that it has by itsel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ class Count:
     def __init__(self) -> None:
         self.steps: int | None = None
 
-    def over(self, batches: Sequence[Batch]) -> Any:
+    def over(self, batches: Sequence[Batch]) -> Iterator[Batch]:
         """Yield the batches, and count."""
         for k, batch in enumerate(batches):
             self.steps = k
@@ -51,6 +52,7 @@ class Count:
         self.steps = len(batches)
 
 
+@dataclass(frozen=True, slots=True)
 class Trained:
     """What training left, and what it is to be compared with.
 
@@ -59,8 +61,9 @@ class Trained:
         net: the decoupled network.
     """
 
-    def __init__(self, found: dict[str, Tensor], expected: dict[str, Tensor], net: Decoupled) -> None:
-        self.found, self.expected, self.net = found, expected, net
+    found: dict[str, Tensor]
+    expected: dict[str, Tensor]
+    net: Decoupled
 
 
 def sizes(steps: int, largest: int) -> tuple[int, ...]:
@@ -97,15 +100,14 @@ def _loop(model: nn.Module, entry: Entry, batches: Sequence[Batch], count: Count
     torch.manual_seed(_SEED)
     for inputs, y in count.over(batches):
         optimizer.zero_grad()
-        output = (
-            model(inputs)
-            if isinstance(inputs, Tensor)
-            else model(*inputs)
-            if isinstance(inputs, tuple)
-            else model(**inputs)
-        )
-        entry.criterion(output, y).backward()
+        entry.criterion(_called(model, inputs), y).backward()
         optimizer.step()
+
+
+def _called(model: nn.Module, inputs: Inputs) -> Any:
+    if isinstance(inputs, Tensor):
+        return model(inputs)
+    return model(*inputs) if isinstance(inputs, tuple) else model(**inputs)
 
 
 def backprop(

@@ -20,6 +20,7 @@ from torch.distributed.pipelining import (
 )
 from torch.nn.parallel import DistributedDataParallel
 
+from ...core.modes import evaluating
 from .kinds import Kind
 from .network import CLASSES, IN_SHAPE, Size, adam, network, split_names
 from .program import forward_through
@@ -202,7 +203,5 @@ def _schedule(kind: Kind, stages: list[PipelineStage]) -> Any:
 
 @torch.no_grad()
 def _evaluated(model: nn.Module, x: Tensor) -> Tensor:
-    model.eval()
-    out = model(x)
-    model.train()
-    return out
+    with evaluating(model):
+        return model(x)

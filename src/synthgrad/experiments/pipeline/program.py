@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ...core.modes import evaluating
+
 __all__ = ["Program", "forward_through"]
 
 
@@ -61,9 +63,8 @@ def forward_through(
         if k and owners[k - 1] != rank:
             x = torch.empty(len(x), widths[k - 1])
             dist.recv(x, owners[k - 1])
-        training = modules[k].training
-        x = modules[k].eval()(x)
-        modules[k].train(training)
+        with evaluating(modules[k]):
+            x = modules[k](x)
         if k + 1 == len(owners):
             return x
         if owners[k + 1] != rank:

@@ -1,0 +1,79 @@
+"""Is the graph of a batch that of the example? Looked at now and then in the plain loop, where nothing else would notice.
+
+A skip connection that appears in some batches only would bring the true gradient past the rule to the module below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from .errors import CutError
+from .pieces import OUTPUT, Module
+
+__all__ = ["audit", "is_due"]
+
+
+def is_due(forward: int) -> bool:
+    """Is a forward pass, counted from 1, one to look at? The first ones are, and ever fewer later: 1, 2, 4, 8, …"""
+    return forward & (forward - 1) == 0
+
+
+def audit(model: nn.Module, modules: Sequence[Module], outputs: Sequence[Tensor], cut: str) -> None:
+    """Refuse a graph in which a part above a cut reaches the parameters of a part below by another way.
+
+    Args:
+        model: the network.
+        modules: as found in the example.
+        outputs: the tensors that the network has returned.
+        cut: name of the nodes that are cuts; their ``interface`` says which.
+
+    Raises:
+        CutError: naming the parameter.
+    """
+    ends: dict[str, list[Any]] = {OUTPUT: [t.grad_fn for t in outputs if t.grad_fn is not None]}
+    owners: dict[int, set[str]] = {}
+    names: dict[int, str] = {}
+    for module in modules:
+        for name in module.parameters:
+            p = model.get_parameter(name)
+            owners.setdefault(id(p), set()).add(module.name)
+            names[id(p)] = name
+    of = {end: module.name for module in modules for end in module.ends}
+    done: set[str] = set()
+    while ends:
+        end, roots = ends.popitem()
+        done.add(end)
+        variables, cuts = _behind(roots, cut)
+        for variable in variables:
+            found = owners.get(id(variable))
+            if found is not None and of[end] not in found:
+                raise CutError(
+                    f"in this batch the part of the network that ends in '{end}' reaches parameter '{names[id(variable)]}' "
+                    f"of module '{'+'.join(sorted(found))}' past the cuts, and in the example it did not: a skip connection "
+                    "crosses a cut, or modules are run in another order; cut where no connection crosses"
+                )
+        ends |= {name: [below] for name, below in cuts.items() if name not in done}
+
+
+def _behind(roots: Sequence[Any], cut: str) -> tuple[list[Tensor], Mapping[str, Any]]:
+    """Return the leaves behind some nodes up to the cuts, and the nodes below these, by interface."""
+    leaves: list[Tensor] = []
+    cuts: dict[str, Any] = {}
+    seen: set[Any] = set()
+    waiting = list(roots)
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() == cut:
+            cuts[node.interface.name] = node.next_functions[0][0]
+            continue
+        variable = getattr(node, "variable", None)
+        if isinstance(variable, Tensor):
+            leaves.append(variable)
+        waiting.extend(parent for parent, _ in node.next_functions)
+    return leaves, cuts

@@ -1,0 +1,79 @@
+"""All rules that tests of engines run through: whatever is here is enrolled in every one of them.
+
+A method of the experiments is enrolled by being there, an exported rule by an entry in `RULES`; `test_contract.py`
+fails if one is missing.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+import synthgrad as sg
+from synthgrad import rules
+from synthgrad.core import Rule, Site
+from synthgrad.experiments.config import RuleSettings
+from synthgrad.experiments.methods import METHODS, Facts
+from tests.networks import CLASSES
+
+__all__ = ["EXAMPLES", "RULES", "exported"]
+
+#: Examples that rules with a memory remember; ids are below this.
+EXAMPLES = 100
+
+MakeRule = Callable[[], Rule]
+
+
+def _of_methods() -> dict[str, MakeRule]:
+    settings = {
+        "": RuleSettings(),
+        "-hidden": RuleSettings(hidden=(6,)),
+        "-like-layer": RuleSettings(like_layer=True),
+    }
+    return {
+        f"{m.name}{suffix}": lambda make=m.rule, s=s: make(s, Facts(CLASSES, EXAMPLES))  # type: ignore[misc]
+        for m in METHODS.values()
+        if m.rule is not None
+        for suffix, s in settings.items()
+    }
+
+
+def _form(rule: Rule) -> str:
+    """Return what a rule is at an interface of seven features: equal for rules that are built alike."""
+    bound = rule.bind(Site("form", (4, 7), torch.float64, torch.device("cpu"), nn.Identity()))
+    return f"{type(bound).__name__} {bound}"
+
+
+def _distinct(made: dict[str, MakeRule]) -> dict[str, MakeRule]:
+    """Return the first of each form: not every setting makes a difference to every method."""
+    seen: dict[str, str] = {}
+    for name, make in made.items():
+        seen.setdefault(_form(make()), name)
+    return {name: made[name] for name in seen.values()}
+
+
+RULES: dict[str, MakeRule] = _distinct(_of_methods()) | {
+    "cdni-normed": lambda: sg.SyntheticGradient(
+        (6,), CLASSES
+    ),  # counts what it predicts, in BatchNorm's statistics
+    "stale-average": lambda: rules.StaleGradient(EXAMPLES, decay=0.5, max_age=5),
+    "sobolev-value": lambda: rules.Sobolev(CLASSES, (6,), critic="value", value_weight=0.5),
+    "least_squares": lambda: rules.LeastSquaresGradient(CLASSES),
+    "least_squares-one": lambda: rules.LeastSquaresGradient(rate=0.2, damping=0.1),
+    "true_gradient-shrunk": lambda: rules.TrueGradient(shrink=0.5),
+    "hand_over": lambda: rules.HandOver(sg.SyntheticGradient(context=CLASSES), warm_up=2, min_cosine=0.2),
+    "hand_over-hidden": lambda: rules.HandOver(sg.SyntheticGradient((6,)), min_cosine=0.0, memory=0.0),
+    "hand_over-frozen": lambda: rules.HandOver(sg.SyntheticGradient(context=CLASSES), freeze_after=20),
+    "hand_over-local": lambda: rules.HandOver(rules.LocalLoss(CLASSES), warm_up=1, freeze_after=4),
+    "hand_over-critic": lambda: rules.HandOver(rules.Sobolev(CLASSES), min_cosine=0.3),
+    "hand_over-stale": lambda: rules.HandOver(rules.StaleGradient(EXAMPLES), warm_up=3),
+    "hand_over-least_squares": lambda: rules.HandOver(rules.LeastSquaresGradient(CLASSES), min_cosine=0.1),
+}
+
+
+def exported() -> set[type[Rule]]:
+    """Return the classes of rules that the package exports."""
+    return {v for v in vars(rules).values() if inspect.isclass(v) and issubclass(v, Rule)}
