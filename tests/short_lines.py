@@ -63,7 +63,9 @@ def stand_ins(folder: Path) -> Path:
             ("labels-idx1", (np.arange(n) % 10).astype(np.uint8)),
         ):
             head = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
-            (folder / "mnist" / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(head + array.tobytes(), 1))
+            (folder / "mnist" / f"{part}-{kind}-ubyte.gz").write_bytes(
+                gzip.compress(head + array.tobytes(), 1)
+            )
     (folder / FOLDER).mkdir()
     for name in OFFICIAL_MD5:
         images, labels = rng.integers(0, 256, (200, 3072), np.uint8), [k % 10 for k in range(200)]
@@ -115,7 +117,9 @@ def shortened(words: Sequence[str]) -> list[str]:
     known = {option for parameter in command.params for option in parameter.opts}
     extra = SHORT | SHORTER.get(words[0], {}) | SHORTER.get(" ".join(words[:2]), {})
     if words[0] == "run" and {"--data", "--layers", "--unroll"} & set(words):
-        del extra["--tier"]  # what is named here may be in the line's own tier only; `cut_runs` cuts all short
+        del extra[
+            "--tier"
+        ]  # what is named here may be in the line's own tier only; `cut_runs` cuts all short
     if words[:2] == ["bench", "unroll"] or "lstm" in words:
         del extra["--layers"]  # recurrent networks have one
     if words[1:2] == ["memory"] and "--unroll" in words:

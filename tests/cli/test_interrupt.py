@@ -23,7 +23,9 @@ COMMAND = [
 ]
 PATIENCE_S = 120  # against hanging for ever, not a claim
 
-starts_programs = pytest.mark.slow(reason="starts the whole program; one test for each signal is in the short suite")
+starts_programs = pytest.mark.slow(
+    reason="starts the whole program; one test for each signal is in the short suite"
+)
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 
 

@@ -98,7 +98,8 @@ def test_eval_and_no_grad_are_the_plain_network() -> None:
     net = net_of(case).eval()
     output = net(x)  # needs no context
     assert torch.equal(output, model(x))
-    case.criterion(output, case.batch()[1]).backward()
+    with pytest.warns(UserWarning, match="in evaluation mode"):
+        case.criterion(output, case.batch()[1]).backward()
     assert net.model[0][0].weight.grad.abs().max() > 0  # type: ignore[index,union-attr]
     net.train()
     with torch.no_grad():

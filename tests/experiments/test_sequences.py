@@ -70,7 +70,9 @@ def test_methods_have_the_same_data_and_first_weights(name: str) -> None:
     assert figures[0] == pytest.approx(figures[1], rel=1e-5)
 
 
-long_training = pytest.mark.slow(reason="takes 300 steps to learn; one method with an interface is in the short suite")
+long_training = pytest.mark.slow(
+    reason="takes 300 steps to learn; one method with an interface is in the short suite"
+)
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,9 @@ class AtInterface(nn.Module):
         bound = copy.deepcopy(self)
         bound.name = site.name
         bound.build(site)
-        return bound.to(site.device, site.dtype)
+        # Half precision is too narrow for gradients in per-example units: the cut asks in float32 there.
+        dtype = torch.float32 if site.dtype == torch.float16 else site.dtype
+        return bound.to(site.device, dtype)
 
     def build(self, site: Site) -> None:
         """Make the parameters that depend on shapes. Called once, by `bind`.

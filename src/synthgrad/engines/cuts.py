@@ -302,7 +302,8 @@ class Cuts:
         assert crossed.message is not None
         (turn, end), crossed.waiting = crossed.waiting, None
         gradient = interface.rule.accept(crossed.message, crossed.batch.info)
-        turn.release(end, gradient * (1.0 / self.net.units.divisor(gradient)), crossed.message.loss)
+        scaled = gradient * (1.0 / self.net.units.divisor(gradient))
+        turn.release(end, interface.as_made(scaled), crossed.message.loss)
         self._end(turn)
 
     def _observe(self, interface: Interface, crossed: Crossed) -> None:

@@ -82,19 +82,22 @@ class Watch:
         known = {id(p): n for n, p in (*self._named, *self._rules)}
         for variable in reached(loss, outputs):
             if id(variable) in known and id(variable) not in own:
-                raise beyond_the_output(known[id(variable)], self._owner.get(known[id(variable)], "a rule"))
+                raise self._elsewhere(known[id(variable)])
 
     def _stray(self, name: str, p: Tensor) -> CutError | ConfigError:
         p.grad = None
+        is_here = self._module is None or self._owner.get(name) == self._module
+        if is_here and name not in self._unowned and id(p) not in self._trained:
+            return thawed(name)
+        return self._elsewhere(name)
+
+    def _elsewhere(self, name: str) -> CutError:
         if name in self._unowned:
             return CutError(
                 f"parameter '{name}' was not reached by the example that decouple was given, and this batch has reached "
                 "it: no module's optimizer has it; give decouple an example that reaches it (in training mode, if it "
                 "is used there only)"
             )
-        is_here = self._module is None or self._owner.get(name) == self._module
-        if is_here and id(p) not in self._trained:
-            return thawed(name)
         return beyond_the_output(name, self._owner.get(name, "a rule"))
 
 

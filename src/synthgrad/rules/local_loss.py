@@ -65,10 +65,11 @@ class LocalLoss(Rule):
 
     def check(self, h: Tensor, info: Info) -> None:
         check_target(info.context, self.classes, h, self.name, self.loss, wait=not self._has_looked)
-        if not torch.compiler.is_compiling():
+        if not self._has_looked and not torch.compiler.is_compiling():
             self._has_looked = True
-        if isinstance(self.head, Head):  # another module takes what it takes
-            self.head.check(h, self.name)
+        head = self.head
+        if isinstance(head, Head):  # another module takes what it takes
+            head.check(h, self.name)
 
     def losses(self, outputs: Tensor, c: Tensor) -> Tensor:
         """Return the loss of each example, ``(B,)``, of the head's outputs and the context."""

@@ -107,12 +107,13 @@ class Sobolev(Rule):
     def check(self, h: Tensor, info: Info) -> None:
         if self.critic == "classifier":
             check_target(info.context, self.classes, h, self.name, self.loss, wait=not self._has_looked)
-            if not torch.compiler.is_compiling():
+            if not self._has_looked and not torch.compiler.is_compiling():
                 self._has_looked = True
         elif self.classes:
             check_context(info.context, self.classes, h, self.name, by_place=False)
-        if isinstance(self.head, Head):  # another module takes what it takes
-            self.head.check(h, self.name)
+        head = self.head
+        if isinstance(head, Head):  # another module takes what it takes
+            head.check(h, self.name)
 
     def values(self, h: Tensor, info: Info) -> Tensor:
         """Return ``V(h, c)``, ``(B,)``, attached to ``h`` and to the parameters."""

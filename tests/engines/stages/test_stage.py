@@ -13,7 +13,8 @@ from torch import Tensor
 
 import synthgrad as sg
 from synthgrad.core import Decoupled, Info, Message, Rule
-from synthgrad.engines.stages.links import Answer
+from synthgrad.engines.apart import take_apart
+from synthgrad.engines.stages.links import Answer, Arrived
 from synthgrad.engines.stages.stage import Stage
 from synthgrad.engines.stages.window import Window
 from synthgrad.rules import HandOver, Sobolev
@@ -55,9 +56,9 @@ class Below:
         default_factory=list[tuple[int, Tensor | None, float]]
     )
 
-    def take(self, kind: Any, step: int) -> tuple[Tensor, None]:
+    def take(self, kind: Any, step: int) -> Arrived:
         generator = torch.Generator().manual_seed(step)
-        return torch.randn(B, 7, generator=generator, dtype=torch.float64), None
+        return Arrived(torch.randn(B, 7, generator=generator, dtype=torch.float64), None, [], 0)
 
     def draw(self) -> bool:
         return True
@@ -70,9 +71,9 @@ class Below:
 
 def stage_of(net: Decoupled, position: int, above: Above, below: Below | None, window: Window) -> Stage:
     links: Any = {"above": above, "below": below}
-    modules, rules = list(net.model.children()), [i.rule for i in net.interfaces.values()]
+    rules = [i.rule for i in net.interfaces.values()]
     return Stage(
-        modules[position], net.units, None, rules[position],
+        take_apart(net)[position], net.units, None, rules[position],
         **links, window=window, exact=False, guard=None, name=str(position),
     )  # fmt: skip
 
@@ -110,7 +111,7 @@ def test_a_rule_learns_the_mean_of_the_answers_that_have_come(rule: str, come: l
     stage = stage_of(net, 0, above, None, Window(3))
     data = batches(4)
     for t, (x, y, ids) in enumerate(data):
-        stage.run(t, x, y, ids=ids)
+        stage.run(t, ((x,), {}), y, ids=ids)
     ours = net.interfaces["0"].rule
     expected = copy.deepcopy(ours)
     expected.zero_grad()
@@ -133,7 +134,7 @@ def test_the_window_hears_how_long_the_stage_above_takes() -> None:
     stage = stage_of(chain(sg.SyntheticGradient(), modules=2), 0, Above({}, busy_us=26_000), None, window)
     assert window.size == 52
     x, y, _ = batches(1)[0]
-    stage.run(0, x, y)
+    stage.run(0, ((x,), {}), y)
     assert window.size == 6
 
 

@@ -273,8 +273,8 @@ def test_settings_are_checked(rule: str, options: dict[str, Any], error: str) ->
 
 
 def _one(rule: str, options: dict[str, Any]) -> None:
-    from synthgrad.engines.stages.connect import Settings
     from synthgrad.engines.stages.checks import check_rules
+    from synthgrad.engines.stages.connect import Settings
 
     settings = Settings(
         **{{"deterministic": "exact"}.get(k, k): v for k, v in options.items()}  # pyright: ignore[reportArgumentType]

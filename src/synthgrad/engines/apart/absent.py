@@ -102,7 +102,9 @@ class Absent(torch.Tensor):
         if func is F.scaled_dot_product_attention:
             # Which of its kernels would run here is nobody's concern: they agree in shape.
             return _attended(*args, **kwargs)
-        return super().__torch_function__(func, types, args, kwargs)
+        # Not the default, which makes a tensor of this class of everything, also of what has values.
+        with torch._C.DisableTorchFunctionSubclass():  # pyright: ignore[reportPrivateUsage]
+            return func(*args, **kwargs)
 
     @classmethod
     def __torch_dispatch__(

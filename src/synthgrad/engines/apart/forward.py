@@ -18,10 +18,14 @@ from torch import Tensor, nn
 
 from ...core import CutError, Decoupled, ShapeError
 from ...core.interface import Interface
-from .absent import Absent, Scope, absent_like
+from .absent import Scope, absent_like
 from .inputs import Inputs
 
 __all__ = ["ForwardPart", "Inputs"]
+
+
+#: Where a tensor is registered, under which name, the tensor, and what stands for it.
+_Swap = tuple[dict[str, Any], str, Any, Tensor]
 
 
 class _Reached(BaseException):
@@ -67,24 +71,24 @@ class ForwardPart(nn.Module):
         below = cuts[position - 1] if position else ""
         who = f"the stage below (module '{net.graph.modules[position - 1].name}')" if position else ""
         self._scope = Scope(who, below)
-        self._swaps = self._absent(net, position, changed) if position else []
+        self._swaps = self._stand_ins(net, position, changed) if position else []
 
-    def _absent(
-        self, net: Decoupled, position: int, changed: Collection[str]
-    ) -> list[tuple[dict[str, Any], str, Any, Absent]]:
+    def _stand_ins(self, net: Decoupled, position: int, changed: Collection[str]) -> list[_Swap]:
         """Return where the tensors of the parts below are registered, and what stands for them."""
         below = {p for m in net.graph.modules[:position] for p in m.parameters} | set(net.graph.unowned)
         ids = {id(net.model.get_parameter(n)) for n in below} | {id(net.model.get_buffer(n)) for n in changed}
-        stand_ins: dict[int, Absent] = {}
-        swaps: list[tuple[dict[str, Any], str, Any, Absent]] = []
+        made: dict[int, Tensor] = {}
+        swaps: list[_Swap] = []
         for module in net.model.modules():
             for kind in (module._parameters, module._buffers):
                 for name, tensor in kind.items():
                     if tensor is None or id(tensor) not in ids:
                         continue
-                    if id(tensor) not in stand_ins:
-                        stand_ins[id(tensor)] = absent_like(tensor, self._scope)
-                    swaps.append((kind, name, tensor, stand_ins[id(tensor)]))
+                    if id(tensor) not in made:
+                        # A counter has values that code may read; its copy counts for nobody.
+                        is_counter = not (tensor.is_floating_point() or tensor.is_complex())
+                        made[id(tensor)] = tensor.clone() if is_counter else absent_like(tensor, self._scope)
+                    swaps.append((kind, name, tensor, made[id(tensor)]))
         return swaps
 
     def extra_repr(self) -> str:
@@ -126,8 +130,8 @@ class ForwardPart(nn.Module):
             torch.set_grad_enabled(learns)
             return interface.as_made(message.clone() if interface.copies else message)
 
-        for kind, name, _, absent in self._swaps:
-            kind[name] = absent
+        for kind, name, _, stand_in in self._swaps:
+            kind[name] = stand_in
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)  # it hands nested tensors from layer to layer
         try:

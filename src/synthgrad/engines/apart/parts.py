@@ -135,17 +135,9 @@ def _sequence(net: Decoupled, changed: Sequence[frozenset[str]]) -> list[Part]:
 
 
 def _forward(net: Decoupled, inputs: Inputs, changed: Sequence[frozenset[str]]) -> list[Part]:
-    floating = [
-        {
-            n
-            for n in names
-            if net.model.get_buffer(n).is_floating_point() or net.model.get_buffer(n).is_complex()
-        }
-        for names in changed
-    ]
     own = _own_buffers(net, changed)
     return [
-        Part(ForwardPart(net, k, inputs, set().union(*floating[:k]), own[k]), inputs, own[k])
+        Part(ForwardPart(net, k, inputs, set().union(*changed[:k]), own[k]), inputs, own[k])
         for k in range(len(net.graph.modules))
     ]
 
