@@ -25,6 +25,7 @@ from .outputs import tensors_in
 from .proposals import propose
 from .quality import Monitor
 from .rule import Info, Rule
+from .signature import with_signature_of_model
 from .units import LossScale, Reduction, Units
 
 __all__ = ["Decoupled", "decouple", "propose_cuts", "recouple"]
@@ -103,11 +104,21 @@ class Decoupled(nn.Module):
         """The interfaces by name, in the order of the forward pass."""
         return self._interfaces
 
+    def __getattr__(self, name: str) -> Any:
+        """Return what only the plain network has (its ``config``, say), as programs that are given a model expect."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name[:1] == "_" or "model" not in self._modules:
+                raise
+            return getattr(self.model, name)
+
+    @with_signature_of_model
     def forward(self, *args: Any, context: Tensor | None = None, **kwargs: Any) -> Any:
         """Run the network; ``context`` is the ``c`` of the rules, ``(B, ...)``.
 
         The keyword is always the rules': a model whose own forward has one of that name is given it by
-        position.
+        position. To `inspect.signature` it takes what the model takes, and ``context``.
         """
         if not (self.training and torch.is_grad_enabled()):
             return self._plain(args, kwargs)
