@@ -20,14 +20,19 @@ def _fresh() -> None:
     torch.compiler.reset()
 
 
+larger_graph = pytest.mark.slow(
+    reason="torch.compile traces every step anew; those of dense layers are in the short suite"
+)
+
+
 @pytest.mark.parametrize(
     ("stack", "rule", "fused"),
     [
         ("dense", "cdni", None),
         ("dense", "cdni", False),
-        ("residual", "local_loss", None),
-        ("conv", "cdni-hidden", None),
-        ("attention", "dni", None),
+        pytest.param("residual", "local_loss", None, marks=larger_graph),
+        pytest.param("conv", "cdni-hidden", None, marks=larger_graph),
+        pytest.param("attention", "dni", None, marks=larger_graph),
     ],
 )
 def test_equals_the_in_process_engine(stack: str, rule: str, fused: bool | None) -> None:
@@ -46,7 +51,18 @@ def test_equals_it_by_the_default_compiler() -> None:
     compare(STACKS["dense"], RULES["cdni"](), adam, atol=1e-8, compile=True)
 
 
-@pytest.mark.parametrize("observe", [0, 2])
+@pytest.mark.parametrize(
+    "observe",
+    [
+        0,
+        pytest.param(
+            2,
+            marks=pytest.mark.slow(
+                reason="torch.compile traces every step anew; those without a lag are in the short suite"
+            ),
+        ),
+    ],
+)
 @pytest.mark.parametrize(
     "optimizer",
     [

@@ -14,7 +14,7 @@ import torch
 
 from synthgrad.core import ConfigError, Decoupled
 from synthgrad.engines import InProcess, Lag, LayerParallel, Locked
-from synthgrad.rules import HandOver, LeastSquaresGradient, StaleGradient, TrueGradient
+from synthgrad.rules import HandOver, TrueGradient
 from tests.engines.by_hand import ByHand, assert_same, batches, chain, losses, plain_loop, run, sgd
 from tests.engines.rule_registry import RULES
 
@@ -78,17 +78,7 @@ def test_the_plain_loop(rule: str) -> None:
     assert_learned(net, start)
 
 
-# Rules that keep a prediction until the message comes.
-KEEPS = {name for name in listening if not isinstance(RULES[name](), StaleGradient | LeastSquaresGradient)}
-OUTDATED = pytest.mark.xfail(
-    strict=True,
-    reason="a prediction is used again though the rule has changed, where the module above has waited some steps",
-)
-
-
-@pytest.mark.parametrize(
-    "rule", [pytest.param(name, marks=OUTDATED) if name in KEEPS else name for name in listening]
-)
+@pytest.mark.parametrize("rule", listening)
 def test_below_a_module_that_waits_for_a_late_message(rule: str) -> None:
     """No lag is set at the lower interfaces, but the module above sends its message two steps after it has run."""
     net = chain({"0": RULES[rule](), "1": RULES[rule](), "2": TrueGradient()})
@@ -100,15 +90,10 @@ def test_below_a_module_that_waits_for_a_late_message(rule: str) -> None:
 
 
 PLAIN = [name for name in listening if not isinstance(RULES[name](), HandOver)]
-FORGETS = pytest.mark.xfail(
-    strict=True, reason="a hand-over drops the last batch before it freezes a rule that keeps no prediction"
-)
 
 
 @pytest.mark.parametrize("engine", [InProcess, Locked])
-@pytest.mark.parametrize(
-    "rule", [name if name in KEEPS else pytest.param(name, marks=FORGETS) for name in PLAIN]
-)
+@pytest.mark.parametrize("rule", PLAIN)
 def test_a_rule_that_is_frozen_has_learned_from_so_many_batches(rule: str, engine: Any) -> None:
     """Until then it is the rule itself, and from then on it stays."""
     net, twin = chain(HandOver(RULES[rule](), freeze_after=3)), chain(RULES[rule]())

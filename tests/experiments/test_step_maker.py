@@ -216,6 +216,7 @@ def differences(first: nn.Module, second: nn.Module) -> dict[str, float]:
     return {n: float((a - b).detach().abs().max()) for (n, a), b in pairs}
 
 
+@pytest.mark.slow(reason="a C++ compiler builds both passes of every module")
 @pytest.mark.compiles
 @OWN_WARNINGS
 @needs_compiler

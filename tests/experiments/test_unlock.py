@@ -12,7 +12,15 @@ def test_one_schedule_for_all() -> None:
     assert len({(c.schedule, c.precision, c.cell.data) for c in made}) == 1
 
 
-@pytest.mark.parametrize("method", unlock.METHODS)
+long_training = pytest.mark.slow(
+    reason="takes 300 steps to learn; the same with labels is in the short suite"
+)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, marks=long_training) if m in ("dni", "dni_unlock") else m for m in unlock.METHODS],
+)
 def test_smoke_learns(method: str) -> None:
     (config,) = [c for c in unlock.configs("smoke", (0,), "cpu", None) if c.method == method]
     record = run(config)

@@ -114,7 +114,9 @@ class Decoupled(nn.Module):
             return getattr(self.model, name)
 
     @with_signature_of_model
-    def forward(self, *args: Any, context: Tensor | None = None, **kwargs: Any) -> Any:
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, *args: Any, context: Tensor | None = None, **kwargs: Any
+    ) -> Any:
         """Run the network; ``context`` is the ``c`` of the rules, ``(B, ...)``.
 
         The keyword is always the rules': a model whose own forward has one of that name is given it by

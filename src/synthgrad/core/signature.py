@@ -9,7 +9,7 @@ from typing import Any
 __all__ = ["with_signature_of_model"]
 
 
-class with_signature_of_model:  # noqa: N801 - a decorator
+class with_signature_of_model:
     """Make a method of a module with an attribute ``model`` show the signature of that model's ``forward``."""
 
     def __init__(self, method: Callable[..., Any]) -> None:

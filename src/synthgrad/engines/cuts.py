@@ -156,6 +156,7 @@ class Cuts:
         if credit.loss is not None:
             credit.loss.backward()
             turn.learned = True
+        crossed.asked = self._step
         if self._mail.is_late(interface.name):
             credit.pending = ()  # the rule's parameters will have changed when the message comes
         turn.value = credit.value
@@ -187,9 +188,7 @@ class Cuts:
         updates = all(self._turns[k].updates for k in takers)
         if interface.input_rule is not None and updates and rule.listens:
             # The message will belong to the synthetic input: so must the credit that it is compared with.
-            crossed.credit = rule.credit(crossed.h, crossed.batch.info)
-            if self._mail.lag(interface.name).observe:
-                crossed.credit.pending = ()
+            crossed.credit, crossed.asked = rule.credit(crossed.h, crossed.batch.info), self._step
         given = crossed.credit is not None and crossed.credit.delta is not None
         read = rule.listens or crossed.waiting is not None or (self.monitor is not None and given)
         crossed.leaf = leaf = crossed.h.detach().requires_grad_(read and updates)
@@ -314,7 +313,8 @@ class Cuts:
             self.monitor.record(interface.name, credit.delta, message.gradient)
         if not rule.listens:
             return
-        if credit is not None and credit.pending:
+        # A message may be late by this interface's lag, or because the module above waits for one that is.
+        if credit is not None and credit.pending and crossed.asked == self._step:
             run_backward(credit.pending, pending_gradient(rule, crossed.h, info, message, credit.pending))
         else:
             with torch.enable_grad():  # the module below may be one that drew no update

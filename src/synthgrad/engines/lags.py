@@ -56,6 +56,7 @@ class Crossed:
         message: what came back, once it has.
         due: the step at which to observe it.
         missing: modules above that have yet to add their part to the message.
+        asked: the step at which the rule gave its credit: what it left pending is valid in that step only.
         waiting: the turn of the module below that waits for the message, and which of its ends does.
     """
 
@@ -66,6 +67,7 @@ class Crossed:
     message: Message | None = None
     due: int = 0
     missing: int = 0
+    asked: int = -1
     waiting: tuple[Turn, int] | None = None
 
 

@@ -124,7 +124,7 @@ def compile_network(net: nn.Module, engine: str) -> None:
     if isinstance(net, Decoupled) and engine == "in-process":
         compile_modules(net)
     elif engine != "layer-parallel" or not isinstance(net, Decoupled):
-        net.forward = torch.compile(net.forward, fullgraph=True)
+        net.forward = torch.compile(net.forward, fullgraph=True)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def compile_modules(net: Decoupled) -> None:

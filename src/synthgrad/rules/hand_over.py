@@ -107,7 +107,9 @@ class HandOver(Rule):
         self, h: Tensor, info: Info, message: Message, pending: tuple[Tensor, ...] = ()
     ) -> Tensor | None:
         inner = self._measure(h, info, message, pending)
-        return None if self._is_frozen() else self.rule.observe(h, info, message, inner)
+        # This batch has been counted already: the last of `freeze_after` is learned from.
+        frozen = self.freeze_after is not None and self._counted() > self.freeze_after
+        return None if frozen else self.rule.observe(h, info, message, inner)
 
     def observe_grad(
         self, h: Tensor, info: Info, message: Message, pending: tuple[Tensor, ...]

@@ -1,4 +1,4 @@
-"""Processes that all tests share: to start them takes longer than most tests."""
+"""Processes that all tests of this folder share: to start them takes longer than most tests."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import pytest
 from tests.engines.stages.processes import Processes
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def two() -> Iterator[Processes]:
     with Processes(2) as found:
         yield found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def three() -> Iterator[Processes]:
     with Processes(3) as found:
         yield found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def four() -> Iterator[Processes]:
     with Processes(4) as found:
         yield found

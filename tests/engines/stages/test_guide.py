@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PAGE = Path(__file__).parents[3] / "docs/guides/stages.md"
 
 
+@pytest.mark.documents
 def test_the_program_of_the_guide_runs(tmp_path: Path) -> None:
     block = re.search(r"This is `train.py`:\n\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert block

@@ -147,11 +147,6 @@ def test_the_stage_below_hears_how_long_this_one_takes() -> None:
     assert [(step, busy_s) for step, _, busy_s in below.answers] == [(0, 0.003)]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a middle stage whose rule has it wait no more answers the next batch before the one it has waited with; "
-    "the stage below stops at that",
-)
 def test_answers_go_down_in_order_when_a_stage_waits_no_more() -> None:
     net = chain(HandOver(sg.SyntheticGradient(context=CLASSES), warm_up=2), modules=3)
     below = Below()

@@ -73,12 +73,8 @@ def test_stages_learn_what_the_loop_by_hand_learns(rule: str, trained: tuple[int
     assert any(key.startswith("rules.") for key in learned) == any(key.startswith("rules.") for key in start)
 
 
-def test_a_hand_over_takes_the_steps_of_the_loop_by_hand(
-    trained: tuple[int, list[Found]], request: pytest.FixtureRequest
-) -> None:
+def test_a_hand_over_takes_the_steps_of_the_loop_by_hand(trained: tuple[int, list[Found]]) -> None:
     window, found = trained
-    once = "a stage steps its optimizer once for a batch that waited and for one that does not; in process it is twice"
-    request.applymarker(pytest.mark.xfail(window > 0, strict=True, reason=once))
     net = chain(RULES[AT_ONCE](), modules=2)
     run(ByHand(net, [Lag(0, window)]), STEPS)
     for outcome in found:

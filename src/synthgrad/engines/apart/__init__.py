@@ -7,6 +7,7 @@ run one after the other, are held against the network itself.
 
 from .forward import ForwardPart, Inputs
 from .parts import Part, SequencePart, check_nothing_crosses, check_parts, take_apart
+from .traces import hide_attributes, traces
 
 __all__ = [
     "ForwardPart",
@@ -15,5 +16,7 @@ __all__ = [
     "SequencePart",
     "check_nothing_crosses",
     "check_parts",
+    "hide_attributes",
     "take_apart",
+    "traces",
 ]

@@ -62,7 +62,7 @@ class Scope:
         return CutError(
             f"{what} uses a tensor that {self.below} makes of its weights and that does not pass through the cut "
             f"'{self.cut}'; only the message crosses a link: let it be a part of the message, make it of the network's "
-            "inputs, cut elsewhere, or use InProcess"
+            "inputs, give a loss that a module leaves in an attribute as penalty=…, cut elsewhere, or use InProcess"
         )
 
 
@@ -90,6 +90,12 @@ class Absent(torch.Tensor):
         )
         made.meta, made.scope = meta, scope
         return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Absent:
+        return Absent(self.meta, self.device, self.scope)
+
+    def __reduce_ex__(self, proto: Any) -> Any:
+        return _without_values, (tuple(self.shape), self.dtype)
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"Absent({tuple(self.shape)}, {self.dtype})"
@@ -158,6 +164,11 @@ def _places(index: Any) -> Sequence[Any]:
     if isinstance(index, Tensor) and not isinstance(index, Absent) and index.dtype == torch.bool:
         return index.nonzero(as_tuple=True)
     return (index,)
+
+
+def _without_values(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return what an absent tensor becomes in a file: not a number."""
+    return torch.full(shape, float("nan"), dtype=dtype)
 
 
 def absent_like(tensor: Tensor, scope: Scope) -> Absent:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +11,13 @@ from torch import Tensor, nn
 
 from ...core import ConfigError, CutError, Decoupled
 from ...core.copies import copied
-from ...core.interface import Interface
 from ...core.outputs import tensors_in
 from ...core.owners import owners
 from ..checks import check_unlockable
 from ..sequences import sequences
 from .forward import ForwardPart
 from .inputs import Inputs
+from .traces import repeatable, traces
 
 __all__ = ["Part", "SequencePart", "check_nothing_crosses", "check_parts", "take_apart"]
 
@@ -72,7 +70,7 @@ def take_apart(net: Decoupled, example: Passed | None = None) -> list[Part]:
             "alone; cut it elsewhere, or use InProcess"
         )
     passed = net.example if example is None else example
-    changed = _changed_buffers(net, passed)
+    changed = traces(net, passed).buffers
     try:
         sequence = _sequence(net, changed)
         check_parts(net, lambda twin: _sequence(twin, changed), passed)
@@ -154,7 +152,7 @@ def check_parts(net: Decoupled, make: Callable[[Decoupled], list[Part]], passed:
         CutError: if the outputs differ.
     """
     first, second = copied(net), copied(net)
-    with _repeatable(net) as repeat:
+    with repeatable(net) as repeat:
         repeat()
         expected = tensors_in(first.model(*passed[0], **passed[1]))
         repeat()
@@ -178,47 +176,6 @@ def _close(a: Tensor, b: Tensor) -> bool:
     tolerance = 100 * torch.finfo(a.dtype).eps
     largest = float(b[b.isfinite()].abs().max()) if b.isfinite().any() else 0.0
     return torch.allclose(a, b, rtol=tolerance, atol=tolerance * largest, equal_nan=True)
-
-
-@contextmanager
-def _repeatable(net: Decoupled) -> Generator[Callable[[], None]]:
-    """Yield what makes random numbers begin anew; leave their state as it was."""
-    devices = sorted({t.device.index for t in net.parameters() if t.is_cuda})
-    state = random.getstate()
-
-    def repeat() -> None:
-        torch.manual_seed(0)
-        random.seed(0)
-
-    with torch.random.fork_rng(devices), torch.no_grad():
-        try:
-            yield repeat
-        finally:
-            random.setstate(state)
-
-
-def _changed_buffers(net: Decoupled, passed: Passed) -> list[frozenset[str]]:
-    """Return the buffers that each module writes to in a forward pass."""
-    twin = copied(net)
-    # Values are compared: batch normalisation writes without PyTorch's counting it as a change.
-    before = {n: b.clone() for n, b in twin.model.named_buffers()}
-    found: list[frozenset[str]] = []
-
-    def close() -> None:
-        now = dict(twin.model.named_buffers())
-        changed = [n for n, b in before.items() if n in now and not torch.equal(now[n], b)]
-        before.update({n: now[n].clone() for n in changed})
-        found.append(frozenset(changed))
-
-    def cross(interface: Interface, h: Tensor) -> Tensor:
-        close()
-        return h.clone()
-
-    with _repeatable(net) as repeat, twin.crossed_by(cross):
-        repeat()
-        twin.model(*passed[0], **passed[1])
-    close()
-    return found
 
 
 def _own_buffers(net: Decoupled, changed: Sequence[frozenset[str]]) -> list[frozenset[str]]:

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from ...core import ConfigError, Decoupled, Guard, Rule
 from ...core.modes import evaluating
-from ..apart import Part, take_apart
+from ..apart import Part, hide_attributes, take_apart, traces
 from ..base import Criterion, StepRecord, model_inputs
 from ..checks import warn_of_evaluation
 from ..optimizers import (
@@ -124,6 +124,7 @@ class Stages:
         alarm = alarm_of(store, layout)
         try:
             parts = take_apart(net, None if example is None else model_inputs(example, {}))
+            hide_attributes(net, traces(net, net.example), layout.stage)
             part = parts[layout.stage]
             self.module = part.module
             self._name = net.graph.modules[layout.stage].name
@@ -186,6 +187,7 @@ class Stages:
             late=None if supplies is None or below is None else LateInput(supplies, below),
             copies=copies,
             penalty=_penalty_of(penalties, self._name),
+            update=self._update,
         )
         self._owned = [_tensors(net, k, p) for k, p in enumerate(parts)]
         self._step = 0
@@ -246,8 +248,7 @@ class Stages:
                 average_gradients(self._rule, self._links.groups.replicas)
             if self._clip is not None:
                 self._clip()
-            if has_gradient(self.optimizers):
-                step_all(self.optimizers)
+            if self._update():
                 record.updated.append(self._name)
             self._watch.after_step()
         except BaseException as error:
@@ -258,6 +259,13 @@ class Stages:
         self._busy_s += busy_s
         self._step += 1
         return record
+
+    def _update(self) -> bool:
+        """Step the optimizers, if there is anything to learn; return whether there was."""
+        learned = has_gradient(self.optimizers)
+        if learned:
+            step_all(self.optimizers)
+        return learned
 
     def _passed(self, x: Any, inputs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Return the network's arguments; None where this process was given none."""

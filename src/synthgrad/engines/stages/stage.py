@@ -94,6 +94,8 @@ class Stage:
         late: feeds this stage when its input is late; None to wait for it.
         copies: the module changes its input in place, so it is fed with a copy.
         penalty: returns what the module learns from besides, a scalar with its graph; None for nothing.
+        update: steps the optimizers, where one step has two updates: of a batch that learns at once, and of one that has
+            waited for its answer.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class Stage:
         late: LateInput | None = None,
         copies: bool = False,
         penalty: Callable[[], Tensor | None] | None = None,
+        update: Callable[[], object] | None = None,
     ) -> None:
         self.part = part
         self.rule = rule
@@ -128,6 +131,10 @@ class Stage:
         self.late = late
         self._copies = copies
         self._penalty = penalty
+        self._update = update
+        self._ready: dict[
+            int, tuple[Tensor | None, Tensor | None]
+        ] = {}  # answers that are not their turn's yet
         self._kept: dict[int, _Kept] = {}
         self._stashes = rule is not None and rule.waits and not (exact and window.size == 0)
 
@@ -263,6 +270,10 @@ class Stage:
             step - self.window.size, step, exact=self._exact, took=self.window.above_took
         )
         listening = [a for a in answers if a.gradient is not None]
+        waited = any(a.step in self._kept and self._kept[a.step].out is not None for a in answers)
+        own = self._kept.get(step)
+        if waited and own is not None and own.out is None and self._update is not None:
+            self._update()  # as in process: the batch at hand has learned before the one that has waited
         for answer in answers:
             self._observe(answer, step, len(listening))
         current = self._kept.get(step)
@@ -317,13 +328,21 @@ class Stage:
         return loss.detach()
 
     def _answer(self, step: int, leaf: Tensor | None, values: Tensor | None) -> None:
-        """Tell the stage below what its activation was worth, or that it will not be told."""
+        """Tell the stage below what its activation was worth, or that it will not be told. In the order of the batches.
+
+        Where a rule has waited and waits no more, a batch is ready before one that still waits.
+        """
         if self.below is None:
             return
         gradient = None
         if leaf is not None and leaf.grad is not None:
             gradient = leaf.grad.mul_(self._units.divisor(leaf))
-        self.below.answer(step, gradient, values, self.window.busy_s)
+        self._ready[step] = gradient, values
+        while self._ready:
+            first = min(self._ready)
+            if any(k < first and kept.out is not None for k, kept in self._kept.items()):
+                break
+            self.below.answer(first, *self._ready.pop(first), self.window.busy_s)
 
     def _check(self, what: str, value: Tensor, step: int) -> None:
         if self._guard is not None:
