@@ -102,6 +102,7 @@ class Cuts:
             record: to be filled; knows the number of the step.
             updates: the modules that have drawn an update.
         """
+        self._watch.forget()
         self._step, self._batch, self._record = record.step, batch, record
         self._turns = [Turn(k, updates=draw) for k, draw in enumerate(updates)]
         self._grad_mode(0)

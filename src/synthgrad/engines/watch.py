@@ -44,6 +44,13 @@ class Watch:
         }
         self._trained = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
 
+    def forget(self) -> None:
+        """Drop the gradients that something else has left, before a step: a plain loop that warmed the network up, say."""
+        for _, p in self._named:
+            p.grad = None
+        for _, p in self._rules:
+            p.grad = None
+
     def before_learning(self, module: str) -> None:
         """Look at a module before it runs backward: nothing of it may have a gradient yet.
 

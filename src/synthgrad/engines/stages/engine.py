@@ -242,6 +242,7 @@ class Stages:
             if not self._step:
                 warn_of_evaluation(self.net)
             clear_casts()
+            self._watch.forget()
             passed = self._passed(x, inputs)
             record.loss = self._stage.run(self._step, passed, y, context, ids).loss
             if self._links.groups.replicas is not None and self._rule is not None:
