@@ -1,18 +1,26 @@
 # Two commands: `make demo` and `make test`. Both build an environment first, with Python and nothing else.
+# `make test` is the short suite, which takes minutes and needs no data; `make test-all` is everything.
 PYTHON ?= python3
 VENV ?= .venv
 # Address of a package index with the PyTorch build wanted (CPU, CUDA …); empty: pip's default.
 TORCH_INDEX ?=
 BIN = $(VENV)/bin
+# Test processes side by side, and how the tests are shared out: in two long runs, of which the faster process takes the
+# rest, so that neighbours, which share set-up, stay together. Every process computes in one thread.
+WORKERS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test lint types tables docs clean
+.PHONY: demo test test-all lint types tables docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/synthgrad compare --out runs/demo
 	@echo "open runs/demo/report.html"
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow and not documents"
+
+test-all: $(VENV)/.installed
+	$(PYTEST)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
