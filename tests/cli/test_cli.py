@@ -275,6 +275,7 @@ def test_without_resume_a_run_is_appended(done: Path, tmp_path: Path) -> None:
     assert len(records_in(tmp_path)) == 3
 
 
+@pytest.mark.slow(reason="starts the command line in processes of its own, several times")
 def test_two_jobs(done: Path, tmp_path: Path) -> None:
     assert call(*SMALL, "--jobs", "2", "--out", tmp_path / "out", "--quiet") == 0
     found = {r["method"]: r for r in records_in(tmp_path / "out")}

@@ -88,6 +88,7 @@ def _interrupt(out: Path, stop: Callable[[Any], None], *extra: str) -> tuple[int
     return process.returncode, said, errors
 
 
+@pytest.mark.slow(reason="starts the command line in processes of its own, several times")
 @pytest.mark.usefixtures("_interruptible")
 @pytest.mark.parametrize(
     ("jobs", "stop"),

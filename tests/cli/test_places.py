@@ -69,6 +69,7 @@ def homeless(tmp_path: Path) -> str:
     return str(tmp_path / "file" / "home")
 
 
+@pytest.mark.slow(reason="starts the command line in processes of its own, several times")
 def test_spaces_everywhere(spaced: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (spaced / "my_networks.py").write_text(OWN)
     own = ["--model", "my_networks:small", "--jobs", "2", "--out", "first results"]
@@ -82,6 +83,7 @@ def test_spaces_everywhere(spaced: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert (spaced / "all in one.html").read_text("utf-8").rstrip().endswith("</html>")
 
 
+@pytest.mark.slow(reason="starts the command line in processes of its own, several times")
 def test_a_home_that_cannot_be_written(spaced: Path, homeless: str, tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
@@ -94,6 +96,7 @@ def test_a_home_that_cannot_be_written(spaced: Path, homeless: str, tmp_path: Pa
     assert left == [], "matplotlib's folder is gone at the end"
 
 
+@pytest.mark.slow(reason="starts the command line in processes of its own, several times")
 def test_a_cache_that_cannot_be_written(spaced: Path, homeless: str) -> None:
     done = start(spaced, *SMALL, "--data", "mnist", "--out", "here", home=homeless)
     assert done.returncode == 2

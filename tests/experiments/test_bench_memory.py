@@ -120,6 +120,7 @@ def _report_process(job: _Job) -> dict[str, Any]:
     return {"saved_bytes_peak": os.getpid(), "peak_bytes": None, "step_ms_median": 2.0}
 
 
+@pytest.mark.slow(reason="measures memory in a process for each line")
 def test_every_line_has_a_process_of_its_own_and_failures_are_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_memory, "_observe", _report_process)
     scope = Scope((WIDTH,), (3,), (BATCH,), ("checkpointing", "in_process"), rounds=1)

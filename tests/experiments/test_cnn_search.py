@@ -23,6 +23,7 @@ def test_settings_of_methods_are_among_those_searched(method: str) -> None:
     assert METHODS[method].settings("mnist", "cnn") == settings
 
 
+@pytest.mark.slow(reason="trains networks until they have learned")
 def test_smoke_learns_with_the_settings_of_methods() -> None:
     made = cnn_search.configs("smoke", (0,), "cpu", None)
     for config in made:

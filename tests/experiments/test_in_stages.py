@@ -50,6 +50,7 @@ def test_a_run_that_cannot_begin_is_refused_before_any_process_starts(
     assert "nowhere" in capsys.readouterr().err
 
 
+@pytest.mark.slow(reason="starts pipelines of processes anew")
 def test_what_fails_in_a_process_is_a_failed_record(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

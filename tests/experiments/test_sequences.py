@@ -75,6 +75,7 @@ long_training = pytest.mark.slow(
 )
 
 
+@pytest.mark.slow(reason="trains networks until they have learned")
 @pytest.mark.parametrize(
     "method",
     [m if m in ("bptt", "dni") else pytest.param(m, marks=long_training) for m in RECURRENT_METHODS],

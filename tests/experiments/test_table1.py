@@ -35,6 +35,7 @@ def test_every_row_of_the_table(tier: str) -> None:
         assert len({(c.schedule, c.precision, c.cell.width) for c in columns}) == 1
 
 
+@pytest.mark.slow(reason="trains networks until they have learned")
 @pytest.mark.parametrize("arch", ["fcn", "cnn"])
 def test_smoke_learns(arch: str) -> None:
     (config,) = [

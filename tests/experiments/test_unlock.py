@@ -17,6 +17,7 @@ long_training = pytest.mark.slow(
 )
 
 
+@pytest.mark.slow(reason="trains networks until they have learned")
 @pytest.mark.parametrize(
     "method",
     [pytest.param(m, marks=long_training) if m in ("dni", "dni_unlock") else m for m in unlock.METHODS],

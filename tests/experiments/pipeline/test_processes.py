@@ -41,6 +41,7 @@ def session(shared: Session) -> Session:
     return shared
 
 
+@pytest.mark.slow(reason="starts pipelines of processes anew")
 def test_the_command_measures_every_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     smoke = ("bench", "pipeline", "--tier", "smoke", "--device", "cpu", "--rounds", "1", "--quiet")
     assert call(*smoke, "--out", tmp_path) == 0
@@ -90,6 +91,7 @@ def num_parameters() -> int:
     return sum(hidden) + 4 * 3 * 16 + 16 * 10 + 10
 
 
+@pytest.mark.slow(reason="starts pipelines of processes anew")
 def test_schedules_compute_the_same_step_and_what_fails_takes_no_other_along(session: Session) -> None:
     kinds = [
         Kind("gpipe", 4),
@@ -138,6 +140,7 @@ def test_half_as_many_bytes_cross_in_bfloat16(session: Session, method: str) -> 
     assert 0.45 < sent[1] / sent[0] < 0.6
 
 
+@pytest.mark.slow(reason="starts pipelines of processes anew")
 def test_a_process_that_dies_is_said_and_replaced(session: Session) -> None:
     assert session.build(BACKPROP)
     assert session.build(OURS)
@@ -157,6 +160,7 @@ def test_processes_that_never_come_up_are_tried_once() -> None:
         assert "no answer of process 0, 1 within 0.05 s" in session.failed[OURS]
 
 
+@pytest.mark.slow(reason="starts pipelines of processes anew")
 def test_processes_end_and_rest_while_others_work() -> None:
     with Workers(SIZE, None, None, 60) as workers:
         pids = [process.pid for process in workers._processes]
@@ -171,6 +175,7 @@ def test_processes_end_and_rest_while_others_work() -> None:
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
+@pytest.mark.slow(reason="starts pipelines of processes anew")
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no signal for it")
 def test_processes_end_with_a_program_that_is_killed_in_the_middle() -> None:
     program = """
