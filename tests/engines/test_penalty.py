@@ -214,3 +214,13 @@ def test_a_penalty_of_another_modules_weights_is_refused() -> None:
     trainer = InProcess(net, F.cross_entropy, sgd, penalty=lambda own: next(iter(own)).square().sum(1))
     with pytest.raises(ConfigError, match=r"has shape \(4,\), expected a scalar"):
         trainer.step(X, Y)
+
+
+def test_gradients_that_something_else_has_left_are_dropped() -> None:
+    """A plain loop that warmed the network up and did not clear its last gradients, say."""
+    nets = [sg.decouple(model_of(), ["1", "3"], sg.SyntheticGradient(context=3), X) for _ in range(2)]
+    F.cross_entropy(nets[0](X, context=Y), Y).backward()
+    for net in nets:
+        InProcess(net, F.cross_entropy, sgd).step(X, Y)
+    for name, value in nets[1].state_dict().items():
+        assert torch.equal(nets[0].state_dict()[name], value), name

@@ -15,6 +15,7 @@ from synthgrad.core import Decoupled
 from synthgrad.engines import Stages
 from tests.engines.stages.processes import Processes
 from tests.engines.test_apart import Beside, Masked, Sized
+from tests.engines.test_penalty import Gated
 
 Batch = tuple[Any, Tensor]
 
@@ -237,6 +238,39 @@ def test_penalties_and_clipping_are_those_of_the_whole_network(two: Processes, h
 def test_a_criterion_beyond_the_output_is_refused_by_all(two: Processes) -> None:
     first, second = two.outcomes(with_options, "criterion")
     assert (second.error or "").startswith("CutError: a gradient reached parameter '0.")
+    assert first.error == f"StageError: stage 1 (rank 1) stopped: {second.error}"
+
+
+def balanced(rank: int, how: str) -> dict[str, Tensor]:
+    """A module leaves a loss in an attribute, which the criterion reads in another process, or its penalty in its own."""
+    torch.manual_seed(0)
+    model = nn.Sequential(Gated(), nn.ReLU(), nn.Linear(8, 3)).double()
+    x, y = torch.randn(8, 6, dtype=torch.float64), torch.randint(0, 3, (8,))
+    net = sg.decouple(model, ["1"], sg.TrueGradient(), x)
+    term = lambda own: 0.3 * net.model[0].balance  # type: ignore[index,union-attr,operator]  # noqa: E731
+    options: dict[str, Any] = {"penalty": {"1": term}} if how == "penalty" else {}
+    loss = criterion if how == "penalty" else lambda o, t: criterion(o, t) + term(None)
+    optimizer = sgd(model.parameters())
+    with Stages(net, loss, sgd, window=0, deterministic=True, timeout_s=20, **options) as stages:
+        for _ in range(3):
+            stages.step(x if rank == 0 else None, y)
+            optimizer.zero_grad()
+            (criterion(model(x), y) + 0.3 * model[0].balance).backward()  # type: ignore[operator]
+            optimizer.step()
+        stages.gather()
+    sg.recouple(net)  # what is not here can be copied all the same
+    return {n: (net.model.state_dict()[n] - v).abs().max() for n, v in model.state_dict().items()}
+
+
+def test_a_loss_left_in_an_attribute_is_exact_as_a_penalty(two: Processes) -> None:
+    for found in two.run(balanced, "penalty"):
+        assert max(found.values()) < 1e-12, found
+
+
+def test_a_loss_left_in_an_attribute_of_another_process_is_refused(two: Processes) -> None:
+    first, second = two.outcomes(balanced, "criterion")
+    assert "uses a tensor that the process of module '1' makes" in (second.error or "")
+    assert "penalty=" in (second.error or "")
     assert first.error == f"StageError: stage 1 (rank 1) stopped: {second.error}"
 
 
