@@ -122,6 +122,10 @@ def shortened(words: Sequence[str]) -> list[str]:
         ]  # what is named here may be in the line's own tier only; `cut_runs` cuts all short
     if words[:2] == ["bench", "unroll"] or "lstm" in words:
         del extra["--layers"]  # recurrent networks have one
+    if words[:2] == ["bench", "networks"]:
+        extra = {
+            option: value for option, value in extra.items() if option not in SHORTER["bench"]
+        }  # fixed there
     if words[1:2] == ["memory"] and "--unroll" in words:
         extra = extra | {"--unroll": "4"}  # has to divide the horizon of 8
     if "--link" in words:

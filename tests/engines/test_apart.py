@@ -239,3 +239,19 @@ def test_layer_parallel_learns_with_shared_activations_what_it_learns_with_own_o
             trainer.step(x, y)
         found.append(torch.cat([p.detach().flatten() for p in net.model.parameters()]))
     assert torch.equal(*found)
+
+
+class TwoHeads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        return self.a(h) + self.b(h)
+
+
+def test_branches_are_refused() -> None:
+    net = sg.decouple(TwoHeads(), ["stem", "a"], sg.NoBackprop(), torch.randn(6, 6))
+    with pytest.raises(ConfigError, match="no chain"):
+        take_apart(net)
