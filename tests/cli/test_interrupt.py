@@ -23,9 +23,6 @@ COMMAND = [
 ]
 PATIENCE_S = 120  # against hanging for ever, not a claim
 
-starts_programs = pytest.mark.slow(
-    reason="starts the whole program; one test for each signal is in the short suite"
-)
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 
 
@@ -90,15 +87,8 @@ def _interrupt(out: Path, stop: Callable[[Any], None], *extra: str) -> tuple[int
 
 @pytest.mark.slow(reason="starts the command line in processes of its own, several times")
 @pytest.mark.usefixtures("_interruptible")
-@pytest.mark.parametrize(
-    ("jobs", "stop"),
-    [
-        ("1", _the_first),
-        ("2", _everybody),
-        pytest.param("1", _everybody, marks=starts_programs),
-        pytest.param("2", _the_first, marks=starts_programs),
-    ],
-)
+@pytest.mark.parametrize("stop", [_everybody, _the_first])
+@pytest.mark.parametrize("jobs", ["1", "2"])
 def test_interrupted_comparison(jobs: str, stop: Callable[[Any], None], tmp_path: Path) -> None:
     status, said, errors = _interrupt(tmp_path / "out", stop, "--jobs", jobs)
     lines = [line for line in errors.splitlines() if line]  # click ends the terminal's line "^C" first

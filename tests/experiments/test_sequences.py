@@ -70,16 +70,8 @@ def test_methods_have_the_same_data_and_first_weights(name: str) -> None:
     assert figures[0] == pytest.approx(figures[1], rel=1e-5)
 
 
-long_training = pytest.mark.slow(
-    reason="takes 300 steps to learn; one method with an interface is in the short suite"
-)
-
-
 @pytest.mark.slow(reason="trains networks until they have learned")
-@pytest.mark.parametrize(
-    "method",
-    [m if m in ("bptt", "dni") else pytest.param(m, marks=long_training) for m in RECURRENT_METHODS],
-)
+@pytest.mark.parametrize("method", RECURRENT_METHODS)
 def test_copy_is_learned(method: str) -> None:
     config = dataclasses.replace(
         SMOKE[f"copy-{method}"], schedule=Schedule(300, 32, lr=3e-3, milestones=(), eval_every=150)

@@ -12,16 +12,8 @@ def test_one_schedule_for_all() -> None:
     assert len({(c.schedule, c.precision, c.cell.data) for c in made}) == 1
 
 
-long_training = pytest.mark.slow(
-    reason="takes 300 steps to learn; the same with labels is in the short suite"
-)
-
-
 @pytest.mark.slow(reason="trains networks until they have learned")
-@pytest.mark.parametrize(
-    "method",
-    [pytest.param(m, marks=long_training) if m in ("dni", "dni_unlock") else m for m in unlock.METHODS],
-)
+@pytest.mark.parametrize("method", unlock.METHODS)
 def test_smoke_learns(method: str) -> None:
     (config,) = [c for c in unlock.configs("smoke", (0,), "cpu", None) if c.method == method]
     record = run(config)
