@@ -331,6 +331,7 @@ def test_processes_end_with_the_last_network(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.slow(reason="starts two processes, which load PyTorch")
 def test_two_processes_train_and_one_that_dies_costs_its_line_alone() -> None:
+    others = set(multiprocessing.active_children())  # pools that tests share
     with Workers(2, 1, 60.0) as workers:
         exact = workers.ask(job("stages"))
         assert (exact.error, exact.metrics.get("exact"), exact.metrics.get("cuts")) == (None, 1, "1")
@@ -340,7 +341,7 @@ def test_two_processes_train_and_one_that_dies_costs_its_line_alone() -> None:
             True,
             "a process died without a word; the machine may be out of memory",
         )
-        assert multiprocessing.active_children() == []
+        assert set(multiprocessing.active_children()) <= others
 
 
 def test_a_process_that_does_not_answer_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
