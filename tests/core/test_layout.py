@@ -143,3 +143,22 @@ def test_dimensions_that_cannot_be(given: dict[str, Any], match: str) -> None:
     model = turned(nn.Conv1d, nn.AdaptiveAvgPool1d, (0, 1, 2))
     with pytest.raises(CutError, match=match):
         sg.decouple(model, ["1"], sg.SyntheticGradient(), torch.randn(4, 3, 6), **given)
+
+
+class FixedLength(nn.Module):
+    """Time first, for sequences of one length and batches of one size: nothing can be found out by running it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.low, self.out = nn.Linear(6, 8), nn.LSTM(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.low(torch.tanh(self.mix(x.reshape(5, 5, 6))))[0][-1])
+
+
+def test_what_cannot_be_found_out_is_asked_for() -> None:
+    x = torch.randn(5, 5, 6)
+    with pytest.raises(CutError, match=r"could not be found out .* say batch_dim=0 .* or batch_dim=1"):
+        sg.decouple(FixedLength(), ["mix"], sg.SyntheticGradient(context=3), x)
+    net = sg.decouple(FixedLength(), ["mix"], sg.SyntheticGradient(context=3), x, batch_dim=1)
+    assert net.graph.layouts["mix"].batch_dim == 1

@@ -288,3 +288,15 @@ def test_unlocked_engines_refuse_float16() -> None:
     net = sg.decouple(model, ["1"], sg.NoBackprop(), X.half())
     with pytest.raises(sg.core.ConfigError, match="float16.*use bfloat16"):
         sg.engines.InProcess(net, F.cross_entropy, sgd).step(X.half(), Y)
+
+
+def test_the_layer_parallel_engine_refuses_float16_too() -> None:
+    model = nn.Sequential(*(nn.Sequential(nn.Linear(6, 6), nn.Tanh()) for _ in range(3)), nn.Linear(6, 3))
+    net = sg.decouple(model, ["0", "1", "2"], sg.SyntheticGradient(context=3), X)
+    trainer = sg.engines.LayerParallel(net, F.cross_entropy, sgd, fused=False)
+    with (
+        torch.autocast("cpu", torch.float16),
+        pytest.raises(sg.core.ConfigError, match="float16.*use bfloat16"),
+    ):
+        trainer.step(X, Y)
+    trainer.step(X, Y)

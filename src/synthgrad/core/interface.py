@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
@@ -38,16 +39,16 @@ class Frame:
         self.crossed: set[str] = set()
         self.learns = False
 
-    def check_all_crossed(self, names: object) -> None:
+    def check_all_crossed(self, names: Iterable[str]) -> None:
         """Refuse a pass that has left a cut out.
 
         Args:
-            names: of all interfaces, iterable.
+            names: of all interfaces.
 
         Raises:
             CutError: naming the cut.
         """
-        for name in names:  # type: ignore[attr-defined]
+        for name in names:
             if name not in self.crossed:
                 raise CutError(
                     f"the cut after '{name}' was not reached in this batch, as it was in the example: its submodule was "

@@ -138,14 +138,27 @@ def _grown(
     model: nn.Module, met: Mapping[str, Met], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> dict[str, int]:
     """Return the dimension that grows with the batch, for the messages of which one does."""
-    found, sequence_first = _grow(model, met, args, kwargs, 0)
+    times = _times(model, args, kwargs)
+    found, sequence_first = _grow(model, met, args, kwargs, 0, times)
     if sequence_first:  # the first dimension of the inputs was time
-        found, _ = _grow(model, met, args, kwargs, 1)
+        found, _ = _grow(model, met, args, kwargs, 1, times)
+    for name in met:
+        if times and name not in found:
+            raise CutError(
+                f"the message after '{name}' has the shape {met[name].shape}, the network has layers that take the time "
+                f"first ('{next(iter(times))}'), and which dimension is the batch could not be found out by running the "
+                "example with one more; say batch_dim=0 for (B, T, F) or batch_dim=1 for (T, B, F)"
+            )
     return found
 
 
 def _grow(
-    model: nn.Module, met: Mapping[str, Met], args: tuple[Any, ...], kwargs: Mapping[str, Any], dim: int
+    model: nn.Module,
+    met: Mapping[str, Met],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    dim: int,
+    seen: Mapping[str, int],
 ) -> tuple[dict[str, int], bool]:
     """Run with one example more along a dimension of the inputs; also return whether that was a recurrent layer's time."""
     leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
@@ -161,7 +174,6 @@ def _grow(
 
     twin = copied(model)
     shapes: dict[str, tuple[int, ...]] = {}
-    seen = _times(twin, args, kwargs)
     handles = [twin.get_submodule(n).register_forward_hook(_noting(n, m, shapes)) for n, m in met.items()]
     grown_args, grown_kwargs = pytree.tree_unflatten([longer(leaf) for leaf in leaves], spec)
     times: dict[str, int] = {}

@@ -11,7 +11,10 @@ from torch import Tensor
 from ..core import ConfigError, ShapeError
 from ..core.units import Units
 
-__all__ = ["Criterion", "StepRecord", "model_inputs", "reduced"]
+__all__ = ["Criterion", "Passed", "StepRecord", "model_inputs", "reduced"]
+
+#: The positional and keyword arguments of a forward pass.
+Passed = tuple[tuple[Any, ...], dict[str, Any]]
 
 #: Takes the network's output and the target, returns a scalar loss, or the loss of each example, ``(B,)``.
 Criterion = Callable[[Any, Any], Tensor]
@@ -53,7 +56,7 @@ def reduced(loss: Tensor, units: Units | None) -> tuple[Tensor, Tensor | None]:
     return loss.sum() / divisor, loss.detach()
 
 
-def model_inputs(x: Any, keywords: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def model_inputs(x: Any, keywords: Mapping[str, Any]) -> Passed:
     """Return the positional and keyword arguments of a forward pass.
 
     Args:

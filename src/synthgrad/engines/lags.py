@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..core import Credit, Info, Message
+from .base import Passed
 
 if TYPE_CHECKING:
     from .turns import Turn
 
-__all__ = ["Batch", "Crossed", "Lag", "Mailbox", "Passed", "Recent"]
-
-
-#: The positional and keyword arguments of a forward pass.
-Passed = tuple[tuple[Any, ...], dict[str, Any]]
+__all__ = ["Batch", "Crossed", "Lag", "Mailbox", "Recent"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from typing import Any
 
 from ..core import ConfigError, Decoupled, ShapeError
 from .apart import check_nothing_crosses
-from .lags import Batch, Crossed, Lag, Mailbox, Passed, Recent
+from .base import Passed
+from .lags import Batch, Crossed, Lag, Mailbox, Recent
 
 __all__ = ["Mail"]
 

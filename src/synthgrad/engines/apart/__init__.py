@@ -7,7 +7,7 @@ run one after the other, are held against the network itself.
 
 from .forward import ForwardPart, Inputs
 from .parts import Part, SequencePart, check_nothing_crosses, check_parts, take_apart
-from .traces import hide_attributes, traces
+from .traces import hide_attributes
 
 __all__ = [
     "ForwardPart",
@@ -18,5 +18,4 @@ __all__ = [
     "check_parts",
     "hide_attributes",
     "take_apart",
-    "traces",
 ]

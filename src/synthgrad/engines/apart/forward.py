@@ -63,7 +63,7 @@ class ForwardPart(nn.Module):
         self._position = position
         self._cuts = {name: k for k, name in enumerate(cuts)}
         self._inputs = inputs
-        self.is_first, self.is_last = position == 0, position == len(cuts)
+        self.is_last = position == len(cuts)
         for name in net.graph.modules[position].parameters:
             self.register_parameter(name.replace(".", "_"), net.model.get_parameter(name))  # pyright: ignore[reportArgumentType]
         for name in buffers:

@@ -11,12 +11,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ...core import ShapeError
+from ..base import Passed
 from .absent import Scope, absent_like
 
 __all__ = ["Form", "Inputs"]
-
-#: Positional and keyword arguments.
-Passed = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)

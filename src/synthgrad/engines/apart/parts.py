@@ -13,15 +13,14 @@ from ...core import ConfigError, CutError, Decoupled
 from ...core.copies import copied
 from ...core.outputs import tensors_in
 from ...core.owners import owners
+from ..base import Passed
 from ..checks import check_unlockable
 from ..sequences import sequences
 from .forward import ForwardPart
 from .inputs import Inputs
-from .traces import repeatable, traces
+from .traces import Traces, repeatable, traces
 
 __all__ = ["Part", "SequencePart", "check_nothing_crosses", "check_parts", "take_apart"]
-
-Passed = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class SequencePart(nn.Sequential):
@@ -36,11 +35,13 @@ class Part:
         module: takes what crossed the cut below, and the network's input tensors if ``inputs`` is there.
         inputs: of the network, which travel along; None where a part needs nothing but the message.
         buffers: names of the buffers of the network that it writes to.
+        attributes: where it leaves floating tensors that are no buffers: names of a submodule and of an attribute.
     """
 
     module: nn.Module
     inputs: Inputs | None
     buffers: frozenset[str] = frozenset()
+    attributes: frozenset[tuple[str, str]] = frozenset()
 
     def __call__(self, h: Tensor | None, tensors: Sequence[Tensor]) -> Any:
         """Run it on a message, ``(B, ...)``; in the first part of a Sequential on the input."""
@@ -70,10 +71,10 @@ def take_apart(net: Decoupled, example: Passed | None = None) -> list[Part]:
             "alone; cut it elsewhere, or use InProcess"
         )
     passed = net.example if example is None else example
-    changed = traces(net, passed).buffers
+    left = traces(net, passed)
     try:
-        sequence = _sequence(net, changed)
-        check_parts(net, lambda twin: _sequence(twin, changed), passed)
+        sequence = _sequence(net, left)
+        check_parts(net, lambda twin: _sequence(twin, left), passed)
         return sequence
     except (ConfigError, CutError):
         pass  # its own forward tells what runs
@@ -84,7 +85,7 @@ def take_apart(net: Decoupled, example: Passed | None = None) -> list[Part]:
     for k, needed in enumerate(tries):
         inputs = Inputs(passed, needed)
         try:
-            check_parts(net, lambda twin, i=inputs: _forward(twin, i, changed), passed)
+            check_parts(net, lambda twin, i=inputs: _forward(twin, i, left), passed)
         except CutError:
             if k == len(tries) - 1:
                 raise
@@ -96,7 +97,7 @@ def take_apart(net: Decoupled, example: Passed | None = None) -> list[Part]:
                     f"({type(error).__name__}: {lines[0][:200] if lines else ''}); cut elsewhere, or use InProcess"
                 ) from error
         else:
-            return _forward(net, inputs, changed)
+            return _forward(net, inputs, left)
     raise AssertionError("the last try returns or raises")
 
 
@@ -125,17 +126,23 @@ def check_nothing_crosses(net: Decoupled) -> bool:
     return inputs is None
 
 
-def _sequence(net: Decoupled, changed: Sequence[frozenset[str]]) -> list[Part]:
+def _sequence(net: Decoupled, left: Traces) -> list[Part]:
     if any(layout.batch_dim for layout in net.graph.layouts.values()):
         raise ConfigError("a message whose batch is not first is moved by its interface")
     modules = [SequencePart(*module) for module in sequences(net, "engine")]
-    return [Part(m, None, b) for m, b in zip(modules, _own_buffers(net, changed), strict=True)]
+    own = _own_buffers(net, left.buffers)
+    return [Part(m, None, b, a) for m, b, a in zip(modules, own, left.attributes, strict=True)]
 
 
-def _forward(net: Decoupled, inputs: Inputs, changed: Sequence[frozenset[str]]) -> list[Part]:
-    own = _own_buffers(net, changed)
+def _forward(net: Decoupled, inputs: Inputs, left: Traces) -> list[Part]:
+    own = _own_buffers(net, left.buffers)
     return [
-        Part(ForwardPart(net, k, inputs, set().union(*changed[:k]), own[k]), inputs, own[k])
+        Part(
+            ForwardPart(net, k, inputs, set().union(*left.buffers[:k]), own[k]),
+            inputs,
+            own[k],
+            left.attributes[k],
+        )
         for k in range(len(net.graph.modules))
     ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -77,16 +77,16 @@ def _attributes(net: Decoupled) -> dict[_Place, Tensor]:
     }
 
 
-def hide_attributes(net: Decoupled, found: Traces, position: int) -> None:
+def hide_attributes(net: Decoupled, attributes: Sequence[frozenset[_Place]], position: int) -> None:
     """Put absent tensors where modules of other processes leave theirs: here these would be those of an old batch.
 
     Args:
         net: the network, in this process.
-        found: of all its modules.
+        attributes: where each of its modules leaves tensors.
         position: of the module that runs here.
     """
-    own = found.attributes[position]
-    for k, places in enumerate(found.attributes):
+    own = attributes[position]
+    for k, places in enumerate(attributes):
         if k == position:
             continue
         module = net.graph.modules[k].name

@@ -187,6 +187,7 @@ class LayerParallel:
                 "another engine of this kind); make the engine anew"
             )
         self._learning.check()
+        self._learning.check_precision(x)
         clear_casts()
         self._check_size(x)
         if self._runs > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from ...core import ConfigError, Decoupled
 from ..penalty import Penalties, Penalty
@@ -35,6 +36,19 @@ class Learning:
                     f"parameter '{name}' was {'frozen' if learned else 'thawed'} after the engine was made, and a batched "
                     "step learns what it learned at the start; make the engine anew, or use InProcess"
                 )
+
+    def check_precision(self, x: Tensor) -> None:
+        """Refuse float16, of the network or of an autocast around the step: no loss is scaled here.
+
+        Raises:
+            ConfigError: saying what to use.
+        """
+        kind = x.device.type
+        cast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+        if cast or any(p.dtype == torch.float16 for _, p, _ in self._found):
+            raise ConfigError(
+                "layers that learn in float16 need a scaled loss, and an unlocked module has no loss to scale; use bfloat16"
+            )
 
 
 class Penalised:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from ...core import ConfigError, Decoupled, Guard, Rule
+from ...core import ConfigError, Decoupled, Guard, Rule, Site
 from ...core.modes import evaluating
-from ..apart import Part, hide_attributes, take_apart, traces
-from ..base import Criterion, StepRecord, model_inputs
+from ..apart import Part, hide_attributes, take_apart
+from ..base import Criterion, Passed, StepRecord, model_inputs
 from ..checks import warn_of_evaluation
 from ..optimizers import (
     Named,
@@ -124,7 +125,7 @@ class Stages:
         alarm = alarm_of(store, layout)
         try:
             parts = take_apart(net, None if example is None else model_inputs(example, {}))
-            hide_attributes(net, traces(net, net.example), layout.stage)
+            hide_attributes(net, [part.attributes for part in parts], layout.stage)
             part = parts[layout.stage]
             self.module = part.module
             self._name = net.graph.modules[layout.stage].name
@@ -150,15 +151,7 @@ class Stages:
         inputs = None if part.inputs is None else part.inputs.forms
         self._links: Connected = connect(
             layout,
-            [
-                Slot(
-                    tuple(None if k != site.features_at - 1 else n for k, n in enumerate(site.shape[1:])),
-                    site.dtype,
-                )
-                if len(site.shape) > 1
-                else Slot((), site.dtype)
-                for site in sites
-            ],
+            [_slot(site) for site in sites],
             rule,
             settings,
             {"the network": describe(net), "clip_norm": clip_norm},
@@ -187,7 +180,8 @@ class Stages:
             late=None if supplies is None or below is None else LateInput(supplies, below),
             copies=copies,
             penalty=_penalty_of(penalties, self._name),
-            update=self._update,
+            # One norm a step is all that the stages agree upon, so with it a step has one update.
+            update=self._update if self._clip is None else None,
         )
         self._owned = [_tensors(net, k, p) for k, p in enumerate(parts)]
         self._step = 0
@@ -203,7 +197,7 @@ class Stages:
         group = self._links.groups.replicas
         if group is None or not any(p.requires_grad for p in part.module.parameters()):
             return part
-        return Part(DistributedDataParallel(part.module, process_group=group), part.inputs, part.buffers)
+        return replace(part, module=DistributedDataParallel(part.module, process_group=group))
 
     # -- training ---------------------------------------------------------------------------------------
 
@@ -268,7 +262,7 @@ class Stages:
             step_all(self.optimizers)
         return learned
 
-    def _passed(self, x: Any, inputs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    def _passed(self, x: Any, inputs: Mapping[str, Any]) -> Passed | None:
         """Return the network's arguments; None where this process was given none."""
         if x is None and not inputs:
             if self.layout.is_first:
@@ -362,6 +356,15 @@ class Stages:
 
 def _named(what: str, rule: nn.Module | None) -> list[Named]:
     return [] if rule is None else [(f"{what}.{n}", p) for n, p in rule.named_parameters()]
+
+
+def _slot(site: Site) -> Slot:
+    """Return what crosses a cut: the number of features is agreed upon, other sizes may differ from batch to batch."""
+    if len(site.shape) < 2:
+        return Slot((), site.dtype)
+    return Slot(
+        tuple(n if k == site.features_at else None for k, n in enumerate(site.shape) if k), site.dtype
+    )
 
 
 def _penalty_of(penalties: Penalties, module: str) -> Callable[[], Tensor | None] | None:

@@ -29,9 +29,8 @@ from ...core.cut import pending_gradient
 from ...core.graph import first_tensor
 from ...core.units import Units
 from ..apart import Part
-from ..base import Criterion, reduced
+from ..base import Criterion, Passed, reduced
 from ..checks import refuse_half
-from ..lags import Passed
 from ..stash import keeping_weights
 from ..turns import run_backward
 from .checksum import examples, refuse_other_examples
