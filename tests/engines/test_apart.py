@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -145,6 +146,35 @@ def test_a_container_with_a_hook_or_a_forward_of_its_own_keeps_it() -> None:
         net = sg.decouple(model, ["0.0"], sg.NoBackprop(), x)
         assert isinstance(take_apart(net)[0].module, ForwardPart)
         assert torch.equal(chained(net, x), model(x))
+
+
+class Dropping(nn.Module):
+    """Draws numbers of its own below the cut (DropPath) and above it; or uses one draw on both sides."""
+
+    def __init__(self, *, shared: bool) -> None:
+        super().__init__()
+        self.low, self.top, self.shared = nn.Linear(6, 8), nn.Linear(8, 3), shared
+
+    def forward(self, x: Tensor) -> Tensor:
+        keep = (torch.rand(x.shape[0], 1) > 0.4).to(x.dtype)
+        scale = 1 if random.random() < 0.5 else 2
+        h = torch.tanh(self.low(x * keep * scale))
+        return self.top(F.dropout(h * keep if self.shared else h, 0.5, self.training))
+
+
+def test_random_numbers_below_a_part_are_not_its_own() -> None:
+    x = torch.randn(16, 6)
+    net = sg.decouple(Dropping(shared=False), ["low"], sg.NoBackprop(), x)
+    random.seed(1)
+    expected = whole(net, x)
+    random.seed(1)
+    assert torch.equal(chained(net, x), expected)
+
+
+def test_a_draw_that_is_used_on_both_sides_of_a_cut_is_refused() -> None:
+    net = sg.decouple(Dropping(shared=True), ["low"], sg.NoBackprop(), torch.randn(16, 6))
+    with pytest.raises(CutError, match="do not give its own output"):
+        take_apart(net)
 
 
 class Beside(nn.Module):

@@ -20,6 +20,7 @@ from ...core import CutError, Decoupled, ShapeError
 from ...core.interface import Interface
 from .absent import Scope, absent_like
 from .inputs import Inputs
+from .random_state import RandomState
 
 __all__ = ["ForwardPart", "Inputs"]
 
@@ -63,6 +64,7 @@ class ForwardPart(nn.Module):
         self._position = position
         self._cuts = {name: k for k, name in enumerate(cuts)}
         self._inputs = inputs
+        self._devices = sorted({p.device.index for p in net.parameters() if p.is_cuda})
         self.is_last = position == len(cuts)
         for name in net.graph.modules[position].parameters:
             self.register_parameter(name.replace(".", "_"), net.model.get_parameter(name))  # pyright: ignore[reportArgumentType]
@@ -113,6 +115,8 @@ class ForwardPart(nn.Module):
         args, kwargs = self._inputs.passed(tensors, self._scope if self._position else None)
         scope = self._scope
         scope.open = True
+        # What lies below may draw random numbers too (DropPath): the part's own are those that it would draw alone.
+        random_state = RandomState(self._devices) if self._position else None
 
         def cross(interface: Interface, h: Tensor) -> Tensor:
             at = self._cuts[interface.name]
@@ -127,6 +131,8 @@ class ForwardPart(nn.Module):
                     f"inputs give {tuple(interface.batch_first(h).shape)}; do all processes read the same batches?"
                 )
             scope.open = False
+            if random_state is not None:
+                random_state.put_back()
             torch.set_grad_enabled(learns)
             return interface.as_made(message.clone() if interface.copies else message)
 

@@ -15,6 +15,7 @@ from ...core import Decoupled
 from ...core.copies import copied
 from ...core.interface import Interface
 from .absent import Scope, absent_like
+from .random_state import RandomState
 
 __all__ = ["Traces", "hide_attributes", "repeatable", "traces"]
 
@@ -102,15 +103,14 @@ def hide_attributes(net: Decoupled, attributes: Sequence[frozenset[_Place]], pos
 @contextmanager
 def repeatable(net: Decoupled) -> Generator[Callable[[], None]]:
     """Yield what makes random numbers begin anew; leave their state as it was."""
-    devices = sorted({t.device.index for t in net.parameters() if t.is_cuda})
-    state = random.getstate()
+    state = RandomState(sorted({t.device.index for t in net.parameters() if t.is_cuda}))
 
     def repeat() -> None:
         torch.manual_seed(0)
         random.seed(0)
 
-    with torch.random.fork_rng(devices), torch.no_grad():
+    with torch.no_grad():
         try:
             yield repeat
         finally:
-            random.setstate(state)
+            state.put_back()

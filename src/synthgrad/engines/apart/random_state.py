@@ -1,0 +1,31 @@
+"""The state of all sources of random numbers that networks commonly draw from."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import torch
+
+__all__ = ["RandomState"]
+
+
+class RandomState:
+    """PyTorch's state on the CPU and on some CUDA devices, and that of Python's ``random``, as they are now.
+
+    Args:
+        devices: indices of the CUDA devices.
+    """
+
+    def __init__(self, devices: Sequence[int]) -> None:
+        self._devices = devices
+        self._cpu = torch.get_rng_state()
+        self._cuda = [torch.cuda.get_rng_state(k) for k in devices]
+        self._python = random.getstate()
+
+    def put_back(self) -> None:
+        """Make all of them as they were."""
+        torch.set_rng_state(self._cpu)
+        for k, state in zip(self._devices, self._cuda, strict=True):
+            torch.cuda.set_rng_state(state, k)
+        random.setstate(self._python)
