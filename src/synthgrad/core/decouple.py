@@ -273,7 +273,10 @@ def decouple(
         )
     bound = {name: rules[name].bind(site) for name, site in graph.sites.items()}
     fed = {n: rule.bind(graph.sites[n]) for n, rule in supplies.items() if rule is not None}
-    net = Decoupled(model, bound, graph, units, fed, (args, kwargs))
+    kept = pytree.tree_map_only(
+        Tensor, Tensor.detach, (args, kwargs)
+    )  # a form for batches; it has no history
+    net = Decoupled(model, bound, graph, units, fed, kept)
     # Not net.train(): it would put parts into training mode that were frozen with eval().
     net.training = model.training
     net.rules.train(model.training)

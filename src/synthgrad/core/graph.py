@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .copies import copied, refuse_lazy
+from .devices import cuda_devices
 from .errors import CutError
 from .layout import Dim, Layout, Met, find_layouts
 from .outputs import Slot
@@ -83,8 +84,7 @@ def trace(
     """
     _check_names(model, names)
     refuse_lazy(model)
-    devices = _devices(model)
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(cuda_devices(model)):
         met, modules, reached = pieces(model, names, args, kwargs)
         layouts = find_layouts(
             model,
@@ -190,8 +190,3 @@ def _check_names(model: nn.Module, names: Sequence[str]) -> None:
             f"cuts {list(names)}: two names are the same when dots become underscores, which is how their "
             "rules are stored; rename a submodule"
         )
-
-
-def _devices(model: nn.Module) -> list[int]:
-    """Return the CUDA devices whose random state the trace must leave alone."""
-    return sorted({p.device.index for p in model.parameters() if p.is_cuda})

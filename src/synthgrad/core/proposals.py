@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .copies import copied, refuse_lazy
+from .devices import cuda_devices
 from .errors import CutError
 from .graph import trace
 from .outputs import find_slot, message_in, tensors_in
@@ -144,9 +145,8 @@ def _separating(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
         return note
 
     handles = [m.register_forward_hook(watch(n)) for n, m in twin.named_modules() if n and _learns(m)]
-    devices = sorted({p.device.index for p in twin.parameters() if p.is_cuda})
     try:
-        with torch.enable_grad(), torch.random.fork_rng(devices):
+        with torch.enable_grad(), torch.random.fork_rng(cuda_devices(twin)):
             output = twin(*args, **kwargs)
     finally:
         for handle in handles:

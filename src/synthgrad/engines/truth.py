@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core import Decoupled
+from ..core.devices import cuda_devices
 from ..core.interface import Interface
 
 __all__ = ["true_messages"]
@@ -31,8 +32,7 @@ def true_messages(net: Decoupled, loss_of: Callable[[], Tensor]) -> dict[str, Te
         return h.clone() if interface.copies else h
 
     buffers = [(b, b.clone()) for b in net.model.buffers()]
-    devices = sorted({b.device.index for b in net.parameters() if b.is_cuda})
-    with torch.random.fork_rng(devices), net.crossed_by(keep):
+    with torch.random.fork_rng(cuda_devices(net)), net.crossed_by(keep):
         loss = loss_of()
         gradients = torch.autograd.grad(loss, list(kept.values()))
     for buffer, before in buffers:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core import CutError, Decoupled, ShapeError
+from ...core.devices import cuda_devices
 from ...core.interface import Interface
 from .absent import Scope, absent_like
 from .inputs import Inputs
@@ -64,7 +65,7 @@ class ForwardPart(nn.Module):
         self._position = position
         self._cuts = {name: k for k, name in enumerate(cuts)}
         self._inputs = inputs
-        self._devices = sorted({p.device.index for p in net.parameters() if p.is_cuda})
+        self._devices = cuda_devices(net)
         self.is_last = position == len(cuts)
         for name in net.graph.modules[position].parameters:
             self.register_parameter(name.replace(".", "_"), net.model.get_parameter(name))  # pyright: ignore[reportArgumentType]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...core import Decoupled
 from ...core.copies import copied
+from ...core.devices import cuda_devices
 from ...core.interface import Interface
 from .absent import Scope, absent_like
 from .random_state import RandomState
@@ -103,7 +104,7 @@ def hide_attributes(net: Decoupled, attributes: Sequence[frozenset[_Place]], pos
 @contextmanager
 def repeatable(net: Decoupled) -> Generator[Callable[[], None]]:
     """Yield what makes random numbers begin anew; leave their state as it was."""
-    state = RandomState(sorted({t.device.index for t in net.parameters() if t.is_cuda}))
+    state = RandomState(cuda_devices(net))
 
     def repeat() -> None:
         torch.manual_seed(0)
