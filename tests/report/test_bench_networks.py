@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from synthgrad.report import bench_markdown, bench_sheet
+from synthgrad.report.machine import differences
 from tests.report.helpers import record
 
 EXACT = {
@@ -119,3 +120,8 @@ def test_a_document_has_the_reasons_below_the_table() -> None:
         "",
         "(1) CutError: 'x' returns &lt;two> tensors",
     ]
+
+
+def test_versions_of_the_rows_libraries_are_no_difference_to_warn_of() -> None:
+    records = [line(), line() | {"config": {"library_version": "5.23.0"}}]
+    assert not any("library_version" in text for text in differences(records))

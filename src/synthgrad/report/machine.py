@@ -11,8 +11,8 @@ from .labels import OF_METHOD, row_label, rule_settings
 
 __all__ = ["differences", "machine_line", "settings"]
 
-#: Differences between runs that are no surprise, or are said elsewhere.
-_EXPECTED = frozenset({"date", "started", "finished", "dirty"})
+#: Differences between runs that are no surprise, or are said elsewhere (the library of a network, in its row).
+_EXPECTED = frozenset({"date", "started", "finished", "dirty", "library_version"})
 _MOST = 40  # settings, and rules
 _FEW = 500  # runs that are looked at for settings
 
