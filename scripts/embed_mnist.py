@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from synthgrad.tasks.idx import parse_idx, read_bytes
+from synthgrad.lab.tasks.idx import parse_idx, read_bytes
 
-TARGET = Path(__file__).parent.parent / "src/synthgrad/tasks/embedded/mnist_10k.npz"
+TARGET = Path(__file__).parent.parent / "src/synthgrad/lab/tasks/embedded/mnist_10k.npz"
 
 
 def main(data_dir: Path) -> None:

@@ -35,8 +35,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from synthgrad.records import FILE, Record, read
-from synthgrad.report import (
+from synthgrad.lab.records import FILE, Record, read
+from synthgrad.lab.report import (
     OVER,
     Sheet,
     bench_groups,

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from click import Context
 
-from synthgrad.cli import work
-from synthgrad.cli.main import cli
-from synthgrad.experiments.bench import Benchmark, Scope, choose
-from synthgrad.experiments.registry import Experiment
-from synthgrad.experiments.run_config import AnyRun
-from synthgrad.tasks.cifar import FOLDER, OFFICIAL_MD5
-from synthgrad.tasks.text import SHA256
+from synthgrad.lab.cli import work
+from synthgrad.lab.cli.main import cli
+from synthgrad.lab.experiments.bench import Benchmark, Scope, choose
+from synthgrad.lab.experiments.registry import Experiment
+from synthgrad.lab.experiments.run_config import AnyRun
+from synthgrad.lab.tasks.cifar import FOLDER, OFFICIAL_MD5
+from synthgrad.lab.tasks.text import SHA256
 
 __all__ = ["ROOT", "cut_runs", "provide", "shortened", "stand_ins"]
 
@@ -71,7 +71,7 @@ def stand_ins(folder: Path) -> Path:
         images, labels = rng.integers(0, 256, (200, 3072), np.uint8), [k % 10 for k in range(200)]
         (folder / FOLDER / name).write_bytes(pickle.dumps({b"data": images, b"labels": labels}, 2))
     (folder / "text").mkdir()
-    text = files("synthgrad.tasks").joinpath("embedded/shakespeare_50k.txt").read_bytes()
+    text = files("synthgrad.lab.tasks").joinpath("embedded/shakespeare_50k.txt").read_bytes()
     for name in SHA256:
         (folder / name).write_bytes(text[:20_000])
     return folder

@@ -16,14 +16,14 @@ from typing import Any
 import pooch
 import pytest
 
-from synthgrad.cli import work
-from synthgrad.experiments.bench import Benchmark, Scope
-from synthgrad.experiments.links import available
-from synthgrad.experiments.methods import METHODS
-from synthgrad.experiments.registry import EXPERIMENTS
-from synthgrad.experiments.run_config import AnyRun
-from synthgrad.records.names import METHODS as NAMES
-from tests.cli.helpers import call
+from synthgrad.lab.cli import work
+from synthgrad.lab.experiments.bench import Benchmark, Scope
+from synthgrad.lab.experiments.methods import METHODS
+from synthgrad.lab.experiments.registry import EXPERIMENTS
+from synthgrad.lab.experiments.run_config import AnyRun
+from synthgrad.lab.records.names import METHODS as NAMES
+from synthgrad.lab.wan import available
+from tests.lab.cli.helpers import call
 from tests.short_lines import ROOT, cut_runs, provide, shortened, stand_ins
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -41,9 +41,9 @@ ELSEWHERE = {
     "bash .ci/run": "that is CI",
     "python -m venv .venv": "the step 'wheel' of .ci/run, in another folder",
     ". .venv/bin/activate": "the step 'wheel' of .ci/run calls the environment's programs by their paths",
-    "pip install .": "the step 'wheel' of .ci/run installs what this builds",
+    'pip install ".[lab]"': "the step 'wheel' of .ci/run installs what this builds, with the extra",
     'pip install ".[tensorboard]"': "the step 'environment' of .ci/run: the extra is part of [test]",
-    "tensorboard --logdir runs/watched/tensorboard": "a server; tests/experiments/test_tensorboard.py reads what it shows",
+    "tensorboard --logdir runs/watched/tensorboard": "a server; tests/lab/experiments/test_tensorboard.py reads what it shows",
     "python -m pytest tests/engines/test_contract.py": "the step 'tests, all' of .ci/run",
 }
 

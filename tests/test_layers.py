@@ -12,25 +12,28 @@ import pytest
 import synthgrad
 
 ROOT = Path(synthgrad.__file__).parent
+#: Of the library's folders and the laboratory's: what each may import of the others.
 OWN: dict[str, set[str]] = {
     "core": set(),
-    "records": {"core"},
     "rules": {"core"},
     "engines": {"core", "rules"},
-    "tasks": {"core"},
-    "experiments": {"core", "rules", "engines", "tasks", "records", "version"},
-    "report": {"records"},
-    "cli": {"core", "experiments", "report", "records", "tasks", "version"},
+    "lab/records": {"core"},
+    "lab/tasks": {"core"},
+    "lab/wan": {"core"},
+    "lab/experiments": {"core", "rules", "engines", "lab/tasks", "lab/records", "lab/wan", "version"},
+    "lab/report": {"lab/records"},
+    "lab/cli": {"core", "lab/experiments", "lab/report", "lab/records", "lab/tasks", "version"},
 }
 THIRD: dict[str, set[str]] = {
     "core": {"torch"},
-    "records": set(),
     "rules": {"torch"},
     "engines": {"torch"},
-    "tasks": {"torch", "numpy", "pooch"},
-    "experiments": {"torch", "numpy"},
-    "report": {"matplotlib", "jinja2"},
-    "cli": {"click", "rich", "torch"},
+    "lab/records": set(),
+    "lab/tasks": {"torch", "numpy", "pooch"},
+    "lab/wan": set(),
+    "lab/experiments": {"torch", "numpy"},
+    "lab/report": {"matplotlib", "jinja2"},
+    "lab/cli": {"click", "rich", "torch"},
 }
 
 
@@ -44,19 +47,30 @@ def imports(path: Path) -> set[tuple[str, str]]:
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
             names = [f"{base}.{node.module}".strip(".") if node.module else base]
-            if names[0] == "synthgrad":
-                names = [f"synthgrad.{alias.name}" for alias in node.names]
+            if names[0] in ("synthgrad", "synthgrad.lab"):
+                names = [f"{names[0]}.{alias.name}" for alias in node.names]
         else:
             continue
         for name in names:
             parts = name.split(".")
-            found.add(("own", parts[1]) if parts[0] == "synthgrad" else ("third", parts[0]))
+            if parts[0] != "synthgrad":
+                found.add(("third", parts[0]))
+            else:
+                found.add(("own", "/".join(parts[1 : 3 if parts[1] == "lab" else 2])))
     return found
 
 
 def test_every_folder_has_its_rule() -> None:
-    folders = {p.name for p in ROOT.iterdir() if p.is_dir() and any(p.glob("*.py"))}
-    assert folders == set(OWN) == set(THIRD)
+    folders = {p.name for p in ROOT.iterdir() if p.is_dir() and any(p.glob("*.py"))} - {"lab"}
+    rooms = {f"lab/{p.name}" for p in (ROOT / "lab").iterdir() if p.is_dir() and any(p.glob("*.py"))}
+    assert folders | rooms == set(OWN) == set(THIRD)
+
+
+def test_the_library_imports_nothing_of_the_laboratory() -> None:
+    assert not [(a, b) for a, others in OWN.items() if not a.startswith("lab/") for b in others if "lab" in b]
+    for path in [*ROOT.glob("*.py"), ROOT / "lab" / "__init__.py"]:
+        theirs = {name for kind, name in imports(path) if kind == "own" and name.startswith("lab")}
+        assert theirs == ({"lab/cli"} if path.name == "__main__.py" else set()), path
 
 
 @pytest.mark.parametrize("folder", OWN)
@@ -74,11 +88,32 @@ def test_files_stay_small() -> None:
     assert not long, "a question at 400 lines: is it one purpose?"
 
 
-def test_importing_the_library_loads_no_reporting_and_prints_nothing() -> None:
+#: What no part of the library may load, though it stands beside it in the tests' environment.
+OTHERS = ("matplotlib", "rich", "click", "pooch", "numpy", "jinja2", "tqdm", "synthgrad.lab")
+
+
+def test_importing_the_library_loads_no_laboratory_and_prints_nothing() -> None:
     code = (
-        "import sys, synthgrad; print([m for m in ('matplotlib','rich','click','pooch') if m in sys.modules])"
+        "import sys, torch; before = set(sys.modules); import synthgrad as sg; sg.decouple, sg.engines.Stages; "
+        f"print([m for m in {OTHERS} if m in set(sys.modules) - before])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize("missing", [["click"], ["matplotlib", "rich"]])
+def test_without_the_laboratory_the_command_says_what_to_install(missing: list[str]) -> None:
+    code = (
+        "import importlib.util as u; find = u.find_spec; "
+        f"u.find_spec = lambda name: None if name in {missing} else find(name); "
+        "from synthgrad.__main__ import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        f"Error: the command line needs {', '.join(missing)}, which the library alone does not install; run: "
+        "pip install 'synthgrad[lab]'\n"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 import tarfile
@@ -12,6 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import pytest
+
+from synthgrad.__main__ import LAB_PACKAGES
 
 ROOT = Path(__file__).parent.parent
 #: Of no use, or harmful, outside a checkout.
@@ -98,11 +101,11 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: dict[str, bytes]) -
     "name",
     [
         "py.typed",
-        "report/published.json",
-        "report/templates/report.html.j2",
-        "report/templates/report.css",
-        "tasks/embedded/mnist_10k.npz",
-        "tasks/embedded/ATTRIBUTION.md",
+        "lab/report/published.json",
+        "lab/report/templates/report.html.j2",
+        "lab/report/templates/report.css",
+        "lab/tasks/embedded/mnist_10k.npz",
+        "lab/tasks/embedded/ATTRIBUTION.md",
     ],
 )
 def test_the_wheel_holds_data_as_it_is_here(name: str, wheel: dict[str, bytes]) -> None:
@@ -112,12 +115,18 @@ def test_the_wheel_holds_data_as_it_is_here(name: str, wheel: dict[str, bytes]) 
 def test_the_wheel_says_what_it_is(wheel: dict[str, bytes]) -> None:
     info = {name.split("/", 1)[1]: content for name, content in wheel.items() if ".dist-info/" in name}
     assert info["licenses/LICENSE"] == (ROOT / "LICENSE").read_bytes()
-    assert b"synthgrad = synthgrad.cli.main:main" in info["entry_points.txt"]
+    assert b"synthgrad = synthgrad.__main__:main" in info["entry_points.txt"]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     metadata = info["METADATA"].decode()
     assert f"License-Expression: {project['license']}" in metadata
     for extra in project["optional-dependencies"]:
         assert f"Provides-Extra: {extra}\n" in metadata
+    alone = [
+        line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra" not in line
+    ]
+    assert alone == ["Requires-Dist: torch>=2.11"]
+    lab = {re.split("[<>=]", need)[0] for need in project["optional-dependencies"]["lab"]}
+    assert lab == set(LAB_PACKAGES)
     (text,) = [w for w in metadata.split("\n\n", 1)[1:]]
     assert text.strip() == (ROOT / "README.md").read_text(encoding="utf-8").strip()
 

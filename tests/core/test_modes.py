@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 import synthgrad as sg
 from synthgrad.core.modes import evaluating
-from synthgrad.experiments.loop import measure
-from synthgrad.tasks import Split
+from synthgrad.lab.experiments.loop import measure
+from synthgrad.lab.tasks import Split
 
 
 def frozen() -> nn.Sequential:

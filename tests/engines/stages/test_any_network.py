@@ -292,7 +292,7 @@ def test_prediction_leaves_a_frozen_part_frozen(two: Processes) -> None:
 
 def models(rank: int, names: list[str]) -> dict[str, float]:
     """Train models of the table on two stages; return their largest deviations."""
-    from synthgrad.experiments.networks.zoo import ZOO
+    from synthgrad.lab.experiments.networks.zoo import ZOO
 
     found: dict[str, float] = {}
     for name in names:

@@ -1,0 +1,128 @@
+"""The command line: arguments in, exit status out; help and completion come without loading PyTorch."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from ...version import __version__
+from .commands import bench_command, compare_command, list_command, report_command, run_command
+
+__all__ = ["main"]
+
+OK, BAD_RUN, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+class _InOrder(click.Group):
+    """Lists the commands as they were added: the main one first."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in self.commands and not name.startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(f"No such command '{name}'; accepted: {', '.join(self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
+def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    import torch
+
+    from ..experiments.machine import choose_device, device_name
+
+    device = choose_device("auto")
+    name = device_name(device) + (" (cpu)" if device == "cpu" else "")
+    click.echo(f"synthgrad {__version__} · torch {torch.__version__} · {name}")
+    ctx.exit()
+
+
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--version",
+    is_flag=True,
+    callback=_version,
+    expose_value=False,
+    is_eager=True,
+    help="Say the versions and the device.",
+)
+@click.option("--debug", is_flag=True, help="Show tracebacks; may stand anywhere.")
+def cli(debug: bool) -> None:
+    """Decoupled neural interfaces: train network modules that do not wait for each other."""
+
+
+for _command in (compare_command, run_command, bench_command, report_command, list_command):
+    cli.add_command(_command)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with the contract's status: 0, 1, 2, or 130 when interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    # --debug is common to all commands: it is taken wherever it stands.
+    arguments = [a for a in arguments if a != "--debug"]
+    # A job scheduler ends programs by SIGTERM: it is taken like Ctrl-C.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with warnings.catch_warnings():  # puts showwarning back as well
+            warnings.showwarning = _show_warning
+            status = _guarded(arguments, debug)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    sys.exit(status)
+
+
+def _guarded(arguments: list[str], debug: bool) -> int:
+    try:
+        result = cli.main(arguments, prog_name="synthgrad", standalone_mode=False)
+        return result if isinstance(result, int) else OK
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return BAD_USAGE
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        if debug:
+            traceback.print_exc()
+        return _fail(error.format_message(), BAD_USAGE)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail(
+            "interrupted; what had ended is in the records, --resume goes on from there", INTERRUPTED
+        )
+    except BrokenPipeError:
+        return OK
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        if _is_ours(error):
+            return _fail(str(error), BAD_USAGE)
+        return _fail(f"{type(error).__name__}: {error}; this is a bug, --debug shows where", BAD_RUN)
+
+
+def _is_ours(error: Exception) -> bool:
+    """Is it a `SynthgradError`? Their module loads PyTorch, and has been loaded if one of them was raised."""
+    errors = sys.modules.get("synthgrad.core.errors")
+    return errors is not None and isinstance(error, errors.SynthgradError)
+
+
+def _fail(message: str, status: int) -> int:
+    line = " ".join(message.split())
+    click.echo(f"synthgrad: error: {line}", err=True)
+    return status
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: object
+) -> None:
+    source = "" if "synthgrad" in Path(filename).parts else f"{category.__name__}: "
+    click.echo(f"synthgrad: warning: {source}{' '.join(str(message).split())}", err=True)

@@ -1,0 +1,123 @@
+"""Runs whose network is spread over processes: each runs the same loop, and the last one's record counts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from ...core import ConfigError
+from ...engines import Stages, StepRecord
+from ...engines.stages import join
+from ..records import Record
+from .methods import method_named
+from .run_config import AnyRun
+
+__all__ = ["StagesTrainer", "engine_here", "launched", "run_in_stages", "stages_of"]
+
+#: In the environment of a process that is one of several.
+_MARK = "SYNTHGRAD_STAGE"
+
+
+class StagesTrainer:
+    """`Stages` as the loops want an engine: with the whole network at hand whenever it is measured."""
+
+    def __init__(self, stages: Stages) -> None:
+        self.stages = stages
+        self.optimizers = stages.optimizers
+
+    def step(self, x: Tensor, y: Any, *, ids: Tensor | None = None) -> StepRecord:
+        """Run a step of this process's stage; every process has the whole batch, and reads what is its own."""
+        return self.stages.step(x, y, ids=ids)
+
+    def finish(self) -> None:
+        """Bring the weights of all stages into this process's network."""
+        self.stages.gather()
+
+    def close(self) -> None:
+        """Part from the other processes."""
+        self.stages.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: a process has a part of the state only."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Refuse: see `state_dict`."""
+        raise ConfigError(
+            "runs of the stages engine cannot be resumed in the middle; run it without --resume"
+        )
+
+
+def launched() -> bool:
+    """Is this process one of several that run a network together?"""
+    return _MARK in os.environ
+
+
+def engine_here(engine: str) -> str:
+    """Return the engine that a run's network is prepared for in this process: outside its own it is only tried out."""
+    return "in-process" if engine == "stages" and not launched() else engine
+
+
+def stages_of(config: AnyRun) -> int:
+    """Return how many processes a run has to be started in; 0 if it runs in this one."""
+    cell = config.cell
+    if getattr(cell, "engine", None) != "stages" or method_named(config.method).rule is None or launched():
+        return 0
+    return len(cell.at) + 1 if cell.at else 2
+
+
+def run_in_stages(run: Callable[[Any], Record], config: Any, num_stages: int) -> Record:
+    """Run a configuration in as many processes as it has stages; return the record of the last one.
+
+    They are started and watched by what ``torchrun`` is made of.
+
+    Args:
+        run: trains a configuration in one of these processes.
+        config: the run; it leaves no snapshots, for no process has the whole state.
+        num_stages: processes.
+
+    Raises:
+        ConfigError: if a process dies without a record.
+    """
+    launch = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=num_stages,
+        run_id=f"synthgrad-{os.getpid()}",
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
+        max_restarts=0,
+        monitor_interval=0.1,
+        start_method="spawn",
+    )
+    try:
+        found = elastic_launch(launch, _part)(run, replace(config, snapshots=None), torch.get_num_threads())
+    except ChildFailedError as error:
+        raise ConfigError(
+            f"a process of the stages engine died ({str(error).splitlines()[0]}); run with --engine in-process to see "
+            "whether the network trains at all"
+        ) from error
+    records = [found[rank] for rank in sorted(found)]
+    # One that fails stops the others, whose errors only repeat what it says.
+    return next((r for r in records if r["status"] != "ok" and " stopped: " not in r["error"]), records[-1])
+
+
+def _part(run: Callable[[Any], Record], config: Any, threads: int) -> Record:
+    os.environ[_MARK] = os.environ["RANK"]
+    torch.set_num_threads(threads)
+    rank, world = join("gloo")
+    if rank < world - 1:
+        config = replace(config, tensorboard=None)  # the last one has the losses
+    try:
+        return run(config)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,99 @@
+"""One line of the benchmark: is a network exact in an engine, refused, or neither?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ....core import DivergedError, StageError, SynthgradError
+from ..turns import reason_of
+from .entry import Entry
+from .exactness import EXACT, FAULT, compare
+from .trainers import Count, control, sizes, trained
+
+__all__ = ["Answer", "Job", "measure"]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is measured, as it is sent to the processes that do it.
+
+    Attributes:
+        network: name of the entry.
+        method: name of the engine.
+        dropout: probability of dropout and DropPath.
+        steps: number of batches.
+        batch_size: of the largest batches.
+        seed: of weights and batches.
+    """
+
+    network: str
+    method: str
+    dropout: float
+    steps: int
+    batch_size: int
+    seed: int = 0
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sizes of the batches. Layers that run as one batch want one size."""
+        if self.method == "layer_parallel":
+            return (self.batch_size,) * self.steps
+        return sizes(self.steps, self.batch_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came out.
+
+    Attributes:
+        metrics: of the record.
+        error: why it is not exact, in one line; None if it is.
+        failed: is that a fault? A network that is refused with a reason is none.
+        told: does the error say only that another process has stopped?
+    """
+
+    metrics: dict[str, Any] = field(default_factory=dict[str, Any])
+    error: str | None = None
+    failed: bool = False
+    told: bool = False
+
+
+def measure(entry: Entry, job: Job, rank: int = 0) -> Answer:
+    """Train as the job says, and compare. Every process of the job calls it; none raises."""
+    count = Count()
+    batches = entry.batches(job.sizes, job.seed)
+    try:
+        done = trained(entry, job.method, batches, job.dropout, count, job.seed, rank)
+        found = compare(done.found, done.expected)
+        metrics = {
+            "exact": int(found.value <= EXACT),
+            "refused": 0,
+            "max_relative_deviation": found.value,
+            "tensor": found.tensor,
+            "steps": job.steps,
+            "parameters": sum(p.numel() for p in done.net.model.parameters()),
+            "modules": len(done.net.graph.modules),
+            "cuts": ", ".join(done.net.interfaces),
+        }
+        if not metrics["exact"]:
+            return Answer(metrics, f"'{found.tensor}' deviates by {found.value:.1e}", failed=True)
+        if job.method == "layer_parallel" or job.dropout:
+            return Answer(metrics)
+        seen = compare(control(entry, job.method, batches, job.seed, rank), done.expected)
+        metrics["control_deviation"] = seen.value
+        if seen.value <= EXACT:
+            why = f"the comparison is blind: gradients wrong by {FAULT:g} at every cut deviate by {seen.value:.1e}"
+            return Answer(metrics | {"exact": 0}, why, failed=True)
+        return Answer(metrics)
+    except Exception as error:
+        return _refusal(error, count)
+
+
+def _refusal(error: Exception, count: Count) -> Answer:
+    """Return what an error says: a refusal if the package raised it on purpose, else a fault."""
+    refused = isinstance(error, SynthgradError) and not isinstance(error, DivergedError | StageError)
+    metrics: dict[str, Any] = {"exact": 0, "refused": int(refused), "steps": count.steps or 0}
+    if refused:
+        metrics["refused_at"] = "construction" if count.steps is None else f"step {count.steps + 1}"
+    return Answer(metrics, reason_of(error), failed=not refused, told=isinstance(error, StageError))

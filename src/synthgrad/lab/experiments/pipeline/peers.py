@@ -1,0 +1,207 @@
+"""The methods that stages are compared with, each as PyTorch offers it, set up to be as fast as it can be.
+
+All of them compute the gradient of a batch before they go on. With microbatches BatchNorm normalises each on its own,
+and data parallel processes each their part: on the same data the losses of methods differ a little.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.pipelining import (
+    PipelineStage,
+    Schedule1F1B,
+    ScheduleGPipe,
+    ScheduleInterleavedZeroBubble,
+    ScheduleZBVZeroBubble,
+)
+from torch.nn.parallel import DistributedDataParallel
+
+from ....core.modes import evaluating
+from .kinds import Kind
+from .network import CLASSES, IN_SHAPE, Size, adam, network, split_names
+from .program import forward_through
+
+__all__ = ["Alone", "DataParallel", "Scheduled", "owners_of"]
+
+_FLOAT_BYTES = 4
+
+
+class Alone:
+    """Backpropagation in one process, in the loop that everybody writes; gradients of microbatches add up.
+
+    Where every process has one, they have nothing to do with each other.
+    """
+
+    reads_input = True
+
+    def __init__(self, size: Size, lr: float, *, threads: int, microbatches: int = 1) -> None:
+        self.rows = slice(None)
+        self.threads = threads
+        self._model = network(size)
+        self._optimizer = adam(self._model.parameters(), lr)
+        self._criterion = nn.CrossEntropyLoss()
+        self._microbatches = microbatches
+
+    def step(self, x: Tensor | None, y: Tensor) -> Tensor | None:
+        assert x is not None
+        count = self._microbatches
+        self._optimizer.zero_grad()
+        losses: list[Tensor] = []
+        for part, target in zip(x.chunk(count), y.chunk(count), strict=True):
+            loss = self._criterion(self._model(part), target)
+            (loss / count if count > 1 else loss).backward()
+            losses.append(loss.detach())
+        self._optimizer.step()
+        return torch.stack(losses).mean() if count > 1 else losses[0]
+
+    def predict(self, x: Tensor) -> Tensor | None:
+        return _evaluated(self._model, x)
+
+    def facts(self) -> dict[str, Any]:
+        return {"sent_bytes": 0}
+
+    def close(self) -> None:
+        pass
+
+
+class DataParallel:
+    """The whole network in every process, each with its part of the batch; gradients are averaged (all-reduce).
+
+    Statistics of BatchNorm are those of the first process and are not sent around at every step, which would cost a
+    round trip more. What is sent is what a ring needs, 2 (K − 1) / K of the parameters' bytes from every process.
+    """
+
+    reads_input = True
+
+    def __init__(self, size: Size, lr: float) -> None:
+        share = size.batch_size // size.stages
+        self._rank = dist.get_rank()
+        self.rows = slice(self._rank * share, (self._rank + 1) * share)
+        self.threads = size.threads
+        model = network(size)
+        self._model = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        self._optimizer = adam(self._model.parameters(), lr)
+        self._criterion = nn.CrossEntropyLoss()
+        num_bytes = _FLOAT_BYTES * sum(p.numel() for p in model.parameters())
+        self._bytes_per_step = 2 * (size.stages - 1) * num_bytes // size.stages
+        self._steps = 0
+
+    def step(self, x: Tensor | None, y: Tensor) -> Tensor | None:
+        self._optimizer.zero_grad()
+        loss = self._criterion(self._model(x), y)
+        loss.backward()
+        self._optimizer.step()
+        self._steps += 1
+        return loss.detach() if self._rank == 0 else None
+
+    def predict(self, x: Tensor) -> Tensor | None:
+        return _evaluated(self._model.module, x) if self._rank == 0 else None
+
+    def facts(self) -> dict[str, Any]:
+        return {"sent_bytes": self._steps * self._bytes_per_step}
+
+    def close(self) -> None:
+        pass
+
+
+def owners_of(kind: Kind, stages: int) -> list[int]:
+    """Return the rank of each part of the network.
+
+    >>> owners_of(Kind("zero_bubble", 4, "zbv"), 2)
+    [0, 1, 1, 0]
+    """
+    ranks = list(range(stages))
+    if kind.chunks_per_stage == 1:
+        return ranks
+    return [*ranks, *(reversed(ranks) if kind.variant == "zbv" else ranks)]
+
+
+class Scheduled:
+    """A schedule of ``torch.distributed.pipelining``.
+
+    What is sent is the activation of every example at each boundary between processes, and its gradient back.
+    """
+
+    def __init__(self, kind: Kind, size: Size, lr: float) -> None:
+        assert kind.microbatches is not None
+        rank = dist.get_rank()
+        self._owners = owners_of(kind, size.stages)
+        count = len(self._owners)
+        model = network(size)
+        layers = dict(model.named_children())
+        self._modules: dict[int, nn.Module] = {
+            k: nn.Sequential(*(layers[name] for name in names))
+            for k, names in enumerate(split_names(model, count))
+            if self._owners[k] == rank
+        }
+        self._widths = [size.width] * (count - 1) + [CLASSES]
+        rows = size.batch_size // kind.microbatches
+        stages = [
+            PipelineStage(
+                module,
+                k,
+                count,
+                torch.device("cpu"),
+                # Shapes are given, so that no time goes by for finding them out.
+                input_args=torch.empty(rows, size.width, requires_grad=True)
+                if k
+                else torch.empty(rows, *IN_SHAPE),
+                output_args=torch.empty(rows, self._widths[k], requires_grad=True),
+            )
+            for k, module in self._modules.items()
+        ]
+        self._schedule: Any = _schedule(kind, stages)
+        self._optimizer = adam([p for m in self._modules.values() for p in m.parameters()], lr)
+        self.rows = slice(None)
+        self.threads = size.threads
+        self.reads_input = self._owners[0] == rank
+        self._has_output = self._owners[-1] == rank
+        ends = zip(self._owners, self._owners[1:], strict=False)
+        crossings = sum(
+            1 for a, b in ends if a != b and rank in (a, b)
+        )  # up from the one, down from the other
+        self._bytes_per_step = crossings * size.batch_size * size.width * _FLOAT_BYTES
+        self._steps = 0
+
+    def step(self, x: Tensor | None, y: Tensor) -> Tensor | None:
+        self._optimizer.zero_grad()
+        losses: list[Tensor] = []
+        self._schedule.step(
+            *((x,) if self.reads_input else ()),
+            target=y if self._has_output else None,
+            losses=losses if self._has_output else None,
+            return_outputs=False,
+        )
+        self._optimizer.step()
+        self._steps += 1
+        return torch.stack([loss.detach() for loss in losses]).mean() if losses else None
+
+    def predict(self, x: Tensor) -> Tensor | None:
+        return forward_through(x, self._modules, self._owners, self._widths)
+
+    def facts(self) -> dict[str, Any]:
+        return {"sent_bytes": self._steps * self._bytes_per_step}
+
+    def close(self) -> None:
+        pass
+
+
+def _schedule(kind: Kind, stages: list[PipelineStage]) -> Any:
+    criterion, count = nn.CrossEntropyLoss(), kind.microbatches
+    assert count is not None
+    if kind.method == "gpipe":
+        return ScheduleGPipe(stages[0], count, criterion)
+    if kind.method == "1f1b":
+        return Schedule1F1B(stages[0], count, criterion)
+    made = {"interleaved": ScheduleInterleavedZeroBubble, "zbv": ScheduleZBVZeroBubble}[kind.variant or ""]
+    return made([*stages], count, criterion)
+
+
+@torch.no_grad()
+def _evaluated(model: nn.Module, x: Tensor) -> Tensor:
+    with evaluating(model):
+        return model(x)

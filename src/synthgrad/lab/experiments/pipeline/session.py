@@ -1,0 +1,125 @@
+"""Workers that are started anew when a method has failed in them, so that the others can go on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from ...wan import Network
+from .kinds import Kind
+from .network import Size
+from .workers import Workers, WorkersError
+
+__all__ = ["Session"]
+
+
+class Session:
+    """Runs methods in worker processes; use as a context.
+
+    A method that fails leaves others of its processes waiting in the middle of an exchange: all of them are ended,
+    started again, and the methods that had been built are built again, with their weights as at the beginning.
+
+    Args:
+        size: of what is trained.
+        lr: learning rate.
+        data_dir: directory of data files, or None.
+        network: with the link between the processes; None for the loopback device.
+        timeout_s: how long a worker waits for another, in seconds.
+
+    Attributes:
+        failed: methods that failed, and why.
+        num_starts: how often workers were started.
+    """
+
+    def __init__(
+        self, size: Size, lr: float, data_dir: str | None, network: Network | None, timeout_s: float = 120.0
+    ) -> None:
+        self._size = size
+        self._lr = lr
+        self._data_dir = data_dir
+        self._network = network
+        self._timeout_s = timeout_s
+        self._workers: Workers | None = None
+        self._built: list[Kind] = []
+        self._broken: WorkersError | None = None
+        self.failed: dict[Kind, str] = {}
+        self.num_starts = 0
+
+    def build(self, kind: Kind) -> bool:
+        """Make a method ready to run; return whether that went well."""
+        if (
+            self._ask(kind, {"do": "build", "name": _name(kind), "kind": asdict(kind), "lr": self._lr})
+            is None
+        ):
+            return False
+        self._built.append(kind)
+        return True
+
+    def run(self, kind: Kind, warm: int, steps: int, expected_s: float = 0.0) -> list[dict[str, Any]] | None:
+        """Run steps of a method that was built; return the answers of its processes, None if it has failed."""
+        command = {"do": "run", "name": _name(kind), "warm": warm, "steps": steps}
+        return self._ask(kind, command, self._timeout_s + 20 * expected_s)
+
+    def learn(self, kind: Kind, lr: float, goal: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        """Train a method anew; return when it was accurate enough, or why it was not trained."""
+        known = dict(self.failed)
+        command = {"do": "learn", "kind": asdict(kind), "lr": lr, "goal": goal}
+        found = self._ask(kind, command, timeout_s)
+        if found is None:
+            reason = self.failed[kind]
+            self.failed = known  # its steps have been timed
+            return {"learn_error": reason}
+        return found[0]
+
+    def forget(self) -> None:
+        """End the processes, and with them all that was built."""
+        self._built = []
+        if self._workers is not None:
+            self._workers.stop()
+            self._workers = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *rest: object) -> None:
+        if error is not None and self._workers is not None:
+            self._workers.kill()  # they may be in the middle of something, as when a user interrupts
+        self.forget()
+
+    def _ask(
+        self, kind: Kind, command: dict[str, Any], timeout_s: float | None = None
+    ) -> list[dict[str, Any]] | None:
+        ranks = [0] if kind.is_alone else range(self._size.stages)
+        try:
+            return self._ready(kind).ask(command, ranks, timeout_s)
+        except WorkersError as error:
+            self.failed[kind] = str(error)
+            self._built = [other for other in self._built if other != kind]
+            if self._workers is not None:
+                self._workers.kill()
+                self._workers = None
+            return None
+
+    def _ready(self, kind: Kind) -> Workers:
+        """Return workers in which all that was built is there, but for those that fail at it now."""
+        while self._workers is None:
+            if self._broken is not None:
+                raise self._broken  # once is enough: what does not start now will not start for the next either
+            self.num_starts += 1
+            try:
+                self._workers = Workers(self._size, self._data_dir, self._network, self._timeout_s)
+            except WorkersError as error:
+                self._broken = error
+                raise
+            built, self._built = self._built, []
+            for other in built:
+                if not self.build(other):
+                    self._built += [k for k in built if k not in self._built and k != other]
+                    break
+        if kind in self.failed:
+            raise WorkersError(self.failed[kind])
+        return self._workers
+
+
+def _name(kind: Kind) -> str:
+    return "/".join(str(value) for value in asdict(kind).values())

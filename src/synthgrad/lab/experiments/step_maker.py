@@ -1,0 +1,172 @@
+"""One training step of any method as a function without arguments, for benchmarks to call."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ...core import ConfigError, Decoupled
+from ..tasks import convolutional, cut_names, fully_connected
+from .config import RuleSettings
+from .methods import Facts, Method, method_named
+from .trainers import CHANNELS_LAST, Plan, arithmetic, make_trainer
+
+__all__ = ["HAND_WRITTEN", "Network", "StepKind", "compile_modules", "compile_network", "make_step"]
+
+#: The loop that anybody would write, in the place of an engine.
+HAND_WRITTEN = "hand-written loop"
+
+_LR = 3e-4
+
+
+@dataclass(frozen=True, slots=True)
+class StepKind:
+    """What a step is made of.
+
+    Attributes:
+        method: name.
+        engine: ``in-process``, ``plain``, or the hand-written loop.
+        update_prob: of each module, in the in-process engine.
+        compiled: by ``torch.compile``: the whole forward pass with its loss where one backward pass
+            follows, else each module by itself.
+    """
+
+    method: str
+    engine: str
+    update_prob: float = 1.0
+    compiled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What a step trains, and with which arithmetic.
+
+    Attributes:
+        width: units, or filters, of a hidden layer.
+        layers: weight layers, the output layer included.
+        arch: ``fcn``, or ``cnn``, whose images and filters lie channels last.
+        precision: ``float32`` or ``bfloat16``.
+    """
+
+    width: int
+    layers: int
+    arch: str = "fcn"
+    precision: str = "float32"
+
+    def settings(self, method: Method) -> RuleSettings:
+        """Return what a method's rule is measured with: a linear ``M``, or what was chosen for images."""
+        return method.settings("cifar10", "cnn") if self.arch == "cnn" else method.defaults[""]
+
+
+def make_step(
+    kind: StepKind, network: Network, batches: Sequence[tuple[Tensor, Tensor]], seed: int
+) -> Callable[[], object]:
+    """Build a network and its trainer; every call of the result takes the next batch.
+
+    Args:
+        kind: what to build.
+        network: the network.
+        batches: inputs and labels in 10 classes, on the device, in the network's layout; taken in turn.
+        seed: of the initial weights and of draws.
+    """
+    feed = itertools.cycle(batches)
+    x = batches[0][0]
+    make = convolutional if network.arch == "cnn" else fully_connected
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = make(x.shape[1:], 10, network.layers, network.width)
+        model = model.to(x.device, memory_format=CHANNELS_LAST)  # pyright: ignore[reportCallIssue]
+        method = method_named(kind.method)
+        if kind.engine == HAND_WRITTEN:
+            return _hand_written(model, feed, network.precision, compiled=kind.compiled)
+        facts = Facts(10, sum(len(y) for _, y in batches))
+        plan = Plan(
+            method,
+            network.settings(method),
+            facts,
+            _LR,
+            seed,
+            kind.engine,
+            kind.update_prob,
+            network.precision,
+        )
+        net, trainer = make_trainer(plan, model, cut_names(model), x)
+    if kind.compiled:
+        compile_network(net, kind.engine)
+    ids = torch.arange(len(x), device=x.device)
+    if network.precision == "float32":
+        return lambda: trainer.step(*next(feed), ids=ids)
+
+    def step() -> None:
+        with arithmetic(network.precision, x.device.type):
+            trainer.step(*next(feed), ids=ids)
+
+    return step
+
+
+def compile_network(net: nn.Module, engine: str) -> None:
+    """Compile a network in place, as its engine allows.
+
+    The in-process engine of a decoupled network has each module compiled by itself, see `compile_modules`;
+    every other loop the whole forward pass, which must be one graph.
+
+    Args:
+        net: the network, decoupled or not.
+        engine: ``in-process``, ``plain``, or the hand-written loop; the layer-parallel engine compiles its own step.
+
+    Raises:
+        ConfigError: if its modules cannot be compiled one by one.
+    """
+    if isinstance(net, Decoupled) and engine == "in-process":
+        compile_modules(net)
+    elif engine != "layer-parallel" or not isinstance(net, Decoupled):
+        net.forward = torch.compile(net.forward, fullgraph=True)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def compile_modules(net: Decoupled) -> None:
+    """Compile the forward pass of each child of the network, in place.
+
+    The interfaces, which are forward hooks, stay outside: the unlocked engine runs backward passes and
+    optimizers in them, which no graph can hold.
+
+    Raises:
+        ConfigError: if a cut lies inside a child.
+    """
+    children = dict(net.model.named_children())
+    if inside := [name for name in net.interfaces if name not in children]:
+        raise ConfigError(
+            f"cut after '{inside[0]}': modules are compiled one by one only where cuts lie after the network's "
+            f"own children ({', '.join(children)}); cut there or do not compile"
+        )
+    for child in net.model.children():
+        child.forward = torch.compile(child.forward, fullgraph=True)
+
+
+def _hand_written(
+    model: nn.Module, feed: Iterator[tuple[Tensor, Tensor]], precision: str, *, compiled: bool
+) -> Callable[[], None]:
+    """Return the loop that anybody would write: eager, it is the 1.0 of every ratio."""
+    optimizer = torch.optim.Adam(model.parameters(), _LR, fused=True)
+    criterion = nn.CrossEntropyLoss()
+
+    def loss_of(x: Tensor, y: Tensor) -> Tensor:
+        return criterion(model(x).float(), y)
+
+    forward = torch.compile(loss_of, fullgraph=True) if compiled else loss_of
+
+    def step() -> None:
+        x, y = next(feed)
+        optimizer.zero_grad()
+        if precision == "float32":
+            loss = forward(x, y)
+        else:
+            with torch.autocast(x.device.type, torch.bfloat16):
+                loss = forward(x, y)
+        loss.backward()
+        optimizer.step()
+
+    return step

@@ -1,0 +1,35 @@
+"""A comparison that many tests look at, and short runs for those that look at no value."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from synthgrad.lab.experiments.registry import Experiment
+from synthgrad.lab.experiments.run_config import AnyRun
+from tests.lab.cli.helpers import SMALL, call
+
+
+@pytest.fixture(scope="session")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a small comparison, to be looked at only."""
+    out = tmp_path_factory.mktemp("done")
+    assert call(*SMALL, "--out", out, "--quiet") == 0
+    return out
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut an experiment's runs to a twentieth, where a test asks what becomes of records, not what is learned."""
+    whole = Experiment.runs
+
+    def runs(*args: Any, **options: Any) -> list[AnyRun]:
+        return [
+            replace(run, schedule=replace(run.schedule, steps=-(-run.schedule.steps // 20), eval_every=20))
+            for run in whole(*args, **options)
+        ]
+
+    monkeypatch.setattr(Experiment, "runs", runs)

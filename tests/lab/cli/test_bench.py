@@ -1,0 +1,154 @@
+"""``bench``: what it prints, writes and returns, of every benchmark; and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.lab.cli.helpers import RECORD_KEYS, call, records_in
+
+pytestmark = pytest.mark.usefixtures("offline")
+
+STEP = ["bench", "step", "--tier", "smoke", "--device", "cpu", "--threads", "1", "--quiet"]
+SMALL_STEP = [*STEP, "--width", "16", "--rounds", "2", "--methods", "cdni"]
+MEMORY = [
+    *("bench", "memory", "--tier", "smoke", "--device", "cpu", "--threads", "1", "--quiet"),
+    *("--width", "16", "--batch-size", "32", "--rounds", "1"),
+]
+
+
+def test_step_and_time_to_an_accuracy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(*STEP, "--methods", "cdni", "--learn", "--out", tmp_path) == 0
+    shown = capsys.readouterr()
+    assert "bench/step" in shown.out
+    assert shown.err == ""
+    records = records_in(tmp_path)
+    kinds = [(r["method"], r["cell"]["engine"], r["cell"]["update_prob"]) for r in records]
+    assert kinds == [
+        ("backprop", "hand-written loop", 1.0),
+        ("cdni", "in-process", 1.0),
+        ("cdni", "plain", 1.0),
+        ("cdni", "in-process", 0.2),
+    ]
+    for record in records:
+        assert (record["tier"], record["status"], record["error"]) == ("smoke", "ok", None)
+        assert record["metrics"]["target_accuracy_pct"] == 92.0
+        assert 10 < record["metrics"]["accuracy_pct"] < 100
+        reached = record["metrics"]["time_to_accuracy_s"]
+        assert reached or record["metrics"]["accuracy_pct"] < 92
+
+
+def test_without_learn_only_steps_are_timed(tmp_path: Path) -> None:
+    assert call(*STEP, "--methods", "no_bprop", "--out", tmp_path) == 0
+    assert not [k for r in records_in(tmp_path) for k in r["metrics"] if "accuracy" in k]
+
+
+def test_progress_is_said_on_standard_error_unless_quiet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*STEP[:-1], "--methods", "backprop", "--out", tmp_path) == 0
+    assert "step: 3 layers × 32, batch 32, 1 threads (1 of 1)" in capsys.readouterr().err
+
+
+def test_other_sizes_are_custom(tmp_path: Path) -> None:
+    assert call(*STEP, "--methods", "backprop", "--width", "8", "--out", tmp_path) == 0
+    assert [(r["tier"], r["cell"]["width"]) for r in records_in(tmp_path)] == [("custom", 8)]
+
+
+def test_resume_goes_on_with_what_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = [*STEP[:-1], "--methods", "backprop", "--width", "8", "--out", tmp_path]
+    assert call(*sweep, "--layers", "2") == 0
+    before = (tmp_path / "results.jsonl").read_bytes()
+    assert call(*sweep, "--layers", "2,4", "--resume") == 0
+    assert (tmp_path / "results.jsonl").read_bytes().startswith(before)
+    assert [r["cell"]["layers"] for r in records_in(tmp_path)] == [2, 4]
+    assert capsys.readouterr().err.count("done before, skipped") == 1
+
+
+@pytest.mark.slow(reason="every line is measured in a process with a PyTorch of its own")
+def test_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(*MEMORY, "--layers", "3", "--methods", "in_process", "--out", tmp_path) == 0
+    shown = capsys.readouterr()
+    assert "bench/memory" in shown.out
+    assert shown.err == ""
+    records = records_in(tmp_path)
+    assert [r["method"] for r in records] == ["backprop", "in_process"]
+    for record in records:
+        assert (record["status"], record["experiment"]) == ("ok", "bench/memory")
+        assert {"width": 16, "layers": 3, "batch_size": 32}.items() <= record["cell"].items()
+        assert record["metrics"]["saved_bytes_peak"] > 0
+        assert record["metrics"]["ratio_to_backprop"] > 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "results.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("step --jobs 2", ["--jobs 2", "leave out --jobs"]),
+        ("memory --jobs 2", ["--jobs 2", "leave out --jobs"]),
+        ("step --modes jit", ["--modes jit", "eager", "compiled"]),
+        ("step --modes eager,jit", ["--modes jit", "eager", "compiled"]),
+        ("step --tier slow", ["slow", "smoke", "quick", "full"]),
+        ("step --rounds 0", ["--rounds"]),
+        ("memory --methods cdni", ["cdni", "backprop", "checkpointing", "in_process"]),
+        ("memory --modes compiled", ["leave out --learn and --modes compiled"]),
+        ("memory --learn", ["leave out --learn and --modes compiled"]),
+        ("memory --batch-size 20000", ["batch size 20000", "1 to 10000"]),
+        ("pipeline --link rtt=5", ["unknown key 'rtt'", "rtt_ms", "mbit_s"]),
+        ("pipeline --link rtt_ms=fast", ["rtt_ms='fast'", "rtt_ms=50,mbit_s=1000"]),
+        ("pipeline --stages 9 --layers 4", ["9 stages of 4 layers", "a hidden layer for each"]),
+        ("pipeline --stages 1", ["--stages", "at least 2"]),
+        ("pipeline --methods dni", ["dni", "zero_bubble", "stages_sparse"]),
+        ("step --link rtt_ms=5", ["'step'", "leave out --link"]),
+        ("step --resume", ["--resume is given without --out"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "says",
+)
+def test_bench_refuses(
+    arguments: str,
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = [] if "--resume" in arguments else ["--out", "out"]
+    out += ["--device", "cpu"] if "pipeline" in arguments else []
+    assert call("bench", *arguments.split(), *out) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("synthgrad: error: ")
+    assert not [word for word in words if word not in line], line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_emulated_link_needs_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    link = ("--link", "rtt_ms=50,mbit_s=1000", "--device", "cpu")
+    assert call("bench", "pipeline", *link, "--out", tmp_path / "out") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("synthgrad: error: an emulated link needs Linux, root")
+    assert line.endswith("leave out --link")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bench_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(*SMALL_STEP, "--out", tmp_path) == 0
+    records = records_in(tmp_path)
+    assert {r["method"] for r in records} == {"backprop", "cdni"}
+    for record in records:
+        assert set(record) >= RECORD_KEYS
+        assert (record["experiment"], record["status"], record["schema"]) == ("bench/step", "ok", 1)
+        assert {"width", "layers", "batch_size", "threads", "compiled"} <= set(record["cell"])
+        assert record["metrics"]["step_ms_median"] > 0
+        assert record["metrics"]["ratio_to_backprop"] > 0
+    assert "bench/step" in capsys.readouterr().out
+
+
+def test_bench_keeps_a_failed_peer(tmp_path: Path) -> None:
+    assert call(*SMALL_STEP, "--batch-size", "1", "--out", tmp_path) == 1  # BatchNorm takes no batch of one
+    records = records_in(tmp_path)
+    assert {r["status"] for r in records} == {"failed"}
+    assert all("more than 1 value per channel" in r["error"] for r in records)

@@ -1,0 +1,78 @@
+"""``compare --engine stages``: a run in several processes is a run like any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.lab.cli.helpers import call, records_in
+
+SHORT = [
+    "--tier",
+    "smoke",
+    "--steps",
+    "40",
+    "--width",
+    "32",
+    "--batch-size",
+    "64",
+    "--threads",
+    "1",
+    "--quiet",
+]
+
+
+@pytest.mark.slow(reason="starts two processes for each run, and trains until it has learned")
+def test_stages_learn_what_one_process_learns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--methods", "backprop,cdni,delayed", "--steps", "300"]
+    assert call("compare", *SHORT, *asked, "--engine", "stages", "--out", str(tmp_path / "a")) == 0
+    ours = records_in(tmp_path / "a")
+    assert [(r["method"], r["cell"]["engine"], r["status"]) for r in ours] == [
+        ("backprop", "plain", "ok"),
+        ("cdni", "stages", "ok"),
+        ("delayed", "stages", "ok"),
+    ]
+    in_one = ["--at", "layer2", "--engine", "in-process"]
+    assert call("compare", *SHORT, *asked, *in_one, "--out", str(tmp_path / "b")) == 0
+    for one, other in zip(ours, records_in(tmp_path / "b"), strict=True):
+        # Not the same lags: what arrives when is up to the machine, and matters most in the first hundred steps.
+        assert abs(one["metrics"]["test_error_pct"] - other["metrics"]["test_error_pct"]) < 12
+        assert one["metrics"]["test_error_pct"] < 30
+    capsys.readouterr()
+
+
+def test_a_run_that_cannot_begin_is_refused_before_any_process_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--methods", "cdni", "--engine", "stages", "--at", "nowhere", "--out", str(tmp_path)]
+    assert call("compare", *SHORT, *asked) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.slow(reason="starts pipelines of processes anew")
+def test_what_fails_in_a_process_is_a_failed_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--methods", "cdni", "--engine", "stages", "--lr", "1e30", "--out", str(tmp_path)]
+    assert call("compare", *SHORT, *asked) == 1
+    (record,) = records_in(tmp_path)
+    assert record["status"] == "diverged"
+    assert "not finite" in record["error"]
+    capsys.readouterr()
+
+
+@pytest.mark.slow(reason="starts two processes for each of two networks")
+def test_two_stages_runs_both_networks_in_one_process_and_in_two(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--tier", "smoke", "--methods", "cdni", "--threads", "1", "--quiet", "--out", str(tmp_path)]
+    assert call("run", "two_stages", *asked) == 0
+    found = {(r["cell"]["arch"], r["cell"]["engine"]): r for r in records_in(tmp_path)}
+    assert set(found) == {(arch, engine) for arch in ("cnn", "lstm") for engine in ("in-process", "stages")}
+    for engine in ("in-process", "stages"):
+        assert found["lstm", engine]["metrics"]["bits_per_char"] < 6
+        assert found["lstm", engine]["config"]["rule"]["hidden"] == [256]
+        assert found["cnn", engine]["curve"][-1]["step"] == 20
+    table = capsys.readouterr().out
+    assert "cdni (stages, hidden 256, lr ×0.3)" in " ".join(table.split())
