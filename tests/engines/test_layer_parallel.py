@@ -185,14 +185,6 @@ def test_equals_it_fused_and_not(rule: str, stack: str, fused: bool) -> None:
     assert type(engine._body).__name__ == ("Fused" if fused else "General")
 
 
-def test_a_network_without_biases_is_fused() -> None:
-    def layer(a: int) -> nn.Module:
-        return nn.Sequential(nn.Linear(a, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU())
-
-    stack = Stack(lambda: nn.Sequential(layer(6), layer(8), layer(8), nn.Linear(8, CLASSES)), (6,), 4)
-    compare(stack, RULES["cdni"](), fused=True)
-
-
 @pytest.mark.parametrize("rule", ["cdni", "cdni-hidden", "local_loss"])
 @pytest.mark.parametrize(
     "optimizer",

@@ -66,15 +66,6 @@ def test_examples_without_a_label_in_a_graph(stack: str, rule: str) -> None:
     compare(of(Unlabelled, stack), RULES[rule](), fused=False, compile={"backend": "aot_eager"}, steps=10)
 
 
-def test_the_fused_step_wants_every_label_and_says_what_to_do() -> None:
-    stack = of(Unlabelled, "dense")
-    engine = LayerParallel(stack.net(RULES["cdni"]()), F.cross_entropy, sgd, fused=True)
-    with pytest.raises(
-        ContextError, match=r"class index -100, which means no label, .* give the engine fused=False"
-    ):
-        run(engine, [stack.batch(0)])
-
-
 @pytest.mark.parametrize("rule", ["cdni", "local_loss"])
 @pytest.mark.parametrize("wrong", [CLASSES, -1])
 def test_other_labels_out_of_range_are_told_beside_them(rule: str, wrong: int) -> None:

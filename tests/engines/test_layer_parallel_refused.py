@@ -299,20 +299,6 @@ def test_a_resumed_run_knows_the_size_of_its_batches() -> None:
 # Precision
 
 
-@pytest.mark.parametrize("form", [{}, {"fused": True}, {"compile": {"backend": "aot_eager"}}], ids=str)
-def test_the_fused_step_refuses_autocast(form: dict[str, Any]) -> None:
-    engine = LayerParallel(DENSE.net(RULES["cdni"]()), F.cross_entropy, sgd, **form)
-    run(engine, [DENSE.batch(k) for k in range(8)])
-    for _ in range(2):
-        with torch.autocast("cpu", torch.bfloat16), pytest.raises(ConfigError, match="give fused=False"):
-            engine.step(*DENSE.batch(8))
-        engine.net.eval()
-        with pytest.raises(ConfigError, match="evaluation mode"):
-            engine.step(*DENSE.batch(8))
-        engine.net.train()
-    engine.step(*DENSE.batch(8))
-
-
 @pytest.mark.parametrize("name", ["dense", "residual", "attention"])
 def test_the_general_step_computes_under_autocast_as_in_process(name: str) -> None:
     stack = STACKS[name]

@@ -337,16 +337,6 @@ def test_blocks_that_decide_by_numbers_are_refused_at_the_first_step() -> None:
         engine.step(*DENSE.batch(0))
 
 
-def test_fused_on_demand_only_where_it_fits() -> None:
-    for net in (
-        custom(nn.Linear(8, 8), nn.Linear(8, 8)),
-        dense(8, 8, 8, rule=RULES["cdni-hidden"]()),
-        dense(8, 8, 8, rule=RULES["local_loss"]()),
-    ):
-        with pytest.raises(ConfigError, match="fused=True is for"):
-            LayerParallel(net, F.cross_entropy, sgd, fused=True)
-
-
 @pytest.mark.parametrize("fused", [None, False])
 def test_batches_that_do_not_fit(fused: bool | None) -> None:
     net = DENSE.net(RULES["cdni"]())
@@ -380,14 +370,3 @@ def test_settings_that_cannot_be() -> None:
     several = LayerParallel([DENSE.net(RULES["cdni"](), k) for k in range(2)], F.cross_entropy, sgd)
     with pytest.raises(ShapeError, match=r"of shape \(6, 6\) for 2 networks"):
         several.step(*DENSE.batch(0))
-
-
-def test_what_the_fused_step_cannot_do() -> None:
-    engine = LayerParallel(DENSE.net(RULES["cdni"]()), F.cross_entropy, sgd, fused=True)
-    with pytest.raises(ShapeError, match="at least 2"):
-        engine.step(*DENSE.batch(0, size=1))
-    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ConfigError, match="autocast is on"):
-        engine.step(*DENSE.batch(0))
-    engine = LayerParallel(DENSE.net(RULES["cdni"]()).eval(), F.cross_entropy, sgd, fused=True)
-    with pytest.raises(ConfigError, match="evaluation mode"):
-        engine.step(*DENSE.batch(0))

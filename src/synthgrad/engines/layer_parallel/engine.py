@@ -38,13 +38,13 @@ from .body import Body, Learn, Ran
 from .build import Parts, check_settings, find_parts
 from .compiled import check_compilable, learner
 from .finite import RowGuard
-from .fused import fused_body
 from .general import General, Top
 from .in_turn import rule_rows
 from .learning import Learning, Penalised
 from .rules import Rows
 from .storage import Ledger, keeping_rows
 from .updates import Updates
+from .written_out import fused_body
 
 __all__ = ["LayerParallel"]
 

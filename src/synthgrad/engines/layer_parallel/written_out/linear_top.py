@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...core import ConfigError, Units
-from ..base import Criterion, reduced
-from ..sequences import has_hooks
+from ....core import ConfigError, Units
+from ...base import Criterion, reduced
+from ...sequences import has_hooks
+from ..stack import is_of_batching
+from ..storage import Bound, Ledger
 from .fits import parts_of
-from .stack import is_of_batching
-from .storage import Bound, Ledger
 
 __all__ = ["LinearTop", "linear_layer"]
 

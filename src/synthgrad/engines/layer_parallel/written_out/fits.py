@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from torch import nn
 
-from ...core import Rule
-from ...rules import SyntheticGradient
-from ...rules.models import DenseModel
-from ..sequences import has_hooks
+from ....core import Rule
+from ....rules import SyntheticGradient
+from ....rules.models import DenseModel
+from ...sequences import has_hooks
 
 __all__ = ["Layer", "dense_layer", "linear_models", "parts_of"]
 
