@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from synthgrad.core import ConfigError
+from synthgrad.engines import LayerParallel
 from synthgrad.lab.experiments import bench_layer_parallel as bench
 from synthgrad.lab.experiments.bench_layer_parallel import METHODS, LayerParallelBench, _Kind
 from synthgrad.lab.experiments.roofline import Machine, Work, dense_work, measure_machine
@@ -120,22 +121,56 @@ def test_tiers_have_all_methods_and_the_sweep_that_is_documented() -> None:
         (32, 256),
         (4, 8, 16, 32, 64, 128),
     )
-    assert all(scope.methods == METHODS for scope in LayerParallelBench.tiers.values())
+    assert full.methods == METHODS
+    usual = tuple(method for method in METHODS if method != "layer_parallel_general")
+    assert all(LayerParallelBench.tiers[tier].methods == usual for tier in ("smoke", "quick"))
+
+
+def test_the_general_step_is_measured_beside_the_one_that_is_written_out() -> None:
+    methods = ("layer_parallel", "layer_parallel_general")
+    lines = lines_of(methods=methods, compiled=(False,))
+    assert [(r["method"], r["status"]) for r in lines] == [
+        ("backprop_eager", "ok"),
+        ("layer_parallel", "ok"),
+        ("layer_parallel_general", "ok"),
+    ]
+    general = lines[2]
+    assert general["config"]["rule"] == lines[1]["config"]["rule"]
+    assert general["metrics"]["flop"] == lines[1]["metrics"]["flop"] > lines[0]["metrics"]["flop"]
+    kinds = bench._kinds(replace(SMOKE, methods=methods, compiled=(False, True)))
+    assert [kind.compiled for kind in kinds if kind.is_general] == [False, True]
+    batches = bench._batches(16, 0, "cpu")
+    bodies = [_engine_of(bench._make_step(_Kind(m, compiled=False), CELL, batches, 0)) for m in methods]
+    assert bodies == ["Fused", "General"]
+
+
+def _engine_of(step: Any) -> str:
+    """Return the kind of step that the engine in a benchmark's function runs."""
+    engines = [cell.cell_contents for cell in step.__closure__]
+    (engine,) = (e for e in engines if isinstance(e, LayerParallel))
+    return type(engine._body).__name__
+
+
+def test_what_the_general_step_learns_is_not_timed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "_learn", lambda kind, line, scope: {"accuracy_pct": 90.0})
+    lines = lines_of(methods=("layer_parallel", "layer_parallel_general"), learn=True)
+    assert ["accuracy_pct" in line["metrics"] for line in lines] == [True, True, False]
+    assert ["learn" in line["config"] for line in lines] == [True, True, False]
 
 
 # The roofline
 
 
-@pytest.mark.parametrize("ours", [False, True])
-def test_the_products_of_a_step_are_counted(ours: bool) -> None:
-    kind = _Kind("layer_parallel" if ours else "backprop_eager", compiled=False)
+@pytest.mark.parametrize("method", ["backprop_eager", "layer_parallel", "layer_parallel_general"])
+def test_the_products_of_a_step_are_counted(method: str) -> None:
+    kind = _Kind(method, compiled=False)
     step = bench._make_step(kind, CELL, bench._batches(16, 0, "cpu"), 0)
     for _ in range(CELL["layers"] + 2):
         step()
     with FlopCounterMode(display=False) as counter:
         step()
     counted = counter.get_total_flops()
-    assert counted == dense_work(784, 10, 6, 12, 16, decoupled=ours).flop
+    assert counted == dense_work(784, 10, 6, 12, 16, decoupled=kind.is_ours).flop
 
 
 def test_bytes_grow_with_parameters_and_with_examples() -> None:

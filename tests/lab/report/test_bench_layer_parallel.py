@@ -22,7 +22,7 @@ def line(method: str, layers: int, step_ms: float, ratio: float, *, compiled: bo
         "ratio_to_roofline": 4.0,
     }
     cell = {"width": 64, "layers": layers, "batch_size": 32, "threads": 1, "compiled": compiled}
-    config = {"rule": "cdni, linear M"} if method == "layer_parallel" else {}
+    config = {"rule": "cdni, linear M"} if method.startswith("layer_parallel") else {}
     return record(
         method, experiment="bench/layer-parallel", cell=cell, metrics=metrics, config=config, curve=[]
     )
@@ -48,6 +48,11 @@ def test_a_table_with_ratio_and_limit() -> None:
     assert (rows[2]["ratio to best backprop"], rows[2]["10–90 %"]) == ("0.40 ×", "0.35–0.45")
     assert rows[2]["ratio to limit"] == "4.00 ×"
     assert not any(sheet.bad)
+
+
+def test_the_general_step_has_a_name_of_its_own() -> None:
+    sheet = bench_sheet("layer-parallel", [*LINES, line("layer_parallel_general", 4, 1.0, 1.0)])
+    assert sheet.rows[-1][0] == "layer-parallel, general step, cdni, linear M"
 
 
 def test_a_peer_that_failed_is_said() -> None:

@@ -52,7 +52,10 @@ COMPARED = ("backprop", "no_bprop", "dni", "cdni")
 METHODS_OF_BENCHMARKS = {
     "memory": ("backprop", "checkpointing", "in_process"),
     "unroll": RECURRENT,
-    "layer-parallel": ("backprop_eager", "backprop_compiled", "backprop_cudagraph", "layer_parallel"),
+    "layer-parallel": (
+        *("backprop_eager", "backprop_compiled", "backprop_cudagraph"),
+        *("layer_parallel", "layer_parallel_general"),
+    ),
     "pipeline": (
         *("backprop", "backprop_all_threads", "backprop_microbatches", "independent", "ddp"),
         *("gpipe", "1f1b", "zero_bubble"),

@@ -3,6 +3,10 @@
 Peers are hand-written loops of backpropagation: eager, compiled as a whole, and, on CUDA, compiled and captured in a
 graph. All take turns; the ratio is taken in each round to the fastest of them. Beside it stands what the machine could
 do at best, and, if asked for, when a network of that size has learned MNIST.
+
+``layer_parallel_general`` is the same engine without the step that is written out by hand, so that what this gains can be
+measured. It computes the same numbers, so its learning is not timed again, and it is measured in the full tier or when it
+is named, for it answers no question of those who do not work on that step.
 """
 
 from __future__ import annotations
@@ -31,8 +35,15 @@ from .turns import Turn, ratios, reason_of, take_turns, warmed_up
 
 __all__ = ["METHODS", "LayerParallelBench"]
 
-METHODS = ("backprop_eager", "backprop_compiled", "backprop_cudagraph", "layer_parallel")
+METHODS = (
+    "backprop_eager",
+    "backprop_compiled",
+    "backprop_cudagraph",
+    "layer_parallel",
+    "layer_parallel_general",
+)
 
+_USUAL = METHODS[:-1]
 _DATA = "mnist-10k"
 _CLASSES = 10
 _NUM_BATCHES = 16
@@ -51,8 +62,8 @@ class LayerParallelBench:
         "time of a step over depth: all layers in one batch, and backprop eager, compiled, in a CUDA graph"
     )
     tiers = {
-        "smoke": Scope((16,), (4,), (32,), METHODS, rounds=2, seconds=0.01, schedule="smoke", tier="smoke"),
-        "quick": Scope((64,), (4, 16, 32), (32,), METHODS, _BOTH, rounds=15, seconds=0.1, tier="quick"),
+        "smoke": Scope((16,), (4,), (32,), _USUAL, rounds=2, seconds=0.01, schedule="smoke", tier="smoke"),
+        "quick": Scope((64,), (4, 16, 32), (32,), _USUAL, _BOTH, rounds=15, seconds=0.1, tier="quick"),
         "full": Scope(
             (64, 256, 1024),
             (4, 8, 16, 32, 64, 128),
@@ -103,10 +114,11 @@ class LayerParallelBench:
     def _setting(self, scope: Scope, width: int, layers: int, batch_size: int, seed: int) -> Setting:
         cell = {"width": width, "layers": layers, "batch_size": batch_size, "threads": scope.threads}
         config = {"optimizer": "Adam, fused", "seconds": scope.seconds}
+        learn: dict[str, Any] = {}
         if scope.learn:
-            config["learn"] = f"{scope.schedule}, {_learning_data(scope)}"
+            learn["learn"] = f"{scope.schedule}, {_learning_data(scope)}"
             if scope.schedule in _LEARNING_STEPS:
-                config["learning_steps"] = _LEARNING_STEPS[scope.schedule]
+                learn["learning_steps"] = _LEARNING_STEPS[scope.schedule]
         kinds = _kinds(scope)
         lines = [
             blank_line(
@@ -115,7 +127,11 @@ class LayerParallelBench:
                 scope,
                 seed,
                 {**cell, "compiled": kind.compiled},
-                {**config, **({"rule": "cdni, linear M"} if kind.is_ours else {})},
+                {
+                    **config,
+                    **({} if kind.is_general else learn),
+                    **({"rule": "cdni, linear M"} if kind.is_ours else {}),
+                },
             )
             for kind in kinds
         ]
@@ -132,7 +148,11 @@ class _Kind:
 
     @property
     def is_ours(self) -> bool:
-        return self.method == "layer_parallel"
+        return self.method.startswith("layer_parallel")
+
+    @property
+    def is_general(self) -> bool:
+        return self.method == "layer_parallel_general"
 
 
 def _kinds(scope: Scope) -> list[_Kind]:
@@ -141,7 +161,7 @@ def _kinds(scope: Scope) -> list[_Kind]:
     for method in METHODS:
         if method not in scope.methods or (method == "backprop_cudagraph" and scope.device != "cuda"):
             continue
-        if method == "layer_parallel":
+        if method.startswith("layer_parallel"):
             kinds += [_Kind(method, compiled) for compiled in scope.compiled]
         elif method != "backprop_eager" and True in scope.compiled:
             kinds.append(_Kind(method, compiled=True))
@@ -170,7 +190,7 @@ def _measure(scope: Scope, kinds: Sequence[_Kind], lines: Sequence[Record]) -> I
         if kind in turns and best is not None:
             metrics = ratios(turns[kind].times_ms, best.times_ms, "best_backprop")
             metrics |= _roofline(kind, cell, batches[0][0], metrics["step_ms_median"])
-            if scope.learn:
+            if scope.learn and not kind.is_general:
                 metrics |= _learn(kind, line, scope)
         elif error is None:
             error = "no loop of backpropagation, to which it is compared, could be measured"
@@ -197,7 +217,8 @@ def _make_step(
         model = fully_connected(x.shape[1:], _CLASSES, cell["layers"], cell["width"]).to(x.device)
         if kind.is_ours:
             net = decouple(model, cut_names(model), SyntheticGradient(context=_CLASSES), x[:2])
-            engine = LayerParallel(net, criterion, _adam, compile=kind.compiled)
+            fused = False if kind.is_general else None
+            engine = LayerParallel(net, criterion, _adam, fused=fused, compile=kind.compiled)
             return lambda: engine.step(*next(feed))
     optimizer = _adam(model.parameters())
 

@@ -48,6 +48,7 @@ _PEERS: Mapping[str, str] = {
     "backprop_compiled": "backprop",
     "backprop_cudagraph": "backprop, CUDA graph",
     "layer_parallel": "layer-parallel",
+    "layer_parallel_general": "layer-parallel, general step",
     **PIPELINE_PEERS,
 }
 
