@@ -171,7 +171,7 @@ def _writes_nonsense(rank: int) -> None:
         if rank == 1:
             below = stages._links.below
             assert below is not None
-            dist.send(torch.tensor([1, 0, -5, 9, 0, 0]), 0, group=below.outgoing._group)
+            dist.send(torch.tensor([1, 0, -5, 9, 0, 0]), 0, group=below.outgoing.sender._group)  # pyright: ignore
         for x, y in programs.batches(12):
             stages.step(x if rank == 0 else None, y)
 

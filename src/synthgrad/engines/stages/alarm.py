@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import time
-
-from torch.distributed.distributed_c10d import Store
-
 from ...core import StageError
+from .transport import Clock, Store
 
 __all__ = ["Alarm"]
 
@@ -21,11 +18,13 @@ class Alarm:
 
     Args:
         store: shared by all processes.
+        clock: of this process.
         who: this process, for the others' errors.
     """
 
-    def __init__(self, store: Store, who: str) -> None:
+    def __init__(self, store: Store, clock: Clock, who: str) -> None:
         self._store = store
+        self._clock = clock
         self._who = who
 
     def ring(self, error: BaseException) -> None:
@@ -42,7 +41,7 @@ class Alarm:
     def cause(self) -> str | None:
         """Return why some process has stopped; None as far as is known."""
         try:
-            return self._store.get(_CAUSE).decode() if self._store.check([_CAUSE]) else None
+            return self._store.get(_CAUSE) if self._store.check(_CAUSE) else None
         except (RuntimeError, OSError):
             return None
 
@@ -58,12 +57,12 @@ class Alarm:
 
     def broken(self, link: str, error: BaseException) -> StageError:
         """Return the error for a link that broke: with its cause, if that gets known in a moment."""
-        until = time.monotonic() + _PATIENCE_S
-        while time.monotonic() < until:
+        until = self._clock.now() + _PATIENCE_S
+        while self._clock.now() < until:
             cause = self.cause()
             if cause is not None:
                 return StageError(cause)
-            time.sleep(0.05)
+            self._clock.sleep(0.05)
         lines = str(error).splitlines()
         return StageError(
             f"{link} broke and nobody has said why; look at the output of that process "

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import time
-
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from ...core import ConfigError, StageError
-from .alarm import Alarm
+from .meeting import Meeting
 
 __all__ = ["Clip"]
-
-_POLL_S = 0.0005
 
 
 class Clip:
@@ -26,20 +21,22 @@ class Clip:
         most: the norm.
         module: of this stage.
         replicas: copies of every stage, which have equal gradients.
-        alarm: tells whether another process has stopped.
+        meeting: of all stages.
         timeout_s: how long to wait for the others, in seconds.
 
     Raises:
         ConfigError: if the norm is no number over 0.
     """
 
-    def __init__(self, most: float, module: nn.Module, replicas: int, alarm: Alarm, timeout_s: float) -> None:
+    def __init__(
+        self, most: float, module: nn.Module, replicas: int, meeting: Meeting, timeout_s: float
+    ) -> None:
         if not most > 0:
             raise ConfigError(f"clip_norm={most}: expected a norm over 0, or None")
         self._most = most
         self._parameters = list(module.parameters())
         self._replicas = replicas
-        self._alarm = alarm
+        self._meeting = meeting
         self._timeout_s = timeout_s
 
     def __call__(self) -> None:
@@ -59,15 +56,14 @@ class Clip:
             g.mul_(scale.to(g.dtype))
 
     def _sum(self, square: Tensor) -> Tensor:
-        work = dist.all_reduce(square, async_op=True)
-        assert work is not None
-        until = time.monotonic() + self._timeout_s
-        while not work.is_completed():
-            self._alarm.check()
-            if time.monotonic() > until:
+        clock = self._meeting.transport.clock
+        until = clock.now() + self._timeout_s
+
+        def check() -> None:
+            self._meeting.alarm.check()
+            if clock.now() > until:
                 raise StageError(
                     f"clip_norm: not all stages have come within {self._timeout_s:g} s; do all processes call step?"
                 )
-            time.sleep(_POLL_S)
-        work.wait()
-        return square
+
+        return self._meeting.transport.sum(square, check)

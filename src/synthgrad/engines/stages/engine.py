@@ -1,4 +1,4 @@
-"""Stages on ``torch.distributed``: parts of a network in processes that never wait for each other's backward pass.
+"""Stages: parts of a network in processes that never wait for each other's backward pass.
 
 Every process runs the same program and builds the same decoupled network; each trains the part between two cuts.
 ``stage.py`` is a step, ``links.py`` what crosses, ``window.py`` how far a stage may run ahead.
@@ -6,18 +6,14 @@ Every process runs the same program and builds the same decoupled network; each 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from ...core import ConfigError, Decoupled, Guard, Rule, Site
+from ...core import ConfigError, Decoupled, Guard, Instruments, Monitor, Rule, Site, Timeline
 from ...core.modes import evaluating
 from ..apart import Part, hide_attributes, take_apart
 from ..base import Criterion, Passed, StepRecord, model_inputs
@@ -36,11 +32,14 @@ from ..watch import Watch, watched
 from .agree import describe
 from .checks import check_rules
 from .clip import Clip
-from .connect import Connected, Settings, alarm_of, connect, default_store
+from .codecs import Codec
+from .connect import Connected, Settings, connect
 from .late import LateInput
 from .layout import Layout
-from .replicas import average_gradients
+from .meeting import Meeting
+from .replicas import average_gradients, replicated
 from .stage import Stage
+from .transport import Transport, distributed
 from .wire import Slot
 
 __all__ = ["Stages"]
@@ -63,7 +62,8 @@ class Stages:
         deterministic: count lags in steps, not in arrival times: the answer of batch ``t − window`` is learned from
             in step ``t``. Two runs then give the same weights, those of `InProcess` with ``Lag(observe=window)``.
         observe_prob: share of the batches whose true message is sent back.
-        wire_dtype: of what crosses, such as ``torch.bfloat16``; None for the network's own.
+        wire_dtype: of what crosses, such as ``torch.bfloat16``; None for the network's own. Short for ``codecs.cast``.
+        codec: what activations and messages are on the wire; see `codecs`.
         target: a batch of targets, for shape and dtype, if targets shall travel with the activations from the first
             stage. None if every process gives its own, in the same order.
         replicas: copies of every stage, which average their gradients (data parallel). Each sees its own batches.
@@ -78,9 +78,12 @@ class Stages:
         clip_norm: the most that the norm of the gradients of all stages together may be; larger ones are scaled down,
             as ``clip_grad_norm_`` does for the whole network. Rules are left as they are. Every step then waits for all
             stages: the norm is known when the last one has learned.
+        monitor: measures the quality of the credits of this stage; None to measure nothing.
         guard: stop with `DivergedError` at a message or loss that is not finite.
+        timeline: is filled with what happens in this stage, in order; None to keep nothing.
         timeout_s: how long a stage waits for another before it gives up, in seconds.
         seed: of the draws for ``observe_prob``.
+        transport: how the processes reach each other; None for the group of ``torch.distributed`` that was joined.
 
     Attributes:
         optimizers: of this stage; none if it has nothing to train.
@@ -103,6 +106,7 @@ class Stages:
         deterministic: bool = False,
         observe_prob: float = 1.0,
         wire_dtype: torch.dtype | None = None,
+        codec: Codec | None = None,
         target: Tensor | None = None,
         replicas: int = 1,
         rule_options: Mapping[str, Any] | None = None,
@@ -110,19 +114,25 @@ class Stages:
         example: tuple[Any, ...] | Mapping[str, Any] | None = None,
         penalty: Penalty | None = None,
         clip_norm: float | None = None,
+        monitor: Monitor | None = None,
         guard: bool = True,
+        timeline: Timeline | None = None,
         timeout_s: float = 300.0,
         seed: int = 0,
+        transport: Transport | None = None,
     ) -> None:
         if not isinstance(net, Decoupled):
             raise ConfigError(f"got a {type(net).__name__}, expected what synthgrad.decouple returned")
-        settings = Settings(window, deterministic, observe_prob, wire_dtype, target, timeout_s, seed)
+        settings = Settings(window, deterministic, observe_prob, wire_dtype, target, timeout_s, seed, codec)
         settings.check()
         check_rules(net, settings, replicas)
         self.net = net
-        self.layout = layout = Layout.here(len(net.graph.modules), replicas)
-        store = default_store()
-        alarm = alarm_of(store, layout)
+        transport = distributed() if transport is None else transport
+        self._clock = transport.clock
+        self.layout = layout = Layout.of(
+            transport.rank, transport.world_size, len(net.graph.modules), replicas
+        )
+        meeting = Meeting.of(transport, layout)
         try:
             parts = take_apart(net, None if example is None else model_inputs(example, {}))
             hide_attributes(net, [part.attributes for part in parts], layout.stage)
@@ -141,22 +151,22 @@ class Stages:
             )
             penalties = Penalties(net, penalty)
             self._clip = (
-                None if clip_norm is None else Clip(clip_norm, part.module, replicas, alarm, timeout_s)
+                None if clip_norm is None else Clip(clip_norm, part.module, replicas, meeting, timeout_s)
             )
         except Exception as error:
-            alarm.ring(error)  # the others wait for this process in the handshake
+            meeting.alarm.ring(error)  # the others wait for this process in the handshake
             raise
         device = sites[min(layout.stage, len(sites) - 1)].device
-        self._guard = Guard() if guard else None
+        self._instruments = Instruments(Guard() if guard else None, monitor, timeline)
         inputs = None if part.inputs is None else part.inputs.forms
         self._links: Connected = connect(
+            meeting,
             layout,
             [_slot(site) for site in sites],
             rule,
             settings,
             {"the network": describe(net), "clip_norm": clip_norm},
             device,
-            store,
             []
             if inputs is None
             else [Slot((None,) * max(f.ndim - 1, 0), f.dtype, bare=not f.needed) for f in inputs],
@@ -166,7 +176,7 @@ class Stages:
         copies = layout.stage > 0 and part.inputs is None and sites[layout.stage - 1].name in net.graph.copies
         self._watch = Watch(net, self.optimizers, self._name)
         self._stage = Stage(
-            self._wrapped(part),
+            replicated(part, self._links.lines.replicas),
             net.units,
             watched(criterion, net) if layout.is_last else None,
             rule,
@@ -174,7 +184,7 @@ class Stages:
             above=self._links.above,
             window=self._links.window,
             exact=deterministic,
-            guard=self._guard,
+            instruments=self._instruments,
             name=self._name,
             sends_target=target is not None,
             late=None if supplies is None or below is None else LateInput(supplies, below),
@@ -192,12 +202,6 @@ class Stages:
     def optimizer(self) -> Optimizer | None:
         """The first of `optimizers`, which is the only one unless the factory returned several; None if there is none."""
         return self.optimizers[0] if self.optimizers else None
-
-    def _wrapped(self, part: Part) -> Part:
-        group = self._links.groups.replicas
-        if group is None or not any(p.requires_grad for p in part.module.parameters()):
-            return part
-        return replace(part, module=DistributedDataParallel(part.module, process_group=group))
 
     # -- training ---------------------------------------------------------------------------------------
 
@@ -230,7 +234,7 @@ class Stages:
             CutError: if this batch runs through the network in another way than the example did, or the criterion has
                 a term that is no function of the output.
         """
-        start, waited = time.perf_counter(), self.waited_s
+        start, waited = self._clock.now(), self.waited_s
         record = StepRecord(self._step)
         try:
             if not self._step:
@@ -239,8 +243,8 @@ class Stages:
             self._watch.forget()
             passed = self._passed(x, inputs)
             record.loss = self._stage.run(self._step, passed, y, context, ids).loss
-            if self._links.groups.replicas is not None and self._rule is not None:
-                average_gradients(self._rule, self._links.groups.replicas)
+            if self._links.lines.replicas is not None and self._rule is not None:
+                average_gradients(self._rule, self._links.lines.replicas)
             if self._clip is not None:
                 self._clip()
             if self._update():
@@ -249,7 +253,7 @@ class Stages:
         except BaseException as error:
             self._fail(error)
             raise
-        busy_s = time.perf_counter() - start - (self.waited_s - waited)
+        busy_s = self._clock.now() - start - (self.waited_s - waited)
         self._links.window.took(busy_s)
         self._busy_s += busy_s
         self._step += 1
@@ -260,6 +264,7 @@ class Stages:
         learned = has_gradient(self.optimizers)
         if learned:
             step_all(self.optimizers)
+            self._instruments.log("update", self._name, self._step)
         return learned
 
     def _passed(self, x: Any, inputs: Mapping[str, Any]) -> Passed | None:
@@ -293,12 +298,11 @@ class Stages:
         """Bring the weights of all stages into the network of every process. Blocks; all must call it."""
         for stage, owned in enumerate(self._owned):
             for tensor in owned():
-                dist.broadcast(tensor.data, stage * self.layout.num_replicas)
+                self._links.meeting.transport.broadcast(tensor.data, stage * self.layout.num_replicas)
 
     def close(self) -> None:
         """Part from the neighbours in order. Blocks; all must call it. The process group stays as it is."""
-        if self._guard is not None:
-            self._guard.flush()
+        self._instruments.flush()
         try:
             self._stage.catch_up()
             self._links.end()

@@ -13,21 +13,17 @@ header alone. So the answers tell how far the stage above has come, whatever sha
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...core import StageError
-from .alarm import Alarm
+from .inbox import Inbox
 from .wire import Incoming, Kind, Outgoing, Parcel
 
 __all__ = ["AboveLink", "Answer", "Arrived", "BelowLink"]
-
-#: How often a stage that waits asks whether another has stopped.
-_POLL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,89 +58,24 @@ class Arrived:
     checksum: int
 
 
-class _Waiting:
-    """Waits for parcels, and notices when nothing will ever come."""
-
-    def __init__(self, incoming: Incoming, alarm: Alarm, timeout_s: float) -> None:
-        self._incoming = incoming
-        self._alarm = alarm
-        self._timeout_s = timeout_s
-        self.waited_s = 0.0
-
-    def poll(self) -> Parcel | None:
-        """Return the next parcel, if it is here."""
-        parcel = self._get(None)
-        return None if parcel is None else self._not_the_end(parcel)
-
-    def next(self, what: str) -> Parcel:
-        """Return the next parcel, which is not the end of the link."""
-        return self._not_the_end(self.any(what))
-
-    def _not_the_end(self, parcel: Parcel) -> Parcel:
-        # A stage that fails says goodbye, so that no thread is left waiting for it.
-        if parcel.kind is Kind.END:
-            raise self._alarm.broken(self._incoming.name, StageError("that stage has ended"))
-        return parcel
-
-    def any(self, what: str) -> Parcel:
-        """Return the next parcel, of any kind.
-
-        Raises:
-            StageError: if another process has stopped, the link is broken, or nothing comes in time.
-        """
-        start = time.monotonic()
-        while True:
-            parcel = self._get(_POLL_S)
-            waited = time.monotonic() - start
-            if parcel is not None:
-                self.waited_s += waited
-                return parcel
-            self._alarm.check()
-            if waited > self._timeout_s:
-                raise StageError(
-                    f"{self._incoming.name}: no {what} within {self._timeout_s:g} s; give a longer timeout_s if a step "
-                    "of that stage takes so long"
-                )
-
-    def _get(self, timeout_s: float | None) -> Parcel | None:
-        try:
-            return self._incoming.get(timeout_s)
-        except StageError:
-            raise
-        except Exception as error:
-            raise self._alarm.broken(self._incoming.name, error) from error
-
-
-def _unexpected(link: str, parcel: Parcel, wanted: str) -> StageError:
-    return StageError(
-        f"{link}: got {parcel.kind.name.lower()} {parcel.step}, expected {wanted}; all processes must call step, predict and close in the same order"
-    )
-
-
-def _unsent(window: int) -> int:
-    """Return how many sends may be under way: a header and a tensor for each parcel, and some more."""
-    return 2 * window + 8
-
-
 class AboveLink:
     """The link to the stage above.
 
     Args:
         outgoing, incoming: of the two directions.
-        alarm: tells whether another process has stopped.
-        timeout_s: how long to wait for an answer, in seconds.
+        inbox: for what comes.
     """
 
-    def __init__(self, outgoing: Outgoing, incoming: Incoming, alarm: Alarm, timeout_s: float) -> None:
+    def __init__(self, outgoing: Outgoing, incoming: Incoming, inbox: Inbox) -> None:
         self.outgoing = outgoing
         self.incoming = incoming
-        self._waiting = _Waiting(incoming, alarm, timeout_s)
+        self.inbox = inbox
         self._answered = -1
 
     @property
     def waited_s(self) -> float:
         """Time spent waiting for answers, and for a link that is full, so far, in seconds."""
-        return self._waiting.waited_s + self.outgoing.waited_s
+        return self.inbox.waited_s + self.outgoing.waited_s
 
     def send(
         self,
@@ -168,8 +99,8 @@ class AboveLink:
             inputs: of the network, where parts above need them.
             checksum: of the examples.
         """
-        self.incoming.ahead = max(self.incoming.ahead, window + 1)
-        self.outgoing.unsent = max(self.outgoing.unsent, _unsent(window))
+        self.incoming.receiver.make_room(window + 1)
+        self.outgoing.sender.make_room(window)
         # A number crosses as a row.
         rows = [t if t.ndim else t.reshape(1) for t in inputs]
         self.outgoing.send(kind, step, (h, target, *rows), window=window, checksum=checksum)
@@ -189,10 +120,10 @@ class AboveLink:
         """
         found: list[Answer] = []
         while self._answered < until:
-            parcel = self._waiting.next(f"answer for batch {self._answered + 1}")
+            parcel = self.inbox.next(f"answer for batch {self._answered + 1}")
             found.append(self._read(parcel, took))
         while not exact and self._answered < upto:
-            parcel = self._waiting.poll()
+            parcel = self.inbox.poll()
             if parcel is None:
                 break
             found.append(self._read(parcel, took))
@@ -201,16 +132,20 @@ class AboveLink:
     def _read(self, parcel: Parcel, took: Callable[[int], None]) -> Answer:
         expected = self._answered + 1
         if parcel.kind is not Kind.MESSAGE or parcel.step != expected:
-            raise _unexpected(self.incoming.name, parcel, f"the message for batch {expected}")
+            raise self.inbox.unexpected(parcel, f"the message for batch {expected}")
         self._answered = expected
-        self.outgoing.arrived(expected)
+        self.outgoing.sender.arrived(expected)
         took(parcel.busy_us)
         return Answer(parcel.step, *parcel.tensors)
 
-    def end(self) -> None:
-        """Take what is still to come until the stage above has ended too."""
-        while self._waiting.any("end").kind is not Kind.END:
-            pass
+    def state_dict(self) -> dict[str, Any]:
+        """Return what has come and was not taken, and how far the stage above has answered, after `Inbox.settle`."""
+        return {"parcels": self.inbox.state_dict(), "answered": self._answered}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Go on from a state, before anything has crossed."""
+        self.inbox.load_state_dict(state["parcels"], device)
+        self._answered = state["answered"]
 
 
 class BelowLink:
@@ -218,8 +153,7 @@ class BelowLink:
 
     Args:
         outgoing, incoming: of the two directions.
-        alarm: tells whether another process has stopped.
-        timeout_s: how long to wait for an activation, in seconds.
+        inbox: for what comes.
         wanted: does a rule below learn from messages at all?
         observe_prob: share of the messages that are sent.
         seed: of the draws.
@@ -232,8 +166,7 @@ class BelowLink:
         self,
         outgoing: Outgoing,
         incoming: Incoming,
-        alarm: Alarm,
-        timeout_s: float,
+        inbox: Inbox,
         *,
         wanted: bool,
         observe_prob: float = 1.0,
@@ -241,7 +174,7 @@ class BelowLink:
     ) -> None:
         self.outgoing = outgoing
         self.incoming = incoming
-        self._waiting = _Waiting(incoming, alarm, timeout_s)
+        self.inbox = inbox
         self.window = 0
         self._wanted = wanted
         self._observe_prob = observe_prob
@@ -250,7 +183,7 @@ class BelowLink:
     @property
     def waited_s(self) -> float:
         """Time spent waiting for activations, and for a link that is full, so far, in seconds."""
-        return self._waiting.waited_s + self.outgoing.waited_s
+        return self.inbox.waited_s + self.outgoing.waited_s
 
     def take(self, kind: Kind, step: int) -> Arrived:
         """Return the next activation and what travels with it. Waits for it.
@@ -259,9 +192,9 @@ class BelowLink:
             StageError: if something else comes.
         """
         what = "activation" if kind is Kind.BATCH else "activation to predict from"
-        parcel = self._waiting.next(what)
+        parcel = self.inbox.next(what)
         if parcel.kind is not kind or parcel.step != step or not parcel.tensors or parcel.tensors[0] is None:
-            raise _unexpected(self.incoming.name, parcel, f"{what} {step}")
+            raise self.inbox.unexpected(parcel, f"{what} {step}")
         self._note(parcel)
         h, target, *inputs = parcel.tensors
         assert h is not None
@@ -273,18 +206,18 @@ class BelowLink:
         Raises:
             StageError: if something else comes.
         """
-        parcel = self._waiting.next("activation") if wait else self._waiting.poll()
+        parcel = self.inbox.next("activation") if wait else self.inbox.poll()
         if parcel is None:
             return None
         if parcel.kind is not Kind.BATCH or not parcel.tensors or parcel.tensors[0] is None:
-            raise _unexpected(self.incoming.name, parcel, "an activation")
+            raise self.inbox.unexpected(parcel, "an activation")
         self._note(parcel)
         return parcel.step, parcel.tensors[0], parcel.checksum
 
     def _note(self, parcel: Parcel) -> None:
         """Take note of how far the stage below may be ahead: so many answers may be under way."""
         self.window = parcel.window
-        self.outgoing.unsent = max(self.outgoing.unsent, _unsent(parcel.window))
+        self.outgoing.sender.make_room(parcel.window)
 
     def draw(self) -> bool:
         """Will the message of the next batch be sent? To be asked once a batch, before its forward pass."""
@@ -299,7 +232,17 @@ class BelowLink:
         tensors = (None, None) if gradient is None else (gradient, loss)
         self.outgoing.send(Kind.MESSAGE, step, tensors, busy_us=int(busy_s * 1e6))
 
-    def end(self) -> None:
-        """Take what is still to come until the stage below has ended too."""
-        while self._waiting.any("end").kind is not Kind.END:
-            pass
+    def state_dict(self) -> dict[str, Any]:
+        """Return what has come and was not taken, the window of the stage below, and the state of the draws."""
+        return {
+            "parcels": self.inbox.state_dict(),
+            "window": self.window,
+            "draws": self._generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Go on from a state, before anything has crossed."""
+        self.inbox.load_state_dict(state["parcels"], device)
+        self.window = state["window"]
+        self.outgoing.sender.make_room(self.window)
+        self._generator.set_state(state["draws"].cpu())

@@ -6,11 +6,26 @@ often than in another, while every replica must take part in every average: the 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["average_gradients"]
+from ..apart import Part
+
+__all__ = ["average_gradients", "replicated"]
+
+
+def replicated(part: Part, group: dist.ProcessGroup | None) -> Part:
+    """Return a part whose module averages its gradients over the replicas; the part itself if there are none.
+
+    Blocks; all replicas must call it.
+    """
+    if group is None or not any(p.requires_grad for p in part.module.parameters()):
+        return part
+    return replace(part, module=DistributedDataParallel(part.module, process_group=group))
 
 
 def average_gradients(rule: nn.Module, group: dist.ProcessGroup) -> None:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.distributed_c10d import Store
 from torch.distributed.pipelining import PipelineStage
 
-from ...core import ConfigError, Guard, Rule, Site
+from ...core import ConfigError, Guard, Instruments, Rule, Site
 from ...core.copies import copied
 from ...core.units import Reduction, Units
 from ..apart import Part
 from ..optimizers import clear_casts
-from .agree import told
-from .alarm import Alarm
-from .connect import Connected, Settings, alarm_of, connect, default_store
+from .codecs import Codec
+from .connect import Connected, Settings, connect
 from .layout import Layout
+from .meeting import Meeting
 from .stage import Stage
+from .transport import Transport, distributed
 from .wire import Slot
 
 __all__ = ["ScheduleDecoupled"]
@@ -52,11 +50,13 @@ class ScheduleDecoupled:
         window: microbatches that an answer may be late; None to follow the link.
         deterministic: count lags in microbatches, not in arrival times; see `Stages`.
         observe_prob: share of the true messages that are sent back.
-        wire_dtype: of what crosses; None for the network's own.
+        wire_dtype: of what crosses; None for the network's own. Short for ``codecs.cast``.
+        codec: what activations and messages are on the wire; see `codecs`.
         reduction: how ``loss_fn`` reduces; see `decouple`.
         guard: stop with `DivergedError` at a message or loss that is not finite.
         timeout_s: how long a stage waits for another, in seconds.
         seed: of the draws for ``observe_prob``.
+        transport: how the processes reach each other; None for the group of ``torch.distributed`` that was joined.
 
     Raises:
         ConfigError: if a setting is out of range, or there is another number of processes than of stages.
@@ -75,12 +75,14 @@ class ScheduleDecoupled:
         deterministic: bool = False,
         observe_prob: float = 1.0,
         wire_dtype: torch.dtype | None = None,
+        codec: Codec | None = None,
         reduction: Reduction = "mean",
         guard: bool = True,
         timeout_s: float = 300.0,
         seed: int = 0,
+        transport: Transport | None = None,
     ) -> None:
-        settings = Settings(window, deterministic, observe_prob, wire_dtype, None, timeout_s, seed)
+        settings = Settings(window, deterministic, observe_prob, wire_dtype, None, timeout_s, seed, codec)
         settings.check()
         if n_microbatches < 1:
             raise ConfigError(f"n_microbatches={n_microbatches}: expected at least 1")
@@ -89,7 +91,9 @@ class ScheduleDecoupled:
                 f"rule {type(rule).__name__} has the stage wait for its message: that is what Schedule1F1B does; use it, "
                 "or engines.Stages with a window"
             )
-        layout = Layout.here(stage.num_stages)
+        transport = distributed() if transport is None else transport
+        self._clock = transport.clock
+        layout = Layout.of(transport.rank, transport.world_size, stage.num_stages)
         if stage.stage_index != layout.stage:
             raise ConfigError(
                 f"stage {stage.stage_index} in the process of rank {layout.stage}: expected one stage for each process, "
@@ -97,25 +101,24 @@ class ScheduleDecoupled:
             )
         self.module: nn.Module = stage.submod
         self.n_microbatches = n_microbatches
-        store = default_store()
-        alarm = alarm_of(store, layout)
+        meeting = Meeting.of(transport, layout)
         try:
-            sites, copies = _sites(store, alarm, layout, self.module, example, stage.device, timeout_s)
+            sites, copies = _sites(meeting, layout, self.module, example, stage.device, timeout_s)
         except Exception as error:
-            alarm.ring(error)  # the others wait for what this stage was to tell
+            meeting.alarm.ring(error)  # the others wait for what this stage was to tell
             raise
         own = None if layout.is_last else rule.bind(sites[layout.stage])
         self.rule = own
         self._links: Connected = connect(
+            meeting,
             layout,
             [Slot(tuple(site.shape[1:]), site.dtype) for site in sites],
             own,
             settings,
             {"n_microbatches": n_microbatches},
             stage.device,
-            store,
         )
-        self._guard = Guard() if guard else None
+        self._instruments = Instruments(Guard() if guard else None)
         self._stage = Stage(
             Part(self.module, None),
             Units(reduction),
@@ -125,7 +128,7 @@ class ScheduleDecoupled:
             above=self._links.above,
             window=self._links.window,
             exact=deterministic,
-            guard=self._guard,
+            instruments=self._instruments,
             name=f"stage {layout.stage}",
             copies=copies,
         )
@@ -170,7 +173,7 @@ class ScheduleDecoupled:
                 f"{len(target)} examples cannot be cut into {n} microbatches; give more, or fewer of these"
             )
         outputs: list[Tensor] = []
-        start, waited = time.perf_counter(), self._links.waited_s
+        start, waited = self._clock.now(), self._links.waited_s
         try:
             clear_casts()
             for x, y in zip(inputs, targets, strict=True):
@@ -183,7 +186,7 @@ class ScheduleDecoupled:
         except BaseException as error:
             self._links.fail(error)
             raise
-        self._links.window.took((time.perf_counter() - start - (self._links.waited_s - waited)) / n)
+        self._links.window.took((self._clock.now() - start - (self._links.waited_s - waited)) / n)
         if n > 1:
             for p in self.parameters():
                 if p.grad is not None:
@@ -192,14 +195,12 @@ class ScheduleDecoupled:
 
     def close(self) -> None:
         """Part from the neighbours in order. Blocks; all must call it."""
-        if self._guard is not None:
-            self._guard.flush()
+        self._instruments.flush()
         self._links.end()
 
 
 def _sites(
-    store: Store,
-    alarm: Alarm,
+    meeting: Meeting,
     layout: Layout,
     module: nn.Module,
     example: Tensor | None,
@@ -213,7 +214,7 @@ def _sites(
     """
 
     def crosses(stage: int) -> tuple[tuple[int, ...], torch.dtype]:
-        shape, dtype = told(store, alarm, f"crosses/{stage}", timeout_s, f"stage {stage} told no shape")
+        shape, dtype = meeting.told(f"crosses/{stage}", timeout_s, f"stage {stage} told no shape")
         return tuple(shape), getattr(torch, dtype)
 
     if layout.is_first:
@@ -231,9 +232,7 @@ def _sites(
         out = twin(x)
         copies = x._version != before
     if not layout.is_last:
-        store.set(
-            f"crosses/{layout.stage}", json.dumps([list(out.shape), str(out.dtype).removeprefix("torch.")])
-        )
+        meeting.tell(f"crosses/{layout.stage}", [list(out.shape), str(out.dtype).removeprefix("torch.")])
     sites: list[Site] = []
     for k in range(layout.num_stages - 1):
         shape, dtype = crosses(k)

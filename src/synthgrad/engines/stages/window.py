@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
+from collections.abc import Mapping
+from typing import Any
 
 __all__ = ["MOST", "Window"]
 
@@ -57,3 +59,12 @@ class Window:
         if not slower:
             return _SLACK  # nothing is known yet
         return min(math.ceil(self._round_trip_s / slower) + _SLACK, MOST)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how long steps have taken so far; size and round trip belong to the run, not to its state."""
+        return {"own_s": list(self._own), "above_s": self._above_s}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        self._own = deque(state["own_s"], maxlen=_REMEMBERED)
+        self._above_s = state["above_s"]

@@ -2,51 +2,33 @@
 
 ::
 
-    sender                                     receiver
-    ──────                                     ────────
-    1. header: kind, step, rows, which slots,  3. a thread waits for headers, of which many receives are posted
-       busy time, window, checksum, and the
-       shapes of the slots (int64)
-    2. the tensors of these slots, as bytes,   4. and for the bytes that a header tells of; receives of the same
-       behind one another                         size are posted ahead too
-                                               5. the stage takes parcels from a queue, when it wants to
+    header   bytes of the body │ kind, step, rows, which slots, busy time, window, checksum │ shapes of the slots
+    body     the tensors of these slots as bytes, by their codecs, one behind another, each padded
 
-With gloo a posted receive tells that it is complete only when it is waited for, so a thread waits: the stage itself can
-then ask whether something has come. And a sender keeps back what nobody has posted a receive for, which costs a round
-trip; so receives lie ready for as many parcels as may be under way. Bytes of a size have a tag of their own: a receive that
-was posted for a batch of another size just waits for the next of its own. NCCL has no tags and does not wait so; there
-receives are posted one by one.
-
-Nothing else ever crosses: no pickles, no dtypes and no numbers of dimensions that were not agreed upon.
+A header has as many numbers (int64) in every parcel of a link. Nothing else ever crosses: no pickles, no dtypes and no
+numbers of dimensions that were not agreed upon. How headers and bodies get to the other side is the transport's concern.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
-import queue
-import threading
-import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ...core import StageError
+from .codecs import Codec
+from .codecs.casting import Cast
+from .transport import ALIGNED, Line, Received, Sender
 
 __all__ = ["Incoming", "Kind", "Outgoing", "Parcel", "Slot"]
 
-_PREFIX = 7
+_PREFIX = 8
 _MOST_ROWS = 1 << 24
 _MOST_BYTES = 1 << 35
-_ALIGNED = 16  # bytes; a slot begins at a multiple of these
-
-#: Receives that lie ready: of headers, and of bytes before anything is known of the sender's window.
-_HEADERS_AHEAD, _FIRST_AHEAD = 80, 4
 
 
 class Kind(IntEnum):
@@ -56,6 +38,7 @@ class Kind(IntEnum):
     MESSAGE = 2  # down: what came back for a batch, or that nothing will
     PREDICT = 3  # up: an activation to run forward only
     END = 4  # both ways: nothing will follow
+    MARK = 5  # both ways: what was sent before it belongs to the state that is being saved
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +47,14 @@ class Slot:
 
     Attributes:
         shape: without the batch dimension; None for a size that differs from batch to batch.
-        dtype: on the wire.
-        target_dtype: what the receiver turns it into; None for as it comes.
+        dtype: what the receiver gets.
+        codec: what the tensor is on the wire; None for as it is, in ``dtype``.
         bare: the shape alone crosses; what the receiver gets has no values.
     """
 
     shape: tuple[int | None, ...]
     dtype: torch.dtype
-    target_dtype: torch.dtype | None = None
+    codec: Codec | None = None
     bare: bool = False
 
     @property
@@ -87,7 +70,34 @@ class Slot:
 
     def num_bytes(self, shape: Sequence[int]) -> int:
         """Return the bytes that cross for a tensor of a shape."""
-        return 0 if self.bare else math.prod(shape) * self.dtype.itemsize
+        return 0 if self.bare else self._codec.num_bytes(shape)
+
+    def encode(self, tensor: Tensor) -> Tensor:
+        """Return the bytes that cross for a tensor, ``(n,)`` uint8.
+
+        Raises:
+            StageError: if the codec makes other bytes than it says.
+        """
+        data, expected = self._codec.encode(tensor.detach()), self.num_bytes(tensor.shape)
+        if data.dtype != torch.uint8 or data.shape != (expected,):
+            raise StageError(
+                f"codec '{self._codec.name}' made a {data.dtype} of shape {tuple(data.shape)} of a tensor of shape "
+                f"{tuple(tensor.shape)}, expected {expected} bytes (uint8): encode and num_bytes must agree"
+            )
+        return data
+
+    def decode(self, data: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:
+        """Return the tensor that bytes stand for, ``(rows, ...)`` on a device."""
+        if self.bare:
+            # One number, seen as a whole tensor: it has a shape and costs nothing.
+            return torch.zeros((), dtype=self.dtype, device=device).expand(tuple(shape))
+        if not data.numel():
+            return torch.empty(tuple(shape), dtype=self.dtype, device=device)
+        return self._codec.decode(data, shape, device, self.dtype)
+
+    @property
+    def _codec(self) -> Codec:
+        return self.codec or Cast(self.dtype)
 
     def __str__(self) -> str:
         sizes = ["rows", *("any" if n is None else str(n) for n in self.shape)]
@@ -105,7 +115,6 @@ class Parcel:
         busy_us: how long a step of the sender takes, without waiting, in microseconds; 0 if it does not say.
         window: how many parcels the sender may have under way; 0 if it does not say.
         checksum: of the examples that the sender has been given for this batch; 0 if it does not say.
-        ready: on CUDA, when the tensors can be read.
     """
 
     kind: Kind
@@ -114,47 +123,29 @@ class Parcel:
     busy_us: int = 0
     window: int = 0
     checksum: int = 0
-    ready: torch.cuda.Event | None = None
-
-
-def _wire_device(group: dist.ProcessGroup, device: torch.device) -> torch.device:
-    """Return where tensors must lie to be sent: gloo takes them from the host's memory."""
-    return device if dist.get_backend(group) == "nccl" else torch.device("cpu")
 
 
 class Outgoing:
     """The sending end of a link. Never waits for the receiver, unless much is still unsent.
 
     Args:
-        group: of the two, for this direction.
-        peer: rank of the receiver.
+        sender: of this direction.
         slots: agreed upon.
-        device: of the stage.
-        unsent: see below.
 
     Attributes:
-        unsent: headers and tensors that may be on their way out of this process.
+        sender: of this direction.
         sent_bytes: of all parcels so far, headers included.
-        waited_s: spent waiting for what was unsent, in seconds.
     """
 
-    def __init__(
-        self,
-        group: dist.ProcessGroup,
-        peer: int,
-        slots: Sequence[Slot],
-        device: torch.device,
-        unsent: int = 16,
-    ) -> None:
-        self._group = group
-        self._peer = peer
+    def __init__(self, sender: Sender, slots: Sequence[Slot]) -> None:
+        self.sender = sender
         self._slots = tuple(slots)
-        self._device = _wire_device(group, device)
-        self.unsent = unsent
-        self._works: deque[tuple[int, dist.Work, Tensor]] = deque()
-        self._tagged = self._device.type == "cpu"
         self.sent_bytes = 0
-        self.waited_s = 0.0
+
+    @property
+    def waited_s(self) -> float:
+        """Time spent waiting for what was unsent, in seconds."""
+        return self.sender.waited_s
 
     def send(
         self,
@@ -166,7 +157,7 @@ class Outgoing:
         window: int = 0,
         checksum: int = 0,
     ) -> None:
-        """Post a parcel; returns at once. What is given must not change any more.
+        """Send a parcel; returns at once. What is given must not change any more.
 
         Raises:
             StageError: if a tensor has not the agreed shape.
@@ -183,212 +174,94 @@ class Outgoing:
                 )
             shapes += [0] * slot.ndim if t is None else t.shape
         mask = sum(1 << k for k, _ in present)
-        prefix = [kind, step, rows, mask, busy_us, window, checksum]
-        self._post(step, torch.tensor([*prefix, *shapes], dtype=torch.int64, device=self._device), 0)
-        packed = _pack(
-            [t.detach().to(self._device, self._slots[k].dtype) for k, t in present if not self._slots[k].bare]
-        )
-        if packed is not None:
-            self._post(step, packed, _tag(packed.numel()))
-        while len(self._works) > self.unsent:
-            self._wait_oldest()
-
-    def arrived(self, step: int) -> None:
-        """Let go of what belongs to batches up to this one: the receiver has told that it has them."""
-        while self._works and self._works[0][0] <= step:
-            self._wait_oldest()
-
-    def _post(self, step: int, tensor: Tensor, tag: int) -> None:
-        work = dist.isend(tensor, self._peer, group=self._group, tag=tag if self._tagged else 0)
-        assert work is not None
-        self._works.append((step, work, tensor))
-        self.sent_bytes += tensor.numel() * tensor.element_size()
-
-    def flush(self) -> None:
-        """Wait until everything has left."""
-        while self._works:
-            self._wait_oldest()
-
-    def _wait_oldest(self) -> None:
-        _, work, _ = self._works.popleft()
-        begun = time.perf_counter()
-        work.wait()
-        self.waited_s += time.perf_counter() - begun
+        body = _pack([self._slots[k].encode(t) for k, t in present if not self._slots[k].bare])
+        size = 0 if body is None else body.numel()
+        header = [size, kind, step, rows, mask, busy_us, window, checksum, *shapes]
+        self.sender.send(header, body, step)
+        self.sent_bytes += 8 * len(header) + size
 
 
 class Incoming:
-    """The receiving end of a link: a thread that takes parcels as they come, and a queue.
+    """The receiving end of a link.
 
     Args:
-        group: of the two, for this direction.
-        peer: rank of the sender.
+        line: to the sender.
         slots: agreed upon.
         device: of the stage.
         name: of the link, for errors.
 
     Attributes:
-        ahead: receives of bytes that lie ready; grows with the sender's window.
+        receiver: of this direction.
+        name: of the link.
     """
 
-    def __init__(
-        self, group: dist.ProcessGroup, peer: int, slots: Sequence[Slot], device: torch.device, name: str
-    ) -> None:
-        self._group = group
-        self._peer = peer
+    def __init__(self, line: Line, slots: Sequence[Slot], device: torch.device, name: str) -> None:
         self._slots = tuple(slots)
         self._device = device
-        self._wire_device = _wire_device(group, device)
         self.name = name
-        self._queue: queue.SimpleQueue[Parcel | BaseException] = queue.SimpleQueue()
-        self._tagged = self._wire_device.type == "cpu"
-        self._headers: deque[_Posted] = deque()
-        self._ahead: dict[int, deque[_Posted]] = {}  # bytes, by tag
-        self.ahead = _FIRST_AHEAD
-        self._thread = threading.Thread(target=self._run, name=f"synthgrad {name}", daemon=True)
-
-    def start(self) -> None:
-        """Begin to receive."""
-        self._thread.start()
-
-    def join(self, timeout_s: float) -> bool:
-        """Wait for the thread to end, which it does at the end of the link; return whether it has."""
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        length = _PREFIX + sum(slot.ndim for slot in self._slots)
+        self.receiver = line.receiver(length, self._check, name)
 
     def get(self, timeout_s: float | None) -> Parcel | None:
         """Take the oldest parcel; None if there is none within the timeout. None for no waiting at all.
 
         Raises:
-            Exception: what ended the thread.
+            StageError: if one came that nobody agreed upon.
+            Exception: what has broken the connection.
         """
-        try:
-            found = self._queue.get(block=timeout_s is not None, timeout=timeout_s)
-        except queue.Empty:
-            return None
-        if isinstance(found, BaseException):
-            self._queue.put(found)  # it stays broken
-            raise found
-        if found.ready is not None:
-            torch.cuda.current_stream().wait_event(found.ready)
-            for t in found.tensors:
-                if t is not None:
-                    t.record_stream(torch.cuda.current_stream())
-        return found
+        found = self.receiver.get(timeout_s)
+        return None if found is None else self._read(found)
 
-    def _run(self) -> None:
-        try:
-            if self._device.type == "cuda":
-                with torch.cuda.device(self._device), torch.cuda.stream(torch.cuda.Stream(self._device)):
-                    self._receive_all()
-            else:
-                self._receive_all()
-        except Exception as error:  # told to the stage, which is in another thread
-            self._queue.put(error)
-
-    def _receive_all(self) -> None:
-        kind = None
-        while kind is not Kind.END:
-            parcel = self._receive()
-            kind = parcel.kind
-            self._queue.put(parcel)
-
-    def _receive(self) -> Parcel:
-        length = _PREFIX + sum(slot.ndim for slot in self._slots)
-        while len(self._headers) < (_HEADERS_AHEAD if self._tagged else 1):
-            header = torch.empty(length, dtype=torch.int64, device=self._wire_device)
-            self._headers.append(self._post(header, 0))
-        numbers = self._headers.popleft().wait().tolist()
-        kind, step, rows, mask, busy_us, window, checksum = numbers[:_PREFIX]
-        shapes = self._shapes(numbers[_PREFIX:], mask)
-        sizes = [self._slots[k].num_bytes(shape) for k, shape in shapes.items()]
+    def _check(self, header: Sequence[int]) -> bool:
+        """Refuse a header that nobody agreed upon; return whether another one will follow. In the transport's thread."""
+        size, kind, _, rows, mask, _, window, _ = header[:_PREFIX]
+        known = kind in set(Kind) and 0 <= rows <= _MOST_ROWS and 0 <= mask < 1 << len(self._slots)
+        shapes = self._shapes(header) if known else {}
         fits = all(self._slots[k].fits(shape) for k, shape in shapes.items())
-        known = kind in set(Kind) and 0 <= rows <= _MOST_ROWS and not mask >> len(self._slots)
-        if not known or not fits or sum(sizes) > _MOST_BYTES:
+        if not known or not fits or size != sum(self._sizes(shapes)) or size > _MOST_BYTES:
             raise StageError(
-                f"{self.name}: a header reads kind {kind}, {rows} rows, slots {mask:b}, which nobody agreed upon; "
-                "do all processes run the same version?"
+                f"{self.name}: a header reads kind {kind}, {rows} rows, slots {mask:b}, {size} bytes, which nobody agreed "
+                "upon; do all processes run the same version?"
             )
         if window:
-            self.ahead = max(self.ahead, window + 1)
-        tensors = self._tensors(shapes)
-        ready = None
-        if self._device.type == "cuda":
-            ready = torch.cuda.Event()
-            ready.record()
-        return Parcel(Kind(kind), step, tensors, busy_us, window, checksum, ready)
+            self.receiver.make_room(window + 1)
+        return kind != Kind.END
 
-    def _shapes(self, numbers: list[int], mask: int) -> dict[int, list[int]]:
+    def _shapes(self, header: Sequence[int]) -> dict[int, Sequence[int]]:
         """Return the shapes of the slots that are there."""
-        shapes: dict[int, list[int]] = {}
-        start = 0
+        mask, shapes, start = header[4], dict[int, Sequence[int]](), _PREFIX
         for k, slot in enumerate(self._slots):
             if mask >> k & 1:
-                shapes[k] = numbers[start : start + slot.ndim]
+                shapes[k] = header[start : start + slot.ndim]
             start += slot.ndim
         return shapes
 
-    def _post(self, tensor: Tensor, tag: int) -> _Posted:
-        work = dist.irecv(tensor, self._peer, group=self._group, tag=tag if self._tagged else 0)
-        assert work is not None
-        return _Posted(work, tensor)
+    def _sizes(self, shapes: dict[int, Sequence[int]]) -> list[int]:
+        """Return the bytes of the slots that are there, padded."""
+        return [_padded(self._slots[k].num_bytes(shape)) for k, shape in shapes.items()]
 
-    def _tensors(self, shapes: dict[int, list[int]]) -> tuple[Tensor | None, ...]:
-        sizes = {k: self._slots[k].num_bytes(shape) for k, shape in shapes.items()}
-        starts = list(itertools.accumulate((_padded(n) for n in sizes.values()), initial=0))
-        packed = self._bytes(starts[-1], _tag(starts[-1])) if starts[-1] else None
+    def _read(self, found: Received) -> Parcel:
+        shapes = self._shapes(found.header)
+        starts = itertools.accumulate(self._sizes(shapes), initial=0)
+        body = torch.empty(0, dtype=torch.uint8) if found.body is None else found.body
         tensors: list[Tensor | None] = [None] * len(self._slots)
         for (k, shape), start in zip(shapes.items(), starts, strict=False):
-            slot = self._slots[k]
-            dtype = slot.target_dtype or slot.dtype
-            if slot.bare:
-                # One number, seen as a whole tensor: it has a shape and costs nothing.
-                tensors[k] = torch.zeros((), dtype=dtype, device=self._device).expand(shape)
-            elif packed is None or not sizes[k]:
-                tensors[k] = torch.empty(shape, dtype=dtype, device=self._device)
-            else:
-                found = packed[start : start + sizes[k]].view(slot.dtype).view(shape)
-                tensors[k] = found.to(self._device, dtype)
-        return tuple(tensors)
-
-    def _bytes(self, size: int, tag: int) -> Tensor:
-        posted = self._ahead.setdefault(tag, deque())
-        while len(posted) < (self.ahead + 1 if self._tagged else 1):
-            posted.append(self._post(torch.empty(size, dtype=torch.uint8, device=self._wire_device), tag))
-        found = posted.popleft().wait()
-        if self._tagged:
-            posted.append(self._post(torch.empty_like(found), tag))
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Posted:
-    """A receive, and where it writes to."""
-
-    work: dist.Work
-    tensor: Tensor
-
-    def wait(self) -> Tensor:
-        self.work.wait()
-        return self.tensor
+            data = body[start : start + self._slots[k].num_bytes(shape)]
+            tensors[k] = self._slots[k].decode(data, shape, self._device)
+        _, kind, step, _, _, busy_us, window, checksum = found.header[:_PREFIX]
+        return Parcel(Kind(kind), step, tuple(tensors), busy_us, window, checksum)
 
 
 def _padded(size: int) -> int:
-    return -(-size // _ALIGNED) * _ALIGNED
+    return -(-size // ALIGNED) * ALIGNED
 
 
-def _pack(tensors: Sequence[Tensor]) -> Tensor | None:
-    """Return tensors as bytes behind one another, each padded; None if there are none."""
-    parts: list[Tensor] = []
-    for t in tensors:
-        flat = t.contiguous().view(-1).view(torch.uint8)
-        rest = _padded(flat.numel()) - flat.numel()
-        parts += [flat, flat.new_zeros(rest)] if rest else [flat]
-    if not any(part.numel() for part in parts):
+def _pack(parts: Sequence[Tensor]) -> Tensor | None:
+    """Return bytes behind one another, each padded; None if there are none."""
+    padded: list[Tensor] = []
+    for data in parts:
+        rest = _padded(data.numel()) - data.numel()
+        padded += [data, data.new_zeros(rest)] if rest else [data]
+    if not any(data.numel() for data in padded):
         return None
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _tag(size: int) -> int:
-    """Return the tag of so many bytes: 0 is that of headers."""
-    return 1 + size // _ALIGNED
+    return padded[0] if len(padded) == 1 else torch.cat(padded)

@@ -1,0 +1,152 @@
+"""Parcels that a link has brought, in order: waits for the next one, and notices when nothing will ever come."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core import StageError
+from .alarm import Alarm
+from .transport import Clock
+from .wire import Incoming, Kind, Parcel
+
+__all__ = ["Inbox"]
+
+#: How often a stage that waits asks whether another has stopped, in seconds.
+_POLL_S = 1.0
+
+
+class Inbox:
+    """What comes from one neighbour.
+
+    ::
+
+        state to be saved here                 neighbour's
+              │                                     │
+        … parcel 7, parcel 8, MARK ──── on the wire ───► `settle` keeps 7 and 8
+                                                         `next`, `poll` return 7, 8, then what follows the mark
+
+    Args:
+        incoming: the end of the link.
+        alarm: tells whether another process has stopped.
+        clock: of this process.
+        timeout_s: how long to wait for a parcel, in seconds.
+
+    Attributes:
+        waited_s: time spent waiting so far, in seconds.
+    """
+
+    def __init__(self, incoming: Incoming, alarm: Alarm, clock: Clock, timeout_s: float) -> None:
+        self._incoming = incoming
+        self._alarm = alarm
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._kept: deque[Parcel] = deque()  # older than all that is still on the wire
+        self.waited_s = 0.0
+
+    def poll(self) -> Parcel | None:
+        """Return the next parcel, if it is here."""
+        parcel = self._kept.popleft() if self._kept else self._get(None)
+        return None if parcel is None else self._not_the_end(parcel)
+
+    def next(self, what: str) -> Parcel:
+        """Return the next parcel, which is not the end of the link. Blocks.
+
+        Args:
+            what: it should be, for errors.
+
+        Raises:
+            StageError: if another process has stopped, the link is broken or ended, or nothing comes in time.
+        """
+        return self._not_the_end(self._kept.popleft() if self._kept else self._wait(what))
+
+    def settle(self) -> None:
+        """Read what is on the wire until the neighbour's mark, and keep it for `poll` and `next`. Blocks.
+
+        Raises:
+            StageError: as `next`.
+        """
+        while (parcel := self._not_the_end(self._wait("mark"))).kind is not Kind.MARK:
+            self._kept.append(parcel)
+
+    def end(self) -> None:
+        """Let go of what still comes until the neighbour has ended too. Blocks."""
+        self._kept.clear()
+        while self._wait("end").kind is not Kind.END:
+            pass
+
+    def unexpected(self, parcel: Parcel, wanted: str) -> StageError:
+        """Return the error for a parcel that is not what it should be."""
+        return StageError(
+            f"{self._incoming.name}: got {parcel.kind.name.lower()} {parcel.step}, expected {wanted}; all processes must "
+            "call step, predict and close in the same order"
+        )
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """Return the parcels that were kept and not taken yet, in order, as plain containers of copies."""
+        return [
+            {
+                "kind": int(parcel.kind),
+                "step": parcel.step,
+                "tensors": _mapped(_copy, parcel.tensors),
+                "busy_us": parcel.busy_us,
+                "window": parcel.window,
+                "checksum": parcel.checksum,
+            }
+            for parcel in self._kept
+        ]
+
+    def load_state_dict(self, state: Sequence[Mapping[str, Any]], device: torch.device) -> None:
+        """Keep the parcels of a state, in place of what was kept.
+
+        Args:
+            state: what `state_dict` returned; its tensors are copied.
+            device: of this stage.
+        """
+        self._kept.clear()
+        for saved in state:
+            tensors = tuple(_mapped(lambda t: _copy(t.to(device)), saved["tensors"]))
+            numbers = (saved["busy_us"], saved["window"], saved["checksum"])
+            self._kept.append(Parcel(Kind(saved["kind"]), saved["step"], tensors, *numbers))
+
+    def _wait(self, what: str) -> Parcel:
+        start = self._clock.now()
+        while True:
+            parcel = self._get(_POLL_S)
+            waited = self._clock.now() - start
+            if parcel is not None:
+                self.waited_s += waited
+                return parcel
+            self._alarm.check()
+            if waited > self._timeout_s:
+                raise StageError(
+                    f"{self._incoming.name}: no {what} within {self._timeout_s:g} s; give a longer timeout_s if a step "
+                    "of that stage takes so long"
+                )
+
+    def _not_the_end(self, parcel: Parcel) -> Parcel:
+        # A stage that fails says goodbye, so that no thread is left waiting for it.
+        if parcel.kind is Kind.END:
+            raise self._alarm.broken(self._incoming.name, StageError("that stage has ended"))
+        return parcel
+
+    def _get(self, timeout_s: float | None) -> Parcel | None:
+        try:
+            return self._incoming.get(timeout_s)
+        except StageError:
+            raise
+        except Exception as error:
+            raise self._alarm.broken(self._incoming.name, error) from error
+
+
+def _mapped(change: Callable[[Tensor], Tensor], tensors: Any) -> list[Tensor | None]:
+    return [None if t is None else change(t) for t in tensors]
+
+
+def _copy(t: Tensor) -> Tensor:
+    """Return a copy; of a tensor without values, which is one number seen as many, the same again."""
+    return t.detach() if not any(t.stride()) else t.detach().clone()

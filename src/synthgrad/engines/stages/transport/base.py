@@ -1,0 +1,242 @@
+"""What stages need of a transport, as protocols: small enough that a test can have one of its own.
+
+::
+
+    sending rank                       receiving rank
+    ────────────                       ──────────────
+    Sender.send(header, body)  ─────►  Receiver.get()
+
+A *header* is a fixed number of int64 numbers, the first of which is the size of the body in bytes. A *body* is a row of
+bytes, and may be empty. What the numbers and bytes mean is known to ``wire.py`` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from ..layout import Layout
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+__all__ = [
+    "ALIGNED",
+    "Check",
+    "Clock",
+    "Line",
+    "Lines",
+    "Received",
+    "Receiver",
+    "Sender",
+    "Store",
+    "Transport",
+]
+
+#: The size of every body is a multiple of so many bytes.
+ALIGNED = 16
+
+#: Looks at a header before its body is received. Returns whether another one will follow; raises `StageError` if nobody
+#: agreed upon such a header.
+Check = Callable[[Sequence[int]], bool]
+
+
+class Clock(Protocol):
+    """The time by which a rank measures how long it works and waits."""
+
+    def now(self) -> float:
+        """Return the time in seconds since a moment that is the same throughout a run."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Let so much time pass. Blocks."""
+        ...
+
+
+class Store(Protocol):
+    """Texts under names, shared by all ranks. No method waits for another rank."""
+
+    def set(self, key: str, value: str) -> None:
+        """Put a text into the store, in place of one that is there."""
+        ...
+
+    def get(self, key: str) -> str:
+        """Return a text that is there."""
+        ...
+
+    def check(self, key: str) -> bool:
+        """Is there a text under this name?"""
+        ...
+
+    def compare_set(self, key: str, expected: str, value: str) -> None:
+        """Put a text into the store if the one there is as expected; an empty text stands for none."""
+        ...
+
+
+class Sender(Protocol):
+    """The sending end of one direction between two neighbours."""
+
+    @property
+    def waited_s(self) -> float:
+        """Time spent because too much was still unsent, in seconds."""
+        ...
+
+    def send(self, header: Sequence[int], body: Tensor | None, number: int) -> None:
+        """Send a header and a body. Returns at once, unless more is unsent than there is room for.
+
+        Args:
+            header: its first number is the size of the body.
+            body: ``(n,)`` uint8, where ``n`` is a multiple of `ALIGNED`; None for an empty one. It must not change any
+                more.
+            number: of the batch, for `arrived`.
+        """
+        ...
+
+    def make_room(self, num_parcels: int) -> None:
+        """Prepare for so many headers and bodies that are under way at once. Never makes less room."""
+        ...
+
+    def arrived(self, number: int) -> None:
+        """Let go of what was sent for batches up to this one: the receiver has said that it has them."""
+        ...
+
+    def flush(self) -> None:
+        """Wait until everything has left. Blocks."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A header and a body.
+
+    Attributes:
+        header: the numbers.
+        body: ``(n,)`` uint8, owned by the receiver; None if it is empty.
+    """
+
+    header: list[int]
+    body: Tensor | None
+
+
+class Receiver(Protocol):
+    """The receiving end of one direction between two neighbours."""
+
+    def start(self) -> None:
+        """Begin to receive. Called once, when all is set up."""
+        ...
+
+    def get(self, timeout_s: float | None) -> Received | None:
+        """Return the oldest header and body that nobody has taken yet, or None if there are none.
+
+        Args:
+            timeout_s: blocks so long for them, in seconds; None not to block.
+
+        Raises:
+            StageError: if a header came that nobody agreed upon.
+            Exception: what has broken the connection.
+        """
+        ...
+
+    def make_room(self, num_parcels: int) -> None:
+        """Prepare for so many headers and bodies that are under way at once. Never makes less room."""
+        ...
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the end of the direction, and return whether it has come. Blocks."""
+        ...
+
+
+class Line(Protocol):
+    """Both directions between this rank and one neighbour."""
+
+    def sender(self) -> Sender:
+        """Make the sending end. Called once."""
+        ...
+
+    def receiver(self, length: int, check: Check, name: str) -> Receiver:
+        """Make the receiving end. Called once.
+
+        Args:
+            length: numbers in a header.
+            check: looks at every header, perhaps in a thread of the transport.
+            name: of the direction, for errors.
+        """
+        ...
+
+
+class Lines(Protocol):
+    """What connects a rank with its neighbours."""
+
+    @property
+    def below(self) -> Line | None:
+        """The line to the stage below; None for the first."""
+        ...
+
+    @property
+    def above(self) -> Line | None:
+        """The line to the stage above; None for the last."""
+        ...
+
+    @property
+    def replicas(self) -> ProcessGroup | None:
+        """The group of the copies of this stage, over which data parallel training averages; None without copies."""
+        ...
+
+    def round_trip_s(self) -> float:
+        """Measure the round trip to the stage above, in seconds; 0 for the last stage.
+
+        Blocks. All ranks must call it, before they make the ends of their lines.
+        """
+        ...
+
+
+class Transport(Protocol):
+    """One rank's access to all others."""
+
+    @property
+    def rank(self) -> int:
+        """Number of this rank, from 0."""
+        ...
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """By which this rank measures time."""
+        ...
+
+    def store(self) -> Store:
+        """Return a fresh store for the next engine. All ranks get the same one if they make their engines in one order."""
+        ...
+
+    def lines(self, layout: Layout, device: torch.device) -> Lines:
+        """Make the lines between neighbours. Blocks until all ranks have called it.
+
+        Args:
+            layout: the place of this rank.
+            device: of this rank's stage.
+
+        Raises:
+            ConfigError: if the transport cannot connect such a layout.
+        """
+        ...
+
+    def sum(self, tensor: Tensor, check: Callable[[], None]) -> Tensor:
+        """Return the sum of a tensor over all ranks. Blocks until all have called it.
+
+        Args:
+            tensor: of one shape and dtype everywhere; it may be overwritten.
+            check: called again and again meanwhile; what it raises ends the wait.
+        """
+        ...
+
+    def broadcast(self, tensor: Tensor, source: int) -> None:
+        """Copy a tensor of one rank into those of all others, in place. Blocks; all ranks must call it."""
+        ...
