@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import synthgrad as sg
 from synthgrad.core import Timeline
+from synthgrad.core.in_flight import InFlight
 from synthgrad.engines.clocked import Clocked, Node
-from synthgrad.engines.clocked.mail import Sent
 from synthgrad.rules import NoBackprop, TrueGradient
 from tests.engines.clocked_toys import (
     CLASSES,
@@ -269,7 +269,7 @@ def test_a_updates_though_b_never_runs() -> None:
 def live() -> tuple[int, int]:
     gc.collect()
     objects = gc.get_objects()
-    return sum(type(o) is Tensor for o in objects), sum(type(o) is Sent for o in objects)
+    return sum(type(o) is Tensor for o in objects), sum(type(o) is InFlight for o in objects)
 
 
 @pytest.mark.parametrize(

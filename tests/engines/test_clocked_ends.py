@@ -307,7 +307,7 @@ def test_what_a_message_has_brought_is_dropped_when_its_rule_has_learned() -> No
     for x, y in stream(4, ["A"], {"A": 2, "B": 4}):
         trainer.step(x, y)
     done = trainer.state_dict()["episode"]["latest"]
-    assert (done["A->B"]["missing"], done["A->B"]["credited"], done["A->B"]["grad"]) == (0, False, None)
+    assert (done["A->B"]["missing"], done["A->B"]["credited"], done["A->B"]["part"]) == (0, False, None)
     assert (done["B->A"]["missing"], done["B->A"]["credited"]) == (2, True)  # A has yet to read this one
 
 

@@ -159,7 +159,7 @@ def test_full_mixing_is_backpropagation_through_the_window() -> None:
     state: Any = tuple(torch.randn(1, B, H, dtype=torch.float64) for _ in range(2))
     trainer.state = state
     heard: list[Tensor] = []
-    boundary.observe = lambda h, gradient, rows, info: heard.append(gradient)  # type: ignore[method-assign]
+    boundary.observe = lambda opened, gradient: heard.append(gradient)  # type: ignore[method-assign]
     for x, y in unrolls(3):
         trainer.step(x, y)
     start = boundary.layout.pack(state).requires_grad_()

@@ -1,7 +1,7 @@
 """The heart: the rule protocol, the cut, `decouple` and `recouple`. Imports nothing but torch.
 
-Start with ``rule.py`` (the two questions; ``input_rule.py`` is its mirror image), then ``cut.py`` (the plain loop), ``graph.py`` (what lies
-between cuts) and ``decouple.py``.
+Start with ``rule.py`` (the two questions; ``input_rule.py`` is its mirror image), then ``port.py`` (how every engine asks
+them), ``cut.py`` (the plain loop), ``graph.py`` (what lies between cuts) and ``decouple.py``.
 """
 
 from .context import context, current
@@ -18,7 +18,10 @@ from .errors import (
 )
 from .events import Event, Timeline
 from .graph import Graph, Module
+from .in_flight import Batch, InFlight
 from .input_rule import InputRule, Supply
+from .instruments import Instruments
+from .port import InputPort, Port
 from .quality import Guard, Monitor, Quality, quality
 from .rule import Credit, Info, Message, Rule
 from .site import AtInterface, Site
@@ -27,6 +30,7 @@ from .units import Units
 
 __all__ = [
     "AtInterface",
+    "Batch",
     "ConfigError",
     "ContextError",
     "Credit",
@@ -37,11 +41,15 @@ __all__ = [
     "Event",
     "Graph",
     "Guard",
+    "InFlight",
     "Info",
+    "InputPort",
     "InputRule",
+    "Instruments",
     "Message",
     "Module",
     "Monitor",
+    "Port",
     "Quality",
     "Rule",
     "ShapeError",

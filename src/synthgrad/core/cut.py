@@ -16,37 +16,17 @@ import torch
 from torch import Tensor
 
 from .errors import ConfigError, CutError
+from .graph import Graph
+from .instruments import Instruments
 from .interface import Interface
-from .quality import Monitor
-from .rule import Info, Message, Rule
+from .port import Port
+from .rule import Info, Message
 from .units import Units
 
-__all__ = ["CUT_NODE", "PlainCrossing", "pending_gradient"]
+__all__ = ["CUT_NODE", "PlainCrossing"]
 
 #: What PyTorch calls the node of a cut.
 CUT_NODE = "_CutBackward"
-
-
-def pending_gradient(
-    rule: Rule, h: Tensor, info: Info, message: Message, pending: tuple[Tensor, ...]
-) -> tuple[Tensor | None, ...]:
-    """Return the gradient of ``rule.observe`` with respect to what the rule left pending.
-
-    By the rule's own formula where it has one, else by a small graph over ``pending`` alone.
-    """
-    if not pending:
-        with torch.no_grad():
-            rule.observe(h, info, message)
-        return ()
-    grads = rule.observe_grad(h, info, message, pending)
-    if grads is not None:
-        return grads
-    with torch.enable_grad():
-        leaves = tuple(p.detach().requires_grad_() for p in pending)
-        loss = rule.observe(h, info, message, leaves)
-        if loss is None:
-            return (None,) * len(pending)
-        return torch.autograd.grad(loss, leaves, allow_unused=True)
 
 
 class _Cut(torch.autograd.Function):
@@ -82,31 +62,32 @@ class _Cut(torch.autograd.Function):
         pending = saved[1 + ctx.has_delta :]
         crossing: PlainCrossing = ctx.crossing
         interface: Interface = ctx.interface
-        rule = interface.rule
         if torch.is_grad_enabled() and not ctx.wait and not torch.compiler.is_compiling():
             raise CutError(
                 f"double backward through the cut after '{interface.name}': the gradient that comes out of it is the "
                 "credit of a rule, no derivative of the loss, so a penalty on it (WGAN-GP, R1) would train nothing that "
                 "it is meant to; take the penalty of the plain network (synthgrad.recouple), or use TrueGradient there"
             )
-        scale = crossing.units.scale()
-        divisor = crossing.units.divisor(h)
+        port = crossing.port(interface)
+        units = port.units
         # From the criterion's units to per-example ones. A half-precision gradient is scaled so that it fits its few
         # exponents, and would not without the scale: rules work in float32 then.
-        gradient = interface.batch_first(grad).to(h.dtype) * (divisor / scale)
+        gradient = units.to_example(interface.batch_first(grad).to(h.dtype))
         if crossing.truths is not None:
             gradient = crossing.truths[interface.name]
         message = Message(gradient)
         grads: tuple[Tensor | None, ...] = (None,) * len(pending)
-        if rule.listens and not _overflowed(rule, crossing.units, pending, gradient):
-            grads = pending_gradient(rule, h, ctx.info, message, pending)
-        learned_from = rule.accept(message, ctx.info) if ctx.wait else delta
-        if crossing.monitor is not None and not torch.compiler.is_compiling():
-            crossing.monitor.record(interface.name, delta, gradient)
+        learns = port.rule.listens and not _overflowed(units, pending, gradient)
+        if learns:
+            grads = port.pending_gradient(h, ctx.info, message, pending)
+        if not torch.compiler.is_compiling():
+            crossing.answered(port, delta, gradient, learns=learns)
+        learned_from = port.accepted(message, ctx.info) if ctx.wait else delta
+        if learned_from is not None and not ctx.wait:
+            learned_from = units.to_criterion(learned_from)
+        scale = units.scale()
         return (
-            None
-            if learned_from is None
-            else interface.as_made((learned_from * (scale / divisor)).to(grad.dtype)),
+            None if learned_from is None else interface.as_made(learned_from.to(grad.dtype)),
             None,
             None,
             None,
@@ -118,7 +99,7 @@ class _Cut(torch.autograd.Function):
         )
 
 
-def _overflowed(rule: Rule, units: Units, pending: tuple[Tensor, ...], gradient: Tensor) -> bool:
+def _overflowed(units: Units, pending: tuple[Tensor, ...], gradient: Tensor) -> bool:
     """Is this a step that a gradient scaler will leave out, and a rule that would remember it all the same?"""
     if units.loss_scale is None or pending or torch.compiler.is_compiling():
         return False  # what is learned by gradient is left out with everything else
@@ -130,16 +111,31 @@ class PlainCrossing:
 
     Args:
         units: how the criterion reduced and scaled its losses.
-        monitor: measures the quality of every credit when the true gradient passes; or None.
+        instruments: look on; None for nothing.
         truths: messages in place of what comes back, by interface; or None.
+        graph: of the network, whose modules the timeline names; None where there is none.
+        entered: the step in which the batch entered, for the timeline; None for the step at hand.
     """
 
     def __init__(
-        self, units: Units, monitor: Monitor | None = None, truths: Mapping[str, Tensor] | None = None
+        self,
+        units: Units,
+        instruments: Instruments | None = None,
+        truths: Mapping[str, Tensor] | None = None,
+        graph: Graph | None = None,
+        entered: int | None = None,
     ) -> None:
         self.units = units
-        self.monitor = monitor
+        self.instruments = Instruments() if instruments is None else instruments
         self.truths = truths
+        self._graph = graph
+        self._entered = self.instruments.step if entered is None else entered
+        self._ends: set[str] = set()
+        self._learned: set[str] = set()
+
+    def port(self, interface: Interface) -> Port:
+        """Return how to talk to the rule at an interface."""
+        return Port(interface.rule, self.units, self.instruments, interface.name)
 
     def __call__(self, interface: Interface, h: Tensor) -> Tensor:
         if interface.input_rule is not None:
@@ -161,9 +157,35 @@ class PlainCrossing:
             h: the message as the network has made it.
             seen: the same as the rule sees it, ``(B, ...)``.
         """
-        info, rule = interface.frame.info, interface.rule
-        rule.check(seen, info)
-        credit = rule.credit(seen, info)
+        info = interface.frame.info
+        if not torch.compiler.is_compiling():
+            self.reached(interface.name)
+        credit = self.port(interface).credit(seen, info, self._entered)
         return _Cut.apply(
             h, seen.detach(), interface, self, info, credit.wait, credit.delta, credit.loss, *credit.pending
         )
+
+    # -- what looks on --------------------------------------------------------------------------------
+
+    def reached(self, end: str) -> None:
+        """Note that the forward pass has reached an end of a module: an interface, or the output."""
+        if self.instruments.timeline is None or self._graph is None:
+            return
+        self._ends.add(end)
+        for module in self._graph.modules:
+            if end in module.ends and self._ends.issuperset(module.ends):
+                self.instruments.log("forward", module.name, self._entered)
+
+    def answered(self, port: Port, delta: Tensor | None, gradient: Tensor, *, learns: bool) -> None:
+        """Note that a message has come: the modules above have run backward, and the rule has learned from it."""
+        log, entered = self.instruments.log, self._entered
+        if self.instruments.timeline is not None and self._graph is not None:
+            for k in self._graph.consumers(port.name):
+                name = self._graph.modules[k].name
+                if name not in self._learned:
+                    self._learned.add(name)
+                    log("backward", name, entered)
+        log("message", port.name, entered)
+        if learns:
+            log("observe", port.name, entered)
+        self.instruments.measure(port.name, delta, gradient)

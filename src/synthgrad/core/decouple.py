@@ -17,8 +17,9 @@ from .context import current
 from .copies import copied, refuse_lazy
 from .cut import CUT_NODE, PlainCrossing
 from .errors import CutError
-from .graph import Graph, first_tensor, trace
+from .graph import OUTPUT, Graph, first_tensor, trace
 from .input_rule import InputRule
+from .instruments import Instruments
 from .interface import Crossing, Frame, Interface
 from .layout import Dim
 from .outputs import tensors_in
@@ -46,7 +47,7 @@ class Decoupled(nn.Module):
         units: how the training loop's criterion reduces and scales.
         example: the batch that it was cut with: positional and keyword arguments. Engines that take the network apart
             check their parts with it.
-        monitor: in the plain loop, measures the credits of every step; None to measure nothing.
+        instruments: look on in the plain loop: a monitor, a timeline.
         truths: in the plain loop, what rules learn from in the next step in place of what comes back, by
             interface, ``(B, ...)`` in per-example units; None for what comes back.
     """
@@ -68,7 +69,7 @@ class Decoupled(nn.Module):
         self.graph = graph
         self.units = units
         self.example = example
-        self.monitor: Monitor | None = None
+        self.instruments = Instruments()
         self.truths: Mapping[str, Tensor] | None = None
         self._frame = Frame()
         self._forwards = 0  # of the plain loop, in training
@@ -104,6 +105,15 @@ class Decoupled(nn.Module):
         """The interfaces by name, in the order of the forward pass."""
         return self._interfaces
 
+    @property
+    def monitor(self) -> Monitor | None:
+        """Measures the quality of credits in the plain training loop; None to measure nothing."""
+        return self.instruments.monitor
+
+    @monitor.setter
+    def monitor(self, monitor: Monitor | None) -> None:
+        self.instruments.monitor = monitor
+
     def __getattr__(self, name: str) -> Any:
         """Return what only the plain network has (its ``config``, say), as programs that are given a model expect."""
         try:
@@ -133,7 +143,13 @@ class Decoupled(nn.Module):
             inputs=first_tensor(args, kwargs),
             receiver=info.receiver,
         )
-        return self._run(PlainCrossing(self.units, self.monitor, self.truths), info, args, kwargs)
+        if torch.compiler.is_compiling():
+            return self._run(PlainCrossing(self.units, None, self.truths), info, args, kwargs)
+        self.instruments.step = info.step or 0
+        crossing = PlainCrossing(self.units, self.instruments, self.truths, self.graph)
+        output = self._run(crossing, info, args, kwargs)
+        crossing.reached(OUTPUT)
+        return output
 
     @contextmanager
     def crossed_by(self, crossing: Crossing) -> Generator[None]:

@@ -51,3 +51,20 @@ class Units:
     def scale(self) -> float | Tensor:
         """Return the factor by which the loss was multiplied before ``backward``."""
         return 1.0 if self.loss_scale is None else self.loss_scale()
+
+    def to_criterion(self, delta: Tensor, factor: float = 1.0) -> Tensor:
+        """Return a message, ``(B, ...)`` in per-example units, as the gradient that the criterion would send.
+
+        Args:
+            delta: the message.
+            factor: by which it is multiplied besides.
+        """
+        return delta * (factor * self.scale() / self.divisor(delta))
+
+    def to_example(self, gradient: Tensor) -> Tensor:
+        """Return a gradient that the criterion has sent, ``(B, ...)``, in per-example units."""
+        return gradient * (self.divisor(gradient) / self.scale())
+
+    def to_example_(self, gradient: Tensor) -> Tensor:
+        """Do the same in place."""
+        return gradient.mul_(self.divisor(gradient) / self.scale())

@@ -11,12 +11,15 @@ from torch import Tensor, nn
 
 from ..core import ConfigError, Info, Message, Monitor, Rule, ShapeError, Site
 from ..core.cut import PlainCrossing
+from ..core.in_flight import Batch, InFlight
+from ..core.instruments import Instruments
 from ..core.interface import Frame, Interface
+from ..core.port import Port
 from ..core.state import StateLayout
 from ..core.units import LossScale, Reduction, Units
 from ..rules.future_gradient import FutureGradient
 
-__all__ = ["Boundary", "Ended", "Rows"]
+__all__ = ["Boundary", "Ended", "Opened", "Rows"]
 
 #: Which sequences something holds for: all, none, or those of a mask ``(B,)``.
 Rows = bool | Tensor
@@ -36,6 +39,21 @@ class _Inject(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (delta,) = ctx.saved_tensors
         return grad, delta * grad, None  # a scaled loss scales what is injected
+
+
+@dataclass(slots=True)
+class Opened:
+    """An unroll that has begun.
+
+    Attributes:
+        state: for the network to go on from.
+        flight: what the rule was asked of it, fed with a leaf ``(B, F)``; None if the rule does not learn there.
+        rows: the sequences that the rule learns from: those that are not fresh.
+    """
+
+    state: Any
+    flight: InFlight | None = None
+    rows: Rows = False
 
 
 @dataclass(slots=True)
@@ -81,7 +99,7 @@ class Boundary(nn.Module):
     Attributes:
         rule: the copy of the rule at work.
         layout: how the state becomes flat.
-        monitor: a `Monitor` that compares synthetic gradients with what came back, or None.
+        instruments: look on: a monitor that compares synthetic gradients with what came back, for example.
         step: number of the unroll at hand, from 0: what rules are told as ``info.step``.
 
     Raises:
@@ -123,10 +141,21 @@ class Boundary(nn.Module):
         self.future = None if future is None else future.to(flat.device, flat.dtype)
         self.alpha = alpha
         self.units = Units(reduction, loss_scale)
+        self._unscaled = Units(reduction)
         self.observe_every = observe_every
-        self.monitor: Monitor | None = None
+        self.instruments = Instruments()
+        self._port = Port(self.rule, self.units, self.instruments)
         self.step = 0
         self._batch_size: int | None = None
+
+    @property
+    def monitor(self) -> Monitor | None:
+        """Compares synthetic gradients with what came back; None to measure nothing."""
+        return self.instruments.monitor
+
+    @monitor.setter
+    def monitor(self, monitor: Monitor | None) -> None:
+        self.instruments.monitor = monitor
 
     @property
     def learns(self) -> bool:
@@ -166,12 +195,13 @@ class Boundary(nn.Module):
         crossed = self._crossed(flat[rows].requires_grad_(), info, flat)
         return self.layout.unpack(flat.index_copy(0, rows, crossed))
 
-    def open(self, state: Any, *, fresh: Rows = False) -> tuple[Any, Tensor | None, Rows]:
+    def open(self, state: Any, *, fresh: Rows = False, context: Tensor | None = None) -> Opened:
         """Begin an unroll of which an engine itself asks what came back.
 
-        Returns:
-            The state; the flat leaf ``(B, F)`` that it was made of, None if the rule does not learn there; and
-            the sequences that it learns from.
+        Args:
+            state: as the last unroll left it, or an initial one.
+            fresh: the sequences that begin anew, ``(B,)`` bool or one for all.
+            context: of the rule, ``(B,)`` or ``(B, C)``.
 
         Raises:
             ShapeError: if the state or a mask does not fit.
@@ -181,9 +211,11 @@ class Boundary(nn.Module):
         self._batch_size = leaf.shape[0]
         keep = self._others(fresh, "fresh")
         if not self._due:
-            return self.layout.unpack(leaf), None, False
-        leaf = leaf.requires_grad_()
-        return self.layout.unpack(leaf), leaf, keep
+            return Opened(self.layout.unpack(leaf))
+        batch = Batch(Info(context=context, step=self.step), entered=self.step - 1)
+        flight = InFlight(_NAME, batch, leaf, fed=leaf.detach().requires_grad_())
+        assert flight.fed is not None
+        return Opened(self.layout.unpack(flight.fed), flight, keep)
 
     def end(
         self,
@@ -232,38 +264,42 @@ class Boundary(nn.Module):
         if goes_on is False and self.future is None:
             return Ended(loss)
         flat = self.layout.pack(state)
-        divisor = self.units.divisor(flat)
         delta, own = (None, None) if goes_on is False else self._credit(flat, goes_on, context)
         if delta is not None:
-            loss = _Inject.apply(loss, flat, delta * (self.alpha / divisor))
+            # A scaled loss scales what is injected.
+            loss = _Inject.apply(loss, flat, self._unscaled.to_criterion(delta, self.alpha))
         if own is not None:
             loss = loss + (own - own.detach())
         if self.future is not None and features is not None:
             target = torch.zeros_like(flat) if delta is None else delta
-            extra = self.future.loss(features, target.detach()) * (len(flat) / divisor)
+            extra = self.future.loss(features, target.detach()) * (len(flat) / self.units.divisor(flat))
             loss = loss + (extra - extra.detach())
         return Ended(loss, flat, delta)
 
-    def observe(self, h: Tensor, gradient: Tensor, rows: Rows, info: Info) -> Tensor | None:
-        """Return what the rule learns from gradients at the start of an unroll, for engines that compute these.
+    def observe(self, opened: Opened, gradient: Tensor) -> None:
+        """Let the rule learn from what came back to the start of an unroll, for engines that compute it.
 
         Args:
-            h: ``(B, F)``, the states, detached.
+            opened: the start.
             gradient: ``(B, F)``, per-example units, detached.
-            rows: the sequences that the rule learns from: those that are not fresh.
-            info: what was known.
+
+        Raises:
+            DivergedError: if it is not finite, where a guard looks on.
         """
-        if rows is False or not self.learns:
-            return None
+        flight, rows = opened.flight, opened.rows
+        if flight is None or rows is False or not self.learns:
+            return
+        flight.fed = None
         if isinstance(rows, Tensor):
+            info = flight.info
             kept = None if info.context is None else info.context[rows]
-            h, gradient, info = h[rows], gradient[rows], Info(context=kept, step=info.step)
-        if not len(h):
-            return None
-        credit = self.rule.credit(h, info)
-        if self.monitor is not None:
-            self.monitor.record(_NAME, credit.delta, gradient)
-        return self.rule.observe(h, info, Message(gradient), credit.pending)
+            batch = Batch(Info(context=kept, step=info.step), entered=flight.batch.entered)
+            flight, gradient = InFlight(_NAME, batch, flight.h[rows]), gradient[rows]
+        if not len(flight.h):
+            return
+        flight.credit, flight.version = self.rule.credit(flight.h, flight.info), self.step
+        self._port.receive(flight, Message(gradient))
+        self._port.observe(flight, self.step)
 
     def _credit(
         self, flat: Tensor, goes_on: Rows, context: Tensor | None
@@ -271,9 +307,8 @@ class Boundary(nn.Module):
         """Return what the rule says of the final state, zero for sequences that are over, and its own loss."""
         info = Info(context=context, step=self.step - 1)
         h = flat.detach()
-        self.rule.check(h, info)
-        credit = self.rule.credit(h, info)
-        delta = credit.delta
+        credit = self._port.credit(h.float() if h.dtype == torch.float16 else h, info, self.step - 1)
+        delta = None if credit.delta is None else credit.delta.to(h.dtype)
         if delta is not None and goes_on is not True:
             delta = torch.where(torch.as_tensor(goes_on)[:, None], delta, 0)
         return delta, credit.loss
@@ -281,7 +316,8 @@ class Boundary(nn.Module):
     def _crossed(self, h: Tensor, info: Info, flat: Tensor) -> Tensor:
         """Return ``h`` with the rule listening to its gradient."""
         divisor = self.units.divisor(flat)  # of the whole batch, also where only some rows cross
-        crossing = PlainCrossing(Units(lambda _: divisor, self.units.loss_scale), self.monitor)
+        units = Units(lambda _: divisor, self.units.loss_scale)
+        crossing = PlainCrossing(units, self.instruments, entered=self.step - 1)
         frame = Frame()
         frame.info = info
         return crossing(Interface(_NAME, self.rule, frame, copies=False), h)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import warnings
 
-import torch
-from torch import Tensor
-
 from ..core import ConfigError, Decoupled
 
-__all__ = ["check_unlockable", "refuse_half", "warn_of_evaluation"]
+__all__ = ["check_unlockable", "warn_of_evaluation"]
 
 
 def check_unlockable(net: Decoupled) -> None:
@@ -49,19 +46,6 @@ def check_unlockable(net: Decoupled) -> None:
                 f"the rule at interface '{name}' has the module below wait for its true message, but what comes "
                 "back there belongs to a synthetic input; use one of the two"
             )
-
-
-def refuse_half(interface: str, h: Tensor) -> None:
-    """Refuse a message in float16 where no loss is scaled.
-
-    Raises:
-        ConfigError: naming the interface.
-    """
-    if h.dtype == torch.float16:
-        raise ConfigError(
-            f"interface '{interface}': got a message in float16, in which gradients need a scaled loss, and an unlocked "
-            "module has no loss to scale; use bfloat16, or the plain loop with a gradient scaler"
-        )
 
 
 def warn_of_evaluation(net: Decoupled) -> None:

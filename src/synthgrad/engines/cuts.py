@@ -22,18 +22,19 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..core import Decoupled, Guard, Info, InputRule, Message, Monitor, Timeline
-from ..core.cut import pending_gradient
+from ..core import Decoupled, Info
+from ..core.events import Kind
 from ..core.graph import OUTPUT
+from ..core.in_flight import Batch, InFlight
+from ..core.instruments import Instruments
 from ..core.interface import Interface
 from ..core.outputs import tensors_in
+from ..core.port import InputPort, Port, run_backward
 from .base import Criterion, StepRecord, reduced
-from .checks import refuse_half
-from .lags import Batch, Crossed
 from .mail import Mail
 from .optimizers import step_all
 from .penalty import Penalties
-from .turns import Turn, run_backward
+from .turns import Turn
 from .watch import Watch, reused
 
 __all__ = ["Cuts", "NothingAbove"]
@@ -52,12 +53,8 @@ class Cuts:
         optimizers: of each module.
         mail: what is under way at the interfaces.
         penalties: of the modules.
-        guard: stops at numbers that are not finite; None not to.
+        instruments: look on.
         sparse: do some modules only pass activations on?
-
-    Attributes:
-        monitor: measures the quality of credits; None to measure nothing.
-        timeline: is filled with what happens; None to keep nothing.
     """
 
     def __init__(
@@ -67,15 +64,20 @@ class Cuts:
         optimizers: Sequence[Sequence[Optimizer]],
         mail: Mail,
         penalties: Penalties,
-        guard: Guard | None,
+        instruments: Instruments,
         *,
         sparse: bool,
     ) -> None:
         graph = net.graph
         self.net = net
         self.criterion = criterion
-        self.monitor: Monitor | None = None
-        self.timeline: Timeline | None = None
+        self.instruments = instruments
+        self._ports = {n: Port(i.rule, net.units, instruments) for n, i in net.interfaces.items()}
+        self._input_ports = {
+            n: InputPort(i.input_rule, instruments)
+            for n, i in net.interfaces.items()
+            if i.input_rule is not None
+        }
         self._modules = graph.modules
         self._names = [m.name for m in graph.modules]
         self._ends_at = {end: k for k, m in enumerate(graph.modules) for end in m.ends}
@@ -86,7 +88,6 @@ class Cuts:
         self._penalties = penalties
         self._watch = Watch(net, [o for own in optimizers for o in own])
         self._seen_criterion = False
-        self._guard = guard
         self._sparse = sparse
         # The step at hand:
         self._step = 0
@@ -103,7 +104,8 @@ class Cuts:
             updates: the modules that have drawn an update.
         """
         self._watch.forget()
-        self._step, self._batch, self._record = record.step, batch, record
+        self._step = self.instruments.step = record.step
+        self._batch, self._record = batch, record
         self._turns = [Turn(k, updates=draw) for k, draw in enumerate(updates)]
         self._grad_mode(0)
 
@@ -125,77 +127,65 @@ class Cuts:
         name = interface.name
         turn = self._turns[self._ends_at[name]]
         seen = interface.batch_first(h)
-        crossed = Crossed(self._batch, seen.detach())
         self._reach(turn)
-        grad = self._credit(interface, seen, crossed, turn) if turn.updates else None
+        flight = (
+            self._ask(interface, seen, turn) if turn.updates else InFlight(name, self._batch, seen.detach())
+        )
+        grad = self._ports[name].learned_from(flight)
         turn.end(h, None if grad is None else interface.as_made(grad))
-        if crossed.credit is not None and crossed.credit.wait:
-            turn.wait(crossed)
-        above = crossed
+        if flight.credit is not None and flight.credit.wait:
+            self._wait(interface, flight, turn)
+        above = flight
         if interface.input_rule is not None:
-            above = self._supply(interface, interface.input_rule, crossed, turn)
+            above = self._supply(name, flight, turn)
         self._end(turn)
-        above = self._mail.pass_up(name, above, crossed)
+        above = self._mail.pass_up(name, above, flight)
         if above is None:
             raise NothingAbove
         self._batch = above.batch
         return self._feed(interface, above)
 
-    def _credit(self, interface: Interface, h: Tensor, crossed: Crossed, turn: Turn) -> Tensor | None:
-        """Ask the rule; return the gradient for ``h`` in the criterion's units, None if there is none yet.
-
-        Args:
-            interface: the interface.
-            h: the message, the batch first.
-            crossed: it is kept here until its message has come.
-            turn: of the module below.
-        """
-        info = crossed.batch.info
-        refuse_half(interface.name, h)
-        interface.rule.check(h, info)
-        crossed.credit = credit = interface.rule.credit(h, info)
-        if credit.loss is not None:
-            credit.loss.backward()
-            turn.learned = True
-        crossed.asked = self._step
-        if self._mail.is_late(interface.name):
-            credit.pending = ()  # the rule's parameters will have changed when the message comes
+    def _ask(self, interface: Interface, h: Tensor, turn: Turn) -> InFlight:
+        """Ask the rule for the credit of a message, ``(B, ...)``, that the module of a turn has made."""
+        flight = self._ports[interface.name].ask(h, self._batch, self._step)
+        credit = flight.credit
+        assert credit is not None
+        turn.learned |= credit.loss is not None
         turn.value = credit.value
-        self._log("credit", interface.name, crossed.batch)
-        if credit.delta is None or credit.wait:
-            return None
-        return credit.delta * (1.0 / self.net.units.divisor(h))  # a product is faster
+        if self._mail.is_late(interface.name):
+            flight.settle()  # the rule's parameters will have changed when the message comes
+        return flight
 
-    def _supply(self, interface: Interface, rule: InputRule, crossed: Crossed, turn: Turn) -> Crossed:
+    def _wait(self, interface: Interface, flight: InFlight, turn: Turn) -> None:
+        """Let the module of a turn wait for the answer to what it has just ended in."""
+        end = turn.wait()
+
+        def release(gradient: Tensor, loss: Tensor | None) -> None:
+            turn.release(end, interface.as_made(gradient), loss)
+            self._end(turn)
+
+        flight.release = release
+
+    def _supply(self, name: str, flight: InFlight, turn: Turn) -> InFlight:
         """Return what stands in for ``h`` above the interface; let its rule learn from ``h``."""
-        ahead, batch = self._mail.ahead(interface.name, crossed.batch)
-        info = crossed.batch.info
-        rule.check(batch.info.inputs, batch.info)
-        assert batch.info.inputs is not None
-        assert info.inputs is not None
-        supply = rule.supply(batch.info.inputs, batch.info)
-        self._log("supply", interface.name, batch)
+        ahead, batch = self._mail.ahead(name, flight.batch)
+        port = self._input_ports[name]
+        supply = port.supply(batch)
         if turn.updates:
-            loss = rule.observe(info.inputs, info, crossed.h, () if ahead else supply.pending)
-            if loss is not None and loss.requires_grad:
-                loss.backward()
-                turn.learned = True
-        return Crossed(batch, supply.h)
+            turn.learned |= port.observe(flight.batch, flight.h, () if ahead else supply.pending)
+        return InFlight(name, batch, supply.h)
 
-    def _feed(self, interface: Interface, crossed: Crossed) -> Tensor:
+    def _feed(self, interface: Interface, flight: InFlight) -> Tensor:
         """Feed the modules above from a new leaf; its gradient will be the message."""
-        takers = self._consumers[interface.name]
-        rule = interface.rule
+        name = interface.name
+        takers, port = self._consumers[name], self._ports[name]
         updates = all(self._turns[k].updates for k in takers)
-        if interface.input_rule is not None and updates and rule.listens:
+        if interface.input_rule is not None and updates and port.rule.listens:
             # The message will belong to the synthetic input: so must the credit that it is compared with.
-            crossed.credit, crossed.asked = rule.credit(crossed.h, crossed.batch.info), self._step
-        given = crossed.credit is not None and crossed.credit.delta is not None
-        read = rule.listens or crossed.waiting is not None or (self.monitor is not None and given)
-        crossed.leaf = leaf = crossed.h.detach().requires_grad_(read and updates)
-        crossed.missing = len(takers)
+            flight.credit, flight.version = port.rule.credit(flight.h, flight.info), self._step
+        leaf = port.feed(flight, readers=len(takers), learns=updates)
         for k in takers:
-            self._turns[k].fed[interface.name] = crossed
+            self._turns[k].fed[name] = flight
         self._grad_mode(takers[0])
         return interface.as_made(leaf.clone() if interface.copies else leaf)
 
@@ -211,8 +201,7 @@ class Cuts:
         if not self._seen_criterion:
             self._watch.criterion(loss, tensors_in(output))
             self._seen_criterion = True
-        if self._guard is not None:
-            self._guard.check("loss", self._step, loss.detach())
+        self.instruments.check("loss", loss.detach())
         self._reach(turn)
         turn.end(loss, torch.ones_like(loss) if turn.updates else None)
         self._end(turn)
@@ -241,8 +230,8 @@ class Cuts:
         elif not turn.missing:
             learned |= self._backward(turn)
         due = self._mail.due(module.inputs, self._step)
-        for interface, crossed in due:
-            self._observe(self.net.interfaces[interface], crossed)
+        for interface, flight in due:
+            self._ports[interface].observe(flight, self._step)
             learned = True
         if not turn.missing:
             turn.drop()
@@ -258,8 +247,8 @@ class Cuts:
             owner = self._consumers[interface][-1]
             if owner != k and self._turns[owner].done:
                 step_all(self._optimizers[owner])
-        for interface, crossed in due:
-            self._release(self.net.interfaces[interface], crossed)
+        for interface, flight in due:
+            self._ports[interface].release(flight)
 
     def _backward(self, turn: Turn) -> bool:
         """Use the module's graph, which frees it; return whether there was credit to learn from."""
@@ -276,18 +265,13 @@ class Cuts:
             raise reused(self._names[k], error) from error
         self._log("backward", self._names[k], turn.batch)
         for name in self._modules[k].inputs:
-            crossed = turn.fed[name]
-            crossed.missing -= 1
-            leaf = crossed.leaf
+            flight = turn.fed[name]
+            flight.missing -= 1
             # Complete when every module that this interface feeds has added its part.
-            if crossed.missing or leaf is None or leaf.grad is None:
+            if flight.missing or flight.fed is None or flight.fed.grad is None:
                 continue
-            gradient = leaf.grad.mul_(self.net.units.divisor(leaf))  # the leaf is dropped: in place
-            if self._guard is not None:
-                self._guard.check(name, self._step, gradient)
-            crossed.message, crossed.leaf = Message(gradient, self._value(turn, name)), None
-            self._log("message", name, crossed.batch)
-            self._mail.pass_down(name, crossed, self._step)
+            self._ports[name].answer(flight, flight.fed.grad, self._value(turn, name))
+            self._mail.pass_down(name, flight, self._step)
         return True
 
     def _value(self, turn: Turn, name: str) -> Tensor | None:
@@ -295,35 +279,6 @@ class Cuts:
         branches = len(self._modules[turn.position].ends) > 1 or len(self._consumers[name]) > 1
         return None if branches else turn.value
 
-    def _release(self, interface: Interface, crossed: Crossed) -> None:
-        """Let the module below learn, if it has waited for this message."""
-        if crossed.waiting is None:
-            return
-        assert crossed.message is not None
-        (turn, end), crossed.waiting = crossed.waiting, None
-        gradient = interface.rule.accept(crossed.message, crossed.batch.info)
-        scaled = gradient * (1.0 / self.net.units.divisor(gradient))
-        turn.release(end, interface.as_made(scaled), crossed.message.loss)
-        self._end(turn)
-
-    def _observe(self, interface: Interface, crossed: Crossed) -> None:
-        """Let the rule learn from one message."""
-        rule, info, credit, message = interface.rule, crossed.batch.info, crossed.credit, crossed.message
-        assert message is not None
-        if self.monitor is not None and credit is not None:
-            self.monitor.record(interface.name, credit.delta, message.gradient)
-        if not rule.listens:
-            return
-        # A message may be late by this interface's lag, or because the module above waits for one that is.
-        if credit is not None and credit.pending and crossed.asked == self._step:
-            run_backward(credit.pending, pending_gradient(rule, crossed.h, info, message, credit.pending))
-        else:
-            with torch.enable_grad():  # the module below may be one that drew no update
-                loss = rule.observe(crossed.h, info, message)
-            if loss is not None and loss.requires_grad:
-                loss.backward()
-        self._log("observe", interface.name, crossed.batch)
-
-    def _log(self, kind: Any, where: str, batch: Batch | None) -> None:
-        if self.timeline is not None and batch is not None:
-            self.timeline.add(kind, where, self._step, batch.entered)
+    def _log(self, kind: Kind, where: str, batch: Batch | None) -> None:
+        if batch is not None:
+            self.instruments.log(kind, where, batch.entered)

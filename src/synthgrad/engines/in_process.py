@@ -20,10 +20,12 @@ from torch.optim import Optimizer
 
 from ..core import ConfigError, Decoupled, Guard, Info, Monitor, Timeline
 from ..core.graph import first_tensor
+from ..core.in_flight import Batch
+from ..core.instruments import Instruments
 from .base import Criterion, StepRecord, model_inputs
 from .checks import check_unlockable, warn_of_evaluation
 from .cuts import Cuts, NothingAbove
-from .lags import Batch, Lag
+from .lags import Lag
 from .learners import learners
 from .mail import Mail
 from .optimizers import OptimizerFactory, clear_casts, make_optimizers, zero_grad
@@ -89,7 +91,7 @@ class InProcess:
         self.net = net
         self.update_prob = update_prob
         self._generator = generator
-        self._guard = Guard() if guard else None
+        self._instruments = Instruments(Guard() if guard else None, monitor, timeline)
         check_unlockable(net)
         self._mail = Mail(net, lags or {})
         # A graph that outlives its step must not see the updates in between.
@@ -106,20 +108,19 @@ class InProcess:
             self._optimizers,
             self._mail,
             Penalties(net, penalty),
-            self._guard,
+            self._instruments,
             sparse=update_prob < 1,
         )
-        self._cuts.monitor, self._cuts.timeline = monitor, timeline
         self._step = 0
 
     @property
     def monitor(self) -> Monitor | None:
         """Measures the quality of credits; None to measure nothing."""
-        return self._cuts.monitor
+        return self._instruments.monitor
 
     @monitor.setter
     def monitor(self, monitor: Monitor | None) -> None:
-        self._cuts.monitor = monitor
+        self._instruments.monitor = monitor
 
     @property
     def optimizers(self) -> list[Optimizer]:
@@ -188,8 +189,7 @@ class InProcess:
         Raises:
             DivergedError: if a message or loss was not finite.
         """
-        if self._guard is not None:
-            self._guard.flush()
+        self._instruments.flush()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs beside ``net.state_dict()``: optimizers, draws, messages under way."""

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
-from torch import Tensor
-
-from ..core import Credit, Info, Message
+from ..core.in_flight import Batch, InFlight
 from .base import Passed
 
-if TYPE_CHECKING:
-    from .turns import Turn
-
-__all__ = ["Batch", "Crossed", "Lag", "Mailbox", "Recent"]
+__all__ = ["Lag", "Mailbox", "Recent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,75 +27,39 @@ class Lag:
     observe: int = 0
 
 
-@dataclass(slots=True)
-class Batch:
-    """A batch on its way through the network: what it is, and the step at which it entered."""
-
-    info: Info
-    target: Any
-    entered: int
-
-
-@dataclass(slots=True)
-class Crossed:
-    """A batch that has crossed an interface: what is kept until its message has been observed.
-
-    Attributes:
-        batch: which batch.
-        h: the message forward, ``(B, ...)``, detached.
-        leaf: the leaf that the module above was fed with; its gradient becomes the message back.
-        credit: what the rule gave, if it was asked; ``pending`` is emptied where it will be outdated.
-        message: what came back, once it has.
-        due: the step at which to observe it.
-        missing: modules above that have yet to add their part to the message.
-        asked: the step at which the rule gave its credit: what it left pending is valid in that step only.
-        waiting: the turn of the module below that waits for the message, and which of its ends does.
-    """
-
-    batch: Batch
-    h: Tensor
-    leaf: Tensor | None = None
-    credit: Credit | None = None
-    message: Message | None = None
-    due: int = 0
-    missing: int = 0
-    asked: int = -1
-    waiting: tuple[Turn, int] | None = None
-
-
 @dataclass
 class Mailbox:
     """What waits at one interface: activations going up and messages coming down, oldest first."""
 
     lag: Lag
-    up: deque[Crossed] = field(default_factory=deque["Crossed"])
-    down: deque[Crossed] = field(default_factory=deque["Crossed"])
+    up: deque[InFlight] = field(default_factory=deque["InFlight"])
+    down: deque[InFlight] = field(default_factory=deque["InFlight"])
 
-    def pass_up(self, crossed: Crossed) -> Crossed | None:
+    def pass_up(self, flight: InFlight) -> InFlight | None:
         """Put in what crosses now; take out what is due above, or None while the lag fills."""
-        self.up.append(crossed)
+        self.up.append(flight)
         return self.up.popleft() if len(self.up) > max(self.lag.forward, 0) else None
 
-    def pass_down(self, crossed: Crossed, step: int) -> None:
+    def pass_down(self, flight: InFlight, step: int) -> None:
         """Put in a message that was sent at ``step``."""
-        crossed.due = step + self.lag.observe
-        self.down.append(crossed)
+        flight.due = step + self.lag.observe
+        self.down.append(flight)
 
-    def take_due(self, step: int) -> list[Crossed]:
+    def take_due(self, step: int) -> list[InFlight]:
         """Take out the messages that are due at ``step``."""
-        due: list[Crossed] = []
+        due: list[InFlight] = []
         while self.down and self.down[0].due <= step:
             due.append(self.down.popleft())
         return due
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is under way, as plain containers of tensors."""
-        return {"up": [_pack(c) for c in self.up], "down": [_pack(c) for c in self.down]}
+        return {"up": [f.state_dict() for f in self.up], "down": [f.state_dict() for f in self.down]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` returned."""
-        self.up = deque(_unpack(c) for c in state["up"])
-        self.down = deque(_unpack(c) for c in state["down"])
+        self.up = deque(InFlight.from_state(f) for f in state["up"])
+        self.down = deque(InFlight.from_state(f) for f in state["down"])
 
 
 @dataclass
@@ -135,45 +94,11 @@ class Recent:
     def state_dict(self) -> list[dict[str, Any]]:
         """Return the batches, as plain containers of tensors."""
         return [
-            {"args": args, "kwargs": kwargs, **_pack_batch(batch)} for (args, kwargs), batch in self._kept
+            {"args": args, "kwargs": kwargs, **batch.state_dict()} for (args, kwargs), batch in self._kept
         ]
 
     def load_state_dict(self, state: list[dict[str, Any]]) -> None:
         """Take up what `state_dict` returned."""
         self._kept = deque(
-            ((saved["args"], saved.get("kwargs", {})), _unpack_batch(saved)) for saved in state
+            ((saved["args"], saved.get("kwargs", {})), Batch.from_state(saved)) for saved in state
         )
-
-
-def _pack_batch(batch: Batch) -> dict[str, Any]:
-    info = {f.name: getattr(batch.info, f.name) for f in fields(batch.info)}
-    return {"info": info, "target": batch.target, "entered": batch.entered}
-
-
-def _unpack_batch(saved: Mapping[str, Any]) -> Batch:
-    return Batch(Info(**saved["info"]), saved["target"], saved["entered"])
-
-
-def _pack(crossed: Crossed) -> dict[str, Any]:
-    # A module that waits is not saved, for a graph cannot be: after a resume it misses that message. A pending prediction or a leaf is never saved: a lag has dropped the one, a step's end the other.
-    credit, message = crossed.credit, crossed.message
-    return {
-        **_pack_batch(crossed.batch),
-        "h": crossed.h,
-        "delta": None if credit is None else credit.delta,
-        "credited": credit is not None,
-        "gradient": None if message is None else message.gradient,
-        "loss": None if message is None else message.loss,
-        "due": crossed.due,
-    }
-
-
-def _unpack(saved: Mapping[str, Any]) -> Crossed:
-    gradient = saved["gradient"]
-    return Crossed(
-        batch=_unpack_batch(saved),
-        h=saved["h"],
-        credit=Credit(saved["delta"]) if saved["credited"] else None,
-        message=None if gradient is None else Message(gradient, saved["loss"]),
-        due=saved["due"],
-    )

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core import ConfigError, Decoupled, Guard, context
+from ..core import ConfigError, Decoupled, Guard, Timeline, context
+from ..core.instruments import Instruments
 from ..core.units import Units
 from .base import Criterion, StepRecord, model_inputs, reduced
 from .optimizers import OptimizerFactory, Parameters, clear_casts, make_optimizers, zero_grad
@@ -38,6 +39,7 @@ class Locked:
         penalty: what is added to the loss that is no function of the output; as `InProcess` takes it. For a plain
             network a function of all its parameters.
         guard: stop with `DivergedError` at a loss that is not finite.
+        timeline: is filled with what happens, in order; None to keep nothing.
 
     Raises:
         ConfigError: if ``update_prob`` is no probability over 0, an optimizer needs a closure or leaves a parameter out.
@@ -55,6 +57,7 @@ class Locked:
         true_messages: bool = False,
         penalty: Penalty | None = None,
         guard: bool = True,
+        timeline: Timeline | None = None,
     ) -> None:
         if not 0 < update_prob <= 1:
             raise ConfigError(f"update_prob={update_prob!r}: expected a probability over 0 and up to 1")
@@ -77,7 +80,10 @@ class Locked:
         self.update_prob = update_prob
         self.true_messages = true_messages
         self._generator = generator
-        self._guard = Guard() if guard else None
+        # Of a decoupled network the crossing logs what happens at the cuts.
+        self._instruments = Instruments(Guard() if guard else None, timeline=timeline)
+        if isinstance(net, Decoupled):
+            net.instruments.timeline = timeline
         self._step = 0
 
     def step(
@@ -102,6 +108,7 @@ class Locked:
             The loss, and ``["all"]`` as what was updated; nothing if no update was drawn.
         """
         args, kwargs = model_inputs(x, inputs)
+        self._instruments.step = self._step
         if not self._draw():
             return self._only_forward(args, kwargs, y)
         clear_casts()
@@ -118,13 +125,24 @@ class Locked:
         else:
             loss = self._loss(self.net(*args, **kwargs), y, None)
             self._with_penalty(loss).backward()
-        if self._guard is not None:
-            self._guard.check("loss", self._step, loss.detach())
+        self._instruments.check("loss", loss.detach())
+        self._log_backward()
         check_learned(self.net.named_parameters(), self.optimizers)
         for optimizer in self.optimizers:
             optimizer.step()
+        self._instruments.log("update", "all", self._step)
         self._step += 1
         return StepRecord(self._step - 1, loss.detach(), ["all"])
+
+    def _log_backward(self) -> None:
+        """Log what no cut has seen: the modules that nothing below sends a message to; a plain network, which is one."""
+        if not isinstance(self.net, Decoupled):
+            self._instruments.log("forward", "all", self._step)
+            self._instruments.log("backward", "all", self._step)
+            return
+        for module in self.net.graph.modules:
+            if not module.inputs:
+                self._instruments.log("backward", module.name, self._step)
 
     def _with_penalty(self, loss: Tensor) -> Tensor:
         if self._penalties is not None and isinstance(self.net, Decoupled):
@@ -145,8 +163,9 @@ class Locked:
         with torch.no_grad():
             units = self.net.units if isinstance(self.net, Decoupled) else None
             loss = self._loss(self.net(*args, **kwargs), y, units)
-        if self._guard is not None:
-            self._guard.check("loss", self._step, loss)
+        self._instruments.check("loss", loss)
+        self._instruments.log("forward", "all", self._step)
+        self._instruments.log("skip", "all", self._step)
         self._step += 1
         return StepRecord(self._step - 1, loss)
 
@@ -156,8 +175,7 @@ class Locked:
         Raises:
             DivergedError: if a loss was not finite.
         """
-        if self._guard is not None:
-            self._guard.flush()
+        self._instruments.flush()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of optimizers and draws and the step count; the network's own is its own."""

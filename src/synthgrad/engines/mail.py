@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core import ConfigError, Decoupled, ShapeError
+from ..core.in_flight import Batch, InFlight
 from .apart import check_nothing_crosses
 from .base import Passed
-from .lags import Batch, Crossed, Lag, Mailbox, Recent
+from .lags import Lag, Mailbox, Recent
 
 __all__ = ["Mail"]
 
@@ -48,7 +49,7 @@ class Mail:
         steps = -self.lag(name).forward
         return steps, self._recent.after(batch, steps)
 
-    def pass_up(self, name: str, above: Crossed, below: Crossed) -> Crossed | None:
+    def pass_up(self, name: str, above: InFlight, below: InFlight) -> InFlight | None:
         """Put in what crosses now; take out what is due above, or None while the lag fills.
 
         Args:
@@ -68,13 +69,13 @@ class Mail:
             )
         return due
 
-    def pass_down(self, name: str, crossed: Crossed, step: int) -> None:
+    def pass_down(self, name: str, flight: InFlight, step: int) -> None:
         """Put in a message that was sent at ``step``."""
-        self._boxes[name].pass_down(crossed, step)
+        self._boxes[name].pass_down(flight, step)
 
-    def due(self, names: Sequence[str], step: int) -> list[tuple[str, Crossed]]:
+    def due(self, names: Sequence[str], step: int) -> list[tuple[str, InFlight]]:
         """Take out the messages that are due at some interfaces at ``step``."""
-        return [(name, crossed) for name in names for crossed in self._boxes[name].take_due(step)]
+        return [(name, flight) for name in names for flight in self._boxes[name].take_due(step)]
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is under way, as plain containers of tensors."""

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..core import ConfigError, Guard, Info, ShapeError
+from ..core import ConfigError, Guard, ShapeError, Timeline
 from .base import Criterion, StepRecord
-from .boundary import Boundary, Rows
+from .boundary import Boundary, Opened, Rows
 from .optimizers import OptimizerFactory, clear_casts, make_optimizers, zero_grad
 from .returns import Unroll, returns
 from .watch import check_learned
@@ -55,6 +55,7 @@ class Recurrent:
         guard: stop with `DivergedError` at a loss that is not finite.
         max_norm: norm to which the gradients of all of the network's parameters together are clipped; None for
             as they are. Clipped is what the network learns from; the rule learns from what came back.
+        timeline: is filled with what happens, in order; None to keep nothing.
 
     Attributes:
         state: as the last unroll left it, detached; None before the first.
@@ -75,6 +76,7 @@ class Recurrent:
         mix: float = 0.0,
         guard: bool = True,
         max_norm: float | None = None,
+        timeline: Timeline | None = None,
     ) -> None:
         if max_norm is not None and not max_norm > 0:
             raise ConfigError(f"max_norm={max_norm}: expected a norm above 0, or None")
@@ -114,7 +116,8 @@ class Recurrent:
         self.max_norm = max_norm
         self.state: Any = None
         self._context: Tensor | None = None  # what the rule was told of `state`
-        self._guard = Guard() if guard else None
+        self._instruments = boundary.instruments  # with the monitor that the boundary was given
+        self._instruments.guard, self._instruments.timeline = Guard() if guard else None, timeline
         self._step = 0
         self._open: list[Unroll] = []
 
@@ -143,29 +146,28 @@ class Recurrent:
         clear_casts()
         if self.state is None:
             fresh = True
+        self._instruments.step = self._step
         state = self._begin(x, fresh)
-        leaf: Tensor | None = None
-        rows: Rows = False
         if self.window == 1:
-            state = boundary.start(state, fresh=fresh, context=self._context)
+            start = Opened(boundary.start(state, fresh=fresh, context=self._context))
         else:
-            state, leaf, rows = boundary.open(state, fresh=fresh)
-        loss, features, state = self._run(x, y, state)
-        info = Info(context=self._context, step=boundary.step)
+            start = boundary.open(state, fresh=fresh, context=self._context)
+        loss, features, state = self._run(x, y, start.state)
+        self._instruments.log("forward", "net", self._step)
         # The auxiliary task is set at the first step of the unroll, the farthest from what it foresees.
         seen = None if features is None else features[:, 0]
         done = boundary.finish(loss, state, features=seen, ended=ended, context=context)
         self.state = pytree.tree_map(lambda part: part.detach(), state)
         self._context = context
-        if self._guard is not None:
-            self._guard.check("loss", self._step, loss.detach())
+        self._instruments.check("loss", loss.detach())
         record = StepRecord(self._step, loss.detach())
         self._step += 1
         if self.window == 1:
+            self._zero_grad()
             self._update(done.loss)
             record.updated = ["all"]
         else:
-            self._open.append(Unroll(done, leaf, rows, info, ended))
+            self._open.append(Unroll(start, done, ended))
             if len(self._open) == self.window:
                 self._close()
                 record.updated = ["all"]
@@ -179,8 +181,7 @@ class Recurrent:
         """
         if self._open:
             self._close()
-        if self._guard is not None:
-            self._guard.flush()
+        self._instruments.flush()
 
     def state_dict(self) -> dict[str, Any]:
         """Return optimizer, state and step count; call `finish` first where windows are longer than one."""
@@ -236,10 +237,18 @@ class Recurrent:
             outputs = network.head(features)
         return self.criterion(outputs, y), features, state
 
-    def _update(self, *losses: Tensor) -> None:
+    def _zero_grad(self) -> None:
         for optimizer in self.optimizers:
             zero_grad(optimizer)
-        for loss in losses:
+
+    def _update(self, *losses: Tensor) -> None:
+        """Run backward and step the optimizer.
+
+        Args:
+            losses: of the newest unrolls, in order.
+        """
+        for k, loss in enumerate(losses):
+            self._instruments.log("backward", "net", self._step - len(losses) + k)
             if loss.requires_grad:
                 loss.backward()
         if self.max_norm is not None:
@@ -247,16 +256,14 @@ class Recurrent:
         check_learned(self.net.named_parameters(), self.optimizers)
         for optimizer in self.optimizers:
             optimizer.step()
+        self._instruments.log("update", "all", self._instruments.step)
 
     def _close(self) -> None:
         """Update from the unrolls of a window."""
         boundary, window = self.boundary, self._open
         self._open = []
-        learned: list[Tensor] = []
+        self._zero_grad()
         for unroll, gradient in returns(window, boundary, self.mix):
-            assert unroll.leaf is not None
-            found = boundary.observe(unroll.leaf.detach(), gradient, unroll.rows, unroll.info)
-            if found is not None:
-                learned.append(found)
+            boundary.observe(unroll.start, gradient)
         # One loss after the other: their sum would keep all graphs until the last has run backward.
-        self._update(*(unroll.done.loss for unroll in window), *learned)
+        self._update(*(unroll.done.loss for unroll in window))

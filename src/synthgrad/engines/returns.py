@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core import Info
-from .boundary import Boundary, Ended, Rows
+from .boundary import Boundary, Ended, Opened, Rows
 
 __all__ = ["Unroll", "returns"]
 
@@ -24,17 +23,13 @@ class Unroll:
     """An unroll whose graph is kept.
 
     Attributes:
+        start: what it began with.
         done: its loss, with the rule's credit in it, its final state and that credit.
-        leaf: ``(B, F)``, the flat state at its start, whose gradient is asked for; None where nobody learns.
-        rows: the sequences that the rule learns from at its start.
-        info: what is known there.
         ended: the sequences that are over at its end.
     """
 
+    start: Opened
     done: Ended
-    leaf: Tensor | None
-    rows: Rows
-    info: Info
     ended: Rows
 
 
@@ -52,10 +47,12 @@ def returns(window: Sequence[Unroll], boundary: Boundary, mix: float) -> Iterato
     later: Tensor | None = None  # the return of the unroll after
     same: Rows = True  # the sequences that go on into it
     for unroll in reversed(window):
-        if unroll.leaf is None or unroll.rows is False:
+        flight = unroll.start.flight
+        if flight is None or unroll.start.rows is False:
             later = None
             continue
-        divisor = boundary.units.divisor(unroll.leaf)
+        leaf = flight.fed
+        assert leaf is not None
         outputs, seeds = [unroll.done.loss], [torch.ones_like(unroll.done.loss)]
         state, delta = unroll.done.state, unroll.done.delta
         if mix and later is not None and state is not None:
@@ -64,10 +61,10 @@ def returns(window: Sequence[Unroll], boundary: Boundary, mix: float) -> Iterato
             for goes_on in (same, _negated(unroll.ended)):
                 more = more if goes_on is True else torch.where(torch.as_tensor(goes_on)[:, None], more, 0)
             outputs.append(state)
-            seeds.append(more * (boundary.alpha * mix / divisor))
-        (gradient,) = torch.autograd.grad(outputs, [unroll.leaf], seeds, retain_graph=True, allow_unused=True)
-        later = torch.zeros_like(unroll.leaf) if gradient is None else gradient * divisor
-        same = unroll.rows
+            seeds.append(boundary.units.to_criterion(more, boundary.alpha * mix))
+        (gradient,) = torch.autograd.grad(outputs, [leaf], seeds, retain_graph=True, allow_unused=True)
+        later = torch.zeros_like(leaf) if gradient is None else boundary.units.to_example(gradient)
+        same = unroll.start.rows
         yield unroll, later
 
 

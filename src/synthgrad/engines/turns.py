@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
-from torch.autograd import backward
 
-from .lags import Batch, Crossed
+from ..core.in_flight import Batch, InFlight
 
-__all__ = ["Turn", "run_backward"]
+__all__ = ["Turn"]
 
 
 class Turn:
@@ -32,7 +29,7 @@ class Turn:
         self.position = position
         self.updates = updates
         self.batch: Batch | None = None
-        self.fed: dict[str, Crossed] = {}
+        self.fed: dict[str, InFlight] = {}
         self.ends: list[Tensor] = []
         self.grads: list[Tensor | None] = []
         self.missing = 0
@@ -46,10 +43,10 @@ class Turn:
         self.ends.append(h)
         self.grads.append(grad)
 
-    def wait(self, crossed: Crossed) -> None:
-        """Let the end that was noted last wait for the message of what crossed there."""
+    def wait(self) -> int:
+        """Let the end that was noted last wait for its message; return its number, for `release`."""
         self.missing += 1
-        crossed.waiting = (self, len(self.ends) - 1)
+        return len(self.ends) - 1
 
     def release(self, end: int, grad: Tensor, value: Tensor | None) -> None:
         """Take up the gradient that an end has waited for."""
@@ -63,11 +60,3 @@ class Turn:
         self.ends.clear()
         self.grads.clear()
         self.penalty = None
-
-
-def run_backward(roots: Sequence[Tensor], grads: Sequence[Tensor | None]) -> bool:
-    """Run backward from the roots that have a gradient and a graph; return whether there were any."""
-    pairs = [(r, g) for r, g in zip(roots, grads, strict=True) if g is not None and r.requires_grad]
-    if pairs:
-        backward([r for r, _ in pairs], [g for _, g in pairs])
-    return bool(pairs)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import synthgrad as sg
-from synthgrad.core import Decoupled, Info, Message, Rule
+from synthgrad.core import Decoupled, Info, Instruments, Message, Rule
 from synthgrad.engines.apart import take_apart
 from synthgrad.engines.stages.links import Answer, Arrived
 from synthgrad.engines.stages.stage import Stage
@@ -74,7 +74,7 @@ def stage_of(net: Decoupled, position: int, above: Above, below: Below | None, w
     rules = [i.rule for i in net.interfaces.values()]
     return Stage(
         take_apart(net)[position], net.units, None, rules[position],
-        **links, window=window, exact=False, guard=None, name=str(position),
+        **links, window=window, exact=False, instruments=Instruments(), name=str(position),
     )  # fmt: skip
 
 

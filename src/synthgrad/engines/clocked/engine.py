@@ -27,16 +27,17 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ...core import Guard, Info, Message, Monitor, ShapeError, Timeline, Units
+from ...core import Guard, Info, Monitor, ShapeError, Timeline, Units
+from ...core.in_flight import InFlight
+from ...core.instruments import Instruments
+from ...core.port import run_backward
 from ...core.units import Reduction
 from ..base import Criterion, StepRecord, reduced
 from ..optimizers import OptimizerFactory, clear_casts, has_gradient, make_optimizers, step_all, zero_grad
-from ..turns import run_backward
 from ..watch import beyond_the_output, thawed
 from .episode import Episode, Window, detached
 from .exchange import Exchange
 from .given import Given, check_names
-from .mail import Sent
 from .network import ClockedNetwork, message_of
 from .wiring import Edge, Group, Node, Wiring
 
@@ -104,7 +105,8 @@ class Clocked:
         self.interval = wiring.interval
         self.losses = dict(losses)
         self._units = Units(reduction)
-        self._exchange = Exchange(self.net, self._units, monitor, Guard() if guard else None, timeline)
+        self._instruments = Instruments(Guard() if guard else None, monitor, timeline)
+        self._exchange = Exchange(self.net, self._units, self._instruments)
         # Which rules are updated with which node.
         self._taught = {name: self._rules_of(node) for name, node in wiring.nodes.items()}
         self._optimizers = {
@@ -169,7 +171,7 @@ class Clocked:
         given.check(self._wiring, self.losses, self.net.rules, episode.clock)
         episode.fit(inputs)
         self._record = record = ClockedRecord(self._step)
-        self._exchange.step = self._step
+        self._instruments.step = self._step
         try:
             for name, node in self._wiring.nodes.items():
                 if node.ticks(episode.clock):
@@ -198,7 +200,7 @@ class Clocked:
         Raises:
             DivergedError: if a message or loss was not finite.
         """
-        self._exchange.flush()
+        self._instruments.flush()
 
     # -- a tick ---------------------------------------------------------------------------------------
 
@@ -211,13 +213,13 @@ class Clocked:
         assert episode.batch_size is not None
         fed = self.net.feed(node, given.inputs, read, episode.batch_size)
         outputs, state = self.net.call(node, fed, episode.states.get(name))
-        self._exchange.log("forward", name, self._step)
+        self._instruments.log("forward", name, self._step)
         episode.move(node, state)
         self._record.outputs[name] = detached(outputs)
         target = given.targets.get(name)
         if target is not None:
             loss, _ = reduced(self.losses[name](outputs, target), self._units)
-            self._exchange.check("loss", loss.detach())
+            self._instruments.check("loss", loss.detach())
             window.losses.append(loss)
             self._record.losses[name] = loss.detach()
         for edge in wiring.outgoing[name]:
@@ -225,15 +227,10 @@ class Clocked:
 
     def _read(self, edge: Edge, window: Window) -> Tensor:
         """Return the latest message on an edge, for one more reader."""
-        sent = self._episode.latest[edge.name]
-        sent.read += 1
-        if sent.missing:
-            window.read.append(sent)
-        if not edge.rule.waits or not sent.h.requires_grad:
-            return sent.h
-        h = sent.h.view_as(sent.h)
-        h.register_hook(lambda gradient: self.net.rule(edge.name).accept(Message(gradient), sent.info))
-        return h
+        flight = self._episode.latest[edge.name]
+        if flight.missing:
+            window.read.append(flight)
+        return self._exchange.read(flight)
 
     def _send(self, edge: Edge, h: Tensor, given: Given, window: Window) -> None:
         """Put a message where its receiver finds it, and ask for credit if it will be read."""
@@ -246,7 +243,7 @@ class Clocked:
             )
         reads = self._reads(edge, given)
         if edge.rule.waits or not reads:
-            episode.latest[name] = Sent(name, h if edge.rule.waits else h.detach(), Info(), self._step)
+            episode.latest[name] = self._exchange.hand_over(name, h, attached=edge.rule.waits)
             return
         info = given.info(name, edge.sender, episode.packed_state(edge.receiver))
         episode.latest[name] = self._ask(name, h, info, reads, window)
@@ -262,12 +259,12 @@ class Clocked:
         receiver = self._wiring.nodes[edge.receiver]
         return not self._wiring.is_delayed(edge) and receiver.ticks(self._episode.clock)
 
-    def _ask(self, name: str, h: Tensor, info: Info, reads: int, window: Window) -> Sent:
+    def _ask(self, name: str, h: Tensor, info: Info, reads: int, window: Window) -> InFlight:
         """Ask the rule at an interface for credit, and keep it until the sender learns."""
-        sent, grad = self._exchange.send(name, h, info, reads)
+        flight, grad = self._exchange.send(name, h, info, reads)
         if grad is not None:
-            window.credited.append((h, grad, sent))
-        return sent
+            window.credited.append((h, grad, flight))
+        return flight
 
     # -- an update ------------------------------------------------------------------------------------
 
@@ -275,22 +272,22 @@ class Clocked:
         """Run the backward pass of a group, let the rules that speak for it learn, and step its optimizers."""
         window, last = self._episode.windows[group], given.last
         starts = {} if last else self._end_unrolls(group, given, window)
-        credited = [(h, grad) for h, grad, sent in window.credited if not last or self._counts(sent)]
+        credited = [(h, grad) for h, grad, flight in window.credited if not last or self._counts(flight)]
         roots = [*window.losses, *(h for h, _ in credited)]
         grads = [*(torch.ones_like(loss) for loss in window.losses), *(grad for _, grad in credited)]
         if run_backward(roots, grads):
             for node in group.nodes:
-                self._exchange.log("backward", node.name, self._step)
-        for sent in self._arrived(group, window, last=last):
-            self._exchange.observe(sent)
+                self._instruments.log("backward", node.name, self._step)
+        for flight in self._arrived(group, window, last=last):
+            self._exchange.observe(flight)
         for node in group.nodes:
             self._update(node)
         self._check_used()
         self._episode.open(group, starts)
 
-    def _end_unrolls(self, group: Group, given: Given, window: Window) -> dict[str, Sent]:
+    def _end_unrolls(self, group: Group, given: Given, window: Window) -> dict[str, InFlight]:
         """Ask for credit for the states that the members hand on; return these."""
-        starts: dict[str, Sent] = {}
+        starts: dict[str, InFlight] = {}
         for node in group.nodes:
             layout = self.net.layouts[node.name]
             if node.state_rule is not None and layout is not None:
@@ -300,18 +297,18 @@ class Clocked:
                 )
         return starts
 
-    def _counts(self, sent: Sent) -> bool:
+    def _counts(self, flight: InFlight) -> bool:
         """Has a message been read, or will it be in this step, the last of an episode? Else its credit is void."""
-        soon = self._is_read_at_once(self._wiring.edges[sent.name])
-        return sent.read > 0 or (soon and self._episode.latest[sent.name] is sent)
+        soon = self._is_read_at_once(self._wiring.edges[flight.name])
+        return flight.reads > 0 or (soon and self._episode.latest[flight.name] is flight)
 
-    def _arrived(self, group: Group, window: Window, *, last: bool) -> list[Sent]:
+    def _arrived(self, group: Group, window: Window, *, last: bool) -> list[InFlight]:
         """Return the messages whose gradient is complete, now that the group has run backward."""
-        for sent in window.read:
-            sent.missing -= 1
+        for flight in window.read:
+            flight.missing -= 1
         read = list(dict.fromkeys(window.read))
         if not last:
-            return [sent for sent in read if not sent.missing]
+            return [flight for flight in read if not flight.missing]
         # What was to be read later will not be: what has come back by now is all.
         latest = self._episode.latest
         edges = [e.name for node in group.nodes for e in self._wiring.incoming[node.name]]
@@ -326,7 +323,7 @@ class Clocked:
         step_all(optimizers)
         self._exchange.learned(self._taught[node.name])
         self._record.updated.append(node.name)
-        self._exchange.log("update", node.name, self._step)
+        self._instruments.log("update", node.name, self._step)
 
     def _check_used(self) -> None:
         """Refuse a gradient that is left over: it has reached a node that is not learning, or has no optimizer.

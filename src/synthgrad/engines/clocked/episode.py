@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ...core import ShapeError
-from .mail import Sent, pack_sent, unpack_sent
+from ...core.in_flight import InFlight
 from .network import ClockedNetwork, batch_of
 from .wiring import Group, Node
 
@@ -31,8 +31,10 @@ class Window:
     """
 
     losses: list[Tensor] = field(default_factory=list["Tensor"])
-    credited: list[tuple[Tensor, Tensor, Sent]] = field(default_factory=list["tuple[Tensor, Tensor, Sent]"])
-    read: list[Sent] = field(default_factory=list["Sent"])
+    credited: list[tuple[Tensor, Tensor, InFlight]] = field(
+        default_factory=list["tuple[Tensor, Tensor, InFlight]"]
+    )
+    read: list[InFlight] = field(default_factory=list["InFlight"])
     begun: bool = False
 
 
@@ -55,10 +57,10 @@ class Episode:
         self.clock = 0
         self.batch_size: int | None = None
         self.states: dict[str, Any] = {}
-        self.latest: dict[str, Sent] = {}
+        self.latest: dict[str, InFlight] = {}
         self.windows = {group: Window() for group in net.wiring.groups}
         # The states that unrolls have begun with, where a rule learns from what comes back to them.
-        self._starts: dict[str, Sent] = {}
+        self._starts: dict[str, InFlight] = {}
 
     def window_of(self, name: str) -> Window:
         """Return what the group of a node holds."""
@@ -107,7 +109,7 @@ class Episode:
         assert self.batch_size is not None
         return torch.zeros(self.batch_size, layout.num_features, dtype=layout.dtype, device=layout.device)
 
-    def open(self, group: Group, starts: Mapping[str, Sent]) -> None:
+    def open(self, group: Group, starts: Mapping[str, InFlight]) -> None:
         """Begin the next window of a group: all that it goes on with is cut from the graph of the last one.
 
         Args:
@@ -122,23 +124,22 @@ class Episode:
                 self.states[node.name] = detached(self.states.get(node.name))
             for edge in self._net.wiring.outgoing[node.name]:
                 sent = self.latest.get(edge.name)
-                if edge.rule.waits and sent is not None:
-                    sent.h = sent.h.detach()
+                if edge.rule.waits and sent is not None and sent.fed is not None:
+                    sent.fed = sent.fed.detach()
 
-    def _take_over(self, name: str, start: Sent) -> None:
+    def _take_over(self, name: str, start: InFlight) -> None:
         """Let a node go on from a state whose rule learns from what comes back to it."""
         layout = self._net.layouts[name]
         assert layout is not None
-        self.states[name] = layout.unpack(start.h)
+        self.states[name] = layout.unpack(start.h if start.fed is None else start.fed)
         self._starts[name] = start
         if start.missing:
             self.window_of(name).read.append(start)
 
     def settle(self) -> None:
         """Drop the rules' own predictions, so that a run that is resumed from here does the same as this one."""
-        for sent in (*self.latest.values(), *self._starts.values()):
-            if sent.credit is not None:
-                sent.credit.pending = ()
+        for flight in (*self.latest.values(), *self._starts.values()):
+            flight.settle()
 
     def state_dict(self) -> dict[str, Any]:
         """Return all but graphs, as plain containers of tensors.
@@ -152,8 +153,8 @@ class Episode:
             "clock": self.clock,
             "batch_size": self.batch_size,
             "states": states,
-            "starts": {n: pack_sent(s) for n, s in self._starts.items() if not self.window_of(n).begun},
-            "latest": {n: pack_sent(s, lost=id(s) in half_read) for n, s in self.latest.items()},
+            "starts": {n: s.state_dict() for n, s in self._starts.items() if not self.window_of(n).begun},
+            "latest": {n: _saved(s, lost=id(s) in half_read) for n, s in self.latest.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -164,8 +165,19 @@ class Episode:
             assert layout is not None
             self.states[name] = layout.unpack(flat)
         for name, saved in state["starts"].items():
-            self._take_over(name, unpack_sent(saved))
-        self.latest = {name: unpack_sent(saved) for name, saved in state["latest"].items()}
+            self._take_over(name, InFlight.from_state(saved))
+        self.latest = {name: InFlight.from_state(saved) for name, saved in state["latest"].items()}
+
+
+def _saved(flight: InFlight, *, lost: bool) -> dict[str, Any]:
+    """Return a message as plain containers of tensors.
+
+    Args:
+        flight: the message.
+        lost: its gradient cannot be completed any more: it can still be read, and is not learned from.
+    """
+    state = flight.state_dict()
+    return {**state, "part": None, "missing": 0} if lost else state
 
 
 def detached(tree: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The two questions to the rules of a clocked network: credit when a message is sent, observe when it is answered."""
+"""What the nodes of a clocked network send each other, by the ports of its interfaces."""
 
 from __future__ import annotations
 
@@ -7,46 +7,31 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from ...core import Guard, Info, Message, Monitor, Timeline, Units
-from ...core.cut import pending_gradient
-from ...core.events import Kind
-from ..turns import run_backward
-from .mail import Sent
+from ...core import Info, Message, Rule, Units
+from ...core.in_flight import Batch, InFlight
+from ...core.instruments import Instruments
+from ...core.port import Port
 from .network import ClockedNetwork
 
 __all__ = ["Exchange"]
 
 
 class Exchange:
-    """Asks the rules and lets them learn; knows units, guard, monitor and timeline.
+    """Sends messages, lets them be read, and lets rules learn from what comes back.
 
     Args:
         net: whose rules.
         units: how the criteria reduce.
-        monitor, guard, timeline: as the engine was given them.
-
-    Attributes:
-        step: the step at hand, set by the engine.
+        instruments: look on.
     """
 
-    def __init__(
-        self,
-        net: ClockedNetwork,
-        units: Units,
-        monitor: Monitor | None,
-        guard: Guard | None,
-        timeline: Timeline | None,
-    ) -> None:
-        self.step = 0
-        self._net = net
-        self._units = units
-        self._monitor = monitor
-        self._guard = guard
-        self._timeline = timeline
+    def __init__(self, net: ClockedNetwork, units: Units, instruments: Instruments) -> None:
+        self._instruments = instruments
+        self._ports = {name: Port(net.rule(name), units, instruments, name) for name in net.rules}
         # What a rule has left pending is valid as long as its parameters are those of then.
         self._versions = dict.fromkeys(net.rules, 0)
 
-    def send(self, name: str, h: Tensor, info: Info, reads: int) -> tuple[Sent, Tensor | None]:
+    def send(self, name: str, h: Tensor, info: Info, reads: int) -> tuple[InFlight, Tensor | None]:
         """Ask for the credit of a message.
 
         Args:
@@ -58,68 +43,47 @@ class Exchange:
         Returns:
             What receivers read, and what the sender learns from, in the criterion's units; None if nothing.
         """
-        rule = self._net.rule(name)
-        rule.check(h, info)
-        credit = rule.credit(h, info)
-        self.log("credit", name, self.step)
-        if credit.loss is not None:
-            credit.loss.backward()
-        delta = credit.delta
-        listened = rule.listens or (self._monitor is not None and delta is not None)
-        sent = Sent(
-            name,
-            h.detach().requires_grad_(listened),
-            info,
-            self.step,
-            missing=reads if listened else 0,
-            credit=credit,
-            version=self._versions[name],
-        )
-        return sent, None if delta is None else delta * (1.0 / self._units.divisor(h))
+        port = self._ports[name]
+        flight = port.ask(h, self._batch(info), self._versions[name])
+        port.feed(flight, readers=reads)
+        return flight, port.learned_from(flight)
 
-    def observe(self, sent: Sent) -> None:
+    def hand_over(self, name: str, h: Tensor, *, attached: bool) -> InFlight:
+        """Return a message for which no credit is asked: it is not cut, or nobody will read it.
+
+        Args:
+            name: of the interface.
+            h: ``(B, ...)``.
+            attached: do readers get it with its graph?
+        """
+        return InFlight(name, self._batch(Info()), h.detach(), fed=h if attached else None)
+
+    def read(self, flight: InFlight) -> Tensor:
+        """Return a message for one more reader, ``(B, ...)``."""
+        flight.reads += 1
+        h = flight.h if flight.fed is None else flight.fed
+        port = self._ports[flight.name]
+        # Most rules that wait take what comes back as it is.
+        if not port.rule.waits or not h.requires_grad or type(port.rule).accept is Rule.accept:
+            return h
+        h, units = h.view_as(h), port.units
+        h.register_hook(lambda gradient: port.accepted(Message(units.to_example(gradient)), flight.info))
+        return h
+
+    def observe(self, flight: InFlight) -> None:
         """Let a rule learn from the gradient of a message, which is complete."""
-        name, credit, info = sent.name, sent.credit, sent.info
-        rule = self._net.rule(name)
-        h, grad = sent.h.detach(), sent.h.grad
+        name, fed = flight.name, flight.fed
+        port = self._ports[name]
         # Nothing has come back where no loss depends on the message: its true gradient is zero.
-        gradient = torch.zeros_like(h) if grad is None else grad.mul_(self._units.divisor(h))
-        sent.h, sent.credit, sent.missing = h, None, 0  # leaf and prediction can go
-        self.check(name, gradient)
-        self.log("message", name, sent.step)
-        if self._monitor is not None and credit is not None:
-            self._monitor.record(name, credit.delta, gradient)
-        if not rule.listens:
-            return
-        message = Message(gradient)
-        if credit is not None and credit.pending and sent.version == self._versions[name]:
-            run_backward(credit.pending, pending_gradient(rule, h, info, message, credit.pending))
-        else:
-            loss = rule.observe(h, info, message)
-            if loss is not None and loss.requires_grad:
-                loss.backward()
-        self.log("observe", name, sent.step)
+        gradient = torch.zeros_like(flight.h) if fed is None or fed.grad is None else fed.grad
+        port.answer(flight, gradient)
+        port.observe(flight, self._versions[name])
+        flight.credit = flight.message = None  # prediction and answer can go; the message may be read again
 
     def learned(self, names: Iterable[str]) -> None:
         """Note that the parameters of these rules have changed."""
         for name in names:
             self._versions[name] += 1
 
-    def check(self, where: str, value: Tensor) -> None:
-        """Let the guard see a loss or a message.
-
-        Raises:
-            DivergedError: if it is not finite.
-        """
-        if self._guard is not None:
-            self._guard.check(where, self.step, value)
-
-    def flush(self) -> None:
-        """Let the guard read what it has queued."""
-        if self._guard is not None:
-            self._guard.flush()
-
-    def log(self, kind: Kind, where: str, born: int) -> None:
-        """Put an event on the timeline, about what was made in step ``born``."""
-        if self._timeline is not None:
-            self._timeline.add(kind, where, self.step, born)
+    def _batch(self, info: Info) -> Batch:
+        return Batch(info, entered=self._instruments.step)

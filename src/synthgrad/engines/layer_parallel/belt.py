@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...core import Info, ShapeError
-from ..lags import Batch
+from ...core.in_flight import Batch
 from .rules import Rows
 
 __all__ = ["Belt", "Tick"]

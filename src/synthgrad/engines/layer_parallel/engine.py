@@ -26,8 +26,9 @@ import torch
 from torch import Tensor
 
 from ...core import ConfigError, Decoupled, Info, Monitor, ShapeError, Units
+from ...core.in_flight import Batch
 from ..base import Criterion, StepRecord
-from ..lags import Batch, Lag
+from ..lags import Lag
 from ..learners import learners
 from ..optimizers import OptimizerFactory, clear_casts, make_optimizers
 from ..penalty import Penalty

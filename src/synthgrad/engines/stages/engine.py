@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ...core import ConfigError, Decoupled, Guard, Rule, Site
+from ...core import ConfigError, Decoupled, Guard, Instruments, Monitor, Rule, Site, Timeline
 from ...core.modes import evaluating
 from ..apart import Part, hide_attributes, take_apart
 from ..base import Criterion, Passed, StepRecord, model_inputs
@@ -78,7 +78,9 @@ class Stages:
         clip_norm: the most that the norm of the gradients of all stages together may be; larger ones are scaled down,
             as ``clip_grad_norm_`` does for the whole network. Rules are left as they are. Every step then waits for all
             stages: the norm is known when the last one has learned.
+        monitor: measures the quality of the credits of this stage; None to measure nothing.
         guard: stop with `DivergedError` at a message or loss that is not finite.
+        timeline: is filled with what happens in this stage, in order; None to keep nothing.
         timeout_s: how long a stage waits for another before it gives up, in seconds.
         seed: of the draws for ``observe_prob``.
         transport: how the processes reach each other; None for the group of ``torch.distributed`` that was joined.
@@ -112,7 +114,9 @@ class Stages:
         example: tuple[Any, ...] | Mapping[str, Any] | None = None,
         penalty: Penalty | None = None,
         clip_norm: float | None = None,
+        monitor: Monitor | None = None,
         guard: bool = True,
+        timeline: Timeline | None = None,
         timeout_s: float = 300.0,
         seed: int = 0,
         transport: Transport | None = None,
@@ -153,7 +157,7 @@ class Stages:
             meeting.alarm.ring(error)  # the others wait for this process in the handshake
             raise
         device = sites[min(layout.stage, len(sites) - 1)].device
-        self._guard = Guard() if guard else None
+        self._instruments = Instruments(Guard() if guard else None, monitor, timeline)
         inputs = None if part.inputs is None else part.inputs.forms
         self._links: Connected = connect(
             meeting,
@@ -180,7 +184,7 @@ class Stages:
             above=self._links.above,
             window=self._links.window,
             exact=deterministic,
-            guard=self._guard,
+            instruments=self._instruments,
             name=self._name,
             sends_target=target is not None,
             late=None if supplies is None or below is None else LateInput(supplies, below),
@@ -260,6 +264,7 @@ class Stages:
         learned = has_gradient(self.optimizers)
         if learned:
             step_all(self.optimizers)
+            self._instruments.log("update", self._name, self._step)
         return learned
 
     def _passed(self, x: Any, inputs: Mapping[str, Any]) -> Passed | None:
@@ -297,8 +302,7 @@ class Stages:
 
     def close(self) -> None:
         """Part from the neighbours in order. Blocks; all must call it. The process group stays as it is."""
-        if self._guard is not None:
-            self._guard.flush()
+        self._instruments.flush()
         try:
             self._stage.catch_up()
             self._links.end()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage
 
-from ...core import ConfigError, Guard, Rule, Site
+from ...core import ConfigError, Guard, Instruments, Rule, Site
 from ...core.copies import copied
 from ...core.units import Reduction, Units
 from ..apart import Part
@@ -118,7 +118,7 @@ class ScheduleDecoupled:
             {"n_microbatches": n_microbatches},
             stage.device,
         )
-        self._guard = Guard() if guard else None
+        self._instruments = Instruments(Guard() if guard else None)
         self._stage = Stage(
             Part(self.module, None),
             Units(reduction),
@@ -128,7 +128,7 @@ class ScheduleDecoupled:
             above=self._links.above,
             window=self._links.window,
             exact=deterministic,
-            guard=self._guard,
+            instruments=self._instruments,
             name=f"stage {layout.stage}",
             copies=copies,
         )
@@ -195,8 +195,7 @@ class ScheduleDecoupled:
 
     def close(self) -> None:
         """Part from the neighbours in order. Blocks; all must call it."""
-        if self._guard is not None:
-            self._guard.flush()
+        self._instruments.flush()
         self._links.end()
 
 

@@ -24,15 +24,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core import Credit, Guard, Info, Message, Rule, ShapeError, StageError
-from ...core.cut import pending_gradient
+from ...core import Info, Message, Rule, ShapeError, StageError
 from ...core.graph import first_tensor
+from ...core.in_flight import Batch, InFlight
+from ...core.instruments import Instruments
+from ...core.port import Port, run_backward
 from ...core.units import Units
 from ..apart import Part
 from ..base import Criterion, Passed, reduced
-from ..checks import refuse_half
 from ..stash import keeping_weights
-from ..turns import run_backward
 from .checksum import examples, refuse_other_examples
 from .late import LateInput
 from .links import AboveLink, Answer, BelowLink
@@ -55,27 +55,6 @@ class Ran:
     output: Any = None
 
 
-@dataclass(slots=True)
-class _Kept:
-    """A batch whose answer has not come yet.
-
-    Attributes:
-        info: what was known when it crossed.
-        h: what crossed, ``(B, ...)``, detached.
-        credit: what the rule gave; ``pending`` is emptied when its parameters have changed.
-        out: what the module made, with its graph, if it waits.
-        penalty: of the module, if it waits.
-        leaf: what the module was fed with, if its message is to be sent and it waits.
-    """
-
-    info: Info
-    h: Tensor
-    credit: Credit
-    out: Tensor | None = None
-    leaf: Tensor | None = None
-    penalty: Tensor | None = None
-
-
 class Stage:
     """A module with the rule at its end, and the links to its neighbours.
 
@@ -87,7 +66,7 @@ class Stage:
         below, above: links; None where there is no neighbour.
         window: of the answers from above.
         exact: take the answer of step ``t − window`` in step ``t``, not earlier.
-        guard: stop at numbers that are not finite; None not to.
+        instruments: look on.
         name: of the module, for errors.
         sends_target: targets travel with the activations.
         late: feeds this stage when its input is late; None to wait for it.
@@ -108,7 +87,7 @@ class Stage:
         above: AboveLink | None,
         window: Window,
         exact: bool,
-        guard: Guard | None,
+        instruments: Instruments,
         name: str,
         sends_target: bool = False,
         late: LateInput | None = None,
@@ -124,7 +103,8 @@ class Stage:
         self._units = units
         self._criterion = criterion
         self._exact = exact
-        self._guard = guard
+        self._instruments = instruments
+        self._port = None if rule is None else Port(rule, units, instruments)
         self._name = name
         self._sends_target = sends_target
         self.late = late
@@ -134,7 +114,7 @@ class Stage:
         self._ready: dict[
             int, tuple[Tensor | None, Tensor | None]
         ] = {}  # answers that are not their turn's yet
-        self._kept: dict[int, _Kept] = {}
+        self._flights: dict[int, InFlight] = {}  # batches whose answer has not come yet
         self._stashes = rule is not None and rule.waits and not (exact and window.size == 0)
 
     def run(
@@ -158,6 +138,7 @@ class Stage:
         Raises:
             DataError: if the activation belongs to other examples than this process was given.
         """
+        self._instruments.step = step
         h, came, wanted = None, None, False
         own = examples(ids, target if target is not None else context)
         inputs = [] if passed is None else self._inputs(passed)
@@ -183,7 +164,8 @@ class Stage:
         with keeping_weights(self.part.module, needed=self._stashes):
             out = self.part(fed, inputs)
             penalty = None if self._penalty is None else self._penalty()
-        if self.above is None or self.rule is None:
+        self._instruments.log("forward", self._name, step)
+        if self.above is None or self._port is None:
             return Ran(
                 self._at_output(step, out, target, leaf, penalty),
                 out.detach() if isinstance(out, Tensor) else out,
@@ -197,8 +179,8 @@ class Stage:
             inputs=inputs if self.part.inputs is not None else (),
             checksum=checksum,
         )
-        self._cross(step, out, info, leaf, penalty)
-        self._take(step)
+        self._cross(self._port, Batch(info, entered=step), out, leaf, penalty)
+        self._take(self._port, step)
         return Ran()
 
     def predict(self, step: int, passed: Passed | None) -> Any:
@@ -245,84 +227,71 @@ class Stage:
                 "all processes must go through the data in the same order; or let labels travel with the batch"
             )
 
-    def _cross(self, step: int, out: Tensor, info: Info, leaf: Tensor | None, penalty: Tensor | None) -> None:
-        """Learn from the rule's credit, or keep the graph for later."""
-        assert self.rule is not None
-        h = out.detach()
-        refuse_half(self.rule.name, h)
-        self.rule.check(h, info)
-        credit = self.rule.credit(out, info)
-        if credit.loss is not None:
-            credit.loss.backward()
-        kept = self._kept[step] = _Kept(info, h, credit)
-        if credit.wait:
-            kept.out, kept.leaf, kept.penalty = out, leaf, penalty
+    def _cross(
+        self, port: Port, batch: Batch, out: Tensor, leaf: Tensor | None, penalty: Tensor | None
+    ) -> None:
+        """Learn from the rule's credit, or keep the graph until the answer comes."""
+        step = batch.entered
+        flight = self._flights[step] = port.ask(out, batch, step)
+        credit = flight.credit
+        assert credit is not None
+        if not credit.wait:
+            self._backward(step, out, port.learned_from(flight), penalty)
+            self._answer(step, leaf, credit.value)
             return
-        delta = None if credit.delta is None else credit.delta * (1.0 / self._units.divisor(h))
-        self._backward(out, delta, penalty)
-        self._answer(step, leaf, credit.value)
 
-    def _take(self, step: int) -> None:
+        def release(gradient: Tensor, loss: Tensor | None) -> None:
+            self._backward(step, out, gradient, penalty)
+            self._answer(step, leaf, loss)
+
+        flight.release = release
+
+    def _take(self, port: Port, step: int) -> None:
         """Learn from the answers that have come, all of them as one sample."""
         assert self.above is not None
         answers = self.above.take(
             step - self.window.size, step, exact=self._exact, took=self.window.above_took
         )
         listening = [a for a in answers if a.gradient is not None]
-        waited = any(a.step in self._kept and self._kept[a.step].out is not None for a in answers)
-        own = self._kept.get(step)
-        if waited and own is not None and own.out is None and self._update is not None:
+        waited = any(a.step in self._flights and self._flights[a.step].waits for a in answers)
+        own = self._flights.get(step)
+        if waited and own is not None and not own.waits and self._update is not None:
             self._update()  # as in process: the batch at hand has learned before the one that has waited
         for answer in answers:
-            self._observe(answer, step, len(listening))
-        current = self._kept.get(step)
+            self._observe(port, answer, step, len(listening))
+        current = self._flights.get(step)
         if current is not None:
-            current.credit.pending = ()  # the rule's parameters change before its answer comes
+            current.settle()  # the rule's parameters change before its answer comes
 
-    def _observe(self, answer: Answer, step: int, share: int) -> None:
-        kept = self._kept.pop(answer.step, None)
-        if kept is None:
+    def _observe(self, port: Port, answer: Answer, step: int, share: int) -> None:
+        flight = self._flights.pop(answer.step, None)
+        if flight is None:
             raise StageError(
                 f"stage '{self._name}': a message for batch {answer.step} has come, which is answered already or "
                 "was never sent; do all processes run the same program?"
             )
-        rule, gradient = self.rule, answer.gradient
-        assert rule is not None
-        if gradient is not None:
-            self._check("message", gradient, step)
-            message = Message(gradient, answer.loss)
-            if rule.listens:
-                self._learn(rule, kept, message, share)
-            if kept.out is not None:
-                delta = rule.accept(message, kept.info) * (1.0 / self._units.divisor(kept.h))
-                self._backward(kept.out, delta, kept.penalty)
-        if kept.out is not None:
-            self._answer(answer.step, kept.leaf, answer.loss)
+        if answer.gradient is not None:
+            port.receive(flight, Message(answer.gradient, answer.loss))
+            port.observe(flight, step, share)
+            port.release(flight)
+        elif flight.waits:
+            self._answer(answer.step, None, answer.loss)  # it has waited for nothing
 
-    def _backward(self, out: Tensor, delta: Tensor | None, penalty: Tensor | None) -> None:
+    def _backward(self, step: int, out: Tensor, delta: Tensor | None, penalty: Tensor | None) -> None:
         """Run the module's backward pass from what it learns from."""
         ones = None if penalty is None else torch.ones_like(penalty)
-        run_backward(
+        if run_backward(
             [out] if penalty is None else [out, penalty], [delta] if penalty is None else [delta, ones]
-        )
-
-    def _learn(self, rule: Rule, kept: _Kept, message: Message, share: int) -> None:
-        pending = kept.credit.pending
-        if pending:
-            grads = pending_gradient(rule, kept.h, kept.info, message, pending)
-            run_backward(pending, [None if g is None else g / share for g in grads])
-            return
-        loss = rule.observe(kept.h, kept.info, message)
-        if loss is not None and loss.requires_grad:
-            (loss / share).backward()
+        ):
+            self._instruments.log("backward", self._name, step)
 
     def _at_output(
         self, step: int, out: Any, target: Any, leaf: Tensor | None, penalty: Tensor | None
     ) -> Tensor:
         assert self._criterion is not None
         loss, values = reduced(self._criterion(out, target), self._units)
-        self._check("loss", loss.detach(), step)
-        self._backward(loss, torch.ones_like(loss), penalty)
+        self._instruments.check("loss", loss.detach())
+        self._backward(step, loss, torch.ones_like(loss), penalty)
         self._answer(step, leaf, values)
         return loss.detach()
 
@@ -335,14 +304,10 @@ class Stage:
             return
         gradient = None
         if leaf is not None and leaf.grad is not None:
-            gradient = leaf.grad.mul_(self._units.divisor(leaf))
+            gradient = self._units.to_example_(leaf.grad)
         self._ready[step] = gradient, values
         while self._ready:
             first = min(self._ready)
-            if any(k < first and kept.out is not None for k, kept in self._kept.items()):
+            if any(k < first and flight.waits for k, flight in self._flights.items()):
                 break
             self.below.answer(first, *self._ready.pop(first), self.window.busy_s)
-
-    def _check(self, what: str, value: Tensor, step: int) -> None:
-        if self._guard is not None:
-            self._guard.check("loss" if what == "loss" else self._name, step, value)

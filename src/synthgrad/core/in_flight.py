@@ -1,0 +1,124 @@
+"""What is on its way at an interface: an activation that has gone up, until its message has come down and been used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import Tensor
+
+from .rule import Credit, Info, Message
+
+__all__ = ["Batch", "InFlight", "Release"]
+
+#: Hands a module what it has waited for: the gradient of ``h``, in the criterion's units, and the loss of each example.
+Release = Callable[[Tensor, Tensor | None], None]
+
+
+@dataclass(slots=True)
+class Batch:
+    """A batch on its way through a network.
+
+    Attributes:
+        info: what is known of it.
+        target: as the criterion wants it.
+        entered: the step in which it entered.
+    """
+
+    info: Info
+    target: Any = None
+    entered: int = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return it as plain containers of tensors."""
+        info = {f.name: getattr(self.info, f.name) for f in fields(self.info)}
+        return {"info": info, "target": self.target, "entered": self.entered}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Batch:
+        """Return what `state_dict` was made of."""
+        return cls(Info(**state["info"]), state["target"], state["entered"])
+
+
+@dataclass(slots=True, eq=False)
+class InFlight:
+    """A message that has crossed an interface, and all that is kept of it until its rule has learned from the answer.
+
+    Attributes:
+        name: of the interface.
+        batch: the batch that it is of.
+        h: the activation, ``(B, ...)``, detached.
+        credit: the rule's answer, if it was asked; ``pending`` is emptied when it is outdated.
+        version: of the rule's parameters when it was asked: what it left pending is used only while they are the same.
+        fed: what the modules above are fed with: a leaf, whose gradient becomes the message, where somebody wants that.
+        missing: readers above that have yet to add their part to the gradient of ``fed``.
+        reads: how often it has been read so far, where that differs from one to the next.
+        message: the answer, once it has come.
+        due: the step in which the rule is to observe it.
+        release: hands the answer to the module below, if that has waited for it; None if it has not.
+    """
+
+    name: str
+    batch: Batch
+    h: Tensor
+    credit: Credit | None = None
+    version: int = -1
+    fed: Tensor | None = None
+    missing: int = 0
+    reads: int = 0
+    message: Message | None = None
+    due: int = 0
+    release: Release | None = None
+
+    @property
+    def info(self) -> Info:
+        """What was known when it crossed."""
+        return self.batch.info
+
+    @property
+    def waits(self) -> bool:
+        """Does the module below wait for the answer?"""
+        return self.release is not None
+
+    def settle(self) -> None:
+        """Drop the rule's own prediction, which is outdated, or must be made anew after a resume too."""
+        if self.credit is not None:
+            self.credit.pending = ()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return it as plain containers of tensors. Graphs are left out: a prediction is made anew after a resume."""
+        credit, message, fed = self.credit, self.message, self.fed
+        part = fed.grad if fed is not None and fed.is_leaf else None
+        return {
+            **self.batch.state_dict(),
+            "name": self.name,
+            "h": self.h.detach(),
+            "delta": None if credit is None else credit.delta,
+            "credited": credit is not None,
+            "part": None if part is None else part.clone(),
+            "missing": self.missing,
+            "reads": self.reads,
+            "gradient": None if message is None else message.gradient,
+            "loss": None if message is None else message.loss,
+            "due": self.due,
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> InFlight:
+        """Return what `state_dict` was made of."""
+        gradient = state["gradient"]
+        found = cls(
+            name=state["name"],
+            batch=Batch.from_state(state),
+            h=state["h"],
+            credit=Credit(state["delta"]) if state["credited"] else None,
+            missing=state.get("missing", 0),
+            reads=state.get("reads", 0),
+            message=None if gradient is None else Message(gradient, state["loss"]),
+            due=state["due"],
+        )
+        if found.missing:
+            found.fed = found.h.clone().requires_grad_()
+            found.fed.grad = state["part"]
+        return found

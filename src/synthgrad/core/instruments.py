@@ -1,0 +1,57 @@
+"""What looks on while a network is trained: the guard, the monitor and the timeline, for every engine alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .events import Kind, Timeline
+from .quality import Guard, Monitor
+
+__all__ = ["Instruments"]
+
+
+@dataclass(slots=True)
+class Instruments:
+    """The instruments of an engine, shared by all its ports.
+
+    Attributes:
+        guard: stops at numbers that are not finite; None not to.
+        monitor: measures the quality of credits; None to measure nothing.
+        timeline: is filled with what happens; None to keep nothing.
+        step: the step at hand, set by the engine.
+    """
+
+    guard: Guard | None = None
+    monitor: Monitor | None = None
+    timeline: Timeline | None = None
+    step: int = 0
+
+    def log(self, kind: Kind, where: str, entered: int) -> None:
+        """Put an event on the timeline, about a batch that entered in a step."""
+        if self.timeline is not None:
+            self.timeline.add(kind, where, self.step, entered)
+
+    def check(self, where: str, value: Tensor) -> None:
+        """Let the guard see a message or a loss, detached.
+
+        Raises:
+            DivergedError: if it, or one noted earlier, is not finite.
+        """
+        if self.guard is not None:
+            self.guard.check(where, self.step, value)
+
+    def measure(self, name: str, delta: Tensor | None, gradient: Tensor) -> None:
+        """Let the monitor compare a credit with the message that has come for it."""
+        if self.monitor is not None:
+            self.monitor.record(name, delta, gradient)
+
+    def flush(self) -> None:
+        """Read what the guard has queued on an accelerator.
+
+        Raises:
+            DivergedError: if any of it was not finite.
+        """
+        if self.guard is not None:
+            self.guard.flush()

@@ -1,0 +1,259 @@
+"""The port: how every engine talks to the rule at an interface. Ask, answer, observe, release.
+
+::
+
+    module below ──h──►  1. ask      the rule gives its credit      ─► the module below learns at once …
+                         2. feed     the modules above get a leaf
+    modules above ──δ─►  3. answer   the leaf's gradient, in per-example units: guard, timeline
+                         4. observe  the rule learns from it: monitor, timeline
+                         5. release  … or now, where its credit said that it shall wait
+
+Between 2 and 4 an `InFlight` keeps what is needed. Engines decide when each of these happens, and step the optimizers;
+everything else about them stands here, once. `InputPort` is the mirror image, for rules that stand in for activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd import backward
+
+from .errors import ConfigError
+from .in_flight import Batch, InFlight
+from .input_rule import InputRule, Supply
+from .instruments import Instruments
+from .rule import Credit, Info, Message, Rule
+from .units import Units
+
+__all__ = ["InputPort", "Port", "run_backward"]
+
+
+class Port:
+    """The rule at one interface, and what looks on.
+
+    Args:
+        rule: at the interface; bound, so it knows its name.
+        units: how the criterion reduces.
+        instruments: of the engine; none if nothing looks on.
+        name: of the interface, where the rule serves another one than that for which it was bound.
+    """
+
+    def __init__(
+        self, rule: Rule, units: Units, instruments: Instruments | None = None, name: str | None = None
+    ) -> None:
+        self.rule = rule
+        self.units = units
+        self.instruments = Instruments() if instruments is None else instruments
+        self.name = rule.name if name is None else name
+
+    # -- 1. ask ---------------------------------------------------------------------------------------
+
+    def credit(self, h: Tensor, info: Info, entered: int = 0) -> Credit:
+        """Ask the rule. Its own loss, if it has one, is left to the caller.
+
+        Args:
+            h: ``(B, ...)``, the batch first.
+            info: what is known.
+            entered: the step in which the batch entered, for the timeline.
+
+        Raises:
+            ConfigError: if ``h`` is in float16, in which no unlocked gradient fits.
+            ContextError: if the rule lacks what it needs to know.
+        """
+        if h.dtype == torch.float16:
+            raise ConfigError(
+                f"interface '{self.name}': got a message in float16, in which gradients need a scaled loss, and an "
+                "unlocked module has no loss to scale; use bfloat16, or the plain loop with a gradient scaler"
+            )
+        self.rule.check(h, info)
+        credit = self.rule.credit(h, info)
+        self.instruments.log("credit", self.name, entered)
+        return credit
+
+    def ask(self, h: Tensor, batch: Batch, version: int) -> InFlight:
+        """Ask the rule as a message crosses, and let it learn from its own loss, if it has one.
+
+        Args:
+            h: ``(B, ...)``, the batch first; attached where the rule's loss is to reach the module below.
+            batch: that it is of.
+            version: of the rule's parameters.
+
+        Returns:
+            What is to be kept until the answer has come.
+        """
+        credit = self.credit(h, batch.info, batch.entered)
+        if credit.loss is not None:
+            credit.loss.backward()
+        return InFlight(self.name, batch, h.detach(), credit, version)
+
+    def learned_from(self, flight: InFlight) -> Tensor | None:
+        """Return what the module below learns from now, ``(B, ...)`` in the criterion's units; None for nothing."""
+        credit = flight.credit
+        if credit is None or credit.delta is None or credit.wait:
+            return None
+        return self.units.to_criterion(credit.delta)
+
+    # -- 2. feed --------------------------------------------------------------------------------------
+
+    def wants_answer(self, flight: InFlight) -> bool:
+        """Does anybody look at what will come back: the rule, a module that waits, or the monitor?"""
+        if self.rule.listens or flight.waits:
+            return True
+        credit = flight.credit
+        return self.instruments.monitor is not None and credit is not None and credit.delta is not None
+
+    def feed(self, flight: InFlight, *, readers: int = 1, learns: bool = True) -> Tensor:
+        """Return what the modules above are fed with, ``(B, ...)``: a leaf, whose gradient will be the answer.
+
+        Args:
+            flight: what crosses.
+            readers: modules that will add their part to the gradient.
+            learns: False where they run forward only.
+        """
+        wanted = learns and self.wants_answer(flight)
+        flight.fed = flight.h.detach().requires_grad_(wanted)
+        flight.missing = readers if wanted else 0
+        return flight.fed
+
+    # -- 3. answer ------------------------------------------------------------------------------------
+
+    def answer(self, flight: InFlight, gradient: Tensor, loss: Tensor | None = None) -> None:
+        """Take what has come back, by way of the same process.
+
+        Args:
+            flight: what it belongs to; it lets go of its leaf.
+            gradient: of what was fed, ``(B, ...)`` in the criterion's units; changed in place.
+            loss: ``(B,)``, of each example, where it is known.
+
+        Raises:
+            DivergedError: if it is not finite.
+        """
+        flight.fed, flight.missing = None, 0
+        self.receive(flight, Message(self.units.to_example_(gradient), loss))
+
+    def receive(self, flight: InFlight, message: Message) -> None:
+        """Take the answer, in per-example units already.
+
+        Raises:
+            DivergedError: if it is not finite.
+        """
+        self.instruments.check(self.name, message.gradient)
+        flight.message = message
+        self.instruments.log("message", self.name, flight.batch.entered)
+
+    # -- 4. observe -----------------------------------------------------------------------------------
+
+    def observe(self, flight: InFlight, version: int, share: int = 1) -> None:
+        """Let the rule learn from the answer: leaves gradients in its parameters.
+
+        Args:
+            flight: with its answer.
+            version: of the rule's parameters now. Equal to that of the flight, what the rule has left pending is used.
+            share: answers that are learned from together, as one sample: each counts for one part.
+        """
+        message, credit = flight.message, flight.credit
+        assert message is not None
+        if credit is not None:
+            self.instruments.measure(self.name, credit.delta, message.gradient)
+        if not self.rule.listens:
+            return
+        if credit is not None and credit.pending and flight.version == version:
+            grads = self.pending_gradient(flight.h, flight.info, message, credit.pending)
+            if share > 1:
+                grads = tuple(None if g is None else g / share for g in grads)
+            run_backward(credit.pending, grads)
+        else:
+            with torch.enable_grad():  # the module below may be one that only passes activations on
+                loss = self.rule.observe(flight.h, flight.info, message)
+            if loss is not None and loss.requires_grad:
+                (loss / share if share > 1 else loss).backward()
+        self.instruments.log("observe", self.name, flight.batch.entered)
+
+    def pending_gradient(
+        self, h: Tensor, info: Info, message: Message, pending: tuple[Tensor, ...]
+    ) -> tuple[Tensor | None, ...]:
+        """Return the gradient of the rule's loss with respect to what it left pending.
+
+        By the rule's own formula where it has one, else by a small graph over ``pending`` alone.
+        """
+        rule = self.rule
+        if not pending:
+            with torch.no_grad():
+                rule.observe(h, info, message)
+            return ()
+        grads = rule.observe_grad(h, info, message, pending)
+        if grads is not None:
+            return grads
+        with torch.enable_grad():
+            leaves = tuple(p.detach().requires_grad_() for p in pending)
+            loss = rule.observe(h, info, message, leaves)
+            if loss is None:
+                return (None,) * len(pending)
+            return torch.autograd.grad(loss, leaves, allow_unused=True)
+
+    # -- 5. release -----------------------------------------------------------------------------------
+
+    def release(self, flight: InFlight) -> None:
+        """Hand the answer to the module below, if that has waited for it."""
+        if flight.release is None:
+            return
+        assert flight.message is not None
+        release, flight.release = flight.release, None
+        release(self.accepted(flight.message, flight.info), flight.message.loss)
+
+    def accepted(self, message: Message, info: Info) -> Tensor:
+        """Return what a module that has waited learns from, ``(B, ...)`` in the criterion's units."""
+        return self.units.to_criterion(self.rule.accept(message, info))
+
+
+class InputPort:
+    """The input rule at one interface, and what looks on.
+
+    Args:
+        rule: at the interface; bound, so it knows its name.
+        instruments: of the engine; none if nothing looks on.
+    """
+
+    def __init__(self, rule: InputRule, instruments: Instruments | None = None) -> None:
+        self.rule = rule
+        self.instruments = Instruments() if instruments is None else instruments
+        self.name = rule.name
+
+    def supply(self, batch: Batch) -> Supply:
+        """Return what stands in for the activation of a batch.
+
+        Raises:
+            ContextError: if the rule lacks what it needs to know.
+        """
+        info = batch.info
+        self.rule.check(info.inputs, info)
+        assert info.inputs is not None
+        supply = self.rule.supply(info.inputs, info)
+        self.instruments.log("supply", self.name, batch.entered)
+        return supply
+
+    def observe(self, batch: Batch, h: Tensor, pending: tuple[Tensor, ...] = ()) -> bool:
+        """Let the rule learn from an activation, ``(B, ...)``, detached; return whether there was anything to learn.
+
+        Args:
+            batch: that it is of.
+            h: the activation.
+            pending: what `supply` has left for this very batch, if the rule's parameters are still the same.
+        """
+        info = batch.info
+        assert info.inputs is not None
+        loss = self.rule.observe(info.inputs, info, h, pending)
+        if loss is None or not loss.requires_grad:
+            return False
+        loss.backward()
+        return True
+
+
+def run_backward(roots: Sequence[Tensor], grads: Sequence[Tensor | None]) -> bool:
+    """Run backward from the roots that have a gradient and a graph; return whether there were any."""
+    pairs = [(r, g) for r, g in zip(roots, grads, strict=True) if g is not None and r.requires_grad]
+    if pairs:
+        backward([r for r, _ in pairs], [g for _, g in pairs])
+    return bool(pairs)
