@@ -13,7 +13,8 @@ from .transport import Store, Transport
 
 __all__ = ["Meeting"]
 
-_POLL_S = 0.02
+#: How often to look whether something was told, in seconds. A power of two, so that virtual times stay exact.
+_POLL_S = 1 / 64
 
 
 @dataclass(frozen=True, slots=True)

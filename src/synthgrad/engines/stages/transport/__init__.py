@@ -2,7 +2,8 @@
 
 `Transport` is what an engine needs of one: a clock, a small store to meet in, lines between neighbours, a sum and a
 broadcast over all. `distributed` returns that of the process group which this process has joined: ``gloo.py`` or
-``nccl.py``, on what they share in ``process_group.py``.
+``nccl.py``, on what they share in ``process_group.py``. `run_in_memory` runs a program in ranks that are threads of this
+process, in virtual time.
 """
 
 from .base import (
@@ -18,6 +19,8 @@ from .base import (
     Transport,
 )
 from .distributed import distributed
+from .memory import Outcome, outcomes_in_memory, run_in_memory
+from .world import Link
 
 __all__ = [
     "ALIGNED",
@@ -25,10 +28,14 @@ __all__ = [
     "Clock",
     "Line",
     "Lines",
+    "Link",
+    "Outcome",
     "Received",
     "Receiver",
     "Sender",
     "Store",
     "Transport",
     "distributed",
+    "outcomes_in_memory",
+    "run_in_memory",
 ]

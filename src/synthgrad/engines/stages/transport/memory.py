@@ -1,0 +1,299 @@
+"""Ranks that are threads of one process, with a clock of their own: what takes hours over a slow link takes no time.
+
+``virtual.py`` says who runs when, ``world.py`` when a parcel arrives.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....core import ConfigError, StageError
+from ..layout import Layout
+from .base import Check, Received, Transport
+from .virtual import VirtualTime
+from .world import Link, Pipe, World
+
+__all__ = ["MemoryTransport", "Outcome", "outcomes_in_memory", "run_in_memory"]
+
+_PING_BYTES = 8
+
+#: Without a delay, and with any rate.
+_IDEAL = Link()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a program in one rank.
+
+    Attributes:
+        value: what it returned; None if it raised.
+        error: what it raised; None if it returned.
+        trace: of the error, as text.
+        time_s: when it ended, by the virtual clock.
+    """
+
+    value: Any = None
+    error: BaseException | None = None
+    trace: str = ""
+    time_s: float = 0.0
+
+
+def run_in_memory(
+    num_ranks: int, program: Callable[..., Any], *args: Any, links: Link | Sequence[Link] = _IDEAL
+) -> list[Any]:
+    """Run a program in several ranks of this process, in virtual time; return what it returned, by rank.
+
+    ::
+
+        def program(transport, net):
+            with Stages(net(), criterion, adam, transport=transport) as stages:
+                stages.module.register_forward_pre_hook(lambda *_: transport.clock.sleep(0.02))  # a step takes 20 ms
+                ...
+
+        run_in_memory(2, program, net, links=Link(delay_s=0.05))
+
+    Exactly one rank runs at a time, always the one whose time is least (of two, the lower one). Computing takes no
+    time unless the program says so by ``transport.clock.sleep``; nothing ever really sleeps. Two runs are alike to the
+    last bit. Times that are sums of powers of two, such as 1/64, are exact.
+
+    Every rank has random numbers (of PyTorch on the CPU, and Python's ``random``) and a default dtype of its own, which
+    begin as they are when this function is called. All else that a process has once is shared: let a program make its
+    own network.
+
+    Args:
+        num_ranks: ranks, each a thread.
+        program: is called as ``program(transport, *args)`` in each.
+        args: of the program.
+        links: between ranks ``k`` and ``k + 1``, by ``k``; or one for all.
+
+    Raises:
+        ConfigError: if there is no rank, or another number of links.
+        Exception: what a rank has raised: the first that is no `StageError` of ranks that stopped with it.
+
+    >>> def program(transport):
+    ...     transport.clock.sleep(0.5 * transport.rank)
+    ...     total = transport.sum(torch.tensor(float(transport.rank)), lambda: None)
+    ...     return total.item(), transport.clock.now()
+    >>> run_in_memory(3, program)
+    [(3.0, 1.0), (3.0, 1.0), (3.0, 1.0)]
+    """
+    found = outcomes_in_memory(num_ranks, program, *args, links=links)
+    errors = [outcome.error for outcome in found if outcome.error is not None]
+    if errors:
+        # A rank that fails stops the others, whose errors only repeat what it says.
+        raise min(errors, key=lambda error: isinstance(error, StageError))
+    return [outcome.value for outcome in found]
+
+
+def outcomes_in_memory(
+    num_ranks: int, program: Callable[..., Any], *args: Any, links: Link | Sequence[Link] = _IDEAL
+) -> list[Outcome]:
+    """Run a program as `run_in_memory`, and return what became of it in every rank, errors included.
+
+    Raises:
+        ConfigError: if there is no rank, or another number of links.
+    """
+    world = World(num_ranks, links)
+    found = [Outcome()] * num_ranks
+
+    def served(rank: int) -> Callable[[], None]:
+        def serve() -> None:
+            try:
+                transport: Transport = MemoryTransport(world, rank)
+                value = program(transport, *args)
+                found[rank] = Outcome(value, time_s=world.time.now(rank))
+            except BaseException as error:
+                found[rank] = Outcome(None, error, traceback.format_exc(), world.time.now(rank))
+
+        return serve
+
+    world.time.run([served(rank) for rank in range(num_ranks)])
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _MemoryClock:
+    """The virtual time of a rank; see `Clock`."""
+
+    time: VirtualTime
+    rank: int
+
+    def now(self) -> float:
+        return self.time.now(self.rank)
+
+    def sleep(self, seconds: float) -> None:
+        self.time.sleep(self.rank, seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class _MemoryStore:
+    """Texts of one engine; see `Store`."""
+
+    texts: dict[str, str]
+    prefix: str
+
+    def set(self, key: str, value: str) -> None:
+        self.texts[self.prefix + key] = value
+
+    def get(self, key: str) -> str:
+        return self.texts[self.prefix + key]
+
+    def check(self, key: str) -> bool:
+        return self.prefix + key in self.texts
+
+    def compare_set(self, key: str, expected: str, value: str) -> None:
+        if self.texts.get(self.prefix + key, "") == expected:
+            self.texts[self.prefix + key] = value
+
+
+class _MemorySender:
+    """See `Sender`. A link takes whatever is sent at once."""
+
+    waited_s = 0.0
+
+    def __init__(self, pipe: Pipe, rank: int) -> None:
+        self._pipe = pipe
+        self._rank = rank
+
+    def send(self, header: Sequence[int], body: Tensor | None, number: int) -> None:
+        self._pipe.put(self._rank, header, body, 8 * len(header) + header[0])
+
+    def make_room(self, num_parcels: int) -> None:
+        pass
+
+    def arrived(self, number: int) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+
+class _MemoryReceiver:
+    """See `Receiver`."""
+
+    def __init__(self, pipe: Pipe, rank: int, check: Check, name: str) -> None:
+        self._pipe = pipe
+        self._rank = rank
+        self._check = check
+        self._name = name
+        self._more = True
+
+    def start(self) -> None:
+        pass
+
+    def get(self, timeout_s: float | None) -> Received | None:
+        found = self._pipe.take(self._rank, timeout_s or 0.0, f"waits for a parcel over {self._name}")
+        if found is not None:
+            self._more = self._check(found.header)
+        return found
+
+    def make_room(self, num_parcels: int) -> None:
+        pass
+
+    def join(self, timeout_s: float) -> bool:
+        """See `Receiver.join`; what is under way is let go."""
+        return not self._more
+
+
+@dataclass(frozen=True, slots=True)
+class _MemoryLine:
+    """See `Line`."""
+
+    out: Pipe
+    back: Pipe
+    rank: int
+
+    def sender(self) -> _MemorySender:
+        return _MemorySender(self.out, self.rank)
+
+    def receiver(self, length: int, check: Check, name: str) -> _MemoryReceiver:
+        return _MemoryReceiver(self.back, self.rank, check, name)
+
+    def ping(self) -> None:
+        self.out.put(self.rank, (0,), None, _PING_BYTES)
+
+    def pong(self) -> None:
+        self.back.take(self.rank, None, "waits for a ping")
+
+
+@dataclass(frozen=True, slots=True)
+class _MemoryLines:
+    """See `Lines`."""
+
+    below: _MemoryLine | None
+    above: _MemoryLine | None
+    time: VirtualTime
+    rank: int
+    replicas: None = None
+
+    def round_trip_s(self) -> float:
+        if self.below is not None:
+            self.below.pong()
+            self.below.ping()
+        if self.above is None:
+            return 0.0
+        start = self.time.now(self.rank)
+        self.above.ping()
+        self.above.pong()
+        return self.time.now(self.rank) - start
+
+
+class MemoryTransport:
+    """What a rank of `run_in_memory` reaches the others by; see `Transport`."""
+
+    def __init__(self, world: World, rank: int) -> None:
+        self._world = world
+        self._count: dict[str, int] = {}
+        self.rank = rank
+        self.world_size = world.num_ranks
+        self.clock = _MemoryClock(world.time, rank)
+
+    def store(self) -> _MemoryStore:
+        """See `Transport.store`."""
+        return _MemoryStore(self._world.texts, f"{self._next('store')}/")
+
+    def lines(self, layout: Layout, device: torch.device) -> _MemoryLines:
+        """See `Transport.lines`.
+
+        Raises:
+            ConfigError: if there are replicas.
+        """
+        if layout.num_replicas > 1:
+            raise ConfigError(
+                f"replicas={layout.num_replicas}: data parallel training needs torch.distributed, and these ranks are threads "
+                "of one process; use one replica"
+            )
+        engine, world, rank = self._next("lines"), self._world, self.rank
+        world.meet(rank, f"the making of lines {engine}", None)
+
+        def line(peer: int) -> _MemoryLine:
+            return _MemoryLine(world.pipe(engine, rank, peer), world.pipe(engine, peer, rank), rank)
+
+        below = None if layout.is_first else line(layout.rank(layout.stage - 1))
+        above = None if layout.is_last else line(layout.rank(layout.stage + 1))
+        return _MemoryLines(below, above, world.time, rank)
+
+    def sum(self, tensor: Tensor, check: Callable[[], None]) -> Tensor:
+        """See `Transport.sum`: in the order of the ranks."""
+        name = f"sum {self._next('sum')}"
+        parts = self._world.meet(self.rank, name, tensor.detach().clone(), check)
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return tensor.copy_(total)
+
+    def broadcast(self, tensor: Tensor, source: int) -> None:
+        """See `Transport.broadcast`."""
+        name = f"broadcast {self._next('broadcast')}"
+        own = tensor.detach().clone() if self.rank == source else None
+        tensor.copy_(self._world.meet(self.rank, name, own)[source])
+
+    def _next(self, what: str) -> int:
+        self._count[what] = self._count.get(what, 0) + 1
+        return self._count[what]

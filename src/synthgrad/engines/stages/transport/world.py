@@ -1,0 +1,146 @@
+"""What ranks in memory share: a clock, links on which parcels are under way, meetings, and texts.
+
+A parcel that is sent at time ``t`` over an idle link with delay ``d`` and rate ``r`` arrives at ``t + size / r + d``; one
+that is sent before the link is idle leaves when those before it have.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ....core import ConfigError
+from .base import Received
+from .virtual import VirtualTime
+
+__all__ = ["Link", "Pipe", "World"]
+
+#: How often a rank that waits for the others asks whether one has stopped, in seconds.
+_POLL_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What lies between two neighbours, in each direction.
+
+    Attributes:
+        delay_s: from the end of a send to the arrival, in seconds.
+        bytes_per_s: rate; infinite by default.
+    """
+
+    delay_s: float = 0.0
+    bytes_per_s: float = float("inf")
+
+    def check(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises:
+            ConfigError: naming the setting.
+        """
+        if not 0 <= self.delay_s < float("inf"):
+            raise ConfigError(f"delay_s={self.delay_s}: expected seconds from 0")
+        if not self.bytes_per_s > 0:
+            raise ConfigError(f"bytes_per_s={self.bytes_per_s}: expected a rate over 0")
+
+
+class Pipe:
+    """One direction of a link: what is under way, and when it arrives."""
+
+    def __init__(self, time: VirtualTime, link: Link) -> None:
+        self._time = time
+        self._link = link
+        self._idle_at = 0.0
+        self._under_way: deque[tuple[float, Received]] = deque()
+
+    def put(self, rank: int, header: Sequence[int], body: Tensor | None, size: int) -> None:
+        """Send a header and a body, of so many bytes together, at the time of a rank."""
+        self._idle_at = max(self._idle_at, self._time.now(rank)) + size / self._link.bytes_per_s
+        # The sender's memory may be used again, or seen by a module that works in place.
+        received = Received(list(header), None if body is None else body.clone())
+        self._under_way.append((self._idle_at + self._link.delay_s, received))
+
+    def take(self, rank: int, timeout_s: float | None, what: str) -> Received | None:
+        """Return what has arrived first; None if nothing has within the timeout (None: for ever)."""
+        until = None if timeout_s is None else self._time.now(rank) + timeout_s
+
+        def due() -> float | None:
+            if not self._under_way:
+                return until
+            arrival = self._under_way[0][0]
+            return arrival if until is None else min(arrival, until)
+
+        if not self._is_here(rank) and timeout_s != 0:
+            self._time.wait(rank, what, due)
+        return self._under_way.popleft()[1] if self._is_here(rank) else None
+
+    def _is_here(self, rank: int) -> bool:
+        return bool(self._under_way) and self._under_way[0][0] <= self._time.now(rank)
+
+
+class World:
+    """What the ranks share.
+
+    Attributes:
+        num_ranks: ranks.
+        time: their clock.
+        texts: of all stores.
+    """
+
+    def __init__(self, num_ranks: int, links: Link | Sequence[Link]) -> None:
+        if num_ranks < 1:
+            raise ConfigError(f"num_ranks={num_ranks}: expected at least 1")
+        self._links = [links] * (num_ranks - 1) if isinstance(links, Link) else list(links)
+        if len(self._links) != num_ranks - 1:
+            raise ConfigError(
+                f"{len(self._links)} links for {num_ranks} ranks: expected {num_ranks - 1}, one between each two neighbours, "
+                "or a single one for all"
+            )
+        for link in self._links:
+            link.check()
+        self.num_ranks = num_ranks
+        self.time = VirtualTime(num_ranks)
+        self.texts: dict[str, str] = {}
+        self._pipes: dict[tuple[int, int, int], Pipe] = {}
+        self._met: dict[str, dict[int, tuple[float, Any]]] = {}  # meetings: who came when, and with what
+        self._left: dict[str, int] = {}  # how many have left a meeting that all came to
+
+    def pipe(self, engine: int, source: int, dest: int) -> Pipe:
+        """Return the direction between two neighbours that belongs to the ``engine``-th lines which they made."""
+        key = (engine, source, dest)
+        if key not in self._pipes:
+            self._pipes[key] = Pipe(self.time, self._links[min(source, dest)])
+        return self._pipes[key]
+
+    def meet(self, rank: int, name: str, value: Any, check: Callable[[], None] | None = None) -> list[Any]:
+        """Bring a value; return those of all ranks when all have come.
+
+        Args:
+            rank: of the calling thread.
+            name: of the meeting.
+            value: of this rank; it must not change any more.
+            check: called again and again meanwhile.
+        """
+        came = self._met.setdefault(name, {})
+        came[rank] = self.time.now(rank), value
+
+        def all_are_here() -> float | None:
+            return max(at for at, _ in came.values()) if len(came) == self.num_ranks else None
+
+        while all_are_here() is None:
+            until = None if check is None else self.time.now(rank) + _POLL_S
+
+            def due(until: float | None = until) -> float | None:
+                at = all_are_here()
+                return until if at is None else at
+
+            self.time.wait(rank, f"waits for all others at {name}", due)
+            if check is not None and all_are_here() is None:
+                check()
+        self._left[name] = self._left.get(name, 0) + 1
+        if self._left[name] == self.num_ranks:
+            del self._met[name], self._left[name]
+        return [came[k][1] for k in range(self.num_ranks)]
