@@ -89,7 +89,10 @@ def test_files_stay_small() -> None:
 
 
 #: What no part of the library may load, though it stands beside it in the tests' environment.
-OTHERS = ("matplotlib", "rich", "click", "pooch", "numpy", "jinja2", "tqdm", "synthgrad.lab")
+OTHERS = (
+    *("matplotlib", "rich", "click", "pooch", "numpy", "jinja2", "tqdm", "synthgrad.lab"),
+    *("torch._dynamo", "torch.distributed.pipelining", "torch.distributed.tensor"),  # a second each
+)
 
 
 def test_importing_the_library_loads_no_laboratory_and_prints_nothing() -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.pipelining import PipelineStage
 
 from ...core import ConfigError, Guard, Instruments, Rule, Site
 from ...core.copies import copied
@@ -22,7 +21,25 @@ from .stage import Stage
 from .transport import Transport, distributed
 from .wire import Slot
 
-__all__ = ["ScheduleDecoupled"]
+__all__ = ["PipelinePart", "ScheduleDecoupled"]
+
+
+class PipelinePart(Protocol):
+    """What a schedule reads of a ``PipelineStage`` of ``torch.distributed.pipelining``, or of anything like it.
+
+    A protocol, because to load that module takes as long as PyTorch itself.
+
+    Attributes:
+        submod: the module of this process.
+        stage_index: its place, from 0.
+        num_stages: modules in all.
+        device: of the module.
+    """
+
+    submod: nn.Module
+    stage_index: int
+    num_stages: int
+    device: torch.device
 
 
 class ScheduleDecoupled:
@@ -41,7 +58,7 @@ class ScheduleDecoupled:
     call `close`.
 
     Args:
-        stage: a ``PipelineStage``, one for each process.
+        stage: a ``PipelineStage``, or what has its attributes; one for each process.
         n_microbatches: parts that a batch is cut into along its first dimension.
         loss_fn: takes output and target, returns the mean loss; for the last stage.
         rule: what credit the stage gets at its end.
@@ -65,7 +82,7 @@ class ScheduleDecoupled:
 
     def __init__(
         self,
-        stage: PipelineStage,
+        stage: PipelinePart,
         n_microbatches: int,
         loss_fn: Callable[[Any, Any], Tensor],
         *,
