@@ -52,19 +52,30 @@ class Units:
         """Return the factor by which the loss was multiplied before ``backward``."""
         return 1.0 if self.loss_scale is None else self.loss_scale()
 
-    def to_criterion(self, delta: Tensor, factor: float = 1.0) -> Tensor:
+    def to_criterion(self, delta: Tensor, factor: float = 1.0, *, like: Tensor | None = None) -> Tensor:
         """Return a message, ``(B, ...)`` in per-example units, as the gradient that the criterion would send.
 
         Args:
             delta: the message.
             factor: by which it is multiplied besides.
+            like: one message, where ``delta`` is a row of several.
         """
-        return delta * (factor * self.scale() / self.divisor(delta))
+        return delta * (factor * self.scale() / self.divisor(delta if like is None else like))
 
-    def to_example(self, gradient: Tensor) -> Tensor:
-        """Return a gradient that the criterion has sent, ``(B, ...)``, in per-example units."""
-        return gradient * (self.divisor(gradient) / self.scale())
+    def to_example(self, gradient: Tensor, *, like: Tensor | None = None) -> Tensor:
+        """Return a gradient that the criterion has sent, ``(B, ...)``, in per-example units.
+
+        Args:
+            gradient: from the criterion.
+            like: one message, where ``gradient`` is a row of several.
+        """
+        return gradient * (self.divisor(gradient if like is None else like) / self.scale())
 
     def to_example_(self, gradient: Tensor) -> Tensor:
         """Do the same in place."""
         return gradient.mul_(self.divisor(gradient) / self.scale())
+
+    def reduce(self, losses: Tensor) -> Tensor:
+        """Return the losses of examples, ``(..., B)``, as the criterion would reduce them, unscaled: ``(...)``."""
+        one = losses if losses.ndim == 1 else losses.flatten(0, -2)[0]
+        return losses.sum(-1) / self.divisor(one)

@@ -52,8 +52,7 @@ def reduced(loss: Tensor, units: Units | None) -> tuple[Tensor, Tensor | None]:
         raise ShapeError(
             f"the criterion returned shape {tuple(loss.shape)}, expected a scalar or the loss of each example (B,)"
         )
-    divisor = max(loss.shape[0], 1) if units is None else units.divisor(loss)
-    return loss.sum() / divisor, loss.detach()
+    return (Units() if units is None else units).reduce(loss), loss.detach()
 
 
 def model_inputs(x: Any, keywords: Mapping[str, Any]) -> Passed:

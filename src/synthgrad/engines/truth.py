@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..core import Decoupled
+from ..core import Decoupled, Units
 from ..core.devices import cuda_devices
 from ..core.interface import Interface
 
@@ -37,4 +37,5 @@ def true_messages(net: Decoupled, loss_of: Callable[[], Tensor]) -> dict[str, Te
         gradients = torch.autograd.grad(loss, list(kept.values()))
     for buffer, before in buffers:
         buffer.copy_(before)
-    return {n: g * net.units.divisor(h) for (n, h), g in zip(kept.items(), gradients, strict=True)}
+    unscaled = Units(net.units.reduction)
+    return {name: unscaled.to_example(g) for name, g in zip(kept, gradients, strict=True)}

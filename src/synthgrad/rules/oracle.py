@@ -48,7 +48,7 @@ def record_messages(
     def listen(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: object, output: Tensor) -> None:
             def keep(grad: Tensor) -> None:
-                recording.messages[name, now] = grad.detach().clone() * units.divisor(output)
+                recording.messages[name, now] = units.to_example(grad.detach())
 
             if output.requires_grad:
                 output.register_hook(keep)

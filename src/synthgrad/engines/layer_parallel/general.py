@@ -66,7 +66,7 @@ class Top:
         else:
             found = stack.map(self._ask, fed, target)
         _, values = reduced(found[0], self._units)
-        losses = found if values is None else found.sum(1) / self._units.divisor(found[0])
+        losses = found if values is None else self._units.reduce(found)
         wanted = [*stack.leaves, *([fed] if self._listened else [])]
         if wanted:
             grads = torch.autograd.grad(losses.sum(), wanted)
@@ -147,14 +147,14 @@ class General:
         if self._listened:
             own = torch.zeros_like(below[:-runs]) if back is None else back
             top = torch.zeros_like(below[-runs:]) if top_message is None else top_message
-            messages = torch.cat([own, top]) * self._units.divisor(h[0])
+            messages = self._units.to_example(torch.cat([own, top]), like=h[0])
         return Ran(h, credits, losses, messages, self._values(credits.values, top_values, len(h)))
 
     def _backward(self, bottom: Tensor, hs: Tensor, fed: Tensor, delta: Tensor | None) -> Tensor | None:
         """Run backward from the credit, keep the parameters' gradients; return that of ``fed``."""
         if delta is None:
             return None
-        scaled = delta * (1.0 / self._units.divisor(delta[0]))
+        scaled = self._units.to_criterion(delta, like=delta[0])
         pairs = [(bottom, scaled[: self._runs], self._first), (hs, scaled[self._runs :], self._inner)]
         pairs = [pair for pair in pairs if pair[0].requires_grad]
         leaves = [leaf for *_, stack in pairs for leaf in stack.leaves]

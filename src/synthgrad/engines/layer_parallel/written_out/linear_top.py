@@ -73,7 +73,7 @@ class LinearTop:
             else:
                 found = self._criticise_all(leaf, target)
             _, values = reduced(found[0], self._units)
-            losses = found if values is None else found.sum(1) / self._units.divisor(found[0])
+            losses = found if values is None else self._units.reduce(found)
             (grad,) = torch.autograd.grad(losses.sum(), leaf)
         return losses.detach(), grad
 
