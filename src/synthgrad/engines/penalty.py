@@ -56,15 +56,11 @@ class Penalties:
             name: Parameters([(n, net.model.get_parameter(n)) for n in modules[name].parameters], name)
             for name in terms
         }
-        self._others = {
-            name: {id(p): n for n, p in net.named_parameters() if id(p) not in set(map(id, own))}
-            for name, own in self._own.items()
-        }
+        self._others = {name: _without(own, net) for name, own in self._own.items()}
 
-    @property
-    def names(self) -> list[str]:
-        """The modules that have a penalty."""
-        return list(self._terms)
+    def term(self, module: str) -> Callable[[], Tensor | None] | None:
+        """Return what gives the penalty of a module, as `of` does; None if it never has any."""
+        return (lambda: self.of(module)) if module in self._terms else None
 
     def __bool__(self) -> bool:
         return bool(self._terms)
@@ -97,3 +93,9 @@ class Penalties:
                     "module's; make it of the parameters that it is given, not of net.parameters()"
                 )
         self._checked.add(module)
+
+
+def _without(own: Parameters, net: Decoupled) -> dict[int, str]:
+    """Return the names of all parameters of a network but some, by ``id``."""
+    known = set(map(id, own))
+    return {id(p): n for n, p in net.named_parameters() if id(p) not in known}

@@ -79,7 +79,7 @@ class Penalised:
         self._own = {
             m.name: [p for n in m.parameters if (p := net.model.get_parameter(n)).requires_grad]
             for m in net.graph.modules
-            if m.name in self._penalties.names
+            if self._penalties.term(m.name) is not None
         }
         for module, own in self._own.items():
             if own and (self._penalties.of(module) is None or any(id(p) not in ledger.since for p in own)):

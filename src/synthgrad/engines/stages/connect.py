@@ -167,6 +167,7 @@ class Connected:
     def state_dict(self) -> dict[str, Any]:
         """Return what was under way to this process, and how far its links have come. To be called after `settle`."""
         return {
+            "stage": (self.layout.stage, self.layout.num_stages),
             "above": None if self.above is None else self.above.state_dict(),
             "below": None if self.below is None else self.below.state_dict(),
             "window": self.window.state_dict(),
@@ -178,12 +179,13 @@ class Connected:
         Raises:
             ConfigError: if it is that of another stage.
         """
+        theirs, of = state["stage"]
+        if (theirs, of) != (self.layout.stage, self.layout.num_stages):
+            raise ConfigError(
+                f"stage {self.layout.stage} of {self.layout.num_stages} was given the state of stage {theirs} of {of}: "
+                "every process must load what it has saved"
+            )
         for name, link in (("above", self.above), ("below", self.below)):
-            if (link is None) != (state[name] is None):
-                raise ConfigError(
-                    f"stage {self.layout.stage} of {self.layout.num_stages} was given the state of a stage with other "
-                    "neighbours: every process must load what it has saved"
-                )
             if link is not None:
                 link.load_state_dict(state[name], self.device)
         self.window.load_state_dict(state["window"])
@@ -208,6 +210,8 @@ def connect(
     same: Mapping[str, Any],
     device: torch.device,
     inputs: Sequence[Slot] = (),
+    *,
+    monitored: bool = False,
 ) -> Connected:
     """Agree with all others, make the lines, measure them, begin to receive. Blocks until all have called it.
 
@@ -220,6 +224,7 @@ def connect(
         same: what else must be equal everywhere, as JSON values.
         device: of this stage.
         inputs: of the network, where they travel along.
+        monitored: are the credits at the end of this stage measured, so that answers are wanted whatever the rule?
     """
     settings.check()
     target = settings.target
@@ -237,7 +242,7 @@ def connect(
             "seed": settings.seed,
             "targets that travel": None if target is None else f"{tuple(target.shape[1:])} {target.dtype}",
         },
-        "listens": rule is not None and (rule.listens or rule.waits),
+        "listens": rule is not None and (rule.listens or rule.waits or monitored),
         "waits": rule is not None and rule.waits,
         "window": settings.window,
     }

@@ -6,16 +6,16 @@ Every process runs the same program and builds the same decoupled network; each 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ...core import ConfigError, Decoupled, Guard, Instruments, Monitor, Rule, Site, Timeline
+from ...core import ConfigError, Decoupled, Guard, Instruments, Monitor, Timeline
 from ...core.modes import evaluating
-from ..apart import Part, hide_attributes, take_apart
+from ..apart import hide_attributes, take_apart
 from ..base import Criterion, Passed, StepRecord, model_inputs
 from ..checks import warn_of_evaluation
 from ..optimizers import (
@@ -30,17 +30,18 @@ from ..optimizers import (
 from ..penalty import Penalties, Penalty
 from ..watch import Watch, watched
 from .agree import describe
-from .checks import check_rules
+from .checks import check_rules, check_savable
 from .clip import Clip
 from .codecs import Codec
 from .connect import Connected, Settings, connect
+from .gather import Gather
 from .late import LateInput
 from .layout import Layout
 from .meeting import Meeting
 from .replicas import average_gradients, replicated
 from .stage import Stage
 from .transport import Transport, distributed
-from .wire import Slot
+from .wire import Slot, slot_of
 
 __all__ = ["Stages"]
 
@@ -162,7 +163,7 @@ class Stages:
         self._links: Connected = connect(
             meeting,
             layout,
-            [_slot(site) for site in sites],
+            [slot_of(site) for site in sites],
             rule,
             settings,
             {"the network": describe(net), "clip_norm": clip_norm},
@@ -170,6 +171,7 @@ class Stages:
             []
             if inputs is None
             else [Slot((None,) * max(f.ndim - 1, 0), f.dtype, bare=not f.needed) for f in inputs],
+            monitored=monitor is not None,
         )
         self._rule = rule
         below = self._links.below
@@ -187,13 +189,13 @@ class Stages:
             instruments=self._instruments,
             name=self._name,
             sends_target=target is not None,
-            late=None if supplies is None or below is None else LateInput(supplies, below),
+            late=None if supplies is None or below is None else LateInput(supplies, below, self._instruments),
             copies=copies,
-            penalty=_penalty_of(penalties, self._name),
+            penalty=penalties.term(self._name),
             # One norm a step is all that the stages agree upon, so with it a step has one update.
             update=self._update if self._clip is None else None,
         )
-        self._owned = [_tensors(net, k, p) for k, p in enumerate(parts)]
+        self._gather = Gather(net, parts, transport, replicas)
         self._step = 0
         self._passes = 0
         self._busy_s = 0.0
@@ -296,9 +298,44 @@ class Stages:
 
     def gather(self) -> None:
         """Bring the weights of all stages into the network of every process. Blocks; all must call it."""
-        for stage, owned in enumerate(self._owned):
-            for tensor in owned():
-                self._links.meeting.transport.broadcast(tensor.data, stage * self.layout.num_replicas)
+        self._gather()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs beside ``net.state_dict()``: optimizers, draws, messages under way.
+
+        Blocks; all must call it between the same two steps, and each saves its own, with its own ``net.state_dict()``.
+
+        Raises:
+            ConfigError: if a rule has modules wait over steps: the graphs that they keep cannot be saved.
+            StageError: if another process has stopped, with the cause.
+        """
+        check_savable(self.net, self._links.window)
+        try:
+            self._links.settle()
+        except BaseException as error:
+            self._fail(error)
+            raise
+        return {
+            "optimizers": [o.state_dict() for o in self.optimizers],
+            "step": self._step,
+            "passes": self._passes,
+            "module": self._stage.state_dict(),
+            "links": self._links.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the state that `state_dict` returned in the process of this stage, in an engine built in the same way.
+
+        Does not block. All must call it, before their first step.
+
+        Raises:
+            ConfigError: if it is the state of another stage.
+        """
+        self._links.load_state_dict(state["links"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self._step, self._passes = int(state["step"]), int(state["passes"])
+        self._stage.load_state_dict(state["module"])
 
     def close(self) -> None:
         """Part from the neighbours in order. Blocks; all must call it. The process group stays as it is."""
@@ -360,31 +397,3 @@ class Stages:
 
 def _named(what: str, rule: nn.Module | None) -> list[Named]:
     return [] if rule is None else [(f"{what}.{n}", p) for n, p in rule.named_parameters()]
-
-
-def _slot(site: Site) -> Slot:
-    """Return what crosses a cut: the number of features is agreed upon, other sizes may differ from batch to batch."""
-    if len(site.shape) < 2:
-        return Slot((), site.dtype)
-    return Slot(
-        tuple(n if k == site.features_at else None for k, n in enumerate(site.shape) if k), site.dtype
-    )
-
-
-def _penalty_of(penalties: Penalties, module: str) -> Callable[[], Tensor | None] | None:
-    return (lambda: penalties.of(module)) if module in penalties.names else None
-
-
-def _tensors(net: Decoupled, stage: int, part: Part) -> Callable[[], list[Tensor]]:
-    """Return what lists the tensors that a stage changes: of its module, and of the rules that are learned there."""
-    sites = list(net.graph.sites)
-    rules: list[Rule | nn.Module] = [net.interfaces[sites[stage]].rule] if stage < len(sites) else []
-    if stage and (supplies := net.interfaces[sites[stage - 1]].input_rule) is not None:
-        rules.append(supplies)
-
-    def found() -> list[Tensor]:
-        own = [net.model.get_parameter(n) for n in net.graph.modules[stage].parameters]
-        own += [net.model.get_buffer(n) for n in sorted(part.buffers)]
-        return [*own, *(t for rule in rules for t in (*rule.parameters(), *rule.buffers()))]
-
-    return found

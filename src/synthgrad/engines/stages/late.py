@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor
 
-from ...core import ConfigError, Info, InputRule, ShapeError
+from ...core import Batch, ConfigError, Info, InputPort, InputRule, Instruments, ShapeError
 from .checksum import refuse_other_examples
 from .links import BelowLink
 
@@ -23,15 +26,16 @@ class LateInput:
     Args:
         rule: stands in for the stage below; sees the network's input, which every process must then give.
         below: the link.
+        instruments: look on.
 
     Attributes:
         num_synthetic: batches so far that were trained on synthetic inputs.
     """
 
-    def __init__(self, rule: InputRule, below: BelowLink) -> None:
-        self._rule = rule
+    def __init__(self, rule: InputRule, below: BelowLink, instruments: Instruments | None = None) -> None:
+        self._port = InputPort(rule, instruments)
         self._below = below
-        self._missing: dict[int, tuple[Tensor, Info, int]] = {}
+        self._missing: dict[int, tuple[Batch, int]] = {}  # batch and checksum of what has not come, by step
         self._early: tuple[int, Tensor, int] | None = None  # of a batch that this stage has not reached yet
         self.num_synthetic = 0
 
@@ -51,28 +55,29 @@ class LateInput:
         x = info.inputs
         if x is None:
             raise ConfigError(
-                f"interface '{self._rule.name}' has synthetic inputs, which are made of the network's input: call "
+                f"interface '{self._port.name}' has synthetic inputs, which are made of the network's input: call "
                 "step(x, y) with the input in every process"
             )
-        self._rule.check(x, info)
-        self._missing[step] = x, info, checksum
+        self._port.rule.check(x, info)
+        batch = Batch(info, entered=step)
+        self._missing[step] = batch, checksum
         real = None
         while (come := self._next(step)) is not None:
-            batch, h, theirs = come
-            self._learn(batch, h, theirs)
-            if batch == step:
+            number, h, theirs = come
+            self._learn(number, h, theirs)
+            if number == step:
                 real = h
         if real is not None:
             return real.detach()
         self.num_synthetic += 1
-        return self._rule.supply(x, info).h.detach()
+        return self._port.supply(batch).h.detach()
 
     def catch_up(self) -> None:
         """Wait for what is missing, and let it go: something else comes next."""
         while self._missing:
             early, self._early = self._early, None
-            batch, *_ = early or self._below.come(wait=True) or (0,)
-            self._missing.pop(batch)
+            number, *_ = early or self._below.come(wait=True) or (0,)
+            self._missing.pop(number)
 
     def _next(self, step: int) -> tuple[int, Tensor, int] | None:
         """Return the next activation up to that of this step, if it is here, or if too many are missing."""
@@ -84,14 +89,29 @@ class LateInput:
             return None
         return early
 
-    def _learn(self, batch: int, h: Tensor, checksum: int) -> None:
-        x, info, own = self._missing.pop(batch)
-        refuse_other_examples(batch, checksum, own, self._rule.name)
-        if h.shape[0] != x.shape[0]:
+    def _learn(self, number: int, h: Tensor, checksum: int) -> None:
+        batch, own = self._missing.pop(number)
+        name, x = self._port.name, batch.info.inputs
+        refuse_other_examples(number, checksum, own, name)
+        if x is not None and h.shape[0] != x.shape[0]:
             raise ShapeError(
-                f"a batch of {h.shape[0]} examples came to interface '{self._rule.name}', where {x.shape[0]} inputs were "
-                "given: all processes must go through the data in the same order"
+                f"a batch of {h.shape[0]} examples came to interface '{name}', where {x.shape[0]} inputs were given: all "
+                "processes must go through the data in the same order"
             )
-        loss = self._rule.observe(x, info, h.detach())
-        if loss is not None and loss.requires_grad:
-            loss.backward()
+        self._port.observe(batch, h.detach())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is still missing, and what has come early, as plain containers of tensors."""
+        return {
+            "missing": [{**batch.state_dict(), "checksum": c} for batch, c in self._missing.values()],
+            "early": self._early,
+            "num_synthetic": self.num_synthetic,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state, before the first step."""
+        batches = [(Batch.from_state(saved), saved["checksum"]) for saved in state["missing"]]
+        self._missing = {batch.entered: (batch, checksum) for batch, checksum in batches}
+        early = state["early"]
+        self._early = None if early is None else tuple(early)
+        self.num_synthetic = int(state["num_synthetic"])

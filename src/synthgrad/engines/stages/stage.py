@@ -17,7 +17,7 @@ It is the in-process engine's step seen from one module, with ``Lag(observe=w)``
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -217,6 +217,20 @@ class Stage:
         """Wait for activations that were late, so that nothing else lies before what comes next."""
         if self.late is not None:
             self.late.catch_up()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what has not been answered yet, as plain containers of tensors."""
+        return {
+            "flights": [flight.state_dict() for flight in self._flights.values()],
+            "late": None if self.late is None else self.late.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state, before the first step."""
+        flights = [InFlight.from_state(saved) for saved in state["flights"]]
+        self._flights = {flight.batch.entered: flight for flight in flights}
+        if self.late is not None:
+            self.late.load_state_dict(state["late"])
 
     # -- parts of a step ----------------------------------------------------------------------------
 

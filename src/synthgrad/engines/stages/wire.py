@@ -19,12 +19,12 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from ...core import StageError
+from ...core import Site, StageError
 from .codecs import Codec
 from .codecs.casting import Cast
 from .transport import ALIGNED, Line, Received, Sender
 
-__all__ = ["Incoming", "Kind", "Outgoing", "Parcel", "Slot"]
+__all__ = ["Incoming", "Kind", "Outgoing", "Parcel", "Slot", "slot_of"]
 
 _PREFIX = 8
 _MOST_ROWS = 1 << 24
@@ -102,6 +102,15 @@ class Slot:
     def __str__(self) -> str:
         sizes = ["rows", *("any" if n is None else str(n) for n in self.shape)]
         return f"({', '.join(sizes)}) {self.dtype}"
+
+
+def slot_of(site: Site) -> Slot:
+    """Return what crosses a cut: the number of features is agreed upon, other sizes may differ from batch to batch."""
+    if len(site.shape) < 2:
+        return Slot((), site.dtype)
+    return Slot(
+        tuple(n if k == site.features_at else None for k, n in enumerate(site.shape) if k), site.dtype
+    )
 
 
 @dataclass(slots=True)
