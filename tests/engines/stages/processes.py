@@ -8,28 +8,14 @@ import os
 import socket
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-__all__ = ["Outcome", "Processes"]
+from tests.engines.stages.places import Outcome, Place
+
+__all__ = ["Processes"]
 
 TIMEOUT_S = 90.0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a function did in one process.
-
-    Attributes:
-        value: what it returned.
-        error: ``Type: text`` of what it raised; None if nothing.
-        trace: of the error.
-    """
-
-    value: Any = None
-    error: str | None = None
-    trace: str = ""
 
 
 class Processes:
@@ -57,7 +43,7 @@ class Processes:
             self._processes.append(process)
 
     def outcomes(self, function: Callable[..., Any], *args: Any) -> list[Outcome]:
-        """Run ``function(rank, *args)`` everywhere; return what became of it, by rank."""
+        """Run ``function(place, *args)`` everywhere; return what became of it, by rank."""
         if not self._processes:
             self._start()
         for end in self._ends:
@@ -71,7 +57,7 @@ class Processes:
         return found
 
     def run(self, function: Callable[..., Any], *args: Any) -> list[Any]:
-        """Run ``function(rank, *args)`` everywhere; return its values, by rank. Fails where one raises."""
+        """Run ``function(place, *args)`` everywhere; return its values, by rank. Fails where one raises."""
         found = self.outcomes(function, *args)
         for rank, outcome in enumerate(found):
             assert outcome.error is None, f"rank {rank}: {outcome.trace}"
@@ -118,7 +104,7 @@ def _serve(end: Connection, rank: int, world: int, port: int) -> None:
             break
         function, args = asked
         try:
-            outcome = Outcome(function(rank, *args))
+            outcome = Outcome(function(Place(rank), *args))
         except BaseException as error:
             outcome = Outcome(None, f"{type(error).__name__}: {error}", traceback.format_exc())
         _part()

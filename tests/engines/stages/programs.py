@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from synthgrad import SyntheticGradient, decouple
 from synthgrad.core import Decoupled, Rule
 from synthgrad.engines import Carry, InProcess, Lag, Stages
 from synthgrad.rules import LocalLoss, NoBackprop, Sobolev, TrueGradient
+from tests.engines.stages.places import Place
 
 INPUTS, WIDTH, CLASSES, BATCH = 6, 8, 4, 10
 
@@ -80,13 +80,13 @@ def weights(net: Decoupled) -> dict[str, Tensor]:
 
 
 def trained(
-    rank: int, world: int, rule: str, steps: int, kind: str = "dense", **options: Any
+    place: Place, world: int, rule: str, steps: int, kind: str = "dense", **options: Any
 ) -> dict[str, Any]:
     """Train as stages, and return the gathered weights, the losses and the last stage's prediction."""
     net, data = network(world, rule, kind), batches(steps)
-    with Stages(net, per_example, adam, **options) as stages:
-        losses = [stages.step(x if rank == 0 else None, y).loss for x, y in data]
-        output = stages.predict(data[0][0] if rank == 0 else None)
+    with Stages(net, per_example, adam, transport=place.transport, **options) as stages:
+        losses = [stages.step(x if place.rank == 0 else None, y).loss for x, y in data]
+        output = stages.predict(data[0][0] if place.rank == 0 else None)
         stages.gather()
         return {
             "weights": weights(net),
@@ -108,26 +108,36 @@ def in_process(world: int, rule: str, steps: int, lag: int, kind: str = "dense")
     return {"weights": found, "losses": losses, "output": output}
 
 
-def raises_at(rank: int, world: int, who: int, step: int) -> None:
+def with_travelling_targets(place: Place, steps: int) -> dict[str, Tensor]:
+    net, data = network(2, "cdni"), batches(steps)
+    options = {"window": 1, "deterministic": True, "target": data[0][1], "transport": place.transport}
+    with Stages(net, per_example, adam, **options) as stages:
+        for x, y in data:
+            stages.step(*((x, y) if place.rank == 0 else ()))
+        stages.gather()
+    return weights(net)
+
+
+def raises_at(place: Place, world: int, who: int, step: int) -> None:
     """Raise in one process in the middle of training."""
     net = network(world, "cdni")
-    with Stages(net, per_example, adam, timeout_s=20) as stages:
+    with Stages(net, per_example, adam, transport=place.transport, timeout_s=20) as stages:
         for k, (x, y) in enumerate(batches(30)):
-            if rank == who and k == step:
+            if place.rank == who and k == step:
                 raise ValueError("the data is on fire\nand more")
-            stages.step(x if rank == 0 else None, y)
+            stages.step(x if place.rank == 0 else None, y)
 
 
-def delayed(rank: int, world: int, seed: int, steps: int, longest_s: float, **options: Any) -> list[int]:
+def delayed(place: Place, world: int, seed: int, steps: int, longest_s: float, **options: Any) -> list[int]:
     """Train with delays at random before steps, and return how late answers may be at the end."""
-    generator = torch.Generator().manual_seed(seed * 100 + rank)
+    generator = torch.Generator().manual_seed(seed * 100 + place.rank)
     net = network(world, "cdni")
     windows: list[int] = []
-    with Stages(net, per_example, adam, timeout_s=30, **options) as stages:
+    with Stages(net, per_example, adam, transport=place.transport, timeout_s=30, **options) as stages:
         for x, y in batches(steps):
             if torch.rand((), generator=generator) < 0.3:
-                time.sleep(float(torch.rand((), generator=generator)) * longest_s)
-            stages.step(x if rank == 0 else None, y)
+                place.sleep(float(torch.rand((), generator=generator)) * longest_s)
+            stages.step(x if place.rank == 0 else None, y)
             windows.append(stages.window)
     return windows
 

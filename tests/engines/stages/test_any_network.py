@@ -1,4 +1,4 @@
-"""Stages of any network, in real processes: exact with the true gradient, and refused everywhere where they cannot be."""
+"""Stages of any network: exact with the true gradient, and refused everywhere where they cannot be."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import synthgrad as sg
 from synthgrad.core import Decoupled
 from synthgrad.engines import Stages
-from tests.engines.stages.processes import Processes
+from tests.engines.stages.places import InMemory, Place
 from tests.engines.test_apart import Beside, Masked, Sized
 from tests.engines.test_penalty import Gated
 
@@ -105,7 +105,7 @@ def called(model: nn.Module, x: Any) -> Any:
     return model(**x) if isinstance(x, dict) else model(x)
 
 
-def deviation(rank: int, names: list[str]) -> dict[str, float]:
+def deviation(place: Place, names: list[str]) -> dict[str, float]:
     """Train each network on two stages and plainly; return the largest deviation of weights, statistics, predictions."""
     found: dict[str, float] = {}
     torch.set_default_dtype(torch.float64)
@@ -113,15 +113,17 @@ def deviation(rank: int, names: list[str]) -> dict[str, float]:
         for name in names:
             model, net, batches = network(name, sg.TrueGradient())
             optimizer = sgd(model.parameters())
-            with Stages(net, criterion, sgd, window=0, deterministic=True, timeout_s=30) as stages:
+            with Stages(
+                net, criterion, sgd, window=0, deterministic=True, timeout_s=30, transport=place.transport
+            ) as stages:
                 for k, (x, y) in enumerate(batches):
                     torch.manual_seed(k)  # dropout is in the last stage only
-                    stages.step(x if rank == 0 else None, y)
+                    stages.step(x if place.rank == 0 else None, y)
                     torch.manual_seed(k)
                     optimizer.zero_grad()
                     criterion(called(model, x), y).backward()
                     optimizer.step()
-                output = stages.predict(batches[2][0] if rank == 0 else None)
+                output = stages.predict(batches[2][0] if place.rank == 0 else None)
                 stages.gather()
             state = net.model.state_dict()
             gaps = [
@@ -138,32 +140,32 @@ def deviation(rank: int, names: list[str]) -> dict[str, float]:
     return found
 
 
-def test_two_stages_are_backpropagation(two: Processes) -> None:
+def test_two_stages_are_backpropagation(two: InMemory) -> None:
     for found in two.run(deviation, list(NETWORKS)):
         assert found.keys() == NETWORKS.keys()
         assert max(found.values()) < 1e-12, found
 
 
-def refused(rank: int, what: str) -> None:
+def refused(place: Place, what: str) -> None:
     torch.manual_seed(0)
     net = sg.decouple(Beside(what), ["mid"], sg.TrueGradient(), torch.randn(6, 6))
-    Stages(net, criterion, sgd, window=0, timeout_s=20)
+    Stages(net, criterion, sgd, window=0, timeout_s=20, transport=place.transport)
 
 
 @pytest.mark.parametrize("what", ["gate", "choice"])
-def test_what_crosses_beside_the_message_is_refused_by_all(two: Processes, what: str) -> None:
+def test_what_crosses_beside_the_message_is_refused_by_all(two: InMemory, what: str) -> None:
     errors = {outcome.error for outcome in two.outcomes(refused, what)}
     assert len(errors) == 1
     assert (errors.pop() or "").startswith("CutError: ")
 
 
-def fails_alone(rank: int) -> None:
+def fails_alone(place: Place) -> None:
     _, net, _ = network("sized", sg.TrueGradient())
-    factory = torch.optim.LBFGS if rank else sgd
-    Stages(net, criterion, factory, window=0, timeout_s=20)
+    factory = torch.optim.LBFGS if place.rank else sgd
+    Stages(net, criterion, factory, window=0, timeout_s=20, transport=place.transport)
 
 
-def test_a_rank_that_is_refused_stops_the_others_at_once(two: Processes) -> None:
+def test_a_rank_that_is_refused_stops_the_others_at_once(two: InMemory) -> None:
     first, second = two.outcomes(fails_alone)
     assert (second.error or "").startswith("ConfigError: LBFGS needs a closure")
     assert first.error == f"StageError: stage 1 (rank 1) stopped: {second.error}"
@@ -172,7 +174,7 @@ def test_a_rank_that_is_refused_stops_the_others_at_once(two: Processes) -> None
 # Ranks that read other batches
 
 
-def shuffled(rank: int, how: str) -> list[float]:
+def shuffled(place: Place, how: str) -> list[float]:
     torch.manual_seed(0)
     data = TensorDataset(torch.randn(64, 6), torch.randint(0, 3, (64,)), torch.arange(64))
     own = torch.Generator().manual_seed(0) if how == "own generator" else None
@@ -180,32 +182,34 @@ def shuffled(rank: int, how: str) -> list[float]:
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 8), nn.Linear(8, 3))
     net = sg.decouple(model, ["3"], sg.SyntheticGradient(context=3), data[:16][0])
     losses: list[float] = []
-    with Stages(net, criterion, sgd, window=1, deterministic=True, timeout_s=20) as stages:
+    with Stages(
+        net, criterion, sgd, window=1, deterministic=True, timeout_s=20, transport=place.transport
+    ) as stages:
         for _ in range(3):
             for x, y, ids in loader:
                 given = {"ids": ids} if how == "ids" else {}
                 target = y * 0 if how == "ids" else y  # all labels alike: only the ids tell
-                loss = stages.step(x if rank == 0 else None, target, **given).loss
+                loss = stages.step(x if place.rank == 0 else None, target, **given).loss
                 losses += [] if loss is None else [loss.item()]
     return losses
 
 
 @pytest.mark.parametrize(("how", "what"), [("global generator", "targets"), ("ids", "ids")])
-def test_ranks_that_read_different_batches_are_told(two: Processes, how: str, what: str) -> None:
+def test_ranks_that_read_different_batches_are_told(two: InMemory, how: str, what: str) -> None:
     first, second = two.outcomes(shuffled, how)
     assert f"belongs to other {what} than this process was given" in (second.error or "")
     assert "generator" in (second.error or "")
     assert first.error == f"StageError: stage 1 (rank 1) stopped: {second.error}"
 
 
-def test_a_loader_with_a_generator_of_its_own_is_right(two: Processes) -> None:
+def test_a_loader_with_a_generator_of_its_own_is_right(two: InMemory) -> None:
     assert len(two.run(shuffled, "own generator")[1]) == 12
 
 
 # Terms beyond the output, and one norm over all stages
 
 
-def with_options(rank: int, how: str) -> dict[str, Tensor]:
+def with_options(place: Place, how: str) -> dict[str, Tensor]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
     x, y = torch.randn(8, 6, dtype=torch.float64), torch.randint(0, 3, (8,))
@@ -216,9 +220,11 @@ def with_options(rank: int, how: str) -> dict[str, Tensor]:
     )
     loss = (lambda o, t: criterion(o, t) + decay(net.model.parameters())) if how == "criterion" else criterion
     optimizer = sgd(model.parameters())
-    with Stages(net, loss, sgd, window=0, deterministic=True, timeout_s=20, **options) as stages:
+    with Stages(
+        net, loss, sgd, window=0, deterministic=True, timeout_s=20, transport=place.transport, **options
+    ) as stages:
         for _ in range(3):
-            stages.step(x if rank == 0 else None, y)
+            stages.step(x if place.rank == 0 else None, y)
             optimizer.zero_grad()
             total = criterion(model(x), y) + (decay(model.parameters()) if how == "penalty" else 0)
             total.backward()
@@ -230,18 +236,18 @@ def with_options(rank: int, how: str) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("how", ["penalty", "clip"])
-def test_penalties_and_clipping_are_those_of_the_whole_network(two: Processes, how: str) -> None:
+def test_penalties_and_clipping_are_those_of_the_whole_network(two: InMemory, how: str) -> None:
     for found in two.run(with_options, how):
         assert max(found.values()) < 1e-12, found
 
 
-def test_a_criterion_beyond_the_output_is_refused_by_all(two: Processes) -> None:
+def test_a_criterion_beyond_the_output_is_refused_by_all(two: InMemory) -> None:
     first, second = two.outcomes(with_options, "criterion")
     assert (second.error or "").startswith("CutError: a gradient reached parameter '0.")
     assert first.error == f"StageError: stage 1 (rank 1) stopped: {second.error}"
 
 
-def balanced(rank: int, how: str) -> dict[str, Tensor]:
+def balanced(place: Place, how: str) -> dict[str, Tensor]:
     """A module leaves a loss in an attribute, which the criterion reads in another process, or its penalty in its own."""
     torch.manual_seed(0)
     model = nn.Sequential(Gated(), nn.ReLU(), nn.Linear(8, 3)).double()
@@ -251,9 +257,11 @@ def balanced(rank: int, how: str) -> dict[str, Tensor]:
     options: dict[str, Any] = {"penalty": {"1": term}} if how == "penalty" else {}
     loss = criterion if how == "penalty" else lambda o, t: criterion(o, t) + term(None)
     optimizer = sgd(model.parameters())
-    with Stages(net, loss, sgd, window=0, deterministic=True, timeout_s=20, **options) as stages:
+    with Stages(
+        net, loss, sgd, window=0, deterministic=True, timeout_s=20, transport=place.transport, **options
+    ) as stages:
         for _ in range(3):
-            stages.step(x if rank == 0 else None, y)
+            stages.step(x if place.rank == 0 else None, y)
             optimizer.zero_grad()
             (criterion(model(x), y) + 0.3 * model[0].balance).backward()  # type: ignore[operator]
             optimizer.step()
@@ -262,35 +270,37 @@ def balanced(rank: int, how: str) -> dict[str, Tensor]:
     return {n: (net.model.state_dict()[n] - v).abs().max() for n, v in model.state_dict().items()}
 
 
-def test_a_loss_left_in_an_attribute_is_exact_as_a_penalty(two: Processes) -> None:
+def test_a_loss_left_in_an_attribute_is_exact_as_a_penalty(two: InMemory) -> None:
     for found in two.run(balanced, "penalty"):
         assert max(found.values()) < 1e-12, found
 
 
-def test_a_loss_left_in_an_attribute_of_another_process_is_refused(two: Processes) -> None:
+def test_a_loss_left_in_an_attribute_of_another_process_is_refused(two: InMemory) -> None:
     first, second = two.outcomes(balanced, "criterion")
     assert "uses a tensor that the process of module '1' makes" in (second.error or "")
     assert "penalty=" in (second.error or "")
     assert first.error == f"StageError: stage 1 (rank 1) stopped: {second.error}"
 
 
-def frozen(rank: int) -> list[bool]:
+def frozen(place: Place) -> list[bool]:
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Linear(6, 8), nn.BatchNorm1d(8).eval(), nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
     )
     net = sg.decouple(model, ["2"], sg.TrueGradient(), torch.randn(8, 6))
-    with Stages(net, criterion, sgd, window=0, deterministic=True, timeout_s=20) as stages:
-        stages.predict(torch.randn(4, 6) if rank == 0 else None)
+    with Stages(
+        net, criterion, sgd, window=0, deterministic=True, timeout_s=20, transport=place.transport
+    ) as stages:
+        stages.predict(torch.randn(4, 6) if place.rank == 0 else None)
     return [part.training for part in net.model]  # type: ignore[union-attr]
 
 
-def test_prediction_leaves_a_frozen_part_frozen(two: Processes) -> None:
+def test_prediction_leaves_a_frozen_part_frozen(two: InMemory) -> None:
     for found in two.run(frozen):
         assert found == [True, False, True, True, True]
 
 
-def models(rank: int, names: list[str]) -> dict[str, float]:
+def models(place: Place, names: list[str]) -> dict[str, float]:
     """Train models of the table on two stages; return their largest deviations."""
     from synthgrad.lab.experiments.networks.zoo import ZOO
 
@@ -302,9 +312,11 @@ def models(rank: int, names: list[str]) -> dict[str, float]:
         cuts = sg.propose_cuts(model, batches[0][0])
         net = sg.decouple(model, [cuts[len(cuts) // 2]], sg.TrueGradient(), batches[0][0])
         optimizer = sgd(model.parameters())
-        with Stages(net, entry.criterion, sgd, window=0, deterministic=True, timeout_s=30) as stages:
+        with Stages(
+            net, entry.criterion, sgd, window=0, deterministic=True, timeout_s=30, transport=place.transport
+        ) as stages:
             for x, y in batches:
-                stages.step(x if rank == 0 else None, y)
+                stages.step(x if place.rank == 0 else None, y)
                 optimizer.zero_grad()
                 entry.criterion(called(model, dict(x) if hasattr(x, "keys") else x), y).backward()
                 optimizer.step()
@@ -317,7 +329,7 @@ def models(rank: int, names: list[str]) -> dict[str, float]:
 
 
 @pytest.mark.slow(reason="imports transformers in two processes")
-def test_models_from_a_library_are_exact(two: Processes) -> None:
+def test_models_from_a_library_are_exact(two: InMemory) -> None:
     pytest.importorskip("transformers")
     for found in two.run(models, ["Llama", "BERT", "ViT"]):
         assert max(found.values()) < 1e-12, found

@@ -1,7 +1,8 @@
-"""The schedule in the form of torch.distributed.pipelining, and replicas of stages, in real processes."""
+"""The schedule in the form of torch.distributed.pipelining, and replicas of stages: both in real processes too."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from synthgrad.engines import InProcess, Lag, Stages
 from synthgrad.engines.stages import ScheduleDecoupled
 from synthgrad.rules import TrueGradient
 from tests.engines.stages import programs
+from tests.engines.stages.places import InMemory, Place
 from tests.engines.stages.processes import Processes
 
 CPU = torch.device("cpu")
@@ -26,13 +28,21 @@ def halves() -> list[nn.Module]:
     return [first.double(), nn.Linear(8, 4).double()]
 
 
+def pipeline_part(place: Place) -> Any:
+    """Return a stage of PyTorch's, which wants a process group; in memory what has its attributes."""
+    half = halves()[place.rank]
+    if place.transport is None:
+        return PipelineStage(half, place.rank, 2, CPU)
+    return SimpleNamespace(submod=half, stage_index=place.rank, num_stages=2, device=CPU)
+
+
 def weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: t.detach().clone() for name, t in module.state_dict().items()}
 
 
-def _schedule(rank: int, n: int, kind: str, steps: int) -> dict[str, Any]:
+def _schedule(place: Place, n: int, kind: str, steps: int) -> dict[str, Any]:
     """Run a program that uses schedules; only the line that makes one is different."""
-    stage = PipelineStage(halves()[rank], rank, 2, CPU)
+    stage = pipeline_part(place)
     if kind == "1f1b":
         schedule: Any = Schedule1F1B(stage, n, F.cross_entropy)
         parameters = list(stage.submod.parameters())
@@ -43,9 +53,10 @@ def _schedule(rank: int, n: int, kind: str, steps: int) -> dict[str, Any]:
             n,
             F.cross_entropy,
             rule=SyntheticGradient(context=4),
-            example=programs.batches(1)[0][0] if rank == 0 else None,
+            example=programs.batches(1)[0][0] if place.rank == 0 else None,
             window=1,
             deterministic=True,
+            transport=place.transport,
         )
         parameters = list(schedule.parameters())
     optimizer = programs.adam(parameters)
@@ -53,8 +64,8 @@ def _schedule(rank: int, n: int, kind: str, steps: int) -> dict[str, Any]:
     output = None
     for x, y in programs.batches(steps):
         if kind != "1f1b":
-            output = schedule.step(*((x,) if rank == 0 else ()), target=y, losses=losses)
-        elif rank == 0:
+            output = schedule.step(*((x,) if place.rank == 0 else ()), target=y, losses=losses)
+        elif place.rank == 0:
             output = schedule.step(x)
         else:
             output = schedule.step(target=y, losses=losses)
@@ -66,7 +77,7 @@ def _schedule(rank: int, n: int, kind: str, steps: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
-def test_a_schedule_trains_both_stages(two: Processes, n: int) -> None:
+def test_a_schedule_trains_both_stages(two: InMemory, n: int) -> None:
     first, last = two.run(_schedule, n, "ours", 40)
     assert len(last["losses"]) == 40 * n
     assert first["losses"] == []
@@ -78,16 +89,17 @@ def test_a_schedule_trains_both_stages(two: Processes, n: int) -> None:
         assert changed == set(start)
 
 
-def test_the_losses_of_the_first_step_are_those_of_1f1b(two: Processes) -> None:
-    ours, theirs = (two.run(_schedule, 2, kind, 1)[1] for kind in ("ours", "1f1b"))
+def test_the_losses_of_the_first_step_are_those_of_1f1b(two_processes: Processes) -> None:
+    ours, theirs = (two_processes.run(_schedule, 2, kind, 1)[1] for kind in ("ours", "1f1b"))
     assert ours["losses"] == pytest.approx(theirs["losses"])
     # The last stage has the true gradient, averaged over microbatches as theirs.
     for name, value in theirs["weights"].items():
         torch.testing.assert_close(ours["weights"][name], value, msg=name)
 
 
-def test_one_microbatch_equals_the_in_process_engine(two: Processes) -> None:
-    found = two.run(_schedule, 1, "ours", 10)
+@pytest.mark.parametrize("where", ["two", "two_processes"])
+def test_one_microbatch_equals_the_in_process_engine(where: str, request: pytest.FixtureRequest) -> None:
+    found = request.getfixturevalue(where).run(_schedule, 1, "ours", 10)
     model = nn.Sequential(*halves())
     x, _ = programs.batches(1)[0]
     torch.manual_seed(1)
@@ -100,21 +112,27 @@ def test_one_microbatch_equals_the_in_process_engine(two: Processes) -> None:
             torch.testing.assert_close(value, weights(net.model[k])[name], rtol=0, atol=0, msg=name)  # pyright: ignore
 
 
-def _wrong(rank: int, how: str) -> None:
-    stage = PipelineStage(halves()[rank], rank, 2, CPU)
+def _wrong(place: Place, how: str) -> None:
+    stage = pipeline_part(place)
     x, y = programs.batches(1)[0]
     rule = TrueGradient() if how == "waits" else SyntheticGradient()
-    example = None if how == "no example" or rank else x
+    example = None if how == "no example" or place.rank else x
     schedule = ScheduleDecoupled(
-        stage, 0 if how == "microbatches" else 2, F.cross_entropy, rule=rule, example=example, timeout_s=2
+        stage,
+        0 if how == "microbatches" else 2,
+        F.cross_entropy,
+        rule=rule,
+        example=example,
+        timeout_s=2,
+        transport=place.transport,
     )
     try:
         if how == "no target":
-            schedule.step(*((x,) if rank == 0 else ()))
+            schedule.step(*((x,) if place.rank == 0 else ()))
         if how == "input":
-            schedule.step(x, target=y) if rank else schedule.step(target=y)
+            schedule.step(x, target=y) if place.rank else schedule.step(target=y)
         if how == "too few":
-            schedule.step(*((x[:1],) if rank == 0 else ()), target=y[:1])
+            schedule.step(*((x[:1],) if place.rank == 0 else ()), target=y[:1])
     finally:
         schedule.close()
 
@@ -130,7 +148,7 @@ def _wrong(rank: int, how: str) -> None:
         ("too few", "1 examples cannot be cut into 2 microbatches"),
     ],
 )
-def test_what_is_missing_is_named(two: Processes, how: str, error: str) -> None:
+def test_what_is_missing_is_named(two: InMemory, how: str, error: str) -> None:
     first, last = two.outcomes(_wrong, how)
     assert error in (first.error or "")
     if how == "no example":
@@ -142,7 +160,7 @@ def test_what_is_missing_is_named(two: Processes, how: str, error: str) -> None:
 # Replicas
 
 
-def _replicated(rank: int, rule: str, steps: int, lag: int) -> dict[str, Tensor]:
+def _replicated(place: Place, rule: str, steps: int, lag: int) -> dict[str, Tensor]:
     """Two stages of two replicas, of which each sees its own batches."""
     net = programs.network(2, rule)
     net.model[0][1].eval()  # pyright: ignore  statistics of half a batch are not those of the whole
@@ -156,8 +174,10 @@ def _replicated(rank: int, rule: str, steps: int, lag: int) -> dict[str, Tensor]
 
 
 @pytest.mark.parametrize(("rule", "lag"), [("cdni", 0), ("cdni", 2), ("true", 0), ("no_bprop", 1)])
-def test_replicas_learn_what_one_stage_learns_from_both_batches(four: Processes, rule: str, lag: int) -> None:
-    found = four.run(_replicated, rule, 8, lag)
+def test_replicas_learn_what_one_stage_learns_from_both_batches(
+    four_processes: Processes, rule: str, lag: int
+) -> None:
+    found = four_processes.run(_replicated, rule, 8, lag)
     net = programs.network(2, rule)
     net.model[0][1].eval()  # pyright: ignore
     engine = InProcess(net, F.cross_entropy, programs.sgd, lags={"0": Lag(observe=lag)})

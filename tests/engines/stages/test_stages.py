@@ -1,4 +1,4 @@
-"""Stages in real processes: equal to the in-process engine with the same lags, and to backpropagation without."""
+"""Stages: equal to the in-process engine with the same lags, and to backpropagation without."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from tests.engines.stages import programs
-from tests.engines.stages.processes import Processes
+from tests.engines.stages.places import InMemory, Place
 
 
 def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
@@ -18,7 +18,7 @@ def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None
 
 @pytest.mark.parametrize("lag", [0, 3])
 @pytest.mark.parametrize("rule", ["cdni", "dni", "local_loss", "sobolev", "no_bprop", "true"])
-def test_weights_are_bit_by_bit_those_of_the_in_process_engine(two: Processes, rule: str, lag: int) -> None:
+def test_weights_are_bit_by_bit_those_of_the_in_process_engine(two: InMemory, rule: str, lag: int) -> None:
     options = {"window": lag, "deterministic": True}
     found = two.run(_trained, 2, rule, 12, options)
     expected = programs.in_process(2, rule, 12, lag)
@@ -30,7 +30,7 @@ def test_weights_are_bit_by_bit_those_of_the_in_process_engine(two: Processes, r
 
 
 @pytest.mark.parametrize("rule", ["cdni", "true"])
-def test_four_stages_too(four: Processes, rule: str) -> None:
+def test_four_stages_too(four: InMemory, rule: str) -> None:
     found = four.run(_trained, 4, rule, 12, {"window": 1, "deterministic": True})
     expected = programs.in_process(4, rule, 12, 1)
     for outcome in found:
@@ -39,7 +39,7 @@ def test_four_stages_too(four: Processes, rule: str) -> None:
 
 @pytest.mark.parametrize("kind", ["convolutional", "recurrent"])
 @pytest.mark.parametrize("rule", ["dni", "true"])
-def test_other_networks(two: Processes, kind: str, rule: str) -> None:
+def test_other_networks(two: InMemory, kind: str, rule: str) -> None:
     found = two.run(_trained, 2, rule, 8, {"kind": kind, "window": 1, "deterministic": True})
     expected = programs.in_process(2, rule, 8, 1, kind)
     for outcome in found:  # the products of an LSTM may differ by a last bit with where their operands lie, which Adam divides by little
@@ -47,7 +47,7 @@ def test_other_networks(two: Processes, kind: str, rule: str) -> None:
             torch.testing.assert_close(outcome["weights"][name], value, rtol=0, atol=1e-9, msg=name)
 
 
-def test_with_the_true_gradient_and_no_window_it_is_backpropagation(four: Processes) -> None:
+def test_with_the_true_gradient_and_no_window_it_is_backpropagation(four: InMemory) -> None:
     found = four.run(_trained, 4, "true", 8, {"window": 0})
     net = programs.network(4, "true")
     plain = net.model.train()
@@ -61,13 +61,13 @@ def test_with_the_true_gradient_and_no_window_it_is_backpropagation(four: Proces
         torch.testing.assert_close(found[0]["weights"][name], value, msg=name)
 
 
-def test_two_runs_give_the_same_bits(two: Processes) -> None:
+def test_two_runs_give_the_same_bits(two: InMemory) -> None:
     options = {"window": 2, "deterministic": True, "observe_prob": 0.5}
     first, second = (two.run(_trained, 2, "cdni", 10, options)[0] for _ in range(2))
     same(first["weights"], second["weights"])
 
 
-def test_skipped_messages_are_not_sent(two: Processes) -> None:
+def test_skipped_messages_are_not_sent(two: InMemory) -> None:
     few, none = (
         two.run(_trained, 2, "cdni", 10, {"window": 1, "observe_prob": p})[1]["sent_bytes"]
         for p in (0.3, 0.0)
@@ -78,13 +78,13 @@ def test_skipped_messages_are_not_sent(two: Processes) -> None:
     assert none < few < every
 
 
-def test_rules_that_do_not_listen_are_sent_nothing(two: Processes) -> None:
+def test_rules_that_do_not_listen_are_sent_nothing(two: InMemory) -> None:
     sent = two.run(_trained, 2, "local_loss", 10, {"window": 1})[1]["sent_bytes"]
     assert sent == two.run(_trained, 2, "no_bprop", 10, {"window": 1})[1]["sent_bytes"]
     assert sent < two.run(_trained, 2, "cdni", 10, {"window": 1})[1]["sent_bytes"]
 
 
-def test_a_narrower_wire_halves_what_crosses_and_rounds_it(two: Processes) -> None:
+def test_a_narrower_wire_halves_what_crosses_and_rounds_it(two: InMemory) -> None:
     options = {"window": 1, "deterministic": True}
     wide = two.run(_trained, 2, "cdni", 10, options)
     narrow = two.run(_trained, 2, "cdni", 10, {**options, "wire_dtype": torch.bfloat16})
@@ -93,21 +93,13 @@ def test_a_narrower_wire_halves_what_crosses_and_rounds_it(two: Processes) -> No
     torch.testing.assert_close(narrow[1]["losses"], wide[1]["losses"], rtol=0.1, atol=0.1)
 
 
-def test_targets_can_travel(two: Processes) -> None:
+def test_targets_can_travel(two: InMemory) -> None:
     expected = programs.in_process(2, "cdni", 8, 1)
-    found = two.run(_with_travelling_targets, 8)
+    found = two.run(programs.with_travelling_targets, 8)
     same(found[0], expected["weights"])
 
 
-def _trained(rank: int, world: int, rule: str, steps: int, options: dict[str, object]) -> dict[str, object]:
-    return programs.trained(rank, world, rule, steps, **options)
-
-
-def _with_travelling_targets(rank: int, steps: int) -> dict[str, torch.Tensor]:
-    net, data = programs.network(2, "cdni"), programs.batches(steps)
-    options = {"window": 1, "deterministic": True, "target": data[0][1]}
-    with programs.Stages(net, programs.per_example, programs.adam, **options) as stages:
-        for x, y in data:
-            stages.step(*((x, y) if rank == 0 else ()))
-        stages.gather()
-    return programs.weights(net)
+def _trained(
+    place: Place, world: int, rule: str, steps: int, options: dict[str, object]
+) -> dict[str, object]:
+    return programs.trained(place, world, rule, steps, **options)

@@ -1,4 +1,4 @@
-"""Every rule at the end of a stage, in real processes, against the same thing written out by hand."""
+"""Every rule at the end of a stage against the same thing written out by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from synthgrad.engines import Lag, Stages
 from synthgrad.rules import HandOver
 from tests.engines.by_hand import ByHand, assert_same, batches, chain, losses, run, sgd
 from tests.engines.rule_registry import RULES
-from tests.engines.stages.processes import Processes
+from tests.engines.stages.places import InMemory, Place
 
 STEPS = 10
 WINDOWS = [0, 1, 3]
@@ -27,15 +27,15 @@ AT_ONCE = "hand_over-stale"
 Found = dict[str, dict[str, Tensor] | str]
 
 
-def _trained(rank: int, window: int) -> Found:
+def _trained(place: Place, window: int) -> Found:
     """Train with every rule, one after the other: a call to the processes for each would take longer."""
     found: Found = {}
     for name, make in RULES.items():
         try:
-            found[name] = _weights(chain(make(), modules=2), rank, window, _optimizer(name))
+            found[name] = _weights(chain(make(), modules=2), place, window, _optimizer(name))
         except Exception:
             found[name] = traceback.format_exc()
-    found[f"{AT_ONCE} with momentum"] = _weights(chain(RULES[AT_ONCE](), modules=2), rank, window, sgd)
+    found[f"{AT_ONCE} with momentum"] = _weights(chain(RULES[AT_ONCE](), modules=2), place, window, sgd)
     return found
 
 
@@ -44,16 +44,18 @@ def _optimizer(rule: str) -> Any:
     return (lambda p: torch.optim.SGD(p, 0.1)) if isinstance(RULES[rule](), HandOver) else sgd
 
 
-def _weights(net: Decoupled, rank: int, window: int, optimizer: Any) -> dict[str, Tensor]:
-    with Stages(net, losses, optimizer, window=window, deterministic=True, timeout_s=20) as stages:
+def _weights(net: Decoupled, place: Place, window: int, optimizer: Any) -> dict[str, Tensor]:
+    with Stages(
+        net, losses, optimizer, window=window, deterministic=True, timeout_s=20, transport=place.transport
+    ) as stages:
         for x, y, ids in batches(STEPS):
-            stages.step(x if rank == 0 else None, y, ids=ids)
+            stages.step(x if place.rank == 0 else None, y, ids=ids)
         stages.gather()
     return {key: value.clone() for key, value in net.state_dict().items()}
 
 
 @pytest.fixture(scope="module", params=WINDOWS, ids=lambda w: f"window {w}")
-def trained(two: Processes, request: pytest.FixtureRequest) -> tuple[int, list[Found]]:
+def trained(two: InMemory, request: pytest.FixtureRequest) -> tuple[int, list[Found]]:
     return request.param, two.run(_trained, request.param)
 
 
