@@ -4,6 +4,7 @@ Start with ``rule.py`` (the two questions; ``input_rule.py`` is its mirror image
 them), ``cut.py`` (the plain loop), ``graph.py`` (what lies between cuts) and ``decouple.py``.
 """
 
+from . import timetable
 from .context import context, current
 from .decouple import Decoupled, decouple, propose_cuts, recouple
 from .errors import (
@@ -66,4 +67,5 @@ __all__ = [
     "propose_cuts",
     "quality",
     "recouple",
+    "timetable",
 ]
