@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from ...core import ConfigError, Decoupled, Monitor, Rule
+from ...core import ConfigError, Decoupled, Monitor, Rule, ShapeError, Timeline
 from ..optimizers import OptimizerFactory
 from .alike import check_alike, check_hooks, check_stackable
 from .chain import take_apart
 
-__all__ = ["Parts", "check_settings", "find_parts"]
+__all__ = ["Parts", "check_parts", "check_settings", "find_parts"]
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,11 @@ def _check_sites(net: Decoupled) -> None:
 
 
 def check_settings(
-    nets: Sequence[Decoupled], factories: Sequence[OptimizerFactory], observe: int, monitor: Monitor | None
+    nets: Sequence[Decoupled],
+    factories: Sequence[OptimizerFactory],
+    observe: int,
+    monitor: Monitor | None,
+    timeline: Timeline | None,
 ) -> None:
     """Refuse settings that are out of range."""
     if not nets:
@@ -137,3 +142,20 @@ def check_settings(
         raise ConfigError(f"observe={observe!r}: expected a number of steps from 0")
     if monitor is not None and len(nets) > 1:
         raise ConfigError("a monitor names interfaces, of which several networks have the same; give none")
+    if timeline is not None and len(nets) > 1:
+        raise ConfigError("a timeline names modules, of which several networks have the same; give none")
+
+
+def check_parts(num_runs: int, **given: Any) -> None:
+    """Refuse what has no part for each network, by its name.
+
+    Raises:
+        ShapeError: naming it.
+    """
+    for name, value in given.items():
+        fits = isinstance(value, Tensor) and value.ndim > 1 and value.shape[0] == num_runs
+        if not fits and not (value is None and name == "context"):
+            form = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ShapeError(
+                f"got a {name} of {form} for {num_runs} networks, expected a tensor ({num_runs}, B, ...)"
+            )

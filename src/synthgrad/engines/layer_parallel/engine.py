@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core import ConfigError, Decoupled, Info, Monitor, ShapeError, Units
+from ...core import ConfigError, Decoupled, Info, Monitor, ShapeError, Timeline, Units
 from ...core.in_flight import Batch
 from ..base import Criterion, StepRecord
 from ..lags import Lag
@@ -36,12 +36,13 @@ from ..watch import watched
 from .adam import RowAdam
 from .belt import Belt, Tick
 from .body import Body, Learn, Ran
-from .build import Parts, check_settings, find_parts
+from .build import Parts, check_parts, check_settings, find_parts
 from .compiled import check_compilable, learner
 from .finite import RowGuard
 from .general import General, Top
 from .in_turn import rule_rows
 from .learning import Learning, Penalised
+from .log import log_step
 from .rules import Rows
 from .storage import Ledger, keeping_rows
 from .updates import Updates
@@ -74,6 +75,7 @@ class LayerParallel:
             those of the first full step.
         monitor: measures the quality of credits; None to measure nothing. For one network only.
         guard: stop with `DivergedError` at a message or loss that is not finite.
+        timeline: is filled with what happens, of each kind all at once; None to keep nothing. For one network only.
 
     Attributes:
         lags: by interface: with these `InProcess` computes the same.
@@ -98,18 +100,20 @@ class LayerParallel:
         compile: bool | Mapping[str, Any] = False,
         monitor: Monitor | None = None,
         guard: bool = True,
+        timeline: Timeline | None = None,
     ) -> None:
         nets = [net] if isinstance(net, Decoupled) else list(net)
         for each in nets:
             if not isinstance(each, Decoupled):
                 raise ConfigError(f"got a {type(each).__name__}, expected what synthgrad.decouple returned")
         factories = [optimizer] * len(nets) if callable(optimizer) else list(optimizer)
-        check_settings(nets, factories, observe, monitor)
+        check_settings(nets, factories, observe, monitor, timeline)
         parts = find_parts(nets)
         listened = any(rule.listens for rule in parts.rules) or monitor is not None
         self.nets = nets
         self.lags = {name: Lag(1, observe) for name in nets[0].interfaces}
         self.monitor = monitor
+        self._timeline = timeline
         self._observe_lag = observe
         self._runs = len(nets)
         self._names = parts.names
@@ -192,7 +196,7 @@ class LayerParallel:
         clear_casts()
         self._check_size(x)
         if self._runs > 1:
-            self._check_parts(target=y, context=context)
+            check_parts(self._runs, target=y, context=context)
         t = self._step
         c = y if context is None and isinstance(y, Tensor) else context
         self._belt.enter(Batch(Info(c, ids, t, x if self._in_turn else None), y, t))
@@ -250,7 +254,11 @@ class LayerParallel:
         updated = self._updates.step(t) if adam is None else self._updates.all
         self._below = Tick(rows._replace(h=ran.h), None if self.monitor is None else ran.credits.delta)
         loss = None if ran.losses is None else ran.losses if runs > 1 else ran.losses[0]
-        return StepRecord(t, loss, self._names_of(updated))
+        names = self._names_of(updated)
+        if self._timeline is not None:
+            observed = seen.rows.reached if seen is not None and self._body.rules.listens else 0
+            log_step(self._timeline, self._names, t, ran, observed, self._observe_lag, names)
+        return StepRecord(t, loss, names)
 
     def _learn_in_full(self, x: Tensor, below: Tick, rows: Rows, adam: RowAdam | None) -> Ran:
         """Leave the gradients of all parameters, or update these at once."""
@@ -333,16 +341,6 @@ class LayerParallel:
                 f"got inputs of shape {tuple(x.shape)}, expected {self._size} as in the first step: layers run as one "
                 "batch, so all batches must have one size; drop the last, smaller one"
             )
-
-    def _check_parts(self, **given: Any) -> None:
-        """Refuse what has no part for each network."""
-        for name, value in given.items():
-            fits = isinstance(value, Tensor) and value.ndim > 1 and value.shape[0] == self._runs
-            if not fits and not (value is None and name == "context"):
-                form = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-                raise ShapeError(
-                    f"got a {name} of {form} for {self._runs} networks, expected a tensor ({self._runs}, B, ...)"
-                )
 
     # -- resuming -----------------------------------------------------------------------------------------
 
