@@ -222,30 +222,6 @@ def test_locked_it_updates_when_the_slowest_does(period: int) -> None:
     assert updates(timeline, "A") == updates(timeline, "B") == list(range(2 * period - 1, 16, 2 * period))
 
 
-def test_the_timeline_of_a_period() -> None:
-    timeline = watched(2, sg.SyntheticGradient(receiver=True))
-    assert [str(e) for e in timeline.events if e.step < 4] == [
-        "0:forward(A)@0",
-        "1:forward(A)@1",
-        "1:credit(A->B)@1",
-        "1:backward(A)@1",
-        "1:update(A)@1",
-        "1:forward(B)@1",
-        "2:forward(A)@2",
-        "3:forward(A)@3",
-        "3:credit(A->B)@3",
-        "3:backward(A)@3",
-        "3:update(A)@3",
-        "3:forward(B)@3",
-        "3:backward(B)@3",
-        "3:message(A->B)@1",
-        "3:observe(A->B)@1",
-        "3:message(A->B)@3",
-        "3:observe(A->B)@3",
-        "3:update(B)@3",
-    ]
-
-
 def test_a_updates_though_b_never_runs() -> None:
     """Nothing of B is waited for: here it raises, and A's update stays."""
     a, b = made(Cell("input"), Cell("A"))

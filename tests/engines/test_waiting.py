@@ -69,25 +69,6 @@ def test_warming_up_is_backpropagation_and_teaches_the_rule(case: Case, engine: 
     assert any(not torch.allclose(v, reference.state_dict()[n]) for n, v in net.model.state_dict().items())
 
 
-def test_the_timeline_of_a_module_that_waits() -> None:
-    case, timeline = CASES["linear"], Timeline()
-    net = sg.decouple(case.model(), case.at, TrueGradient(), case.batch()[0])
-    InProcess(net, case.criterion, sgd, timeline=timeline).step(*case.batch())
-    assert timeline.order("forward", "backward", "message", "update") == [
-        "forward 1",
-        "forward 3",
-        "forward output",
-        "backward output",
-        "message 3",
-        "update output",
-        "backward 3",
-        "message 1",
-        "update 3",
-        "backward 1",
-        "update 1",
-    ]
-
-
 def delayed_by_hand(lag: int, shrink: float) -> nn.Module:
     """Three modules; each learns ``lag`` steps after the one above it has, by the graph and weights of then."""
     case = CASES["linear"]
@@ -149,15 +130,6 @@ def test_delayed_gradients_with_batch_norm_and_a_held_batch() -> None:
         not torch.equal(v, plain[n]) for n, v in net.model.state_dict().items() if n.endswith("weight")
     )
     assert all(v.isfinite().all() for v in net.state_dict().values())
-
-
-def test_one_interface_waits_and_the_others_do_not() -> None:
-    case = CASES["linear"]
-    given = {"1": TrueGradient(), "3": sg.SyntheticGradient(context=CLASSES)}
-    timeline = Timeline()
-    net = sg.decouple(case.model(), case.at, given, case.batch()[0])
-    InProcess(net, case.criterion, sgd, timeline=timeline).step(*case.batch())
-    assert timeline.order("update") == ["update 3", "update 1", "update output"]
 
 
 def test_falls_back_while_the_cosine_is_low_and_hands_over_when_it_is_not() -> None:
