@@ -75,7 +75,6 @@ class Inbox:
 
     def end(self) -> None:
         """Let go of what still comes until the neighbour has ended too. Blocks."""
-        self._kept.clear()
         while self._wait("end").kind is not Kind.END:
             pass
 

@@ -370,6 +370,22 @@ def test_the_default_dtype_is_each_ranks_own() -> None:
     assert torch.get_default_dtype() == torch.float32
 
 
+def test_a_setting_that_is_changed_for_a_while_is_changed_for_one_rank() -> None:
+    def program(transport: Transport) -> list[bool]:
+        found: list[bool] = []
+        before = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(transport.rank == 1)
+        for _ in range(2):
+            transport.clock.sleep(1.0)
+            found.append(torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(before)
+        return found
+
+    before = torch.backends.mha.get_fastpath_enabled()
+    assert run_in_memory(3, program) == [[False] * 2, [True] * 2, [False] * 2]
+    assert torch.backends.mha.get_fastpath_enabled() == before
+
+
 def test_gradients_are_recorded_in_every_rank() -> None:
     def program(transport: Transport) -> tuple[bool, bool]:
         if transport.rank == 0:
