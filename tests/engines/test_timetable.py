@@ -5,7 +5,6 @@ The timetables themselves are checked against tables written by hand, in ``tests
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -58,34 +57,12 @@ LAGS: dict[str, tuple[Lag, ...]] = {  # of the interfaces, in turn
     "forward": (Lag(forward=1),),
     "both": (Lag(forward=2, observe=1), Lag(), Lag(forward=1)),
 }
-#: Timelines that are not yet as they should be: why, and the tests that show it.
-DIFFERS = {
-    "a module that waits has an update for a message that nobody learns from": (
-        r"chains\[(linear|batchnorm)-(observe|both)-waits(, then nothing)?\]"
-        r"|chains\[batchnorm-observe, some-waits(, then nothing)?\]"
-        r"|branches\[two_headed-observe-waits(, then nothing)?\]"
-    ),
-    "the second update of a rule that serves several modules is not logged": (
-        r"branches\[two_headed-(none|observe, some)-waits at first\]"
-        r"|different_rules\[rules1-two_headed-(none|observe, some)\]"
-    ),
-    "the rule's own prediction at the start of an unroll is logged as credit": (
-        r"recurrent\[at once-(\{\}|\{'every': 2\})\]"
-    ),
-}
 CHAINS = ("linear", "batchnorm")
 BRANCHES = ("two_headed", "shared_trunk")
 
 
 def sgd(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, 1e-3)
-
-
-@pytest.fixture(autouse=True)
-def _known(request: pytest.FixtureRequest) -> None:
-    for reason, tests in DIFFERS.items():
-        if re.search(tests, request.node.name):
-            request.node.add_marker(pytest.mark.xfail(reason=reason, strict=False))
 
 
 def assert_equal(timeline: Timeline, expected: Iterable[Event]) -> None:

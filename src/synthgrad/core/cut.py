@@ -115,6 +115,7 @@ class PlainCrossing:
         truths: messages in place of what comes back, by interface; or None.
         graph: of the network, whose modules the timeline names; None where there is none.
         entered: the step in which the batch entered, for the timeline; None for the step at hand.
+        again: has the module below been given credit before, so that the rule is asked for its prediction only?
     """
 
     def __init__(
@@ -124,12 +125,15 @@ class PlainCrossing:
         truths: Mapping[str, Tensor] | None = None,
         graph: Graph | None = None,
         entered: int | None = None,
+        *,
+        again: bool = False,
     ) -> None:
         self.units = units
         self.instruments = Instruments() if instruments is None else instruments
         self.truths = truths
         self._graph = graph
         self._entered = self.instruments.step if entered is None else entered
+        self._again = again
         self._ends: set[str] = set()
         self._learned: set[str] = set()
 
@@ -160,7 +164,7 @@ class PlainCrossing:
         info = interface.frame.info
         if not torch.compiler.is_compiling():
             self.reached(interface.name)
-        credit = self.port(interface).credit(seen, info, self._entered)
+        credit = self.port(interface).credit(seen, info, None if self._again else self._entered)
         return _Cut.apply(
             h, seen.detach(), interface, self, info, credit.wait, credit.delta, credit.loss, *credit.pending
         )

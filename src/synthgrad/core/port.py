@@ -50,13 +50,14 @@ class Port:
 
     # -- 1. ask ---------------------------------------------------------------------------------------
 
-    def credit(self, h: Tensor, info: Info, entered: int = 0) -> Credit:
+    def credit(self, h: Tensor, info: Info, entered: int | None = 0) -> Credit:
         """Ask the rule. Its own loss, if it has one, is left to the caller.
 
         Args:
             h: ``(B, ...)``, the batch first.
             info: what is known.
-            entered: the step in which the batch entered, for the timeline.
+            entered: the step in which the batch entered, for the timeline; None where the module below has been given
+                credit for it before, and the rule is asked for its prediction again.
 
         Raises:
             ConfigError: if ``h`` is in float16, in which no unlocked gradient fits.
@@ -69,7 +70,8 @@ class Port:
             )
         self.rule.check(h, info)
         credit = self.rule.credit(h, info)
-        self.instruments.log("credit", self.name, entered)
+        if entered is not None:
+            self.instruments.log("credit", self.name, entered)
         return credit
 
     def ask(self, h: Tensor, batch: Batch, version: int) -> InFlight:

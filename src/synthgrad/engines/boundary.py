@@ -317,7 +317,7 @@ class Boundary(nn.Module):
         """Return ``h`` with the rule listening to its gradient."""
         divisor = self.units.divisor(flat)  # of the whole batch, also where only some rows cross
         units = Units(lambda _: divisor, self.units.loss_scale)
-        crossing = PlainCrossing(units, self.instruments, entered=self.step - 1)
+        crossing = PlainCrossing(units, self.instruments, entered=self.step - 1, again=True)
         frame = Frame()
         frame.info = info
         return crossing(Interface(_NAME, self.rule, frame, copies=False), h)

@@ -231,8 +231,9 @@ class Cuts:
             learned |= self._backward(turn)
         due = self._mail.due(module.inputs, self._step)
         for interface, flight in due:
-            self._ports[interface].observe(flight, self._step)
-            learned = True
+            port = self._ports[interface]
+            port.observe(flight, self._step)
+            learned |= port.rule.listens
         if not turn.missing:
             turn.drop()
         turn.learned, turn.done = False, True
@@ -245,8 +246,9 @@ class Cuts:
         for interface, _ in due:
             # Where modules wait, a message may be complete when the module that its rule is updated with has had its turn.
             owner = self._consumers[interface][-1]
-            if owner != k and self._turns[owner].done:
+            if owner != k and self._turns[owner].done and self._ports[interface].rule.listens:
                 step_all(self._optimizers[owner])
+                self._log("update", self._names[owner], self._turns[owner].batch)
         for interface, flight in due:
             self._ports[interface].release(flight)
 
@@ -259,20 +261,20 @@ class Cuts:
             roots.append(turn.penalty)
             grads.append(torch.ones_like(turn.penalty))
         try:
-            if not run_backward(roots, grads):
-                return False
+            learns = run_backward(roots, grads)
         except RuntimeError as error:
             raise reused(self._names[k], error) from error
-        self._log("backward", self._names[k], turn.batch)
+        if learns:
+            self._log("backward", self._names[k], turn.batch)
         for name in self._modules[k].inputs:
             flight = turn.fed[name]
             flight.missing -= 1
-            # Complete when every module that this interface feeds has added its part.
+            # Complete when every module that this interface feeds has added its part; one without credit adds nothing.
             if flight.missing or flight.fed is None or flight.fed.grad is None:
                 continue
             self._ports[name].answer(flight, flight.fed.grad, self._value(turn, name))
             self._mail.pass_down(name, flight, self._step)
-        return True
+        return learns
 
     def _value(self, turn: Turn, name: str) -> Tensor | None:
         """Return the loss values of the message at an interface: known where nothing branches only."""

@@ -40,7 +40,8 @@ class _Flight:
         name: of the interface.
         batch: that it is of.
         wanted: does anybody want what comes back?
-        missing: modules above that have yet to run backward.
+        missing: modules above that have yet to have their turn.
+        has_part: has one of them run backward?
         waiting: the turn of the module below that waits for what comes back.
         due: the step in which it is observed.
     """
@@ -49,6 +50,7 @@ class _Flight:
     batch: int
     wanted: bool
     missing: int = 0
+    has_part: bool = False
     waiting: _Turn | None = None
     due: int = 0
 
@@ -145,9 +147,9 @@ class _Run:
             return
         name, schedule = turn.module.name, self._schedule
         learned, turn.learned = turn.learned, False
-        if turn.given and not turn.missing:
+        if not turn.missing:
             yield from self._backward(turn)
-            learned = True
+            learned |= turn.given > 0
         due = [flight for i in turn.module.inputs for flight in self._take_due(i)]
         heard = [flight for flight in due if schedule.interfaces[flight.name].listens]
         for flight in heard:
@@ -167,10 +169,12 @@ class _Run:
                 yield from self._end(waiting)
 
     def _backward(self, turn: _Turn) -> Iterator[Event]:
-        yield self._event("backward", turn.module.name, turn.batch)
+        if turn.given:
+            yield self._event("backward", turn.module.name, turn.batch)
         for flight in turn.fed:
             flight.missing -= 1
-            if flight.wanted and not flight.missing:
+            flight.has_part |= turn.given > 0
+            if flight.wanted and flight.has_part and not flight.missing:
                 yield self._event("message", flight.name, flight.batch)
                 flight.due = self._step + self._schedule.interfaces[flight.name].observe
                 self._down[flight.name].append(flight)
