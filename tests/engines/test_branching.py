@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import synthgrad as sg
 from synthgrad.core import Credit, Decoupled, Info, Message, Rule
-from synthgrad.engines import InProcess
+from synthgrad.engines import InProcess, Locked
 from tests.engines.by_hand import B, assert_same, batches, losses, sgd
 from tests.engines.rule_registry import RULES
 from tests.networks import CLASSES, TwoHeaded
@@ -212,3 +212,19 @@ def test_in_a_chain_the_rule_above_says_the_loss_values() -> None:
     assert heard["0"][0].tolist() == [7.0] * B
     assert heard["1"][0] is not None
     assert heard["1"][0].tolist() != [7.0] * B
+
+
+def test_a_head_without_credit_leaves_the_rest_of_the_message_to_the_rule_below() -> None:
+    """The rule at a trunk has two readers, of which one learns nothing: it hears what the other sends back."""
+    torch.manual_seed(3)
+    rules = {"trunk": sg.SyntheticGradient(context=CLASSES), "inner": sg.NoBackprop()}
+    x, y, _ = batches(1)[0]
+    nets = [sg.decouple(TwoHeaded().double(), ["trunk", "inner"], rules, x)]
+    nets.append(copy.deepcopy(nets[0]))
+    before = copy.deepcopy(nets[0].interfaces["trunk"].rule.state_dict())
+    InProcess(nets[0], two_losses, sgd).step(x, y)
+    Locked(nets[1], two_losses, sgd).step(x, y)  # in its first step the plain loop has the same weights everywhere
+    ours, theirs = (net.interfaces["trunk"].rule.state_dict() for net in nets)
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, msg=name)
+    assert any(not torch.equal(ours[name], before[name]) for name in before)
