@@ -14,12 +14,12 @@ from ...core import Info, ShapeError
 from ...core.in_flight import Batch
 from .rules import Rows
 
-__all__ = ["Belt", "Tick"]
+__all__ = ["Belt", "RowsInFlight"]
 
 
 @dataclass(slots=True)
-class Tick:
-    """What one step has left at the interfaces, and, once it has come, what came back for it.
+class RowsInFlight:
+    """What is in flight at all interfaces at once: as `core.InFlight` of one, in rows of the same tensors.
 
     Attributes:
         rows: what crossed.
@@ -43,7 +43,7 @@ class Tick:
         }
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Tick:
+    def from_state(cls, state: Mapping[str, Any]) -> RowsInFlight:
         """Return what `state_dict` was made of."""
         infos = [Info(**info) for info in state["infos"]]
         rows = Rows(state["h"], state["contexts"], state["reached"], infos)

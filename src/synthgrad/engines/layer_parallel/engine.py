@@ -34,7 +34,7 @@ from ..optimizers import OptimizerFactory, clear_casts, make_optimizers
 from ..penalty import Penalty
 from ..watch import watched
 from .adam import RowAdam
-from .belt import Belt, Tick
+from .belt import Belt, RowsInFlight
 from .body import Body, Learn, Ran
 from .build import Parts, check_parts, check_settings, find_parts
 from .compiled import check_compilable, learner
@@ -148,8 +148,8 @@ class LayerParallel:
         if penalty is not None:
             self._penalised = Penalised(nets, penalty, ledger, compiled=compile is not False)
         self._belt = Belt(self._rows, self._runs)
-        self._below: Tick | None = None
-        self._sent: deque[Tick] = deque()
+        self._below: RowsInFlight | None = None
+        self._sent: deque[RowsInFlight] = deque()
         self._size: tuple[int, ...] | None = None
         self._bound = [(p, p.data_ptr()) for n in nets for p in islice(n.parameters(), 1)]
         self._step = 0
@@ -252,7 +252,9 @@ class LayerParallel:
         if self._penalised is not None:
             self._penalised.add(t)
         updated = self._updates.step(t) if adam is None else self._updates.all
-        self._below = Tick(rows._replace(h=ran.h), None if self.monitor is None else ran.credits.delta)
+        self._below = RowsInFlight(
+            rows._replace(h=ran.h), None if self.monitor is None else ran.credits.delta
+        )
         loss = None if ran.losses is None else ran.losses if runs > 1 else ran.losses[0]
         names = self._names_of(updated)
         if self._timeline is not None:
@@ -260,7 +262,7 @@ class LayerParallel:
             log_step(self._timeline, self._names, t, ran, observed, self._observe_lag, names)
         return StepRecord(t, loss, names)
 
-    def _learn_in_full(self, x: Tensor, below: Tick, rows: Rows, adam: RowAdam | None) -> Ran:
+    def _learn_in_full(self, x: Tensor, below: RowsInFlight, rows: Rows, adam: RowAdam | None) -> Ran:
         """Leave the gradients of all parameters, or update these at once."""
         batch = self._belt.top
         assert batch is not None
@@ -281,7 +283,7 @@ class LayerParallel:
             self._learn_and_update = learner(self._body, self._compile, adam)
         return self._learn_and_update
 
-    def _learn_while_filling(self, x: Tensor, below: Tick, rows: Rows, t: int) -> Ran:
+    def _learn_while_filling(self, x: Tensor, below: RowsInFlight, rows: Rows, t: int) -> Ran:
         """Do the same, while there are layers that no batch has reached: put their buffers back."""
         body, batch, runs, reached = self._body, self._belt.top, self._runs, rows.reached
         with (
@@ -303,7 +305,7 @@ class LayerParallel:
                     body.rules.observe(seen.rows, seen.messages, seen.values)
         return ran
 
-    def _measure(self, monitor: Monitor, seen: Tick) -> None:
+    def _measure(self, monitor: Monitor, seen: RowsInFlight) -> None:
         """Compare the credits of one step with the messages that have come for it."""
         if seen.messages is None or seen.delta is None:
             return
@@ -317,11 +319,11 @@ class LayerParallel:
             return list(self._names)
         return list(dict.fromkeys(self._names[k % len(self._names)] for k in updated))
 
-    def _nothing(self, x: Tensor) -> Tick:
+    def _nothing(self, x: Tensor) -> RowsInFlight:
         """Return what the layers above the first are fed with before there is anything: zeros."""
         p = next(self.net.parameters(), x)
         h = torch.zeros(self._rows * self._runs, x.shape[1], *self._shape, dtype=p.dtype, device=x.device)
-        return Tick(Rows(h, self._belt.contexts, 0))
+        return RowsInFlight(Rows(h, self._belt.contexts, 0))
 
     # -- checks -------------------------------------------------------------------------------------------
 
@@ -351,7 +353,7 @@ class LayerParallel:
             "step": self._step,
             "belt": self._belt.state_dict(),
             "below": None if self._below is None else self._below.state_dict(),
-            "sent": [tick.state_dict() for tick in self._sent],
+            "sent": [sent.state_dict() for sent in self._sent],
             "size": self._size,
         }
 
@@ -363,8 +365,8 @@ class LayerParallel:
         self._step = int(state["step"])
         self._size = state["size"]
         self._belt.load_state_dict(state["belt"])
-        self._below = None if state["below"] is None else Tick.from_state(state["below"])
-        self._sent = deque(Tick.from_state(tick) for tick in state["sent"])
+        self._below = None if state["below"] is None else RowsInFlight.from_state(state["below"])
+        self._sent = deque(RowsInFlight.from_state(saved) for saved in state["sent"])
 
 
 def _body(
