@@ -38,7 +38,7 @@ class Units:
             raise ConfigError(
                 f"loss_scale={loss_scale!r}: expected a callable() -> factor, for example scaler.get_scale"
             )
-        self.reduction = reduction
+        self.reduction: Reduction = reduction
         self.loss_scale = loss_scale
 
     def divisor(self, h: Tensor) -> float:
