@@ -15,7 +15,8 @@ The user's own forward runs unchanged: the three steps happen inside the forward
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..core import Decoupled, Info
+from ..core.devices import cuda_devices
 from ..core.events import Kind
 from ..core.graph import OUTPUT
 from ..core.in_flight import Batch, InFlight
@@ -31,10 +33,11 @@ from ..core.interface import Interface
 from ..core.outputs import tensors_in
 from ..core.port import InputPort, Port, run_backward
 from .base import Criterion, StepRecord, reduced
+from .held import Held, as_then
 from .mail import Mail
 from .optimizers import step_all
 from .penalty import Penalties
-from .turns import Turn
+from .turns import Turn, Waiting
 from .watch import Watch, reused
 
 __all__ = ["Cuts", "NothingAbove"]
@@ -92,26 +95,32 @@ class Cuts:
         # The step at hand:
         self._step = 0
         self._turns: list[Turn] = []
+        self._held: Held | None = None
         self._batch = Batch(Info(), None, 0)
         self._record = StepRecord(0)
 
-    def begin(self, batch: Batch, record: StepRecord, updates: Sequence[bool]) -> None:
+    def begin(
+        self, batch: Batch, record: StepRecord, updates: Sequence[bool], held: Held | None = None
+    ) -> None:
         """Begin a step.
 
         Args:
             batch: that the lowest module works on.
             record: to be filled; knows the number of the step.
             updates: the modules that have drawn an update.
+            held: what the forward pass is made of, where modules wait over steps.
         """
         self._watch.forget()
         self._step = self.instruments.step = record.step
         self._batch, self._record = batch, record
-        self._turns = [Turn(k, updates=draw) for k, draw in enumerate(updates)]
+        self._held = held
+        self._turns = [Turn(k, held, updates=draw) for k, draw in enumerate(updates)]
         self._grad_mode(0)
 
     def end(self) -> None:
         """End a step: let go of every tensor."""
         self._turns = []
+        self._held = None
 
     def check(self) -> None:
         """Refuse gradients that nobody has used, at the end of a step.
@@ -134,16 +143,19 @@ class Cuts:
         grad = self._ports[name].learned_from(flight)
         turn.end(h, None if grad is None else interface.as_made(grad))
         if flight.credit is not None and flight.credit.wait:
-            self._wait(interface, flight, turn)
+            flight.release = Waiting(turn, turn.wait(), interface, self.finish)
         above = flight
         if interface.input_rule is not None:
             above = self._supply(name, flight, turn)
-        self._end(turn)
+        self.finish(turn)
         above = self._mail.pass_up(name, above, flight)
         if above is None:
             raise NothingAbove
         self._batch = above.batch
-        return self._feed(interface, above)
+        fed = self._feed(interface, above)
+        if self._held is not None:
+            self._held.note(name)
+        return fed
 
     def _ask(self, interface: Interface, h: Tensor, turn: Turn) -> InFlight:
         """Ask the rule for the credit of a message, ``(B, ...)``, that the module of a turn has made."""
@@ -155,16 +167,6 @@ class Cuts:
         if self._mail.is_late(interface.name):
             flight.settle()  # the rule's parameters will have changed when the message comes
         return flight
-
-    def _wait(self, interface: Interface, flight: InFlight, turn: Turn) -> None:
-        """Let the module of a turn wait for the answer to what it has just ended in."""
-        end = turn.wait()
-
-        def release(gradient: Tensor, loss: Tensor | None) -> None:
-            turn.release(end, interface.as_made(gradient), loss)
-            self._end(turn)
-
-        flight.release = release
 
     def _supply(self, name: str, flight: InFlight, turn: Turn) -> InFlight:
         """Return what stands in for ``h`` above the interface; let its rule learn from ``h``."""
@@ -204,8 +206,48 @@ class Cuts:
         self.instruments.check("loss", loss.detach())
         self._reach(turn)
         turn.end(loss, torch.ones_like(loss) if turn.updates else None)
-        self._end(turn)
+        self.finish(turn)
         return loss.detach()
+
+    def rebuild(self, state: Mapping[str, Any], turns: Sequence[Turn]) -> None:
+        """Build the graphs of turns that wait once more, in a run that is resumed.
+
+        Args:
+            state: what the forward pass of their step was made of, see `Held.state_dict`.
+            turns: those of its modules that wait, with what they were fed with.
+        """
+        waiting = {turn.position: turn for turn in turns}
+        fed = {name: flight for turn in turns for name, flight in turn.fed.items()}
+
+        def reach(end: str, value: Tensor) -> None:
+            turn = waiting.get(self._ends_at[end])
+            if turn is None:
+                return
+            turn.ends.append(value)
+            module = self._modules[turn.position]
+            if self._penalties and len(turn.ends) == len(module.ends):
+                turn.penalty = self._penalties.of(module.name)
+
+        def cross(interface: Interface, h: Tensor) -> Tensor:
+            reach(interface.name, h)
+            if all(len(t.ends) == len(self._modules[k].ends) for k, t in waiting.items()):
+                raise NothingAbove  # what lies above has learned already
+            held.draw_as_then(interface.name)
+            flight = fed.get(interface.name)
+            leaf = h.detach() if flight is None else interface.as_made(flight.h)
+            if flight is not None and flight.fed is not None:
+                leaf = interface.as_made(flight.fed)
+            return leaf.clone() if interface.copies else leaf
+
+        with as_then(self.net.model, state, cuda_devices(self.net)) as held, self.net.crossed_by(cross):
+            args, kwargs = held.passed
+            with suppress(NothingAbove):
+                output = self.net.model(*args, **kwargs)
+                turn = waiting[self._ends_at[OUTPUT]]
+                assert turn.batch is not None
+                reach(OUTPUT, reduced(self.criterion(output, turn.batch.target), self.net.units)[0])
+        for turn in turns:
+            turn.held = held
 
     # -- a module's part of a step --------------------------------------------------------------------
 
@@ -218,7 +260,7 @@ class Cuts:
                 with torch.enable_grad():
                     turn.penalty = self._penalties.of(self._names[turn.position])
 
-    def _end(self, turn: Turn) -> None:
+    def finish(self, turn: Turn) -> None:
         """Let a module learn, if all its ends have been reached and none waits for its message."""
         k = turn.position
         module, name = self._modules[k], self._names[k]

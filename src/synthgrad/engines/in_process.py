@@ -12,6 +12,7 @@ So at any time the graph of one module is held, whatever the depth. Two things d
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -19,18 +20,19 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..core import ConfigError, Decoupled, Guard, Info, Monitor, Timeline
+from ..core.devices import cuda_devices
 from ..core.graph import first_tensor
 from ..core.in_flight import Batch
 from ..core.instruments import Instruments
 from .base import Criterion, StepRecord, model_inputs
 from .checks import check_unlockable, warn_of_evaluation
 from .cuts import Cuts, NothingAbove
+from .held import Held, Stash
 from .lags import Lag
 from .learners import learners
 from .mail import Mail
 from .optimizers import OptimizerFactory, clear_casts, make_optimizers, zero_grad
 from .penalty import Penalties, Penalty
-from .stash import keeping_weights
 
 __all__ = ["InProcess"]
 
@@ -165,8 +167,10 @@ class InProcess:
         clear_casts()
         grad_mode, cuts = torch.is_grad_enabled(), self._cuts
         try:
-            with self.net.crossed_by(cuts.cross), keeping_weights(self.net.model, needed=self._stashes):
-                cuts.begin(batch, record, self._draw())
+            held = self._held(args, kwargs) if self._stashes else None
+            keeping = nullcontext() if held is None else held.stash.keeping()
+            with self.net.crossed_by(cuts.cross), keeping:
+                cuts.begin(batch, record, self._draw(), held)
                 output = self.net.model(*args, **kwargs)
                 self.net.check_crossed()
                 record.loss = cuts.at_output(output)
@@ -207,7 +211,13 @@ class InProcess:
         self._step = int(state["step"])
         if self._generator is not None and state["generator"] is not None:
             self._generator.set_state(state["generator"])
-        self._mail.load_state_dict(state)
+        self._mail.load_state_dict(state, self._cuts.rebuild, self._cuts.finish)
+
+    def _held(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Held:
+        """Note what the forward pass is made of: a graph that outlives its step must not see the updates in between."""
+        held = Held((args, kwargs), Stash(self.net.model), cuda_devices(self.net))
+        held.note()
+        return held
 
     def _draw(self) -> list[bool]:
         n = len(self._optimizers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,15 +50,6 @@ class Mailbox:
         while self.down and self.down[0].due <= step:
             due.append(self.down.popleft())
         return due
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what is under way, as plain containers of tensors."""
-        return {"up": [f.state_dict() for f in self.up], "down": [f.state_dict() for f in self.down]}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        self.up = deque(InFlight.from_state(f) for f in state["up"])
-        self.down = deque(InFlight.from_state(f) for f in state["down"])
 
 
 @dataclass

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..core import ConfigError, Decoupled, ShapeError
@@ -10,6 +11,8 @@ from ..core.in_flight import Batch, InFlight
 from .apart import check_nothing_crosses
 from .base import Passed
 from .lags import Lag, Mailbox, Recent
+from .turns import Turn
+from .under_way import Rebuild, pack, unpack
 
 __all__ = ["Mail"]
 
@@ -26,6 +29,7 @@ class Mail:
     """
 
     def __init__(self, net: Decoupled, lags: Mapping[str, Lag]) -> None:
+        self._net = net
         checked = _checked(net, lags)
         self._boxes = {name: Mailbox(lag) for name, lag in checked.items()}
         self._recent = Recent(sum(max(-lag.forward, 0) for lag in checked.values()))
@@ -79,16 +83,22 @@ class Mail:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is under way, as plain containers of tensors."""
-        return {
-            "mail": {name: box.state_dict() for name, box in self._boxes.items()},
-            "recent": self._recent.state_dict(),
-        }
+        boxes = {name: {"up": box.up, "down": box.down} for name, box in self._boxes.items()}
+        return {"mail": pack(boxes), "recent": self._recent.state_dict()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
-        for name, box in self._boxes.items():
-            box.load_state_dict(state["mail"][name])
-        self._recent.load_state_dict(state.get("recent", []))
+    def load_state_dict(
+        self, state: Mapping[str, Any], rebuild: Rebuild, finish: Callable[[Turn], None]
+    ) -> None:
+        """Take up what `state_dict` returned.
+
+        Args:
+            state: that.
+            rebuild: builds the graphs of turns that wait.
+            finish: lets a module learn that waits for nothing more.
+        """
+        for name, box in unpack(state["mail"], self._net, rebuild, finish).items():
+            self._boxes[name].up, self._boxes[name].down = deque(box["up"]), deque(box["down"])
+        self._recent.load_state_dict(state["recent"])
 
 
 def _checked(net: Decoupled, lags: Mapping[str, Lag]) -> dict[str, Lag]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from ..core.in_flight import Batch, InFlight
+from ..core.interface import Interface
+from .held import Held
 
-__all__ = ["Turn"]
+__all__ = ["Turn", "Waiting"]
 
 
 class Turn:
@@ -23,10 +27,12 @@ class Turn:
         value: ``(B,)``, the loss of each example as far as is known where the module ends.
         penalty: a scalar that the module learns from besides; None for none.
         done: has it had its turn in this step?
+        held: what the forward pass of its step was made of, where modules wait over steps.
     """
 
-    def __init__(self, position: int, *, updates: bool) -> None:
+    def __init__(self, position: int, held: Held | None = None, *, updates: bool = True) -> None:
         self.position = position
+        self.held = held
         self.updates = updates
         self.batch: Batch | None = None
         self.fed: dict[str, InFlight] = {}
@@ -60,3 +66,25 @@ class Turn:
         self.ends.clear()
         self.grads.clear()
         self.penalty = None
+        self.held = None
+
+
+class Waiting:
+    """Hands a turn what one of its ends has waited for: `InFlight.release` in one process.
+
+    Args:
+        turn: of the module below the interface.
+        end: its number among the turn's ends.
+        interface: where the message comes back.
+        finish: lets the module learn, if it waits for nothing more.
+    """
+
+    def __init__(self, turn: Turn, end: int, interface: Interface, finish: Callable[[Turn], None]) -> None:
+        self.turn = turn
+        self.end = end
+        self._interface = interface
+        self._finish = finish
+
+    def __call__(self, gradient: Tensor, loss: Tensor | None) -> None:
+        self.turn.release(self.end, self._interface.as_made(gradient), loss)
+        self._finish(self.turn)

@@ -93,6 +93,8 @@ CASES = {
     "a narrow wire": (2, "cdni", {"window": 2, "deterministic": True, "wire_dtype": torch.bfloat16}, False),
     "no rule that learns": (2, "local_loss", {"window": 2, "deterministic": True}, False),
     "backpropagation": (3, "true", {"window": 0, "deterministic": True}, False),
+    "delayed gradients": (2, "true", {"window": 2, "deterministic": True}, False),
+    "delayed gradients, three stages": (3, "true", {"window": 1, "deterministic": True}, False),
 }
 
 
@@ -137,17 +139,6 @@ def test_messages_were_under_way_when_the_state_was_saved() -> None:
     state = torch.load(io.BytesIO(files[0]), weights_only=True)["trainer"]
     assert len(state["links"]["above"]["parcels"]) == 3
     assert [flight["entered"] for flight in state["module"]["flights"]] == [3, 4, 5]
-
-
-def _waits(place: Place) -> None:
-    with engine(place, network(2, "true", inputs=False), {"window": 1, "deterministic": True}) as stages:
-        steps(place, stages, 0, 2, inputs=False)
-        stages.state_dict()
-
-
-def test_graphs_that_wait_are_refused() -> None:
-    for outcome in InMemory(2).outcomes(_waits):
-        assert "wait for its message over 1 steps" in (outcome.error or "")
 
 
 def _swapped(place: Place, files: list[bytes]) -> None:

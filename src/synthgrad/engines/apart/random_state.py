@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -29,3 +30,16 @@ class RandomState:
         for k, state in zip(self._devices, self._cuda, strict=True):
             torch.cuda.set_rng_state(state, k)
         random.setstate(self._python)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return it as plain containers of tensors."""
+        return {"cpu": self._cpu, "cuda": self._cuda, "python": self._python}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], devices: Sequence[int]) -> RandomState:
+        """Return what `state_dict` was made of."""
+        found = cls(devices)
+        version, numbers, gauss = state["python"]
+        found._cpu, found._cuda = state["cpu"], list(state["cuda"])
+        found._python = version, tuple(numbers), gauss
+        return found

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from ...core import ConfigError, Decoupled
 from .connect import Settings
-from .window import Window
 
-__all__ = ["check_rules", "check_savable"]
+__all__ = ["check_rules"]
 
 
 def _check_inputs(net: Decoupled, settings: Settings, replicas: int) -> None:
@@ -50,19 +49,4 @@ def check_rules(net: Decoupled, settings: Settings, replicas: int) -> None:
             raise ConfigError(
                 f"the rule at interface '{name}' waits, and with window={settings.window} several graphs are kept, "
                 "which data parallel replicas cannot average; use window=0 or one replica"
-            )
-
-
-def check_savable(net: Decoupled, window: Window) -> None:
-    """Refuse to save what is under way where a part of it is a graph.
-
-    Raises:
-        ConfigError: naming the interface.
-    """
-    for name, interface in net.interfaces.items():
-        if interface.rule.waits and window.size:
-            raise ConfigError(
-                f"the rule at interface '{name}' has the module below wait for its message over {window.size} steps, and "
-                "the graphs that it keeps until then cannot be saved; save with window=0, or with a rule that gives "
-                "credit at once"
             )

@@ -30,7 +30,7 @@ from ..optimizers import (
 from ..penalty import Penalties, Penalty
 from ..watch import Watch, watched
 from .agree import describe
-from .checks import check_rules, check_savable
+from .checks import check_rules
 from .clip import Clip
 from .codecs import Codec
 from .connect import Connected, Settings, connect
@@ -306,10 +306,8 @@ class Stages:
         Blocks; all must call it between the same two steps, and each saves its own, with its own ``net.state_dict()``.
 
         Raises:
-            ConfigError: if a rule has modules wait over steps: the graphs that they keep cannot be saved.
             StageError: if another process has stopped, with the cause.
         """
-        check_savable(self.net, self._links.window)
         try:
             self._links.settle()
         except BaseException as error:

@@ -18,6 +18,7 @@ It is the in-process engine's step seen from one module, with ``Lag(observe=w)``
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor
 
 from ...core import Info, Message, Rule, ShapeError, StageError
+from ...core.devices import cuda_devices
 from ...core.graph import first_tensor
 from ...core.in_flight import Batch, InFlight
 from ...core.instruments import Instruments
@@ -32,7 +34,7 @@ from ...core.port import Port, run_backward
 from ...core.units import Units
 from ..apart import Part
 from ..base import Criterion, Passed, reduced
-from ..stash import keeping_weights
+from ..held import Held, Stash, as_then
 from .checksum import examples, refuse_other_examples
 from .late import LateInput
 from .links import AboveLink, Answer, BelowLink
@@ -161,7 +163,8 @@ class Stage:
             h = h.requires_grad_(wanted)
         leaf = h if wanted else None
         fed = h.clone() if h is not None and self._copies else h
-        with keeping_weights(self.part.module, needed=self._stashes):
+        held = self._held(inputs) if self._stashes else None
+        with nullcontext() if held is None else held.stash.keeping():
             out = self.part(fed, inputs)
             penalty = None if self._penalty is None else self._penalty()
         self._instruments.log("forward", self._name, step)
@@ -179,7 +182,7 @@ class Stage:
             inputs=inputs if self.part.inputs is not None else (),
             checksum=checksum,
         )
-        self._cross(self._port, Batch(info, entered=step), out, leaf, penalty)
+        self._cross(self._port, Batch(info, entered=step), _Waiting(self, step, out, h, leaf, penalty, held))
         self._take(self._port, step)
         return Ran()
 
@@ -220,17 +223,39 @@ class Stage:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has not been answered yet, as plain containers of tensors."""
+        flights = [
+            {**f.state_dict(), "waits": f.release.state_dict() if isinstance(f.release, _Waiting) else None}
+            for f in self._flights.values()
+        ]
+        ready = {step: (gradient, losses) for step, (gradient, losses) in self._ready.items()}
         return {
-            "flights": [flight.state_dict() for flight in self._flights.values()],
+            "flights": flights,
+            "ready": ready,
             "late": None if self.late is None else self.late.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state, before the first step."""
-        flights = [InFlight.from_state(saved) for saved in state["flights"]]
-        self._flights = {flight.batch.entered: flight for flight in flights}
+        """Go on from a state, before the first step. What waits is built once more, by a forward pass as it was then."""
+        self._flights.clear()
+        for saved in state["flights"]:
+            flight = InFlight.from_state(saved)
+            step = flight.batch.entered
+            self._flights[step] = flight
+            if saved["waits"] is not None:
+                flight.release = self._built_again(step, saved["waits"])
+        self._ready = {step: tuple(answer) for step, answer in state["ready"].items()}
         if self.late is not None:
             self.late.load_state_dict(state["late"])
+
+    def _built_again(self, step: int, state: Mapping[str, Any]) -> _Waiting:
+        h = state["h"]
+        if h is not None:
+            h = h.clone().requires_grad_(state["wanted"])
+        module = self.part.module
+        with as_then(module, state["held"], cuda_devices(module)) as held:
+            out = self.part(h.clone() if h is not None and self._copies else h, held.passed)
+            penalty = None if self._penalty is None else self._penalty()
+        return _Waiting(self, step, out, h, h if state["wanted"] else None, penalty, held)
 
     # -- parts of a step ----------------------------------------------------------------------------
 
@@ -241,24 +266,23 @@ class Stage:
                 "all processes must go through the data in the same order; or let labels travel with the batch"
             )
 
-    def _cross(
-        self, port: Port, batch: Batch, out: Tensor, leaf: Tensor | None, penalty: Tensor | None
-    ) -> None:
+    def _held(self, inputs: list[Tensor]) -> Held:
+        """Note what the forward pass is made of: a graph that outlives its step must not see the updates in between."""
+        held = Held(inputs, Stash(self.part.module), cuda_devices(self.part.module))
+        held.note()
+        return held
+
+    def _cross(self, port: Port, batch: Batch, made: _Waiting) -> None:
         """Learn from the rule's credit, or keep the graph until the answer comes."""
         step = batch.entered
-        flight = self._flights[step] = port.ask(out, batch, step)
+        flight = self._flights[step] = port.ask(made.out, batch, step)
         credit = flight.credit
         assert credit is not None
-        if not credit.wait:
-            self._backward(step, out, port.learned_from(flight), penalty)
-            self._answer(step, leaf, credit.value)
+        if credit.wait:
+            flight.release = made
             return
-
-        def release(gradient: Tensor, loss: Tensor | None) -> None:
-            self._backward(step, out, gradient, penalty)
-            self._answer(step, leaf, loss)
-
-        flight.release = release
+        self.backward(step, made.out, port.learned_from(flight), made.penalty)
+        self.answer(step, made.leaf, credit.value)
 
     def _take(self, port: Port, step: int) -> None:
         """Learn from the answers that have come, all of them as one sample."""
@@ -289,9 +313,9 @@ class Stage:
             port.observe(flight, step, share)
             port.release(flight)
         elif flight.waits:
-            self._answer(answer.step, None, answer.loss)  # it has waited for nothing
+            self.answer(answer.step, None, answer.loss)  # it has waited for nothing
 
-    def _backward(self, step: int, out: Tensor, delta: Tensor | None, penalty: Tensor | None) -> None:
+    def backward(self, step: int, out: Tensor, delta: Tensor | None, penalty: Tensor | None) -> None:
         """Run the module's backward pass from what it learns from."""
         ones = None if penalty is None else torch.ones_like(penalty)
         if run_backward(
@@ -305,11 +329,11 @@ class Stage:
         assert self._criterion is not None
         loss, values = reduced(self._criterion(out, target), self._units)
         self._instruments.check("loss", loss.detach())
-        self._backward(step, loss, torch.ones_like(loss), penalty)
-        self._answer(step, leaf, values)
+        self.backward(step, loss, torch.ones_like(loss), penalty)
+        self.answer(step, leaf, values)
         return loss.detach()
 
-    def _answer(self, step: int, leaf: Tensor | None, values: Tensor | None) -> None:
+    def answer(self, step: int, leaf: Tensor | None, values: Tensor | None) -> None:
         """Tell the stage below what its activation was worth, or that it will not be told. In the order of the batches.
 
         Where a rule has waited and waits no more, a batch is ready before one that still waits.
@@ -325,3 +349,36 @@ class Stage:
             if any(k < first and flight.waits for k, flight in self._flights.items()):
                 break
             self.below.answer(first, *self._ready.pop(first), self.window.busy_s)
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """What a batch has made of a stage; called, if the stage waits for its answer, when that has come.
+
+    Attributes:
+        stage: which.
+        step: of the batch.
+        out: what the module made, with its graph.
+        h: what it was made of, detached; None in the first stage.
+        leaf: the same, if its message is to be sent.
+        penalty: of the module, with its graph.
+        held: what the forward pass was made of, where stages wait over steps.
+    """
+
+    stage: Stage
+    step: int
+    out: Tensor
+    h: Tensor | None
+    leaf: Tensor | None
+    penalty: Tensor | None
+    held: Held | None
+
+    def __call__(self, gradient: Tensor, loss: Tensor | None) -> None:
+        self.stage.backward(self.step, self.out, gradient, self.penalty)
+        self.stage.answer(self.step, self.leaf, loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return it as plain containers of tensors."""
+        assert self.held is not None
+        h = None if self.h is None else self.h.detach()
+        return {"held": self.held.state_dict(), "h": h, "wanted": self.leaf is not None}

@@ -1,0 +1,163 @@
+"""What a module keeps that waits over steps: the weights of then, and what it takes to build its graph once more.
+
+A graph that is used some steps after it was built belongs to the weights of then (weight stashing, PipeDream). Graphs
+cannot be saved; so a state holds what the forward pass was made of, and a resumed run does that pass again, with the
+weights, the inputs and the random numbers of then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .apart.random_state import RandomState
+
+__all__ = ["Arithmetic", "Held", "Stash"]
+
+
+class Stash:
+    """The parameters that learn and the buffers of a network, as they are now. One copy, whatever graphs save of them.
+
+    Args:
+        model: the network.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._kept: dict[int, tuple[torch.UntypedStorage, int]] = {}  # by address: a copy, and of which version
+        self.tensors: dict[str, Tensor] = {}
+        for name, t in _changing(model):
+            storage = t.untyped_storage()
+            if storage.data_ptr() not in self._kept:
+                self._kept[storage.data_ptr()] = storage.clone(), t._version
+            self.tensors[name] = _seen(self._kept[storage.data_ptr()][0], t)
+
+    def keeping(self) -> AbstractContextManager[object]:
+        """Return a context in which graphs save this copy in place of the network's own tensors.
+
+        Without it an optimizer would change what they have saved behind their back, which PyTorch refuses.
+        """
+
+        def pack(tensor: Tensor) -> Tensor:
+            kept, version = self._kept.get(tensor.untyped_storage().data_ptr(), (None, 0))
+            if kept is None:
+                return tensor
+            # A module may have changed a buffer in place since.
+            return _seen(kept, tensor) if tensor._version == version else tensor.clone()
+
+        return torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+
+
+def _changing(model: nn.Module) -> Generator[tuple[str, Tensor]]:
+    """Yield what changes in training, by name: what is frozen needs no copy."""
+    for name, p in model.named_parameters():
+        if p.requires_grad and p.numel():
+            yield name, p
+    for name, b in model.named_buffers():
+        if b.numel():
+            yield name, b
+
+
+def _seen(storage: torch.UntypedStorage, like: Tensor) -> Tensor:
+    """Return what lies in a copy of a tensor's storage where the tensor itself does."""
+    empty = torch.empty(0, dtype=like.dtype, device=like.device)
+    return empty.set_(storage, like.storage_offset(), like.shape, like.stride())  # pyright: ignore[reportArgumentType]
+
+
+@contextmanager
+def put_into(model: nn.Module, tensors: Mapping[str, Tensor]) -> Generator[None]:
+    """Have a network compute with other weights and buffers inside a block; put its own back at the end, bit by bit."""
+    live = dict(_changing(model))
+    present = {name: t.detach().clone() for name, t in live.items()}
+    with torch.no_grad():
+        for name, value in tensors.items():
+            if name in live:
+                live[name].copy_(value)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, value in present.items():
+                live[name].copy_(value)
+
+
+class Arithmetic:
+    """Autocast, as it is set now."""
+
+    def __init__(self) -> None:
+        self.settings = {
+            device: (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+            for device in ("cpu", "cuda")
+        }
+
+    @contextmanager
+    def again(self) -> Generator[None]:
+        """Set it so inside a block."""
+        with ExitStack() as stack:
+            for device, (enabled, dtype) in self.settings.items():
+                if enabled or torch.is_autocast_enabled(device):
+                    stack.enter_context(torch.autocast(device, dtype, enabled=enabled, cache_enabled=False))
+            yield
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """What a forward pass was made of.
+
+    Attributes:
+        passed: what the network, or its part, was given.
+        stash: the weights of then.
+        devices: indices of the CUDA devices whose random numbers count.
+        arithmetic: autocast of then.
+        random: the sources of random numbers at the start, ``""``, and behind each interface, by its name.
+    """
+
+    passed: Any
+    stash: Stash
+    devices: list[int] = field(default_factory=list[int])
+    arithmetic: Arithmetic = field(default_factory=Arithmetic)
+    random: dict[str, RandomState] = field(default_factory=dict[str, RandomState])
+
+    def note(self, where: str = "") -> None:
+        """Note the sources of random numbers as they are now, behind an interface."""
+        self.random[where] = RandomState(self.devices)
+
+    def draw_as_then(self, where: str = "") -> None:
+        """Make the sources of random numbers as they were there, if the pass has come so far."""
+        if where in self.random:
+            self.random[where].put_back()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return it as plain containers of tensors."""
+        return {
+            "passed": self.passed,
+            "stash": self.stash.tensors,
+            "arithmetic": self.arithmetic.settings,
+            "random": {where: state.state_dict() for where, state in self.random.items()},
+        }
+
+
+@contextmanager
+def as_then(model: nn.Module, state: Mapping[str, Any], devices: list[int]) -> Generator[Held]:
+    """Have a network compute as it did in a pass that was saved, with graphs that keep; put all back at the end.
+
+    Args:
+        model: the network, or its part.
+        state: what `Held.state_dict` returned.
+        devices: indices of the CUDA devices whose random numbers count.
+    """
+    present = RandomState(devices)
+    try:
+        with put_into(model, state["stash"]):
+            held = Held(state["passed"], Stash(model), devices)
+            held.arithmetic.settings = dict(state["arithmetic"])
+            held.random = {w: RandomState.from_state(s, devices) for w, s in state["random"].items()}
+            held.draw_as_then()
+            with held.stash.keeping(), held.arithmetic.again(), torch.enable_grad():
+                yield held
+    finally:
+        present.put_back()
