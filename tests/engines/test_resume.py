@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 import synthgrad as sg
 from synthgrad.core import Decoupled
-from synthgrad.engines import InProcess, Lag
+from synthgrad.engines import Carry, InProcess, Lag, Locked
 from synthgrad.rules import HandOver, SyntheticInput, TrueGradient
 from tests.engines.rule_registry import RULES
 from tests.networks import CASES, CLASSES, Case
 
 STEPS = 9
+#: The steps after which a run is saved: while lags fill, in the midst, and near the end.
+SAVED_AFTER = (1, 4, 6)
 
 LAGS: dict[str, tuple[Lag, ...]] = {  # of the interfaces, in turn
     "none": (Lag(),),
@@ -81,7 +83,7 @@ def train(
 
 
 def check(case: Case, make: Callable[[], tuple[Decoupled, InProcess]], around: Any = nullcontext) -> None:
-    """Compare a run without a break with runs that were saved after each of its steps."""
+    """Compare a run without a break with runs that were saved after some of its steps."""
     net, trainer = make()
     files: list[bytes] = []
     losses: list[float | None] = []
@@ -91,8 +93,8 @@ def check(case: Case, make: Callable[[], tuple[Decoupled, InProcess]], around: A
         torch.save({"net": net.state_dict(), "engine": trainer.state_dict()}, file)
         files.append(file.getvalue())
     expected = {name: t.clone() for name, t in net.state_dict().items()}
-    for k, saved in enumerate(files[:-1]):
-        state = torch.load(io.BytesIO(saved), weights_only=True)
+    for k in SAVED_AFTER:
+        state = torch.load(io.BytesIO(files[k]), weights_only=True)
         net, trainer = make()
         net.load_state_dict(state["net"])
         before = torch.get_rng_state()
@@ -178,6 +180,35 @@ def test_autocast_is_set_as_it_was_when_a_graph_is_built_again() -> None:
         check(case, make, autocast)
     finally:
         Case.batches = double  # type: ignore[method-assign]
+
+
+def carrying() -> nn.Module:
+    """A stack of recurrent layers whose states go on from batch to batch."""
+    return nn.Sequential(
+        nn.Unflatten(1, (3, 2)),
+        Carry(nn.LSTM(2, 6, batch_first=True)),
+        Carry(nn.GRU(6, 6, batch_first=True)),
+        nn.Sequential(nn.Flatten(), nn.Linear(18, CLASSES)),
+    )
+
+
+CARRYING = Case("carrying", carrying, ("1", "2"), (6,))
+
+
+@pytest.mark.parametrize("lags", ["none", "observe", "both"])
+@pytest.mark.parametrize("rule", [*WAITING, "cdni"])
+def test_states_that_are_carried_from_batch_to_batch(rule: str, lags: str) -> None:
+    made = WAITING.get(rule, lambda: sg.SyntheticGradient(context=CLASSES))
+    check(CARRYING, lambda: build(CARRYING, made(), lags=lags_of(CARRYING, lags)))
+
+
+def test_the_plain_loop_carries_states_too() -> None:
+    def make() -> tuple[Decoupled, Any]:
+        torch.manual_seed(2)
+        net = sg.decouple(CARRYING.model(), CARRYING.at, sg.SyntheticGradient(), CARRYING.batch()[0])
+        return net, Locked(net, CARRYING.criterion, adam)
+
+    check(CARRYING, make)
 
 
 def test_a_penalty_of_a_module_that_waits() -> None:

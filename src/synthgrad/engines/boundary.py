@@ -100,7 +100,7 @@ class Boundary(nn.Module):
         rule: the copy of the rule at work.
         layout: how the state becomes flat.
         instruments: look on: a monitor that compares synthetic gradients with what came back, for example.
-        step: number of the unroll at hand, from 0: what rules are told as ``info.step``.
+        step: number of the unroll at hand, from 0: what rules are told as ``info.step``. Part of the ``state_dict``.
 
     Raises:
         ShapeError: if the example is no state.
@@ -147,6 +147,14 @@ class Boundary(nn.Module):
         self._port = Port(self.rule, self.units, self.instruments)
         self.step = 0
         self._batch_size: int | None = None
+
+    def get_extra_state(self) -> dict[str, int]:
+        """Return what a resumed loop needs beside the rule's own state."""
+        return {"step": self.step}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Go on from a state."""
+        self.step = int(state["step"])
 
     @property
     def monitor(self) -> Monitor | None:

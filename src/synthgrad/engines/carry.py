@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,13 +11,14 @@ from torch.utils import _pytree as pytree
 
 from ..core import ShapeError
 
-__all__ = ["Carry"]
+__all__ = ["Carry", "carried", "carry_on"]
 
 
 class Carry(nn.Module):
     """Runs ``module(x, state) -> (outputs, state)`` as if it took ``x`` only: a batch is an unroll.
 
-    The state is kept between calls, detached (truncated BPTT), and is not part of ``state_dict``. In training mode and
+    The state is kept between calls, detached (truncated BPTT). It belongs to a run, not to the network: it is a part of
+    the ``state_dict`` of every engine, and not of the module's. In training mode and
     in evaluation mode there is one each, so that measuring in between disturbs nothing. A batch of another size begins
     anew.
 
@@ -65,3 +67,19 @@ class Carry(nn.Module):
             pytree.tree_map_only(torch.Tensor, lambda t: t.detach(), state),
         )
         return outputs
+
+
+def carried(model: nn.Module) -> dict[str, dict[bool, tuple[int, Any]]]:
+    """Return the states that the `Carry` modules of a network have now, by name."""
+    return {
+        name: dict(module._states)  # pyright: ignore[reportPrivateUsage]
+        for name, module in model.named_modules()
+        if isinstance(module, Carry)
+    }
+
+
+def carry_on(model: nn.Module, states: Mapping[str, Mapping[bool, tuple[int, Any]]]) -> None:
+    """Have the `Carry` modules of a network go on from the states that `carried` returned."""
+    for name, module in model.named_modules():
+        if isinstance(module, Carry):
+            module._states = {training: tuple(kept) for training, kept in states.get(name, {}).items()}  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]

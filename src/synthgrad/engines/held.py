@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .apart.random_state import RandomState
+from .carry import carried, carry_on
 
 __all__ = ["Arithmetic", "Held", "Stash"]
 
@@ -28,7 +29,9 @@ class Stash:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._kept: dict[int, tuple[torch.UntypedStorage, int]] = {}  # by address: a copy, and of which version
+        self._kept: dict[
+            int, tuple[torch.UntypedStorage, int]
+        ] = {}  # by address: a copy, and of which version
         self.tensors: dict[str, Tensor] = {}
         for name, t in _changing(model):
             storage = t.untyped_storage()
@@ -111,6 +114,7 @@ class Held:
     Attributes:
         passed: what the network, or its part, was given.
         stash: the weights of then.
+        carried: the states that recurrent parts had kept from the batch before.
         devices: indices of the CUDA devices whose random numbers count.
         arithmetic: autocast of then.
         random: the sources of random numbers at the start, ``""``, and behind each interface, by its name.
@@ -118,6 +122,7 @@ class Held:
 
     passed: Any
     stash: Stash
+    carried: dict[str, Any] = field(default_factory=dict[str, Any])
     devices: list[int] = field(default_factory=list[int])
     arithmetic: Arithmetic = field(default_factory=Arithmetic)
     random: dict[str, RandomState] = field(default_factory=dict[str, RandomState])
@@ -136,6 +141,7 @@ class Held:
         return {
             "passed": self.passed,
             "stash": self.stash.tensors,
+            "carried": self.carried,
             "arithmetic": self.arithmetic.settings,
             "random": {where: state.state_dict() for where, state in self.random.items()},
         }
@@ -150,10 +156,11 @@ def as_then(model: nn.Module, state: Mapping[str, Any], devices: list[int]) -> G
         state: what `Held.state_dict` returned.
         devices: indices of the CUDA devices whose random numbers count.
     """
-    present = RandomState(devices)
+    present, kept = RandomState(devices), carried(model)
     try:
+        carry_on(model, state["carried"])
         with put_into(model, state["stash"]):
-            held = Held(state["passed"], Stash(model), devices)
+            held = Held(state["passed"], Stash(model), dict(state["carried"]), devices)
             held.arithmetic.settings = dict(state["arithmetic"])
             held.random = {w: RandomState.from_state(s, devices) for w, s in state["random"].items()}
             held.draw_as_then()
@@ -161,3 +168,4 @@ def as_then(model: nn.Module, state: Mapping[str, Any], devices: list[int]) -> G
                 yield held
     finally:
         present.put_back()
+        carry_on(model, kept)

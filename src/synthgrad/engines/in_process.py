@@ -25,6 +25,7 @@ from ..core.graph import first_tensor
 from ..core.in_flight import Batch
 from ..core.instruments import Instruments
 from .base import Criterion, StepRecord, model_inputs
+from .carry import carried, carry_on
 from .checks import check_unlockable, warn_of_evaluation
 from .cuts import Cuts, NothingAbove
 from .held import Held, Stash
@@ -201,6 +202,7 @@ class InProcess:
             "optimizers": [o.state_dict() for o in self.optimizers],
             "step": self._step,
             "generator": None if self._generator is None else self._generator.get_state(),
+            "carried": carried(self.net.model),
             **self._mail.state_dict(),
         }
 
@@ -211,11 +213,12 @@ class InProcess:
         self._step = int(state["step"])
         if self._generator is not None and state["generator"] is not None:
             self._generator.set_state(state["generator"])
+        carry_on(self.net.model, state["carried"])
         self._mail.load_state_dict(state, self._cuts.rebuild, self._cuts.finish)
 
     def _held(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Held:
         """Note what the forward pass is made of: a graph that outlives its step must not see the updates in between."""
-        held = Held((args, kwargs), Stash(self.net.model), cuda_devices(self.net))
+        held = Held((args, kwargs), Stash(self.net.model), carried(self.net.model), cuda_devices(self.net))
         held.note()
         return held
 

@@ -12,6 +12,7 @@ from ..core import ConfigError, Decoupled, Guard, Timeline, context
 from ..core.instruments import Instruments
 from ..core.units import Units
 from .base import Criterion, StepRecord, model_inputs, reduced
+from .carry import carried, carry_on
 from .optimizers import OptimizerFactory, Parameters, clear_casts, make_optimizers, zero_grad
 from .penalty import Penalties, Penalty
 from .truth import true_messages
@@ -183,6 +184,7 @@ class Locked:
             "optimizers": [o.state_dict() for o in self.optimizers],
             "step": self._step,
             "generator": None if self._generator is None else self._generator.get_state(),
+            "carried": carried(self.net),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -190,6 +192,7 @@ class Locked:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self._step = int(state["step"])
+        carry_on(self.net, state["carried"])
         drawn = state.get("generator")  # snapshots of earlier versions have none
         if self._generator is not None and drawn is not None:
             self._generator.set_state(drawn.cpu())

@@ -183,8 +183,17 @@ class Recurrent:
             self._close()
         self._instruments.flush()
 
+    @property
+    def can_save(self) -> bool:
+        """Is no unroll of a window under way, whose graph could not be saved?"""
+        return not self._open
+
     def state_dict(self) -> dict[str, Any]:
-        """Return optimizer, state and step count; call `finish` first where windows are longer than one."""
+        """Return optimizer, state and step count.
+
+        Raises:
+            ConfigError: if unrolls of a window are under way; see `can_save`.
+        """
         if self._open:
             raise ConfigError("unrolls of a window are under way; call finish() before state_dict()")
         return {

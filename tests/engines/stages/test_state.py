@@ -23,8 +23,8 @@ SLOW = Link(delay_s=0.15)
 STEP_S = 0.05
 
 
-def network(world: int, rule: str, *, inputs: bool) -> Any:
-    net = programs.network(world, rule)
+def network(world: int, rule: str, *, inputs: bool, kind: str = "dense") -> Any:
+    net = programs.network(world, rule, kind)
     if not inputs:
         return net
     plain, cuts = net.model, [str(k) for k in range(world - 1)]
@@ -34,6 +34,7 @@ def network(world: int, rule: str, *, inputs: bool) -> Any:
 
 
 def engine(place: Place, net: Any, options: dict[str, Any]) -> Stages:
+    options = {key: value for key, value in options.items() if key != "kind"}
     made = Stages(net, programs.per_example, programs.adam, transport=place.transport, **options)
     made.module.register_forward_pre_hook(lambda *_: place.sleep(STEP_S))
     return made
@@ -54,7 +55,7 @@ def own_weights(net: Any, stages: Stages) -> dict[str, Tensor]:
 
 def _through(place: Place, world: int, rule: str, options: dict[str, Any], inputs: bool, saves: bool) -> Any:
     """Train without a break; saving in between must disturb nothing."""
-    net = network(world, rule, inputs=inputs)
+    net = network(world, rule, inputs=inputs, kind=options.get("kind", "dense"))
     with engine(place, net, options) as stages:
         steps(place, stages, 0, SAVED_AFTER, inputs=inputs)
         if saves:
@@ -64,7 +65,7 @@ def _through(place: Place, world: int, rule: str, options: dict[str, Any], input
 
 
 def _until_saved(place: Place, world: int, rule: str, options: dict[str, Any], inputs: bool) -> bytes:
-    net = network(world, rule, inputs=inputs)
+    net = network(world, rule, inputs=inputs, kind=options.get("kind", "dense"))
     with engine(place, net, options) as stages:
         steps(place, stages, 0, SAVED_AFTER, inputs=inputs)
         file = io.BytesIO()
@@ -75,7 +76,7 @@ def _until_saved(place: Place, world: int, rule: str, options: dict[str, Any], i
 def _resumed(
     place: Place, world: int, rule: str, options: dict[str, Any], inputs: bool, files: list[bytes]
 ) -> Any:
-    net = network(world, rule, inputs=inputs)
+    net = network(world, rule, inputs=inputs, kind=options.get("kind", "dense"))
     saved = torch.load(io.BytesIO(files[place.rank]), weights_only=True)
     net.load_state_dict(saved["net"])
     with engine(place, net, options) as stages:
@@ -90,6 +91,7 @@ CASES = {
     "without context": (2, "dni", {"window": 0, "deterministic": True}, False),
     "losses travel": (2, "sobolev", {"window": 2, "deterministic": True}, False),
     "a few messages": (3, "cdni", {"window": 2, "deterministic": True, "observe_prob": 0.5}, False),
+    "recurrent": (2, "true", {"window": 2, "deterministic": True, "kind": "recurrent"}, False),
     "a narrow wire": (2, "cdni", {"window": 2, "deterministic": True, "wire_dtype": torch.bfloat16}, False),
     "no rule that learns": (2, "local_loss", {"window": 2, "deterministic": True}, False),
     "backpropagation": (3, "true", {"window": 0, "deterministic": True}, False),

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ...core import Guard, Info, Monitor, ShapeError, Timeline, Units
+from ...core import ConfigError, Guard, Info, Monitor, ShapeError, Timeline, Units
 from ...core.in_flight import InFlight
 from ...core.instruments import Instruments
 from ...core.port import run_backward
@@ -341,12 +341,26 @@ class Clocked:
 
     # -- the rest -------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
+    @property
+    def can_save(self) -> bool:
+        """Is no graph held now, so that `state_dict` is exact? So it is at a multiple of `interval` steps."""
+        return self._episode.clock % self.interval == 0
+
+    def state_dict(self, *, exact: bool = True) -> dict[str, Any]:
         """Return what a resumed run needs beside ``net.state_dict()``: optimizers, clocks, states, messages under way.
 
-        A graph cannot be saved. Exact at a multiple of `interval` steps, when none is held; between these the
-        unrolls under way go on after a resume as if they had begun there.
+        Args:
+            exact: refuse where graphs are held, which cannot be saved. False to save all the same: the unrolls under
+                way then go on after a resume as if they had begun there, and the run becomes another one.
+
+        Raises:
+            ConfigError: if it is to be exact and graphs are held; see `can_save`.
         """
+        if exact and not self.can_save:
+            raise ConfigError(
+                f"step {self._episode.clock} of the episode lies inside an unroll, whose graph cannot be saved; save at a "
+                f"multiple of {self.interval} steps (can_save), or with state_dict(exact=False), which loses it"
+            )
         return {
             "optimizers": [o.state_dict() for o in self.optimizers],
             "step": self._step,

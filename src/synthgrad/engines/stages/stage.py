@@ -34,6 +34,7 @@ from ...core.port import Port, run_backward
 from ...core.units import Units
 from ..apart import Part
 from ..base import Criterion, Passed, reduced
+from ..carry import carried, carry_on
 from ..held import Held, Stash, as_then
 from .checksum import examples, refuse_other_examples
 from .late import LateInput
@@ -231,6 +232,7 @@ class Stage:
         return {
             "flights": flights,
             "ready": ready,
+            "carried": carried(self.part.module),
             "late": None if self.late is None else self.late.state_dict(),
         }
 
@@ -243,6 +245,7 @@ class Stage:
             self._flights[step] = flight
             if saved["waits"] is not None:
                 flight.release = self._built_again(step, saved["waits"])
+        carry_on(self.part.module, state["carried"])
         self._ready = {step: tuple(answer) for step, answer in state["ready"].items()}
         if self.late is not None:
             self.late.load_state_dict(state["late"])
@@ -268,7 +271,7 @@ class Stage:
 
     def _held(self, inputs: list[Tensor]) -> Held:
         """Note what the forward pass is made of: a graph that outlives its step must not see the updates in between."""
-        held = Held(inputs, Stash(self.part.module), cuda_devices(self.part.module))
+        held = Held(inputs, Stash(self.part.module), carried(self.part.module), cuda_devices(self.part.module))
         held.note()
         return held
 
