@@ -20,6 +20,7 @@ from .graph import Graph
 from .instruments import Instruments
 from .interface import Interface
 from .port import Port
+from .quality import is_finite
 from .rule import Info, Message
 from .units import Units
 
@@ -77,7 +78,7 @@ class _Cut(torch.autograd.Function):
             gradient = crossing.truths[interface.name]
         message = Message(gradient)
         grads: tuple[Tensor | None, ...] = (None,) * len(pending)
-        learns = port.rule.listens and not _overflowed(units, pending, gradient)
+        learns = port.rule.listens and _is_fit(units, gradient)
         if learns:
             grads = port.pending_gradient(h, ctx.info, message, pending)
         if not torch.compiler.is_compiling():
@@ -99,11 +100,14 @@ class _Cut(torch.autograd.Function):
         )
 
 
-def _overflowed(units: Units, pending: tuple[Tensor, ...], gradient: Tensor) -> bool:
-    """Is this a step that a gradient scaler will leave out, and a rule that would remember it all the same?"""
-    if units.loss_scale is None or pending or torch.compiler.is_compiling():
-        return False  # what is learned by gradient is left out with everything else
-    return not bool(gradient.isfinite().all())
+def _is_fit(units: Units, gradient: Tensor) -> bool:
+    """May a rule learn from a message? Not from one that has overflowed: a gradient scaler leaves such a step out.
+
+    On an accelerator it is asked where losses are scaled, so that overflows are to be expected; else no step waits.
+    """
+    if torch.compiler.is_compiling() or (not gradient.is_cpu and units.loss_scale is None):
+        return True
+    return is_finite(gradient)
 
 
 class PlainCrossing:

@@ -42,16 +42,23 @@ class DivergedError(SynthgradError, RuntimeError):
     """Training met a number that is not finite.
 
     Attributes:
-        where: name of the interface (or ``"loss"``).
+        where: name of the interface (or ``"loss"``, or of the module whose gradient it is).
         step: the step, counted from 0, at which it was met.
+        what: ``"activation"`` (on its way up), ``"credit"`` or ``"message"`` (on its way down), ``"gradient"`` of a
+            module's parameters, or ``"loss"``.
     """
 
-    def __init__(self, where: str, step: int) -> None:
+    def __init__(self, where: str, step: int, what: str = "message") -> None:
         self.where = where
         self.step = step
-        what = "the loss" if where == "loss" else f"the message at interface '{where}'"
+        self.what = "loss" if where == "loss" else what
+        named = f"the {what} at interface '{where}'"
+        if where == "loss":
+            named = "the loss"
+        elif what == "gradient":
+            named = f"the gradient of module '{where}'"
         super().__init__(
-            f"diverged: {what} was not finite at step {step}; "
+            f"diverged: {named} was not finite at step {step}; "
             "lower the learning rate, or check the data for NaN"
         )
 

@@ -12,8 +12,9 @@ from .rule import Credit, Info, Message
 
 __all__ = ["Batch", "InFlight", "Release"]
 
-#: Hands a module what it has waited for: the gradient of ``h``, in the criterion's units, and the loss of each example.
-Release = Callable[[Tensor, Tensor | None], None]
+#: Hands a module what it has waited for: the gradient of ``h``, in the criterion's units, None if there is none that it
+#: could learn from; and the loss of each example.
+Release = Callable[["Tensor | None", Tensor | None], None]
 
 
 @dataclass(slots=True)
@@ -57,6 +58,7 @@ class InFlight:
         message: the answer, once it has come.
         due: the step in which the rule is to observe it.
         release: hands the answer to the module below, if that has waited for it; None if it has not.
+        finite: can be learned from, as far as is known.
     """
 
     name: str
@@ -70,6 +72,7 @@ class InFlight:
     message: Message | None = None
     due: int = 0
     release: Release | None = None
+    finite: bool = True
 
     @property
     def info(self) -> Info:
@@ -102,6 +105,7 @@ class InFlight:
             "gradient": None if message is None else message.gradient,
             "loss": None if message is None else message.loss,
             "due": self.due,
+            "finite": self.finite,
         }
 
     @classmethod
@@ -117,6 +121,7 @@ class InFlight:
             reads=state.get("reads", 0),
             message=None if gradient is None else Message(gradient, state["loss"]),
             due=state["due"],
+            finite=state["finite"],
         )
         if found.missing:
             found.fed = found.h.clone().requires_grad_()

@@ -33,14 +33,17 @@ class Instruments:
         if self.timeline is not None:
             self.timeline.add(kind, where, self.step, entered)
 
-    def check(self, where: str, value: Tensor) -> None:
-        """Let the guard see a message or a loss, detached.
+    def check(self, where: str, value: Tensor, what: str = "message") -> bool:
+        """Let the guard see a message, a gradient or a loss, detached; return whether it is finite, as far as is known.
 
         Raises:
-            DivergedError: if it, or one noted earlier, is not finite.
+            DivergedError: if it, or one noted earlier, is not finite, and the guard is to stop.
         """
-        if self.guard is not None:
-            self.guard.check(where, self.step, value)
+        return self.guard is None or self.guard.check(where, self.step, value, what)
+
+    def check_crossing(self, where: str, h: Tensor, delta: Tensor | None) -> bool:
+        """Let the guard see an activation and the credit for it, in the same way."""
+        return self.guard is None or self.guard.check_crossing(where, self.step, h, delta)
 
     def measure(self, name: str, delta: Tensor | None, gradient: Tensor) -> None:
         """Let the monitor compare a credit with the message that has come for it."""

@@ -24,6 +24,7 @@ from .errors import ConfigError
 from .in_flight import Batch, InFlight
 from .input_rule import InputRule, Supply
 from .instruments import Instruments
+from .quality import is_finite
 from .rule import Credit, Info, Message, Rule
 from .units import Units
 
@@ -83,17 +84,23 @@ class Port:
             version: of the rule's parameters.
 
         Returns:
-            What is to be kept until the answer has come.
+            What is to be kept until the answer has come; not ``finite``, if activation or credit are not, and the guard
+            goes on all the same: nothing may be learned from it.
+
+        Raises:
+            DivergedError: if activation or credit are not finite.
         """
         credit = self.credit(h, batch.info, batch.entered)
-        if credit.loss is not None:
+        flight = InFlight(self.name, batch, h.detach(), credit, version)
+        flight.finite = self.instruments.check_crossing(self.name, flight.h, credit.delta)
+        if credit.loss is not None and flight.finite:
             credit.loss.backward()
-        return InFlight(self.name, batch, h.detach(), credit, version)
+        return flight
 
     def learned_from(self, flight: InFlight) -> Tensor | None:
         """Return what the module below learns from now, ``(B, ...)`` in the criterion's units; None for nothing."""
         credit = flight.credit
-        if credit is None or credit.delta is None or credit.wait:
+        if credit is None or credit.delta is None or credit.wait or not flight.finite:
             return None
         return self.units.to_criterion(credit.delta)
 
@@ -136,13 +143,18 @@ class Port:
         self.receive(flight, Message(self.units.to_example_(gradient), loss))
 
     def receive(self, flight: InFlight, message: Message) -> None:
-        """Take the answer, in per-example units already.
+        """Take the answer, in per-example units already. What is not finite is never learned from.
 
         Raises:
-            DivergedError: if it is not finite.
+            DivergedError: if it is not finite, and a guard is to stop.
         """
-        self.instruments.check(self.name, message.gradient)
         flight.message = message
+        if self.instruments.guard is not None:
+            flight.finite &= self.instruments.check(self.name, message.gradient)
+        elif message.gradient.is_cpu:
+            flight.finite &= is_finite(
+                message.gradient
+            )  # whoever wants no guard, wants no poisoned rules either
         self.instruments.log("message", self.name, flight.batch.entered)
 
     # -- 4. observe -----------------------------------------------------------------------------------
@@ -157,6 +169,8 @@ class Port:
         """
         message, credit = flight.message, flight.credit
         assert message is not None
+        if not flight.finite:
+            return
         if credit is not None:
             self.instruments.measure(self.name, credit.delta, message.gradient)
         if not self.rule.listens:
@@ -203,7 +217,8 @@ class Port:
             return
         assert flight.message is not None
         release, flight.release = flight.release, None
-        release(self.accepted(flight.message, flight.info), flight.message.loss)
+        gradient = self.accepted(flight.message, flight.info) if flight.finite else None
+        release(gradient, flight.message.loss)
 
     def accepted(self, message: Message, info: Info) -> Tensor:
         """Return what a module that has waited learns from, ``(B, ...)`` in the criterion's units."""
@@ -246,6 +261,8 @@ class InputPort:
         """
         info = batch.info
         assert info.inputs is not None
+        if h.is_cpu and not is_finite(h):
+            return False  # never learned from; the guard looks at it where it crosses
         loss = self.rule.observe(info.inputs, info, h, pending)
         if loss is None or not loss.requires_grad:
             return False

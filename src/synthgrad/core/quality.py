@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from .errors import DivergedError
+from .errors import ConfigError, DivergedError
 
-__all__ = ["Guard", "Monitor", "Quality", "quality"]
+__all__ = ["Guard", "Monitor", "Quality", "is_finite", "quality"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,30 +89,67 @@ class Monitor:
 
 
 class Guard:
-    """Stops a run at the first message or loss that is not finite, naming interface and step.
+    """Looks for numbers that are not finite, before anything learns from them; names interface, direction and step.
 
-    On a CPU the check is made at once. On an accelerator it is queued, so that no step waits for the
-    device, and read every `every` steps: the error still names the step at which it happened.
+    On a CPU the check is made at once. On an accelerator it is queued, so that no step waits for the device, and read
+    every `every` steps: the error still names the step at which it happened.
+
+    Args:
+        every: steps between two looks at what is queued on an accelerator.
+        skip: go on in place of stopping: what is not finite is not learned from, and counted. Every step then waits for
+            the device.
+
+    Attributes:
+        skipped: how often that has happened, by interface (or ``"loss"``).
     """
 
-    def __init__(self, every: int = 50) -> None:
+    def __init__(self, every: int = 50, *, skip: bool = False) -> None:
         self.every = every
-        self._queue: list[tuple[str, int, Tensor]] = []
+        self.skip = skip
+        self.skipped: Counter[str] = Counter()
+        self._queue: list[tuple[str, int, str, Tensor]] = []
 
-    def check(self, where: str, step: int, value: Tensor) -> None:
-        """Note ``value``, detached. A sum is not finite where an element is not: one pass, no copy.
+    @classmethod
+    def of(cls, guard: bool | Guard, *, skips: bool = True) -> Guard | None:
+        """Return the guard that an engine was asked for; None for none.
+
+        Args:
+            guard: True for one that stops, False for none, or a guard.
+            skips: can the engine leave out what is not finite, and go on?
 
         Raises:
-            DivergedError: if it, or one noted earlier, is not finite.
+            ConfigError: if it cannot, and the guard is to.
         """
-        total = value.sum()
-        if value.is_cpu:
-            if not math.isfinite(total.item()):
-                raise DivergedError(where, step)
-            return
+        if isinstance(guard, Guard):
+            if guard.skip and not skips:
+                raise ConfigError(
+                    "this engine cannot go on without a step that is not finite; use guard=True, or the in-process, "
+                    "locked or stages engine with Guard(skip=True)"
+                )
+            return guard
+        return cls() if guard else None
+
+    def check(self, where: str, step: int, value: Tensor, what: str = "message") -> bool:
+        """Note ``value``, detached; return whether it is finite, as far as is known.
+
+        Raises:
+            DivergedError: if it, or one noted earlier, is not finite, and steps are not to be skipped.
+        """
+        if value.is_cpu or self.skip:
+            return is_finite(value) or self._bad(where, step, what)
         if self._queue and step - self._queue[0][1] >= self.every:
             self.flush()
-        self._queue.append((where, step, total.isfinite()))
+        self._queue.append((where, step, what, value.isfinite().all()))
+        return True
+
+    def check_crossing(self, where: str, step: int, h: Tensor, delta: Tensor | None) -> bool:
+        """Note an activation and the credit for it, of one shape, in the same way."""
+        at_once = delta is not None and (h.is_cpu or self.skip) and h.dtype == delta.dtype
+        # One pass over both: a product with something that is not finite is not finite either.
+        if at_once and math.isfinite(torch.dot(h.reshape(-1), delta.reshape(-1)).item()):
+            return True
+        fine = self.check(where, step, h, "activation")
+        return fine and (delta is None or self.check(where, step, delta, "credit"))
 
     def flush(self) -> None:
         """Read what is queued.
@@ -122,6 +160,18 @@ class Guard:
         queue, self._queue = self._queue, []
         if not queue:
             return
-        for (where, step, _), fine in zip(queue, torch.stack([f for *_, f in queue]).tolist(), strict=True):
+        found = torch.stack([fine for *_, fine in queue]).tolist()
+        for (where, step, what, _), fine in zip(queue, found, strict=True):
             if not fine:
-                raise DivergedError(where, step)
+                raise DivergedError(where, step, what)
+
+    def _bad(self, where: str, step: int, what: str) -> bool:
+        if not self.skip:
+            raise DivergedError(where, step, what)
+        self.skipped[where] += 1
+        return False
+
+
+def is_finite(value: Tensor) -> bool:
+    """Is every element finite? Waits for the device. A sum tells in one pass, unless it overflows itself."""
+    return math.isfinite(value.sum().item()) or bool(value.isfinite().all())

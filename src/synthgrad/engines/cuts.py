@@ -35,7 +35,7 @@ from ..core.port import InputPort, Port, run_backward
 from .base import Criterion, StepRecord, reduced
 from .held import Held, as_then
 from .mail import Mail
-from .optimizers import step_all
+from .optimizers import step_all, zero_grad
 from .penalty import Penalties
 from .turns import Turn, Waiting
 from .watch import Watch, reused
@@ -140,9 +140,10 @@ class Cuts:
         flight = (
             self._ask(interface, seen, turn) if turn.updates else InFlight(name, self._batch, seen.detach())
         )
+        turn.updates &= flight.finite
         grad = self._ports[name].learned_from(flight)
         turn.end(h, None if grad is None else interface.as_made(grad))
-        if flight.credit is not None and flight.credit.wait:
+        if flight.credit is not None and flight.credit.wait and flight.finite:
             flight.release = Waiting(turn, turn.wait(), interface, self.finish)
         above = flight
         if interface.input_rule is not None:
@@ -162,7 +163,7 @@ class Cuts:
         flight = self._ports[interface.name].ask(h, self._batch, self._step)
         credit = flight.credit
         assert credit is not None
-        turn.learned |= credit.loss is not None
+        turn.learned |= credit.loss is not None and flight.finite
         turn.value = credit.value
         if self._mail.is_late(interface.name):
             flight.settle()  # the rule's parameters will have changed when the message comes
@@ -203,7 +204,7 @@ class Cuts:
         if not self._seen_criterion:
             self._watch.criterion(loss, tensors_in(output))
             self._seen_criterion = True
-        self.instruments.check("loss", loss.detach())
+        turn.updates &= self.instruments.check("loss", loss.detach())
         self._reach(turn)
         turn.end(loss, torch.ones_like(loss) if turn.updates else None)
         self.finish(turn)
@@ -308,6 +309,8 @@ class Cuts:
             raise reused(self._names[k], error) from error
         if learns:
             self._log("backward", self._names[k], turn.batch)
+        if learns and not self._modules[k].inputs and not self._is_fit(k):
+            learns = False
         for name in self._modules[k].inputs:
             flight = turn.fed[name]
             flight.missing -= 1
@@ -317,6 +320,19 @@ class Cuts:
             self._ports[name].answer(flight, flight.fed.grad, self._value(turn, name))
             self._mail.pass_down(name, flight, self._step)
         return learns
+
+    def _is_fit(self, k: int) -> bool:
+        """Are the gradients of a module finite that sends no message, in which it would show? Drop them if not."""
+        optimizers, instruments = self._optimizers[k], self.instruments
+        if instruments.guard is None:
+            return True
+        grads = [p.grad for o in optimizers for group in o.param_groups for p in group["params"]]
+        sums = [g.sum().double() for g in grads if g is not None]
+        fine = not sums or instruments.check(self._names[k], torch.stack(sums), "gradient")
+        if not fine:
+            for optimizer in optimizers:
+                zero_grad(optimizer)
+        return fine
 
     def _value(self, turn: Turn, name: str) -> Tensor | None:
         """Return the loss values of the message at an interface: known where nothing branches only."""

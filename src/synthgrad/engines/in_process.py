@@ -25,6 +25,7 @@ from ..core.graph import first_tensor
 from ..core.in_flight import Batch
 from ..core.instruments import Instruments
 from .base import Criterion, StepRecord, model_inputs
+from .buffers import sparing_buffers
 from .carry import carried, carry_on
 from .checks import check_unlockable, warn_of_evaluation
 from .cuts import Cuts, NothingAbove
@@ -59,7 +60,8 @@ class InProcess:
             parameters of a module, returns a scalar. Or one for some modules, by name: a balancing loss, say, which
             that module has left in an attribute in this step.
         monitor: measures the quality of credits; None to measure nothing.
-        guard: stop with `DivergedError` at a message or loss that is not finite.
+        guard: stop with `DivergedError` at an activation, credit, message, gradient or loss that is not finite, before
+            anything learns from it. Or ``Guard(skip=True)``: leave it out, count it, and go on.
         timeline: is filled with what happens, in order; None to keep nothing.
 
     Attributes:
@@ -84,7 +86,7 @@ class InProcess:
         lags: Mapping[str, Lag] | None = None,
         penalty: Penalty | None = None,
         monitor: Monitor | None = None,
-        guard: bool = True,
+        guard: bool | Guard = True,
         timeline: Timeline | None = None,
     ) -> None:
         if not isinstance(net, Decoupled):
@@ -94,7 +96,7 @@ class InProcess:
         self.net = net
         self.update_prob = update_prob
         self._generator = generator
-        self._instruments = Instruments(Guard() if guard else None, monitor, timeline)
+        self._instruments = Instruments(Guard.of(guard), monitor, timeline)
         check_unlockable(net)
         self._mail = Mail(net, lags or {})
         # A graph that outlives its step must not see the updates in between.
@@ -170,7 +172,8 @@ class InProcess:
         try:
             held = self._held(args, kwargs) if self._stashes else None
             keeping = nullcontext() if held is None else held.stash.keeping()
-            with self.net.crossed_by(cuts.cross), keeping:
+            sparing = sparing_buffers(self.net, self._instruments)
+            with self.net.crossed_by(cuts.cross), keeping, sparing:
                 cuts.begin(batch, record, self._draw(), held)
                 output = self.net.model(*args, **kwargs)
                 self.net.check_crossed()
@@ -195,6 +198,10 @@ class InProcess:
             DivergedError: if a message or loss was not finite.
         """
         self._instruments.flush()
+
+    def begin_at(self, step: int) -> None:
+        """Count steps from here, before the first; see `stages.Assembled`."""
+        self._step = step
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs beside ``net.state_dict()``: optimizers, draws, messages under way."""

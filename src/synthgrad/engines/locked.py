@@ -12,6 +12,7 @@ from ..core import ConfigError, Decoupled, Guard, Timeline, context
 from ..core.instruments import Instruments
 from ..core.units import Units
 from .base import Criterion, StepRecord, model_inputs, reduced
+from .buffers import sparing_buffers
 from .carry import carried, carry_on
 from .optimizers import OptimizerFactory, Parameters, clear_casts, make_optimizers, zero_grad
 from .penalty import Penalties, Penalty
@@ -39,7 +40,8 @@ class Locked:
             what comes back from a module that itself has learned from a rule's credit.
         penalty: what is added to the loss that is no function of the output; as `InProcess` takes it. For a plain
             network a function of all its parameters.
-        guard: stop with `DivergedError` at a loss that is not finite.
+        guard: stop with `DivergedError` at a loss that is not finite. Or ``Guard(skip=True)``: leave the step out, count it,
+            and go on.
         timeline: is filled with what happens, in order; None to keep nothing.
 
     Raises:
@@ -57,7 +59,7 @@ class Locked:
         generator: torch.Generator | None = None,
         true_messages: bool = False,
         penalty: Penalty | None = None,
-        guard: bool = True,
+        guard: bool | Guard = True,
         timeline: Timeline | None = None,
     ) -> None:
         if not 0 < update_prob <= 1:
@@ -82,7 +84,7 @@ class Locked:
         self.true_messages = true_messages
         self._generator = generator
         # Of a decoupled network the crossing logs what happens at the cuts.
-        self._instruments = Instruments(Guard() if guard else None, timeline=timeline)
+        self._instruments = Instruments(Guard.of(guard), timeline=timeline)
         if isinstance(net, Decoupled):
             net.instruments.timeline = timeline
         self._step = 0
@@ -112,6 +114,18 @@ class Locked:
         self._instruments.step = self._step
         if not self._draw():
             return self._only_forward(args, kwargs, y)
+        with sparing_buffers(self.net, self._instruments):
+            return self._learn(args, kwargs, y, context, ids)
+
+    def _learn(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        y: Any,
+        context: Tensor | None,
+        ids: Tensor | None,
+    ) -> StepRecord:
+        """Run forward, backward and the update, all locked."""
         clear_casts()
         for optimizer in self.optimizers:
             zero_grad(optimizer)
@@ -126,14 +140,14 @@ class Locked:
         else:
             loss = self._loss(self.net(*args, **kwargs), y, None)
             self._with_penalty(loss).backward()
-        self._instruments.check("loss", loss.detach())
+        fine = self._instruments.check("loss", loss.detach())
         self._log_backward()
         check_learned(self.net.named_parameters(), self.optimizers)
-        for optimizer in self.optimizers:
+        for optimizer in self.optimizers if fine else ():
             optimizer.step()
-        self._instruments.log("update", "all", self._step)
+        self._instruments.log("update" if fine else "skip", "all", self._step)
         self._step += 1
-        return StepRecord(self._step - 1, loss.detach(), ["all"])
+        return StepRecord(self._step - 1, loss.detach(), ["all"] if fine else [])
 
     def _log_backward(self) -> None:
         """Log what no cut has seen: the modules that nothing below sends a message to; a plain network, which is one."""

@@ -74,7 +74,7 @@ class Recurrent:
         rule_options: Mapping[str, Any] | None = None,
         window: int = 1,
         mix: float = 0.0,
-        guard: bool = True,
+        guard: bool | Guard = True,
         max_norm: float | None = None,
         timeline: Timeline | None = None,
     ) -> None:
@@ -117,7 +117,7 @@ class Recurrent:
         self.state: Any = None
         self._context: Tensor | None = None  # what the rule was told of `state`
         self._instruments = boundary.instruments  # with the monitor that the boundary was given
-        self._instruments.guard, self._instruments.timeline = Guard() if guard else None, timeline
+        self._instruments.guard, self._instruments.timeline = Guard.of(guard, skips=False), timeline
         self._step = 0
         self._open: list[Unroll] = []
 

@@ -54,7 +54,7 @@ class Turn:
         self.missing += 1
         return len(self.ends) - 1
 
-    def release(self, end: int, grad: Tensor, value: Tensor | None) -> None:
+    def release(self, end: int, grad: Tensor | None, value: Tensor | None) -> None:
         """Take up the gradient that an end has waited for."""
         self.missing -= 1
         self.grads[end] = grad
@@ -85,6 +85,7 @@ class Waiting:
         self._interface = interface
         self._finish = finish
 
-    def __call__(self, gradient: Tensor, loss: Tensor | None) -> None:
-        self.turn.release(self.end, self._interface.as_made(gradient), loss)
+    def __call__(self, gradient: Tensor | None, loss: Tensor | None) -> None:
+        grad = None if gradient is None else self._interface.as_made(gradient)
+        self.turn.release(self.end, grad, loss)
         self._finish(self.turn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -127,7 +128,8 @@ class HandOver(Rule):
     def _waits(self) -> bool:
         if self._counted() < self.warm_up:
             return True
-        return self.min_cosine is not None and self.cosine.item() < self.min_cosine
+        # A cosine that is not a number is no reason to trust.
+        return self.min_cosine is not None and not self.cosine.item() >= self.min_cosine
 
     def _is_frozen(self) -> bool:
         return self.freeze_after is not None and self._counted() >= self.freeze_after
@@ -151,7 +153,8 @@ class HandOver(Rule):
         delta = pending[-1] if pending else self.rule.credit(h, info).delta
         if delta is not None:
             found = quality(delta, message.gradient).cosine
-            self.cosine.mul_(self.memory).add_((1 - self.memory) * found)
+            if math.isfinite(found):
+                self.cosine.mul_(self.memory).add_((1 - self.memory) * found)
         return pending[:-1]
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:

@@ -93,8 +93,9 @@ class LeastSquaresGradient(Rule):
     def credit(self, h: Tensor, info: Info) -> Credit:
         flat = h.flatten(1).to(self.weight.dtype)
         delta = torch.zeros_like(flat)
-        for rows, weight in self._classes(h, info):
-            delta[rows] = torch.addmm(weight[-1], flat[rows], weight[:-1])
+        with torch.autocast(h.device.type, enabled=False):
+            for rows, weight in self._classes(h, info):
+                delta[rows] = torch.addmm(weight[-1], flat[rows], weight[:-1])
         return Credit(delta.view(h.shape).to(h.dtype))
 
     @torch.no_grad()
@@ -102,15 +103,16 @@ class LeastSquaresGradient(Rule):
         # Nothing is solved for in half precision.
         wide = torch.promote_types(self.weight.dtype, torch.float32)
         flat, gradient = (v.flatten(1).to(wide) for v in (h, message.gradient))
-        for rows, weight in self._classes(h, info):
-            x = F.pad(flat[rows], (0, 1), value=1.0)  # (b, H + 1)
-            error = gradient[rows] - x @ weight.to(wide)
-            products = x @ x.t()  # (b, b)
-            products.diagonal().add_(products.diagonal().mean() * self.damping)
-            # Without the check of `solve`, which would wait for the device; numbers that are not finite show in
-            # the loss.
-            solved, _ = torch.linalg.solve_ex(products, error)
-            weight += self.rate * (x.t() @ solved)
+        with torch.autocast(h.device.type, enabled=False):
+            for rows, weight in self._classes(h, info):
+                x = F.pad(flat[rows], (0, 1), value=1.0)  # (b, H + 1)
+                error = gradient[rows] - x @ weight.to(wide)
+                products = x @ x.t()  # (b, b)
+                products.diagonal().add_(products.diagonal().mean() * self.damping)
+                # Without the check of `solve`, which would wait for the device; numbers that are not finite show in
+                # the loss.
+                solved, _ = torch.linalg.solve_ex(products, error)
+                weight += self.rate * (x.t() @ solved)
 
     def _classes(self, h: Tensor, info: Info) -> list[tuple[slice | Tensor, Tensor]]:
         """Return the rows of each class that occurs, and its matrix as a view."""

@@ -96,7 +96,7 @@ class Clocked:
         rule_options: Mapping[str, Any] | None = None,
         reduction: Reduction = "mean",
         monitor: Monitor | None = None,
-        guard: bool = True,
+        guard: bool | Guard = True,
         timeline: Timeline | None = None,
     ) -> None:
         self._wiring = wiring = Wiring(nodes, edges)
@@ -105,7 +105,7 @@ class Clocked:
         self.interval = wiring.interval
         self.losses = dict(losses)
         self._units = Units(reduction)
-        self._instruments = Instruments(Guard() if guard else None, monitor, timeline)
+        self._instruments = Instruments(Guard.of(guard, skips=False), monitor, timeline)
         self._exchange = Exchange(self.net, self._units, self._instruments)
         # Which rules are updated with which node.
         self._taught = {name: self._rules_of(node) for name, node in wiring.nodes.items()}

@@ -84,7 +84,7 @@ class Learned(NamedTuple):
 
     Attributes:
         ran: forward and backward.
-        total: a sum over losses and messages, finite if all of them are.
+        total: a sum over losses, activations, messages and credits, finite if all of them are.
     """
 
     ran: Ran
@@ -115,5 +115,8 @@ def learn(body: Body, x: Tensor, below: Rows, rows: Rows, target: Any, seen: See
             seen = below, ran.messages, ran.values
         body.rules.observe(*seen)
     assert ran.losses is not None
-    total = ran.losses.sum()
-    return Learned(ran, total if ran.messages is None else total + ran.messages.sum())
+    total = ran.losses.sum() + ran.h.sum()
+    for rows in (ran.messages, ran.credits.delta):
+        if rows is not None:
+            total = total + rows.sum()
+    return Learned(ran, total)

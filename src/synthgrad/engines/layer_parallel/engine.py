@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core import ConfigError, Decoupled, Info, Monitor, ShapeError, Timeline, Units
+from ...core import ConfigError, Decoupled, Guard, Info, Monitor, ShapeError, Timeline, Units
 from ...core.in_flight import Batch
 from ..base import Criterion, StepRecord
 from ..lags import Lag
@@ -74,7 +74,7 @@ class LayerParallel:
         compile: the step as one graph by ``torch.compile``; or keywords of that. Modules' settings are then
             those of the first full step.
         monitor: measures the quality of credits; None to measure nothing. For one network only.
-        guard: stop with `DivergedError` at a message or loss that is not finite.
+        guard: stop with `DivergedError` at an activation, credit, message or loss that is not finite.
         timeline: is filled with what happens, of each kind all at once; None to keep nothing. For one network only.
 
     Attributes:
@@ -99,7 +99,7 @@ class LayerParallel:
         fused: bool | None = None,
         compile: bool | Mapping[str, Any] = False,
         monitor: Monitor | None = None,
-        guard: bool = True,
+        guard: bool | Guard = True,
         timeline: Timeline | None = None,
     ) -> None:
         nets = [net] if isinstance(net, Decoupled) else list(net)
@@ -121,7 +121,8 @@ class LayerParallel:
         self._shape = parts.shape
         self._interfaces = list(nets[0].interfaces)
         self._units = nets[0].units
-        self._guard = RowGuard(self._interfaces, len(nets)) if guard else None
+        found = Guard.of(guard, skips=False)
+        self._guard = None if found is None else RowGuard(self._interfaces, len(nets), found.every)
         if len(nets) == 1:
             criterion = watched(criterion, nets[0])
         learned = {id(n.model.get_parameter(p)) for n in nets for m in n.graph.modules for p in m.parameters}
@@ -274,7 +275,8 @@ class LayerParallel:
         learn = self._learn if adam is None else self._with(adam)
         ran, total = learn(x, below.rows, rows, batch.target, seen)
         if self._guard is not None:
-            self._guard.check(self._step, ran.messages, ran.losses, total)
+            all_rows = self._rows * self._runs
+            self._guard.check(self._step, ran, all_rows, all_rows, total)
         return ran
 
     def _with(self, adam: RowAdam) -> Learn:
@@ -293,8 +295,7 @@ class LayerParallel:
             target = None if batch is None else batch.target
             ran = body.run(x, below.rows.h, rows, target, at_top=batch is not None)
         if self._guard is not None:
-            came = None if ran.messages is None else ran.messages[: min(t, self._rows) * runs]
-            self._guard.check(t, came, ran.losses)
+            self._guard.check(t, ran, reached, min(t, self._rows) * runs)
         below.messages, below.values = ran.messages, ran.values
         sent = [*self._sent, below]
         if len(sent) > self._observe_lag and body.rules.listens:

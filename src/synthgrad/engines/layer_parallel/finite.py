@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from ...core import DivergedError
+from .body import Ran
 
 __all__ = ["RowGuard"]
 
 
 class RowGuard:
-    """As `core.Guard`, of all messages and losses of a step at once.
+    """As `core.Guard`, of all that a step has made at once.
 
     On a CPU the check is made at once. On an accelerator it is queued and read every so many steps; the error
     names the step at which it happened.
 
     Args:
         names: of the interfaces, bottom first.
-        runs: networks side by side: so many rows of messages has each interface.
+        runs: networks side by side: so many rows has each interface.
         every: steps between two looks at what is queued.
     """
 
@@ -29,34 +30,40 @@ class RowGuard:
         self._names = names
         self._runs = runs
         self._every = every
-        self._queue: list[tuple[int, Tensor, int]] = []
+        self._queue: list[tuple[int, dict[str, Tensor]]] = []
 
-    def check(
-        self, step: int, messages: Tensor | None, losses: Tensor | None, total: Tensor | None = None
-    ) -> None:
-        """Look at the messages that have come, ``(n, B, ...)``, and at the losses, ``(runs,)``.
+    def check(self, step: int, ran: Ran, reached: int, came: int, total: Tensor | None = None) -> None:
+        """Look at activations and credits, at the messages that have come, and at the losses.
 
         Args:
             step: the step.
-            messages: as they are.
-            losses: as they are.
-            total: their sum, if it is known.
+            ran: what it has made.
+            reached: rows of the interfaces that a batch has reached.
+            came: rows of the interfaces to which messages have come.
+            total: a sum of everything, if it is known.
 
         Raises:
-            DivergedError: if some, or some that were queued, are not finite; names the lowest interface.
+            DivergedError: if some, or some that were queued, are not finite; names the first that a module would have met.
         """
-        found = [t for t in (messages, losses) if t is not None and t.numel()]
-        if not found:
+        delta = ran.credits.delta
+        found = {
+            "activation": ran.h[:reached],
+            "credit": None if delta is None else delta[:reached],
+            "loss": ran.losses,
+            "message": None if ran.messages is None else ran.messages[:came],
+        }
+        rows = {what: t for what, t in found.items() if t is not None and t.numel()}
+        if not rows:
             return
-        if found[0].is_cpu:
-            # A sum is not finite where an element is not; which one, is asked only then.
-            totals = [t.sum() for t in found] if total is None else [total]
+        if ran.h.is_cpu:
+            # A sum is not finite where an element is not, or where it overflows itself: which, is asked only then.
+            totals = [t.sum() for t in rows.values()] if total is None else [total]
             if not all(math.isfinite(t.item()) for t in totals):
-                self._name(step, _rows(found), 0 if losses is None else len(losses))
+                self._name(step, {what: _fine(t) for what, t in rows.items()})
             return
         if self._queue and step - self._queue[0][0] >= self._every:
             self.flush()
-        self._queue.append((step, _rows(found), 0 if losses is None else len(losses)))
+        self._queue.append((step, {what: _fine(t) for what, t in rows.items()}))
 
     def flush(self) -> None:
         """Read what is queued.
@@ -65,22 +72,29 @@ class RowGuard:
             DivergedError: if any of it was not finite.
         """
         queue, self._queue = self._queue, []
-        if queue and not bool(torch.cat([fine for _, fine, _ in queue]).all()):
-            for noted in queue:
-                self._name(*noted)
+        if queue and not bool(torch.cat([fine for _, rows in queue for fine in rows.values()]).all()):
+            for step, rows in queue:
+                self._name(step, rows)
 
-    def _name(self, step: int, fine: Tensor, losses: int) -> None:
+    def _name(self, step: int, rows: Mapping[str, Tensor]) -> None:
         """Raise the error of the first that is not finite, in the order in which modules would have met it."""
-        flags: list[bool] = fine.tolist()
-        rows = len(flags) - losses
-        wheres = [self._names[k // self._runs] for k in range(rows)] + ["loss"] * losses
-        top = self._names[-1]
-        for last in (False, True):  # the loss comes before the message that it sends
-            for where, is_fine in zip(wheres, flags, strict=True):
-                if not is_fine and (where == top) == last:
-                    raise DivergedError(where, step)
+        fine = {what: flags.tolist() for what, flags in rows.items()}
+
+        def is_bad(what: str, k: int) -> bool:
+            flags = fine.get(what, [])
+            return not all(flags[k * self._runs : (k + 1) * self._runs])
+
+        for k, name in enumerate(self._names):
+            for what in ("activation", "credit"):
+                if is_bad(what, k):
+                    raise DivergedError(name, step, what)
+        if not all(fine.get("loss", [])):
+            raise DivergedError("loss", step)
+        for k, name in enumerate(self._names):
+            if is_bad("message", k):
+                raise DivergedError(name, step)
 
 
-def _rows(found: Sequence[Tensor]) -> Tensor:
+def _fine(rows: Tensor) -> Tensor:
     """Return which rows are finite."""
-    return torch.cat([t.reshape(len(t), -1).sum(1).isfinite() for t in found])
+    return rows.reshape(len(rows), -1).isfinite().all(1)

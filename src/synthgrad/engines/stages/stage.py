@@ -281,10 +281,11 @@ class Stage:
         flight = self._flights[step] = port.ask(made.out, batch, step)
         credit = flight.credit
         assert credit is not None
-        if credit.wait:
+        if credit.wait and flight.finite:
             flight.release = made
             return
-        self.backward(step, made.out, port.learned_from(flight), made.penalty)
+        if flight.finite:
+            self.backward(step, made.out, port.learned_from(flight), made.penalty)
         self.answer(step, made.leaf, credit.value)
 
     def _take(self, port: Port, step: int) -> None:
@@ -331,8 +332,8 @@ class Stage:
     ) -> Tensor:
         assert self._criterion is not None
         loss, values = reduced(self._criterion(out, target), self._units)
-        self._instruments.check("loss", loss.detach())
-        self.backward(step, loss, torch.ones_like(loss), penalty)
+        if self._instruments.check("loss", loss.detach()):
+            self.backward(step, loss, torch.ones_like(loss), penalty)
         self.answer(step, leaf, values)
         return loss.detach()
 
@@ -376,8 +377,9 @@ class _Waiting:
     penalty: Tensor | None
     held: Held | None
 
-    def __call__(self, gradient: Tensor, loss: Tensor | None) -> None:
-        self.stage.backward(self.step, self.out, gradient, self.penalty)
+    def __call__(self, gradient: Tensor | None, loss: Tensor | None) -> None:
+        if gradient is not None:
+            self.stage.backward(self.step, self.out, gradient, self.penalty)
         self.stage.answer(self.step, self.leaf, loss)
 
     def state_dict(self) -> dict[str, Any]:

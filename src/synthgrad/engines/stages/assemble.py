@@ -1,0 +1,139 @@
+"""What the stages of a run have saved, put together: for the plain model, one process, or another number of stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ...core import ConfigError, Decoupled
+
+__all__ = ["Assembled", "assemble", "optimizers_by_name"]
+
+
+class _Trainer(Protocol):
+    """An engine that trains a decoupled network step by step."""
+
+    net: Decoupled
+
+    @property
+    def optimizers(self) -> Iterable[Optimizer]: ...
+    def begin_at(self, step: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """The whole of a run whose stages were saved after the same step.
+
+    Attributes:
+        net: the state dict of the decoupled network.
+        optimizers: what the optimizers know of each parameter, by its name in ``net``.
+        step: steps that the run has done.
+    """
+
+    net: dict[str, Tensor]
+    optimizers: dict[str, dict[str, Any]]
+    step: int
+
+    def load_into(self, net: Decoupled) -> list[str]:
+        """Load the weights into a network of the same model, cut anywhere; return the rules that begin anew.
+
+        Rules are known by the names of their cuts: one at a cut that the run did not have begins as it is.
+
+        Raises:
+            ConfigError: if it is another model.
+        """
+        ours = net.state_dict()
+        for name, value in ours.items():
+            saved = self.net.get(name)
+            if saved is None and name.startswith(("rules.", "inputs.")):
+                continue
+            if saved is None or saved.shape != value.shape or saved.dtype != value.dtype:
+                what = "nothing" if saved is None else f"{tuple(saved.shape)} {saved.dtype}"
+                raise ConfigError(
+                    f"the run has {what} for '{name}', and the network wants {tuple(value.shape)} {value.dtype}: it is of "
+                    "another model; build the model with which the stages were trained"
+                )
+        unknown = [name for name in self.net if name not in ours and name.startswith("model.")]
+        if unknown:
+            raise ConfigError(
+                f"the run has '{unknown[0]}', which the network has not: it is of another model; build the model with which "
+                "the stages were trained"
+            )
+        known = {name: value for name, value in self.net.items() if name in ours}
+        net.load_state_dict(known, strict=False)
+        return sorted(
+            {name.split(".")[1] for name in ours if name not in known and name.startswith("rules.")}
+        )
+
+    def hand_to(self, trainer: _Trainer) -> None:
+        """Have an engine go on: give its optimizers what the run's knew of their parameters, and the number of steps.
+
+        Messages that were under way are given up, so with late messages the run becomes another one.
+
+        Args:
+            trainer: `Stages` or `InProcess`, built with optimizers of the same kinds, after `load_into`.
+        """
+        names = {id(p): name for name, p in trainer.net.named_parameters()}
+        for optimizer in trainer.optimizers:
+            state = optimizer.state_dict()
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            for number, p in enumerate(parameters):
+                known = self.optimizers.get(names.get(id(p), ""))
+                if known is not None:
+                    state["state"][number] = known
+            optimizer.load_state_dict(state)
+        trainer.begin_at(self.step)
+
+
+def optimizers_by_name(net: Decoupled, optimizers: Iterable[Optimizer]) -> dict[str, dict[str, Any]]:
+    """Return what optimizers know of each parameter, by its name in a network."""
+    names = {id(p): name for name, p in net.named_parameters()}
+    return {names[id(p)]: dict(state) for optimizer in optimizers for p, state in optimizer.state.items()}
+
+
+def assemble(saved: Sequence[Mapping[str, Any]]) -> Assembled:
+    """Put together what the stages of a run have saved, each ``{"net": net.state_dict(), "trainer": state_dict()}``.
+
+    Args:
+        saved: one for each stage, in any order; of replicas one each.
+
+    Raises:
+        ConfigError: if a stage is missing or there twice, or they were saved after different steps.
+
+    ::
+
+        whole = assemble([torch.load(f"stage{k}.pt", weights_only=True) for k in range(4)])
+        whole.load_into(net)               # cut as it was, or elsewhere
+        plain = synthgrad.recouple(net)    # the trained model, or …
+        trainer = Stages(net, …)           # … another number of stages
+        whole.hand_to(trainer)
+    """
+    if not saved:
+        raise ConfigError("got no states; give those of all stages of a run")
+    by_stage: dict[int, Mapping[str, Any]] = {}
+    for state in saved:
+        stage, num_stages = state["trainer"]["links"]["stage"]
+        if stage in by_stage:
+            raise ConfigError(f"got two states of stage {stage}; give one for each stage")
+        by_stage[stage] = state
+    missing = sorted(set(range(num_stages)) - set(by_stage))
+    if missing or len(by_stage) != num_stages:
+        raise ConfigError(
+            f"got the states of stages {sorted(by_stage)} of a run with {num_stages}; give one for each stage"
+        )
+    steps = {stage: int(state["trainer"]["step"]) for stage, state in by_stage.items()}
+    if len(set(steps.values())) > 1:
+        raise ConfigError(
+            f"the stages were saved after different steps, {', '.join(f'{s}: {n}' for s, n in sorted(steps.items()))}; give "
+            "states of the same step"
+        )
+    net: dict[str, Tensor] = dict(by_stage[0]["net"])
+    optimizers: dict[str, dict[str, Any]] = {}
+    for state in by_stage.values():
+        net |= {name: state["net"][name] for name in state["trainer"]["owned"]}
+        optimizers |= state["trainer"]["by_name"]
+    return Assembled(net, optimizers, steps[0])
