@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from synthgrad.lab.experiments import compare, snapshot
+from synthgrad.lab.experiments import compare, loop, sweep
 from synthgrad.lab.experiments.config import RunConfig
-from synthgrad.lab.experiments.snapshot import Snapshot, snapshot_of
+from synthgrad.lab.experiments.names import run_name
+from synthgrad.lab.experiments.snapshot import EVERY, Snapshot
 from synthgrad.lab.experiments.sweep import Listener, Sweep
 from synthgrad.lab.experiments.train import blank, run
 
@@ -20,7 +20,7 @@ OF_THE_CLOCK = {"elapsed_s", "time_to_target_s"}
 
 @pytest.fixture(autouse=True)
 def _at_every_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot.Snapshot.__init__, "__defaults__", (0.0,))
+    monkeypatch.setenv(EVERY, "0")
 
 
 def config(method: str, **over: Any) -> RunConfig:
@@ -38,9 +38,15 @@ def stop_at(step: int) -> Any:
 
 
 def timeless(record: dict[str, Any]) -> dict[str, Any]:
-    curve = [{k: v for k, v in p.items() if k not in OF_THE_CLOCK} for p in record["curve"]]
-    metrics = {k: v for k, v in record["metrics"].items() if k not in OF_THE_CLOCK}
-    return {"curve": curve, "metrics": metrics, "status": record["status"]}
+    def kept(figures: dict[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in figures.items() if not k.endswith(("_s", "_per_s"))}
+
+    parts = {"curve": [kept(p) for p in record["curve"]], "metrics": kept(record["metrics"])}
+    return parts | {k: record[k] for k in ("status", "error", "weights_sha256")}
+
+
+def steps_in(folder: Path) -> set[str]:
+    return {path.name.rsplit("-", 1)[1] for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize(
@@ -51,33 +57,86 @@ def timeless(record: dict[str, Any]) -> dict[str, Any]:
         ("cdni", {}),
         ("cdni", {"update_prob": 0.5}),
         ("cdni", {"engine": "plain"}),
+        ("cdni", {"engine": "layer-parallel"}),
         ("stale", {}),
         ("sobolev", {}),
         ("local_loss", {}),
+        ("delayed", {}),
+        ("cdni_unlock", {}),
     ],
 )
-def test_a_stopped_run_goes_on_to_the_same_end(method: str, over: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("chunk", "last"), [(10, 30), (4, 34)], ids=["at a point", "between points"])
+def test_a_stopped_run_goes_on_to_the_same_end(
+    chunk: int,
+    last: int,
+    method: str,
+    over: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "_CHUNK", chunk)
     whole = run(config(method, **over))
     kept = dataclasses.replace(config(method, **over), snapshots=str(tmp_path))
     with pytest.raises(KeyboardInterrupt):
-        run(kept, stop_at(35))
-    assert [p.suffix for p in tmp_path.iterdir()] == [".pt"]
+        run(kept, stop_at(last + 1))
+    saved = steps_in(tmp_path)
+    assert len(saved) == 2  # the last two
     record = run(kept)
-    assert record["resumed_at"] == [30]
+    assert [f"step{k}.pt" in saved for k in record["resumed_at"]] == [True]
+    assert record["resumed_at"][0] >= last
     assert timeless(record) == timeless(whole)
     assert record["time"]["train_s"] > 0
-    assert not tmp_path.exists() or not list(tmp_path.iterdir())  # of a run that has ended nothing is kept
 
 
-def test_a_snapshot_that_cannot_be_read_is_told_and_the_run_starts_anew(tmp_path: Path) -> None:
+def test_a_damaged_snapshot_is_told_and_the_one_before_it_is_used(tmp_path: Path) -> None:
     kept = dataclasses.replace(config("cdni"), snapshots=str(tmp_path))
     with pytest.raises(KeyboardInterrupt):
         run(kept, stop_at(35))
-    (file,) = tmp_path.iterdir()
-    file.write_bytes(file.read_bytes()[:100])
+    (file,) = (path for path in tmp_path.iterdir() if path.name.endswith("step36.pt"))
+    raw = bytearray(file.read_bytes())
+    raw[len(raw) // 2] ^= 4
+    file.write_bytes(raw)
+    with pytest.warns(UserWarning, match=r"step36\.pt: is no snapshot .*the one before it is used"):
+        record = run(kept)
+    assert record["resumed_at"] == [30]
+    assert timeless(record) == timeless(run(config("cdni")))
+
+
+def test_snapshots_that_cannot_be_read_are_told_and_the_run_starts_anew(tmp_path: Path) -> None:
+    kept = dataclasses.replace(config("cdni"), snapshots=str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        run(kept, stop_at(35))
+    for file in tmp_path.iterdir():
+        file.write_bytes(file.read_bytes()[:100])
     with pytest.warns(UserWarning, match="is no snapshot that can be read"):
         record = run(kept)
     assert record["resumed_at"] == []
+    assert timeless(record) == timeless(run(config("cdni")))
+
+
+def test_the_snapshot_of_another_network_fails_the_run_and_stays(tmp_path: Path) -> None:
+    kept = dataclasses.replace(config("cdni"), snapshots=str(tmp_path))
+    other = dataclasses.replace(kept, cell=dataclasses.replace(kept.cell, width=17))
+    for one in (kept, other):
+        with pytest.raises(KeyboardInterrupt):
+            run(one, stop_at(10))
+    name = run_name(blank(kept, 1))
+    foreign = next(path for path in tmp_path.iterdir() if not path.name.startswith(name))
+    mine = tmp_path / f"{name}-step50.pt"
+    foreign.rename(mine)
+    before = mine.read_bytes()
+    record = run(kept)
+    assert record["status"] == "failed"
+    assert "step50.pt: is no snapshot of this run (cell" in record["error"]
+    assert mine.read_bytes() == before
+
+
+def test_a_run_whose_snapshots_cannot_be_written_ends_as_if_it_had_none(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    kept = dataclasses.replace(config("cdni"), snapshots=str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="no snapshot can be written") as told:
+        record = run(kept)
+    assert len(told) == 1
     assert timeless(record) == timeless(run(config("cdni")))
 
 
@@ -92,29 +151,32 @@ def test_without_resume_a_sweep_starts_anew_and_touches_no_file_of_others(tmp_pa
     assert [p.name for p in folder.iterdir()] == ["mine.txt"]
 
 
+def test_snapshots_stay_until_the_record_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    made = config("cdni")
+    with monkeypatch.context() as broken:
+        broken.setattr(sweep, "append", killed)
+        with pytest.raises(KeyboardInterrupt):
+            list(Sweep([made], tmp_path).records(Listener()))
+    assert steps_in(tmp_path / "snapshots") == {"step50.pt", "step60.pt"}
+    (record,) = Sweep([made], tmp_path, resume=True).records(Listener())
+    assert record["resumed_at"] == [60]
+    assert timeless(record) == timeless(run(made))
+    assert [p.name for p in tmp_path.iterdir()] == ["results.jsonl"]
+
+
 def test_with_resume_a_sweep_goes_on(tmp_path: Path) -> None:
     made = config("cdni")
     with pytest.raises(KeyboardInterrupt):
         run(dataclasses.replace(made, snapshots=str(tmp_path / "snapshots")), stop_at(35))
     (record,) = Sweep([made], tmp_path, resume=True).records(Listener())
-    assert record["resumed_at"] == [30]
+    assert record["resumed_at"] == [36]
 
 
 def test_runs_that_differ_have_snapshots_of_their_own(tmp_path: Path) -> None:
     paths = {
-        snapshot_of(tmp_path, blank(c, 1)).path for c in (config("cdni"), config("cdni", update_prob=0.5))
+        Snapshot(tmp_path, blank(c, 1)).path(3) for c in (config("cdni"), config("cdni", update_prob=0.5))
     }
     assert len(paths) == 2
-
-
-def test_nothing_is_written_before_it_is_time(tmp_path: Path) -> None:
-    kept = Snapshot(tmp_path / "run.pt", every_s=1e9)
-    kept.save(lambda: pytest.fail("asked for a state"))
-    assert not list(tmp_path.iterdir())
-    kept = Snapshot(tmp_path / "run.pt", every_s=0)
-    kept.save(lambda: {"step": 3, "x": torch.ones(2)})
-    state = kept.load("cpu")
-    assert state is not None
-    assert state["step"] == 3
-    kept.drop()
-    assert kept.load("cpu") is None

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
+from ...core import ConfigError
+from .run_monitor import RunMonitor
 from .snapshot import Snapshot
+from .snapshot_file import Owner
 from .tensorboard import Events
 
 __all__ = ["BaseLoop", "Progress"]
@@ -21,6 +26,10 @@ class BaseLoop:
     """One run. Subclasses prepare, train and measure; `train.run` calls them in that order.
 
     Attributes:
+        net: what is trained, made by `prepare`; decoupled, if it is.
+        trainer: what trains it, with a state of its own.
+        data_sha256: sum of the data, or None where they are drawn.
+        monitor: measures the quality of credits.
         curve: points, one for each evaluation.
         graph: the modules and interfaces, for the record; or None.
         events: is told of every point; or None.
@@ -28,9 +37,13 @@ class BaseLoop:
     """
 
     device: str
+    net: nn.Module
+    trainer: Any
+    data_sha256: str | None = None
 
-    def __init__(self, device: str, progress: Progress | None) -> None:
+    def __init__(self, device: str, progress: Progress | None, monitor_every: int = 20) -> None:
         self.device = device
+        self.monitor = RunMonitor(monitor_every)
         self.progress = progress
         self.curve: list[dict[str, Any]] = []
         self.graph: dict[str, Any] | None = None
@@ -54,9 +67,13 @@ class BaseLoop:
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
-        """Return all that the rest of the run depends on; subclasses add theirs."""
+        """Return all that the rest of the run depends on, between two steps; subclasses add theirs."""
         return {
+            "net": self.net.state_dict(),
+            "trainer": self.trainer.state_dict(),
+            "monitor": self.monitor.state_dict(),
             "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state() if self.device == "cuda" else None,
             "step": self._step,
             "elapsed": self._elapsed,
             "curve": self.curve,
@@ -66,16 +83,35 @@ class BaseLoop:
 
     def take(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
+        self.net.load_state_dict(state["net"])
+        self.trainer.load_state_dict(state["trainer"])
+        self.monitor.load_state_dict(state["monitor"])
         torch.set_rng_state(state["rng"].cpu())
+        if state["cuda_rng"] is not None and self.device == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu())
         self._step, self._elapsed = state["step"], state["elapsed"]
         self.curve, self._chunks = state["curve"], state["chunks"]
         self._resumed = [*state["resumed"], self._step]
 
     def restore(self) -> list[int]:
-        """Go on from the snapshot, if there is one; return the steps at which the run was resumed so far."""
-        state = None if self.snapshot is None else self.snapshot.load(self.device)
+        """Go on from the snapshot, if there is one; return the steps at which the run was resumed so far.
+
+        Raises:
+            ConfigError: if there is one, of another run.
+        """
+        if self.snapshot is None:
+            return self._resumed
+        self.snapshot.belongs_to(Owner.forms(self.net), self.data_sha256)
+        state = self.snapshot.load(self.device)
         if state is not None:
-            self.take(state)
+            try:
+                self.take(state)
+            except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                reason = (str(error).splitlines() or [""])[0]
+                raise ConfigError(
+                    f"{self.snapshot.path(int(state.get('step', 0)))}: is a snapshot that this run cannot go on from "
+                    f"({type(error).__name__}: {reason}); move it away, or run without --resume into another folder"
+                ) from error
         return self._resumed
 
     def add_point(self, point: dict[str, Any]) -> None:
@@ -85,15 +121,25 @@ class BaseLoop:
             self.events.point(point)
 
     def keep(self) -> None:
-        """Write a snapshot if it is time to."""
-        if self.snapshot is not None:
-            self.snapshot.save(self.state)
+        """Write a snapshot if it is time to; called between steps, as often as the loop looks up."""
+        if self.snapshot is not None and getattr(self.trainer, "can_save", True):
+            self.snapshot.save(self._step, self.state)
 
     def close(self) -> None:
         """Part from other processes, if the engine has any."""
-        close = getattr(getattr(self, "trainer", None), "close", None)
+        close = getattr(self.trainer, "close", None)
         if close is not None:
             close()
+
+    def weights_sha256(self) -> str:
+        """Return the sum of all parameters and buffers, names included: equal for runs that ended bit by bit alike."""
+        found = hashlib.sha256()
+        for name, value in self.net.state_dict().items():
+            if isinstance(value, torch.Tensor):
+                whole = value.detach().cpu().contiguous()
+                found.update(f"{name} {whole.dtype} {tuple(whole.shape)}\n".encode())
+                found.update(whole.flatten().view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()
 
     def times(self) -> dict[str, Any]:
         """Return the clock's figures; the first chunks, which warm up, count for the total only."""

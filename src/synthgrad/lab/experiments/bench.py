@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...core import ConfigError
-from ..records import SCHEMA, Record, append, finished, identity, open_folder, read
+from ..records import SCHEMA, Record, append, finished, identity, locked, open_folder, read
 from .machine import describe, prepare
 
 __all__ = [
@@ -152,10 +152,23 @@ def sweep(
     compared with each other are always of one run.
 
     Raises:
-        ConfigError: if something cannot be measured, or the folder not be written; before any work.
+        ConfigError: if something cannot be measured, or the folder not be written, or another program is writing to it;
+            before any work.
     """
     settings = benchmark.settings(scope)
     path = open_folder(out)
+    with locked(out):
+        yield from _measured(settings, scope, path, resume=resume, say=say)
+
+
+def _measured(
+    settings: Sequence[Setting],
+    scope: Scope,
+    path: Path,
+    *,
+    resume: bool,
+    say: Callable[[str], None] | None,
+) -> Iterator[Record]:
     known = {identity(r): r for r in read(path)[0]} if resume else {}
     done = finished(known.values())
     prepare(scope.threads)

@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...core import Monitor
 from ...engines import Recurrent
 from ..tasks import Unroll, bits_per_char, recurrent_network
 from .base_loop import Progress
@@ -33,7 +32,6 @@ class CharLoop(TextLoop[CharRun]):
 
     def __init__(self, config: CharRun, progress: Progress | None) -> None:
         super().__init__(config, progress)
-        self.monitor = Monitor(every=20)
         self._best = math.inf
         self._best_weights: dict[str, Tensor] = {}
         self._best_step = 0
@@ -89,26 +87,18 @@ class CharLoop(TextLoop[CharRun]):
         }
 
     def state(self) -> dict[str, Any]:
-        """Return all that the rest of the run depends on, right after an evaluation."""
+        """Return all that the rest of the run depends on, between two unrolls."""
         return {
             **super().state(),
-            "net": self.net.state_dict(),
             "boundary": self.trainer.boundary.state_dict(),
-            "trainer": self.trainer.state_dict(),
-            "stream": self.stream.state_dict(),
             "best": (self._best, self._best_step, self._best_weights),
-            "seen": self.monitor.seen,
         }
 
     def take(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
         super().take(state)
-        self.net.load_state_dict(state["net"])
         self.trainer.boundary.load_state_dict(state["boundary"])
-        self.trainer.load_state_dict(state["trainer"])
-        self.stream.load_state_dict(state["stream"])
         self._best, self._best_step, self._best_weights = state["best"]
-        self.monitor.seen = state["seen"]
 
 
 def per_sequence(scores: Tensor, y: Tensor) -> Tensor:

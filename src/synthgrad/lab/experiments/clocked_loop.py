@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...core import DivergedError, Monitor
+from ...core import DivergedError
 from ...core.modes import evaluating
 from ...engines import Clocked, Edge, Node
 from ...rules import SyntheticGradient, TrueGradient
@@ -21,6 +21,7 @@ from .base_loop import BaseLoop, Progress
 from .loop import data_for
 from .machine import synchronize
 from .multinet_config import ClockedRun
+from .run_monitor import pack, unpack
 from .trainers import arithmetic
 
 __all__ = ["ClockedLoop", "run_block"]
@@ -39,9 +40,8 @@ class ClockedLoop(BaseLoop):
     """
 
     def __init__(self, config: ClockedRun, progress: Progress | None) -> None:
-        super().__init__(config.device, progress)
+        super().__init__(config.device, progress, monitor_every=50)
         self.config = config
-        self.monitor = Monitor(every=50)
         self.stream: Counting
         self.fast: FastCounter
         self.slow: SlowCounter
@@ -54,6 +54,7 @@ class ClockedLoop(BaseLoop):
         """Load the digits, build networks and engine."""
         config, cell = self.config, self.config.cell
         data = data_for(cell.data, config.data_dir, config.hold_out, config.device)
+        self.data_sha256 = data.sha256
         generator = torch.Generator().manual_seed(config.seed)
         self.stream = Counting(data.train, config.schedule.batch_size, cell.period, generator)
         unseen = Counting(data.test, _TEST_STREAMS, cell.period, torch.Generator().manual_seed(_TEST_SEED))
@@ -72,6 +73,7 @@ class ClockedLoop(BaseLoop):
             rule_options=None if config.rule.lr_factor == 1 else {"lr": lr * config.rule.lr_factor},
             monitor=self.monitor,
         )
+        self.net = self.trainer.net
 
     def _rule(self) -> SyntheticGradient:
         rule = self.config.rule
@@ -93,7 +95,7 @@ class ClockedLoop(BaseLoop):
             self._step += 1
             if self._step % schedule.eval_every == 0 or self._step == schedule.steps:
                 self._evaluate()
-                self.keep()
+            self.keep()
             if self.progress is not None and self._step % 10 == 0:
                 self.progress(self._step)
 
@@ -145,21 +147,17 @@ class ClockedLoop(BaseLoop):
         """Return all that the rest of the run depends on, between two blocks."""
         return {
             **super().state(),
-            "net": self.trainer.net.state_dict(),
-            "trainer": self.trainer.state_dict(),
             "stream": self.stream.state_dict(),
             "updates": self._updates,
-            "seen": self.monitor.seen,
+            "losses": {name: pack(losses) for name, losses in self._losses.items()},
         }
 
     def take(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
         super().take(state)
-        self.trainer.net.load_state_dict(state["net"])
-        self.trainer.load_state_dict(state["trainer"])
         self.stream.load_state_dict(state["stream"])
         self._updates = state["updates"]
-        self.monitor.seen = state["seen"]
+        self._losses = {name: unpack(losses) for name, losses in state["losses"].items()}
 
 
 def _histograms(block: Block) -> Tensor:

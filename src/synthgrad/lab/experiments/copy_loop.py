@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...core import DivergedError, Monitor
+from ...core import DivergedError
 from ...engines import Recurrent
 from ..tasks import CopyTask, Curriculum, EpisodeStream, Part, recurrent_network
 from .base_loop import BaseLoop, Progress
@@ -40,7 +40,6 @@ class CopyLoop(BaseLoop):
         self.net: nn.Module
         self.trainer: Recurrent
         self.curriculum = Curriculum(config.cell.data == "repeat_copy", config.threshold)
-        self.monitor = Monitor(every=20)
         self.stream: EpisodeStream
         self._sequences = 0  # that are over
         self._bits: list[float] = []  # a character, of all that are over since the last point
@@ -87,7 +86,7 @@ class CopyLoop(BaseLoop):
             self._step += 1
             if solved or self._step % schedule.eval_every == 0 or self._step == schedule.steps:
                 self._point()
-                self.keep()
+            self.keep()
             if self.progress is not None and self._step % 10 == 0:
                 self.progress(self._step)
         self.trainer.finish()
@@ -168,15 +167,12 @@ class CopyLoop(BaseLoop):
         }
 
     def state(self) -> dict[str, Any]:
-        """Return all that the rest of the run depends on."""
+        """Return all that the rest of the run depends on, between two batches of episodes."""
         return {
             **super().state(),
-            "net": self.net.state_dict(),
             "boundary": self.trainer.boundary.state_dict(),
-            "trainer": self.trainer.state_dict(),
             "curriculum": self.curriculum.state_dict(),
             "generator": self.task.generator.get_state(),
-            "seen": self.monitor.seen,
             "stream": self.stream.state_dict(),
             "sequences": self._sequences,
             "bits": self._bits,
@@ -187,13 +183,11 @@ class CopyLoop(BaseLoop):
     def take(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
         super().take(state)
-        self.net.load_state_dict(state["net"])
         self.trainer.boundary.load_state_dict(state["boundary"])
-        self.trainer.load_state_dict(state["trainer"])
         self.curriculum.load_state_dict(state["curriculum"])
         self.task.generator.set_state(state["generator"].cpu())
         self.stream.load_state_dict(state["stream"])
-        self.monitor.seen, self._bits = state["seen"], state["bits"]
+        self._bits = state["bits"]
         self._sequences, self._measured = state["sequences"], state["measured"]
         self._open = state["open"].to(self.device, copy=True)
 

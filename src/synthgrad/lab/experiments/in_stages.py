@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -19,8 +21,10 @@ from ...engines.stages import join
 from ..records import Record
 from .methods import method_named
 from .run_config import AnyRun
+from .snapshot import Alone, Peers
+from .worker import settle, torchrun_tamed
 
-__all__ = ["StagesTrainer", "engine_here", "launched", "run_in_stages", "stages_of"]
+__all__ = ["StagesTrainer", "engine_here", "launched", "peers_here", "run_in_stages", "stages_of"]
 
 #: In the environment of a process that is one of several.
 _MARK = "SYNTHGRAD_STAGE"
@@ -46,14 +50,32 @@ class StagesTrainer:
         self.stages.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: a process has a part of the state only."""
-        return {}
+        """Return the state of this process's stage. Blocks; all must call it between the same two steps."""
+        return self.stages.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Refuse: see `state_dict`."""
-        raise ConfigError(
-            "runs of the stages engine cannot be resumed in the middle; run it without --resume"
-        )
+        """Go on from the state of this process's stage; all must."""
+        self.stages.load_state_dict(state)
+
+
+class _Processes:
+    """The processes of a network that is spread over several, to agree on snapshots."""
+
+    def __init__(self) -> None:
+        self.stage, self.stages = dist.get_rank(), dist.get_world_size()
+        self.launch = os.environ["TORCHELASTIC_RUN_ID"]
+        self._group = dist.new_group(backend="gloo")  # apart from what the stages send each other
+
+    def exchange(self, value: Any) -> list[Any]:
+        """Return the values that all processes gave, by stage. Blocks; all must call it."""
+        found: list[Any] = [None] * self.stages
+        dist.all_gather_object(found, value, self._group)
+        return found
+
+
+def peers_here() -> Peers:
+    """Return the processes that run a network together with this one."""
+    return _Processes() if launched() else Alone()
 
 
 def launched() -> bool:
@@ -81,17 +103,19 @@ def run_in_stages(run: Callable[[Any], Record], config: Any, num_stages: int) ->
 
     Args:
         run: trains a configuration in one of these processes.
-        config: the run; it leaves no snapshots, for no process has the whole state.
+        config: the run; each process leaves snapshots of its part.
         num_stages: processes.
 
     Raises:
         ConfigError: if a process dies without a record.
+        KeyboardInterrupt: at SIGINT and SIGTERM; the processes have been ended then.
     """
     launch = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=num_stages,
-        run_id=f"synthgrad-{os.getpid()}",
+        run_id=f"synthgrad-{os.getpid()}-{time.time_ns()}",
+        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),  # else a folder of each run stays behind
         rdzv_backend="c10d",
         rdzv_endpoint="127.0.0.1:0",
         local_addr="127.0.0.1",
@@ -100,7 +124,10 @@ def run_in_stages(run: Callable[[Any], Record], config: Any, num_stages: int) ->
         start_method="spawn",
     )
     try:
-        found = elastic_launch(launch, _part)(run, replace(config, snapshots=None), torch.get_num_threads())
+        with torchrun_tamed():
+            found = elastic_launch(launch, _part)(run, config, torch.get_num_threads())
+    except SignalException as error:
+        raise KeyboardInterrupt from error
     except ChildFailedError as error:
         raise ConfigError(
             f"a process of the stages engine died ({str(error).splitlines()[0]}); run with --engine in-process to see "
@@ -113,6 +140,7 @@ def run_in_stages(run: Callable[[Any], Record], config: Any, num_stages: int) ->
 
 def _part(run: Callable[[Any], Record], config: Any, threads: int) -> Record:
     os.environ[_MARK] = os.environ["RANK"]
+    settle()
     torch.set_num_threads(threads)
     rank, world = join("gloo")
     if rank < world - 1:

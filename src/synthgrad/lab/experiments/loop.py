@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...core import ConfigError, Decoupled, DivergedError, Monitor
+from ...core import ConfigError, Decoupled, DivergedError
 from ...core.modes import evaluating
 from ..tasks import Augment, Images, Split, draw_batches, load
 from .base_loop import BaseLoop, Progress
@@ -25,6 +25,7 @@ from .in_stages import engine_here
 from .machine import synchronize
 from .methods import Facts, method_named
 from .models import build_model, cuts_of
+from .run_monitor import pack, unpack
 from .step_maker import compile_network
 from .trainers import CHANNELS_LAST, Plan, Trainer, arithmetic, make_trainer
 
@@ -54,13 +55,13 @@ class Loop(BaseLoop):
     """
 
     def __init__(self, config: RunConfig, progress: Progress | None) -> None:
-        super().__init__(config.device, progress)
+        super().__init__(config.device, progress, config.monitor_every or 1)
         self.config = config
         self.part = "val" if config.hold_out else "test"
         self.updates = 0
         self._parameters = 0
         self._modules = 1
-        self._monitor = Monitor(config.monitor_every) if config.monitor_every else None
+        self._losses: list[Tensor] = []  # since the last point of the curve
         self._augment: Augment | None = None
 
     def prepare(self) -> None:
@@ -69,6 +70,7 @@ class Loop(BaseLoop):
         # A network that flattens its input would have to copy it; whether a user's own does, nobody knows.
         layout = CHANNELS_LAST if config.cell.arch == "cnn" else torch.preserve_format
         self.data = data_for(config.cell.data, config.data_dir, config.hold_out, config.device, layout)
+        self.data_sha256 = self.data.sha256
         if config.augment:
             self._augment = Augment(config.seed, flip=self.data.mirrored)
         model = build_model(config.cell, self.data).to(config.device, memory_format=CHANNELS_LAST)  # pyright: ignore[reportCallIssue]
@@ -91,7 +93,7 @@ class Loop(BaseLoop):
             engine_here(config.cell.engine),
             config.cell.update_prob,
             config.precision,
-            self._monitor,
+            self.monitor if config.monitor_every else None,
             config.compiled,
         )
         example = self.data.train.x[: config.schedule.batch_size]
@@ -111,17 +113,17 @@ class Loop(BaseLoop):
             with self._eager():
                 self.events.graph(self.net, train.x[: schedule.batch_size], self.graph)
         batches = draw_batches(len(train), schedule.batch_size, self.config.seed, train.y.device)
-        step = self._step
-        batches = itertools.islice(batches, step, None)  # those of a run that is resumed are drawn again
-        losses: list[Tensor] = []
+        # Those of a run that is resumed are drawn again.
+        batches = itertools.islice(batches, self._step, None)
         if not self.net.training:  # else parts that were frozen with eval() would thaw
             self.net.train()
-        while step < schedule.steps:
+        while self._step < schedule.steps:
+            step = self._step
             self._set_lr(step)
             end = min(step + _CHUNK, schedule.steps, step - step % schedule.eval_every + schedule.eval_every)
             end = min([end, *(m for m in self._lr_changes() if m > step)])
             try:
-                losses += self._chunk(batches, end - step)
+                self._chunk(batches, end - step)
             except Exception as error:
                 if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                     raise
@@ -129,33 +131,26 @@ class Loop(BaseLoop):
                     (line for line in str(error).splitlines() if line.strip()), type(error).__name__
                 )
                 raise ConfigError(f"cannot be compiled: {reason}; run it without compiling") from error
-            step = end
-            if step % schedule.eval_every == 0 or step == schedule.steps:
-                self._evaluate(step, losses)
-                losses, self._step = [], step
-                self.keep()
+            self._step = end
+            if end % schedule.eval_every == 0 or end == schedule.steps:
+                self._evaluate()
+            self.keep()
             if self.progress is not None:
-                self.progress(step)
+                self.progress(end)
 
     def take(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
         super().take(state)
-        self.net.load_state_dict(state["net"])
-        self.trainer.load_state_dict(state["trainer"])
-        self.updates = state["updates"]
-        if self._monitor is not None:
-            self._monitor.seen = state["seen"]
+        self.updates, self._losses = state["updates"], unpack(state["losses"])
         if self._augment is not None:
             self._augment.load_state_dict(state["augment"])
 
     def state(self) -> dict[str, Any]:
-        """Return all that the rest of the run depends on, right after an evaluation."""
+        """Return all that the rest of the run depends on, between two steps."""
         return {
             **super().state(),
-            "net": self.net.state_dict(),
-            "trainer": self.trainer.state_dict(),
             "updates": self.updates,
-            "seen": {} if self._monitor is None else self._monitor.seen,
+            "losses": pack(self._losses),
             "augment": {} if self._augment is None else self._augment.state_dict(),
         }
 
@@ -178,8 +173,8 @@ class Loop(BaseLoop):
                 if not group.get("constant_lr"):
                     group["lr"] = lr * factor
 
-    def _chunk(self, batches: Iterator[Tensor], n: int) -> list[Tensor]:
-        train, losses = self.data.train, []
+    def _chunk(self, batches: Iterator[Tensor], n: int) -> None:
+        train = self.data.train
         start = time.perf_counter()
         for _ in range(n):
             ids = next(batches)
@@ -188,15 +183,15 @@ class Loop(BaseLoop):
                 done = self.trainer.step(x, train.y[ids], ids=ids)
             self.updates += len(done.updated)
             if done.loss is not None:
-                losses.append(done.loss)
+                self._losses.append(done.loss)
         synchronize(self.config.device)
         seconds = time.perf_counter() - start
         self._elapsed += seconds
         self._chunks.append(seconds / n)
-        return losses
 
-    def _evaluate(self, step: int, losses: list[Tensor]) -> None:
+    def _evaluate(self) -> None:
         self.trainer.finish()
+        step, losses, self._losses = self._step, self._losses, []
         train, test = self.data.train, self.data.test
         loss, error = self._measure(test)
         # As many training examples as there are to measure on, the same ones each time.
@@ -209,7 +204,7 @@ class Loop(BaseLoop):
             f"{self.part}_loss": loss,
             f"{self.part}_error_pct": error,
         }
-        if self._monitor is not None and (found := self._monitor.collect()):
+        if found := self.monitor.collect():
             point["quality"] = {name: asdict(q) for name, q in found.items()}
         self.add_point(point)
         if not math.isfinite(loss):

@@ -104,6 +104,3 @@ class StackLoop(TextLoop[StackRun]):
 
     def measure(self, tokens: Tensor) -> float:
         return bits_per_char(_Reader(self.net), tokens, eval_rows(tokens), EVAL_UNROLL)
-
-    def keep(self) -> None:
-        """Write no snapshot: on stages the state lies in several processes."""

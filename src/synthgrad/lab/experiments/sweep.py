@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
-import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..records import FILE, Record, append, finished, identity, open_folder, read
+from ..records import FILE, Record, append, finished, identity, locked, open_folder, read
 from .machine import prepare
 from .run_config import AnyRun
-from .snapshot import snapshot_of
+from .snapshot import drop_snapshots
 from .train import blank, run
+from .worker import settle
 
 __all__ = ["Listener", "Sweep"]
 
@@ -60,24 +57,31 @@ class Sweep:
         """Do what is left to do; yield every record, those of skipped runs first.
 
         Raises:
-            ConfigError: if nothing can be written to the folder.
+            ConfigError: if nothing can be written to the folder, or another program is writing to it.
         """
         path = open_folder(self.out)
+        with locked(self.out):
+            yield from self._done_and_left(path, listener)
+
+    def _done_and_left(self, path: Path, listener: Listener) -> Iterator[Record]:
         known = {identity(r): r for r in read(path)[0]} if self.resume else {}
         done = finished(known.values())
         todo: list[AnyRun] = []
         for config in self.configs:
             key = identity(blank(config, self.jobs))
             if key in done:
+                drop_snapshots(self._snapshots, known[key])
                 listener.skipped(config)
                 yield known[key]
             else:
                 if not self.resume:  # what was left of it must not be taken up
-                    snapshot_of(self._snapshots, blank(config, self.jobs)).drop()
+                    drop_snapshots(self._snapshots, blank(config, self.jobs))
                 todo.append(replace(config, snapshots=str(self._snapshots)))
         runs = self._side_by_side if self.jobs > 1 else self._in_turn
         for config, record in runs(todo, listener):
             append(path, record)
+            if finished([record]):
+                drop_snapshots(self._snapshots, record)
             listener.ended(config, record)
             yield record
 
@@ -129,17 +133,6 @@ def _result(future: Future[Record], config: AnyRun, jobs: int) -> Record:
         return {**blank(config, jobs), "status": "failed", "error": error}
 
 
-def _follow_parent() -> None:
-    """End this worker when the first process is gone, killed say: nobody would take its records."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
 def _prepare_worker(threads: int | None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a traceback
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_follow_parent, daemon=True).start()
-    warnings.simplefilter("ignore")  # the first process has shown them
+    settle()
     prepare(threads)

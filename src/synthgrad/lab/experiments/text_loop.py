@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...core import DivergedError
 from ..tasks import Stream, Text, Unroll, bits, load_text
 from .base_loop import BaseLoop, Progress
 from .machine import synchronize
+from .run_monitor import pack, unpack
 from .sequence_config import CharRun
 from .stacks_config import StackRun
 
@@ -41,9 +43,6 @@ def _text_for(name: str, data_dir: str | None, device: str) -> Text:
 class TextLoop(BaseLoop, Generic[Config]):
     """A run on a text; a step is an unroll. Subclasses build network and trainer, learn from an unroll, and measure."""
 
-    trainer: Any
-    net: nn.Module
-
     def __init__(self, config: Config, progress: Progress | None) -> None:
         super().__init__(config.device, progress)
         self.config: Config = config
@@ -55,6 +54,7 @@ class TextLoop(BaseLoop, Generic[Config]):
         """Load the text; subclasses build network and trainer then."""
         config = self.config
         self.text = _text_for(config.cell.data, config.data_dir, config.device)
+        self.data_sha256 = self.text.sha256
         self.stream = Stream(self.text.train, config.schedule.batch_size)
         if config.cell.unroll > self.stream.length:
             self.stream.take(config.cell.unroll)  # says what fits
@@ -85,7 +85,7 @@ class TextLoop(BaseLoop, Generic[Config]):
             self._step = end
             if end % schedule.eval_every == 0 or end == schedule.steps:
                 self._evaluate()
-                self.keep()
+            self.keep()
             if self.progress is not None:
                 self.progress(end)
 
@@ -116,6 +116,16 @@ class TextLoop(BaseLoop, Generic[Config]):
         self.add_point(point)
         if not math.isfinite(valid):
             raise DivergedError("loss", self._step - 1)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the rest of the run depends on, between two unrolls; subclasses add theirs."""
+        return {**super().state(), "stream": self.stream.state_dict(), "losses": pack(self._losses)}
+
+    def take(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        super().take(state)
+        self.stream.load_state_dict(state["stream"])
+        self._losses = unpack(state["losses"])
 
     @property
     def chars_seen(self) -> int:

@@ -13,12 +13,12 @@ from torch import nn
 from ...core import DivergedError, SynthgradError
 from ..records import SCHEMA, Record
 from .base_loop import Progress
-from .in_stages import run_in_stages, stages_of
+from .in_stages import peers_here, run_in_stages, stages_of
 from .loops import loop_for
 from .machine import describe, synchronize
 from .names import run_name
 from .run_config import AnyRun
-from .snapshot import snapshot_of
+from .snapshot import Snapshot
 from .tensorboard import Events
 
 __all__ = ["blank", "run"]
@@ -28,7 +28,7 @@ def run(config: AnyRun, progress: Progress | None = None, jobs: int = 1) -> Reco
     """Train one configuration and return its record, whatever becomes of it.
 
     Args:
-        config: the run.
+        config: the run. Its snapshots stay when it has ended, until its record is written: see `Sweep`.
         progress: is told how far it is.
         jobs: how many runs share the machine, for the record.
     """
@@ -44,12 +44,13 @@ def run(config: AnyRun, progress: Progress | None = None, jobs: int = 1) -> Reco
         if config.tensorboard is not None:
             loop.events = Events(Path(config.tensorboard) / run_name(record), record)
         if config.snapshots is not None:
-            loop.snapshot = snapshot_of(Path(config.snapshots), record)
+            loop.snapshot = Snapshot(Path(config.snapshots), record, peers_here())
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             loop.prepare()
             record["resumed_at"] = loop.restore()
             loop.train()
+        record["weights_sha256"] = loop.weights_sha256()
         record["metrics"] = loop.metrics()
         loop.close()
     except DivergedError as error:
@@ -62,8 +63,6 @@ def run(config: AnyRun, progress: Progress | None = None, jobs: int = 1) -> Reco
     record["time"], record["curve"], record["graph"] = loop.times(), loop.curve, loop.graph
     if loop.events is not None:
         loop.events.close(record)
-    if loop.snapshot is not None and record["status"] in ("ok", "diverged"):
-        loop.snapshot.drop()
     return record
 
 

@@ -136,6 +136,8 @@ def make_trainer(
         )
     if plan.engine == "stages":
         rule_waits = any(interface.rule.waits for interface in net.interfaces.values())
+        # Where it is said how late a message comes, it comes then, not earlier: as in one process.
+        window = settings.delay if rule_waits or settings.delay else None
         return net, StagesTrainer(
             Stages(
                 net,
@@ -143,7 +145,8 @@ def make_trainer(
                 optimizer,
                 rule_options=options,
                 input_options=at_rate(of_inputs),
-                window=settings.delay if rule_waits else None,
+                window=window,
+                deterministic=window is not None,
                 seed=plan.seed,
             )
         )

@@ -1,5 +1,17 @@
 """Result records, the only thing that experiments and reports share."""
 
+from .lock import LOCK, locked
 from .store import FILE, SCHEMA, Record, append, finished, identity, open_folder, read
 
-__all__ = ["FILE", "SCHEMA", "Record", "append", "finished", "identity", "open_folder", "read"]
+__all__ = [
+    "FILE",
+    "LOCK",
+    "SCHEMA",
+    "Record",
+    "append",
+    "finished",
+    "identity",
+    "locked",
+    "open_folder",
+    "read",
+]
