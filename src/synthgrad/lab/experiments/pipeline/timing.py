@@ -209,6 +209,8 @@ def _stages(seen: _Seen) -> dict[str, Any]:
         "window_steps": seen.turns[-1][0]["after"]["window"],
         "round_trip_ms": 1e3 * seen.turns[-1][0]["after"]["round_trip_s"],
     }
+    snapshot_s = max(answer["after"]["snapshot_s"] for answer in seen.turns[-1])
+    found |= {"snapshot_ms": 1e3 * snapshot_s, "throughput_ratio_saved_every_minute": 60 / (60 + snapshot_s)}
     for stage in range(len(seen.turns[-1])):
         for name in ("waited", "busy"):
             spent = [
