@@ -230,6 +230,11 @@ def test_engines_that_cannot_leave_a_step_out_say_so(engine: str) -> None:
         make[engine]()
 
 
+def test_a_guard_is_a_guard() -> None:
+    with pytest.raises(ConfigError, match="guard='skip': expected True, False, or a Guard"):
+        InProcess(network(), F.cross_entropy, sgd, guard="skip")  # type: ignore[arg-type]
+
+
 # -- rules are never poisoned -----------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import synthgrad as sg
-from synthgrad.core import Decoupled
+from synthgrad.core import ConfigError, Decoupled
 from synthgrad.engines import Carry, InProcess, Lag, Locked
 from synthgrad.rules import HandOver, SyntheticInput, TrueGradient
 from tests.engines.rule_registry import RULES
@@ -236,3 +236,19 @@ def test_a_run_with_other_weights_under_way_is_another_run() -> None:
         train(second, case, 4, STEPS)
         ends.append(twin.model[0][0].weight.detach().clone())  # type: ignore[index]
     assert not torch.equal(*ends)
+
+
+@pytest.mark.parametrize("state", [{}, {"optimizers": []}, {"optimizers": [{}]}, None], ids=repr)
+def test_what_is_no_state_of_the_engine_is_refused_in_one_sentence(state: Any) -> None:
+    _, trainer = build(CASES["batchnorm"], TrueGradient())
+    with pytest.raises(ConfigError, match="does not fit this InProcess engine") as caught:
+        trainer.load_state_dict(state)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_state_of_an_engine_with_other_cuts_is_refused() -> None:
+    case = CASES["batchnorm"]
+    _, trainer = build(case, TrueGradient())
+    other = sg.decouple(case.model(), case.at[:1], TrueGradient(), case.batch()[0])
+    with pytest.raises(ConfigError, match="build network, cuts, lags and optimizers as they were"):
+        InProcess(other, case.criterion, adam).load_state_dict(trainer.state_dict())

@@ -127,6 +127,8 @@ class Guard:
                     "locked or stages engine with Guard(skip=True)"
                 )
             return guard
+        if not isinstance(guard, bool):
+            raise ConfigError(f"guard={guard!r}: expected True, False, or a Guard such as Guard(skip=True)")
         return cls() if guard else None
 
     def check(self, where: str, step: int, value: Tensor, what: str = "message") -> bool:

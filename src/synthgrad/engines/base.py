@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
-from ..core import ConfigError, ShapeError
+from ..core import ConfigError, ShapeError, SynthgradError
 from ..core.units import Units
 
-__all__ = ["Criterion", "Passed", "StepRecord", "model_inputs", "reduced"]
+__all__ = ["Criterion", "Passed", "StepRecord", "loads_state", "model_inputs", "reduced"]
 
 #: The positional and keyword arguments of a forward pass.
 Passed = tuple[tuple[Any, ...], dict[str, Any]]
@@ -73,3 +74,27 @@ def model_inputs(x: Any, keywords: Mapping[str, Any]) -> Passed:
             )
         return (), {**x, **keywords}
     return (x if isinstance(x, tuple) else () if x is None else (x,)), dict(keywords)
+
+
+_Engine = TypeVar("_Engine")
+
+
+def loads_state(
+    load: Callable[[_Engine, Mapping[str, Any]], None],
+) -> Callable[[_Engine, Mapping[str, Any]], None]:
+    """Decorate a ``load_state_dict``: what is no state of an engine like this one is refused in one sentence."""
+
+    @functools.wraps(load)
+    def checked(self: _Engine, state: Mapping[str, Any]) -> None:
+        try:
+            load(self, state)
+        except SynthgradError:
+            raise
+        except (KeyError, ValueError, TypeError, IndexError, AttributeError, RuntimeError) as error:
+            name = type(self).__name__
+            raise ConfigError(
+                f"the state does not fit this {name} engine ({type(error).__name__}: {error}); give what its "
+                "state_dict() returned, and build network, cuts, lags and optimizers as they were then"
+            ) from error
+
+    return checked

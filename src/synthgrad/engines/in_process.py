@@ -24,7 +24,7 @@ from ..core.devices import cuda_devices
 from ..core.graph import first_tensor
 from ..core.in_flight import Batch
 from ..core.instruments import Instruments
-from .base import Criterion, StepRecord, model_inputs
+from .base import Criterion, StepRecord, loads_state, model_inputs
 from .buffers import sparing_buffers
 from .carry import carried, carry_on
 from .checks import check_unlockable, warn_of_evaluation
@@ -213,6 +213,7 @@ class InProcess:
             **self._mail.state_dict(),
         }
 
+    @loads_state
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the state that `state_dict` returned, in an engine built in the same way."""
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..core import ConfigError, Decoupled, Guard, Timeline, context
 from ..core.instruments import Instruments
 from ..core.units import Units
-from .base import Criterion, StepRecord, model_inputs, reduced
+from .base import Criterion, StepRecord, loads_state, model_inputs, reduced
 from .buffers import sparing_buffers
 from .carry import carried, carry_on
 from .optimizers import OptimizerFactory, Parameters, clear_casts, make_optimizers, zero_grad
@@ -201,6 +201,7 @@ class Locked:
             "carried": carried(self.net),
         }
 
+    @loads_state
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the state that `state_dict` returned."""
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..core import ConfigError, Guard, ShapeError, Timeline
-from .base import Criterion, StepRecord
+from .base import Criterion, StepRecord, loads_state
 from .boundary import Boundary, Opened, Rows
 from .optimizers import OptimizerFactory, clear_casts, make_optimizers, zero_grad
 from .returns import Unroll, returns
@@ -204,6 +204,7 @@ class Recurrent:
             "context": self._context,
         }
 
+    @loads_state
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the state that `state_dict` returned."""
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):

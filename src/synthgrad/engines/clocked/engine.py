@@ -32,7 +32,7 @@ from ...core.in_flight import InFlight
 from ...core.instruments import Instruments
 from ...core.port import run_backward
 from ...core.units import Reduction
-from ..base import Criterion, StepRecord, reduced
+from ..base import Criterion, StepRecord, loads_state, reduced
 from ..optimizers import OptimizerFactory, clear_casts, has_gradient, make_optimizers, step_all, zero_grad
 from ..watch import beyond_the_output, thawed
 from .episode import Episode, Window, detached
@@ -367,6 +367,7 @@ class Clocked:
             "episode": self._episode.state_dict(),
         }
 
+    @loads_state
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the state that `state_dict` returned, in an engine built in the same way."""
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):

@@ -116,7 +116,7 @@ def learn(body: Body, x: Tensor, below: Rows, rows: Rows, target: Any, seen: See
         body.rules.observe(*seen)
     assert ran.losses is not None
     total = ran.losses.sum() + ran.h.sum()
-    for rows in (ran.messages, ran.credits.delta):
-        if rows is not None:
-            total = total + rows.sum()
+    for part in (ran.messages, ran.credits.delta):
+        if part is not None:
+            total = total + part.sum()
     return Learned(ran, total)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ...core import ConfigError, Decoupled, Guard, Info, Monitor, ShapeError, Timeline, Units
 from ...core.in_flight import Batch
-from ..base import Criterion, StepRecord
+from ..base import Criterion, StepRecord, loads_state
 from ..lags import Lag
 from ..learners import learners
 from ..optimizers import OptimizerFactory, clear_casts, make_optimizers
@@ -358,6 +358,7 @@ class LayerParallel:
             "size": self._size,
         }
 
+    @loads_state
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the state that `state_dict` returned, in an engine built in the same way."""
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
