@@ -39,7 +39,7 @@ EXPERIMENTS = (
     ),
     *("dni_search", "unlock_search", "multinet_search", "copy_search", "cnn_search"),
 )
-BENCHMARKS = ("step", "memory", "unroll", "layer-parallel", "pipeline", "networks")
+BENCHMARKS = ("step", "memory", "unroll", "layer-parallel", "pipeline", "networks", "kills")
 METHODS = (
     *("backprop", "no_bprop", "dni", "cdni", "stale", "local_loss", "sobolev", "delayed"),
     *("dni_unlock", "cdni_unlock"),
@@ -62,6 +62,7 @@ METHODS_OF_BENCHMARKS = {
         *("stages", "stages_sparse", "stages_local", "stages_bfloat16", "stages_sparse_bfloat16"),
     ),
     "networks": ("plain", "in_process", "stages", "layer_parallel"),
+    "kills": ("backprop", "cdni", "dni"),
 }
 ARCHS = ("fcn", "cnn")
 DATA = ("mnist-10k", "mnist", "cifar10")

@@ -25,6 +25,7 @@ from . import (
     unlock_search,
 )
 from .bench import Benchmark
+from .bench_kills import KillsBench
 from .bench_layer_parallel import LayerParallelBench
 from .bench_memory import MemoryBench
 from .bench_step import StepBench
@@ -241,6 +242,7 @@ _BENCHMARKS: tuple[Benchmark, ...] = (
     LayerParallelBench(),
     PipelineBench(),
     NetworksBench(),
+    KillsBench(),
 )
 BENCHMARKS = {b.name: b for b in _BENCHMARKS}
 
