@@ -172,7 +172,7 @@ def _messages(place: Place, upto: int, state: Any = None) -> tuple[Any, list[tup
     if place.rank == 1:
         for step in range(1, upto + (state is not None)):
             take(step)
-    links.end()
+    links.end(upto)
     return saved, taken
 
 

@@ -5,9 +5,20 @@ reach each other is ``transport/``, over ``torch.distributed`` or in memory; wha
 """
 
 from . import codecs, transport
+from .assemble import Assembled, assemble
 from .engine import Stages
 from .schedule import ScheduleDecoupled
 from .start import join
 from .transport import Link, run_in_memory
 
-__all__ = ["Link", "ScheduleDecoupled", "Stages", "codecs", "join", "run_in_memory", "transport"]
+__all__ = [
+    "Assembled",
+    "Link",
+    "ScheduleDecoupled",
+    "Stages",
+    "assemble",
+    "codecs",
+    "join",
+    "run_in_memory",
+    "transport",
+]

@@ -1,49 +1,70 @@
-"""A stage that fails tells the others why, through the store that they have met in."""
+"""Why a run has stopped: one sentence that all stages give, with the stage and the rank to blame."""
 
 from __future__ import annotations
 
 from ...core import StageError
-from .transport import Clock, Store
+from .layout import Layout
+from .transport import BrokenLine, Clock, Peers
 
 __all__ = ["Alarm"]
 
 _CAUSE = "cause"
 
-#: A cause is read a moment after a link has broken: the process that broke it may still be about to tell.
-_PATIENCE_S = 3.0
+#: A cause is looked for a moment after a link has broken: the process that broke it may still be about to tell, in seconds.
+_PATIENCE_S = 1.5
+
+#: Between two looks, in seconds. A power of two, so that virtual times stay exact.
+_POLL_S = 1 / 64
+
+#: A process that is alive is never silent for so long, in seconds.
+_SILENT_S = 1.0
 
 
 class Alarm:
     """The cause of the first failure, known to all.
 
     Args:
-        store: shared by all processes.
+        peers: what is told and known.
         clock: of this process.
-        who: this process, for the others' errors.
+        layout: the place of this process.
     """
 
-    def __init__(self, store: Store, clock: Clock, who: str) -> None:
-        self._store = store
+    def __init__(self, peers: Peers, clock: Clock, layout: Layout) -> None:
+        self._peers = peers
         self._clock = clock
-        self._who = who
+        self._layout = layout
+        self._rank = layout.rank(layout.stage)
+        self._others = [k for k in range(layout.num_stages * layout.num_replicas) if k != self._rank]
+
+    @property
+    def who(self) -> str:
+        """Stage and rank of this process, for errors."""
+        return self.name(self._rank)
+
+    def name(self, rank: int) -> str:
+        """Return stage and rank of a process, for errors."""
+        return f"stage {rank // self._layout.num_replicas} (rank {rank})"
 
     def ring(self, error: BaseException) -> None:
-        """Tell the others; the first cause stays. Never raises: something has failed already."""
-        if isinstance(error, StageError):
+        """Tell the others why this process stops; the first cause stays."""
+        if self.cause() is not None:
             return  # it is the echo of another's
         lines = str(error).splitlines()
-        text = f"{self._who} stopped: {type(error).__name__}: {lines[0] if lines else ''}"
-        try:
-            self._store.compare_set(_CAUSE, "", text)
-        except (RuntimeError, OSError):
-            return  # the process that holds the store is gone, and whoever waits for it will see that
+        self._peers.tell(_CAUSE, f"{self.who} stopped: {type(error).__name__}: {lines[0] if lines else ''}")
 
     def cause(self) -> str | None:
         """Return why some process has stopped; None as far as is known."""
-        try:
-            return self._store.get(_CAUSE) if self._store.check(_CAUSE) else None
-        except (RuntimeError, OSError):
-            return None
+        told = self._peers.told(_CAUSE)
+        if told is not None:
+            return told
+        for rank in self._others:
+            pulse = self._peers.pulse(rank)
+            if pulse.is_gone:
+                return (
+                    f"{self.name(rank)} has ended without a word {pulse.silent_s:.1f} s ago: its process was killed, or it "
+                    "crashed"
+                )
+        return None
 
     def check(self) -> None:
         """Stop if another process has.
@@ -55,6 +76,51 @@ class Alarm:
         if cause is not None:
             raise StageError(cause)
 
+    def blame(self, sentence: str) -> StageError:
+        """Return an error that says what all others are to say too."""
+        if self._peers.told(_CAUSE) is None:
+            self._peers.tell(_CAUSE, sentence)
+        return StageError(self._peers.told(_CAUSE) or sentence)
+
+    def late(self, rank: int, what: str, timeout_s: float) -> StageError:
+        """Return the error for a process that lets this one wait too long: it, or the one that it waits for itself.
+
+        Args:
+            rank: of that process.
+            what: has not come, as in "answer for batch 3".
+            timeout_s: how long it was waited for, in seconds.
+        """
+        seen = [self._rank]
+        while rank not in seen and (following := self._peers.pulse(rank).waits_for) is not None:
+            if self._is_silent(rank, timeout_s):
+                break
+            seen.append(rank)
+            rank = following
+        missing = f"no {what} within {timeout_s:g} s"
+        if rank in seen:
+            return self.blame(
+                f"{self.name(rank)} and {self.name(seen[-1])} wait for each other ({missing} at {self.who}): all processes "
+                "must call step, predict and close in the same order"
+            )
+        if self._is_silent(rank, timeout_s):
+            why = "it is frozen, or cut off from the network"
+        elif self._peers.pulse(rank).has_parted:
+            why = "it has closed its engine already; all processes must call step, predict and close in the same order"
+        else:
+            why = "it lives, so a step takes longer than timeout_s (give a longer one), or it has left its loop without close()"
+        return self.blame(
+            f"{self.name(rank)} has not answered for {timeout_s:g} s ({missing} at {self.who}): {why}"
+        )
+
+    def missing(self, what: str, timeout_s: float) -> StageError:
+        """Return the error for a wait for all others."""
+        for rank in self._others:
+            if self._is_silent(rank, timeout_s):
+                return self.late(rank, what, timeout_s)
+        return self.blame(
+            f"{what}: not all stages have come within {timeout_s:g} s ({self.who} has); all processes must call it"
+        )
+
     def broken(self, link: str, error: BaseException) -> StageError:
         """Return the error for a link that broke: with its cause, if that gets known in a moment."""
         until = self._clock.now() + _PATIENCE_S
@@ -62,9 +128,22 @@ class Alarm:
             cause = self.cause()
             if cause is not None:
                 return StageError(cause)
-            self._clock.sleep(0.05)
+            self._clock.sleep(_POLL_S)
         lines = str(error).splitlines()
-        return StageError(
-            f"{link} broke and nobody has said why; look at the output of that process "
-            f"({type(error).__name__}: {lines[0][:200] if lines else ''})"
+        return self.blame(
+            f"{link} broke, and the processes at both ends live ({type(error).__name__}: {lines[0][:200] if lines else ''}); "
+            "look at the network between them"
         )
+
+    def explained(self, error: BaseException, timeout_s: float) -> BaseException:
+        """Return what to raise for an error: for what a transport says of a line, the cause."""
+        if isinstance(error, BrokenLine):
+            if error.is_late and self.cause() is None:
+                return self.late(error.peer, "progress", timeout_s)
+            return self.broken(f"the link to {self.name(error.peer)}", error)
+        if type(error) is not StageError and isinstance(error, RuntimeError) and "gloo" in str(error):
+            return self.broken("the connection of the replicas", error)
+        return error
+
+    def _is_silent(self, rank: int, timeout_s: float) -> bool:
+        return self._peers.pulse(rank).silent_s > min(_SILENT_S, timeout_s / 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...core import ConfigError, StageError
+from ...core import ConfigError
 from .meeting import Meeting
 
 __all__ = ["Clip"]
@@ -56,14 +56,4 @@ class Clip:
             g.mul_(scale.to(g.dtype))
 
     def _sum(self, square: Tensor) -> Tensor:
-        clock = self._meeting.transport.clock
-        until = clock.now() + self._timeout_s
-
-        def check() -> None:
-            self._meeting.alarm.check()
-            if clock.now() > until:
-                raise StageError(
-                    f"clip_norm: not all stages have come within {self._timeout_s:g} s; do all processes call step?"
-                )
-
-        return self._meeting.transport.sum(square, check)
+        return self._meeting.transport.sum(square, self._meeting.together(self._timeout_s, "clip_norm"))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import atexit
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...core import ConfigError, Rule
+from ...core import ConfigError, Rule, StageError
 from .agree import agree
 from .codecs import Codec, cast
 from .inbox import Inbox
@@ -24,9 +24,6 @@ from .window import Window
 from .wire import Incoming, Kind, Outgoing, Slot
 
 __all__ = ["Connected", "Settings", "connect"]
-
-#: Between the first stage that fails and the last that has noticed, in seconds.
-_PARTING_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +96,8 @@ class Connected:
         below, above: the links.
         window: of the answers from above.
         round_trip_s: to the stage above, in seconds.
+        timeout_s: how long to wait for another stage, in seconds.
+        has_parted: nothing connects it with the others any more.
     """
 
     layout: Layout
@@ -109,47 +108,68 @@ class Connected:
     above: AboveLink | None
     window: Window
     round_trip_s: float
+    timeout_s: float
+    has_parted: bool = False
 
     @property
     def links(self) -> list[AboveLink | BelowLink]:
         """The links that there are."""
         return [link for link in (self.above, self.below) if link is not None]
 
-    def end(self) -> None:
-        """Part in order: tell both neighbours that nothing will follow, and wait until they have told the same."""
+    @contextmanager
+    def guarded(self) -> Generator[None]:
+        """Stop in order if something fails: with the cause, where it is another's, and so that all others know of it.
+
+        Raises:
+            StageError: for what another process, or the network, has broken.
+        """
+        try:
+            self.meeting.alarm.check()
+            yield
+        except BaseException as error:
+            told = self.meeting.alarm.explained(error, self.timeout_s)
+            self.fail(told)
+            if told is error:
+                raise
+            raise told from None  # what a transport says of it is its internals, and a page long
+
+    def end(self, num_batches: int) -> None:
+        """Part in order: tell both neighbours that nothing will follow, and wait until they have told the same.
+
+        Args:
+            num_batches: that this stage has been through; the neighbours must have been through as many.
+        """
         for link in self.links:
-            link.outgoing.send(Kind.END, 0)
+            link.outgoing.send(Kind.END, num_batches)
         for link in self.links:
             link.outgoing.sender.flush()
-            link.inbox.end()
-            link.incoming.receiver.join(_PARTING_S)
-        atexit.unregister(self.leave)
+            link.inbox.end(num_batches)
+            link.incoming.receiver.join(self.timeout_s)
+        # A connection must not be closed before the neighbour has read what was sent last.
+        layout, peers = self.layout, self.meeting
+        peers.tell(f"ended/{peers.transport.rank}", True)
+        for stage in (layout.stage - 1, layout.stage + 1):
+            if 0 <= stage < layout.num_stages:
+                peers.told(f"ended/{layout.rank(stage)}", layout.rank(stage), "end", self.timeout_s)
+        self._part()
 
     def leave(self) -> None:
-        """At the end of a program that has not closed its engine: tell the others, if it ends by an error."""
+        """At the end of a program that has not closed its engine: tell the others why."""
         error = getattr(sys, "last_value", None)
-        if error is None:
-            self.abort()
-        else:
-            self.fail(error)
+        self.fail(StageError("its program has ended without close()") if error is None else error)
 
     def fail(self, error: BaseException) -> None:
-        """Tell the others why this process stops, and part."""
-        self.meeting.alarm.ring(error)
-        self.abort()
+        """Tell the others why this process stops, and part. May be called twice."""
+        if not self.has_parted:
+            self.meeting.alarm.ring(error)
+            self._part()
 
-    def abort(self) -> None:
-        """Part after a failure: tell the neighbours that nothing will follow, so that no thread is left waiting.
-
-        A receive that gloo has begun ends with its message or with its peer, whatever is destroyed here: so all
-        stages say goodbye, and each thread ends when its neighbour has said it, or is gone.
-        """
+    def _part(self) -> None:
+        """Let go of all that connects: threads, groups, connections."""
+        self.has_parted = True
         atexit.unregister(self.leave)
-        for link in self.links:
-            with suppress(RuntimeError):  # the neighbour may be gone
-                link.outgoing.send(Kind.END, 0)
-        for link in self.links:
-            link.incoming.receiver.join(_PARTING_S)
+        self.lines.close()
+        self.meeting.peers.part()
 
     def settle(self) -> None:
         """Empty the wires into this process, so that a state can be saved. Blocks; all must call it between two steps.
@@ -163,6 +183,11 @@ class Connected:
             link.outgoing.send(Kind.MARK, 0)
         for link in self.links:
             link.inbox.settle()
+
+    def begin_at(self, step: int) -> None:
+        """Have the first batch a number, before anything has crossed."""
+        if self.above is not None:
+            self.above.begin_at(step)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was under way to this process, and how far its links have come. To be called after `settle`."""
@@ -241,21 +266,39 @@ def connect(
             "deterministic": settings.exact,
             "seed": settings.seed,
             "targets that travel": None if target is None else f"{tuple(target.shape[1:])} {target.dtype}",
+            "window": settings.window,
+            "timeout_s": settings.timeout_s,
         },
         "listens": rule is not None and (rule.listens or rule.waits or monitored),
         "waits": rule is not None and rule.waits,
         "window": settings.window,
     }
-    all_facts = agree(meeting, facts, settings.timeout_s)
-    stages = [all_facts[k * layout.num_replicas + layout.replica] for k in range(layout.num_stages)]
-    lines = meeting.transport.lines(layout, device)
-    round_trip_s = lines.round_trip_s()
-    below, above = _links(meeting, layout, lines, (crossings, inputs), settings, stages, device)
+    lines: Lines | None = None
+    alarm = meeting.alarm
+    try:
+        all_facts = agree(meeting, facts, settings.timeout_s)
+        stages = [all_facts[k * layout.num_replicas + layout.replica] for k in range(layout.num_stages)]
+        limit = meeting.limit(settings.timeout_s, layout.rank(layout.stage), "connection")
+        lines = meeting.transport.lines(layout, device, limit)
+        round_trip_s = lines.round_trip_s()
+        below, above = _links(meeting, layout, lines, (crossings, inputs), settings, stages, device)
+        for link in (below, above):
+            if link is not None:
+                link.incoming.receiver.start()
+    except BaseException as error:
+        told = alarm.explained(error, settings.timeout_s)
+        if not isinstance(told, ConfigError):  # which all find out by themselves
+            alarm.ring(told)
+        if lines is not None:
+            lines.close()
+        meeting.peers.part()
+        if told is error:
+            raise
+        raise told from None
     window = Window(_window(layout.stage, stages), round_trip_s)
-    for link in (below, above):
-        if link is not None:
-            link.incoming.receiver.start()
-    connected = Connected(layout, lines, meeting, device, below, above, window, round_trip_s)
+    connected = Connected(
+        layout, lines, meeting, device, below, above, window, round_trip_s, settings.timeout_s
+    )
     # A thread that still waits when the interpreter goes would take the process down with it.
     atexit.register(connected.leave)
     return connected
@@ -283,24 +326,25 @@ def _links(
     device: torch.device,
 ) -> tuple[BelowLink | None, AboveLink | None]:
     def ends(
-        line: Line, out: Sequence[Slot], back: Sequence[Slot], name: str
+        line: Line, out: Sequence[Slot], back: Sequence[Slot], stage: int, name: str
     ) -> tuple[Outgoing, Incoming, Inbox]:
         incoming = Incoming(line, back, device, name)
-        inbox = Inbox(incoming, meeting.alarm, meeting.transport.clock, settings.timeout_s)
+        inbox = Inbox(incoming, layout.rank(stage), meeting, settings.timeout_s)
         return Outgoing(line.sender(), out), incoming, inbox
 
     k, below, above = layout.stage, None, None
     if lines.below is not None:
         up, down = _slots(travels[0][k - 1], travels[1], settings)
         below = BelowLink(
-            *ends(lines.below, down, up, f"the link from stage {k - 1} to stage {k}"),
+            *ends(lines.below, down, up, k - 1, f"the link from stage {k - 1} to stage {k}"),
             wanted=stages[k - 1]["listens"],
             observe_prob=settings.observe_prob,
             seed=settings.seed * 1_000_003 + meeting.transport.rank,
         )
     if lines.above is not None:
         up, down = _slots(travels[0][k], travels[1], settings)
-        above = AboveLink(*ends(lines.above, up, down, f"the link from stage {k + 1} back to stage {k}"))
+        name = f"the link from stage {k + 1} back to stage {k}"
+        above = AboveLink(*ends(lines.above, up, down, k + 1, name))
     return below, above
 
 

@@ -6,7 +6,8 @@ Every process runs the same program and builds the same decoupled network; each 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from torch.optim import Optimizer
 from ...core import ConfigError, Decoupled, Guard, Instruments, Monitor, Timeline
 from ...core.modes import evaluating
 from ..apart import hide_attributes, take_apart
-from ..base import Criterion, Passed, StepRecord, model_inputs
+from ..base import Criterion, Passed, StepRecord, loads_state, model_inputs
+from ..buffers import sparing_buffers
 from ..checks import warn_of_evaluation
 from ..optimizers import (
     Named,
@@ -30,6 +32,7 @@ from ..optimizers import (
 from ..penalty import Penalties, Penalty
 from ..watch import Watch, watched
 from .agree import describe
+from .assemble import optimizers_by_name
 from .checks import check_rules
 from .clip import Clip
 from .codecs import Codec
@@ -80,7 +83,8 @@ class Stages:
             as ``clip_grad_norm_`` does for the whole network. Rules are left as they are. Every step then waits for all
             stages: the norm is known when the last one has learned.
         monitor: measures the quality of the credits of this stage; None to measure nothing.
-        guard: stop with `DivergedError` at a message or loss that is not finite.
+        guard: stop with `DivergedError` at an activation, credit, message or loss that is not finite, before anything learns
+            from it. Or ``Guard(skip=True)``: leave it out, count it, and go on.
         timeline: is filled with what happens in this stage, in order; None to keep nothing.
         timeout_s: how long a stage waits for another before it gives up, in seconds.
         seed: of the draws for ``observe_prob``.
@@ -116,7 +120,7 @@ class Stages:
         penalty: Penalty | None = None,
         clip_norm: float | None = None,
         monitor: Monitor | None = None,
-        guard: bool = True,
+        guard: bool | Guard = True,
         timeline: Timeline | None = None,
         timeout_s: float = 300.0,
         seed: int = 0,
@@ -133,7 +137,7 @@ class Stages:
         self.layout = layout = Layout.of(
             transport.rank, transport.world_size, len(net.graph.modules), replicas
         )
-        meeting = Meeting.of(transport, layout)
+        meeting = Meeting.of(transport, layout, timeout_s)
         try:
             parts = take_apart(net, None if example is None else model_inputs(example, {}))
             hide_attributes(net, [part.attributes for part in parts], layout.stage)
@@ -156,9 +160,10 @@ class Stages:
             )
         except Exception as error:
             meeting.alarm.ring(error)  # the others wait for this process in the handshake
+            meeting.peers.part()
             raise
         device = sites[min(layout.stage, len(sites) - 1)].device
-        self._instruments = Instruments(Guard() if guard else None, monitor, timeline)
+        self._instruments = Instruments(Guard.of(guard), monitor, timeline)
         inputs = None if part.inputs is None else part.inputs.forms
         self._links: Connected = connect(
             meeting,
@@ -195,7 +200,7 @@ class Stages:
             # One norm a step is all that the stages agree upon, so with it a step has one update.
             update=self._update if self._clip is None else None,
         )
-        self._gather = Gather(net, parts, transport, replicas)
+        self._gather = Gather(net, parts, meeting, replicas, timeout_s)
         self._step = 0
         self._passes = 0
         self._busy_s = 0.0
@@ -238,13 +243,14 @@ class Stages:
         """
         start, waited = self._clock.now(), self.waited_s
         record = StepRecord(self._step)
-        try:
+        with self._guarded():
             if not self._step:
                 warn_of_evaluation(self.net)
             clear_casts()
             self._watch.forget()
             passed = self._passed(x, inputs)
-            record.loss = self._stage.run(self._step, passed, y, context, ids).loss
+            with sparing_buffers(self._stage.part.module, self._instruments):
+                record.loss = self._stage.run(self._step, passed, y, context, ids).loss
             if self._links.lines.replicas is not None and self._rule is not None:
                 average_gradients(self._rule, self._links.lines.replicas)
             if self._clip is not None:
@@ -252,9 +258,6 @@ class Stages:
             if self._update():
                 record.updated.append(self._name)
             self._watch.after_step()
-        except BaseException as error:
-            self._fail(error)
-            raise
         busy_s = self._clock.now() - start - (self.waited_s - waited)
         self._links.window.took(busy_s)
         self._busy_s += busy_s
@@ -287,40 +290,41 @@ class Stages:
         Raises:
             StageError: if another process has stopped, with the cause.
         """
-        try:
-            with torch.no_grad(), evaluating(self.net, self._stage.part.module):
-                return self._stage.predict(self._passes, self._passed(x, inputs))
-        except BaseException as error:
-            self._fail(error)
-            raise
-        finally:
-            self._passes += 1
+        self._passes += 1
+        with self._guarded(), torch.no_grad(), evaluating(self.net, self._stage.part.module):
+            return self._stage.predict(self._passes - 1, self._passed(x, inputs))
 
     def gather(self) -> None:
-        """Bring the weights of all stages into the network of every process. Blocks; all must call it."""
-        self._gather()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs beside ``net.state_dict()``: optimizers, draws, messages under way.
-
-        Blocks; all must call it between the same two steps, and each saves its own, with its own ``net.state_dict()``.
+        """Bring the weights of all stages into the network of every process. Blocks; all must call it.
 
         Raises:
             StageError: if another process has stopped, with the cause.
         """
-        try:
+        with self._guarded():
+            self._gather()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs beside ``net.state_dict()``: optimizers, draws, messages under way.
+
+        Blocks; all must call it between the same two steps, and each saves its own, with its own ``net.state_dict()``;
+        `assemble` puts them together.
+
+        Raises:
+            StageError: if another process has stopped, with the cause.
+        """
+        with self._guarded():
             self._links.settle()
-        except BaseException as error:
-            self._fail(error)
-            raise
         return {
             "optimizers": [o.state_dict() for o in self.optimizers],
             "step": self._step,
             "passes": self._passes,
             "module": self._stage.state_dict(),
+            "owned": self._gather.names(self.net, self.layout.stage),
+            "by_name": optimizers_by_name(self.net, self.optimizers),
             "links": self._links.state_dict(),
         }
 
+    @loads_state
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the state that `state_dict` returned in the process of this stage, in an engine built in the same way.
 
@@ -335,15 +339,25 @@ class Stages:
         self._step, self._passes = int(state["step"]), int(state["passes"])
         self._stage.load_state_dict(state["module"])
 
+    def begin_at(self, step: int) -> None:
+        """Count steps from here, before the first: what `Assembled.hand_to` does. All must call it."""
+        self._step = step
+        self._links.begin_at(step)
+
     def close(self) -> None:
-        """Part from the neighbours in order. Blocks; all must call it. The process group stays as it is."""
+        """Part from the neighbours in order. Blocks; all must call it. The process group stays as it is.
+
+        All that belongs to the engine ends: its threads, groups and connections.
+
+        Raises:
+            StageError: if another process has stopped, with the cause, or has been through another number of batches.
+        """
         self._instruments.flush()
-        try:
+        if self._links.has_parted:
+            return
+        with self._guarded():
             self._stage.catch_up()
-            self._links.end()
-        except BaseException as error:
-            self._fail(error)
-            raise
+            self._links.end(self._step)
 
     def __enter__(self) -> Stages:
         return self
@@ -360,7 +374,14 @@ class Stages:
             zero_grad(optimizer)
         self._links.fail(error)
 
-    # -- what can be known ------------------------------------------------------------------------------
+    @contextmanager
+    def _guarded(self) -> Generator[None]:
+        try:
+            with self._links.guarded():
+                yield
+        except BaseException as error:
+            self._fail(error)
+            raise
 
     @property
     def waited_s(self) -> float:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ...core import Decoupled, Rule
 from ..apart import Part
-from .transport import Transport
+from .meeting import Meeting
 
 __all__ = ["Gather"]
 
@@ -19,21 +19,35 @@ class Gather:
     Args:
         net: the network.
         parts: of it, one for each stage.
-        transport: between the processes.
+        meeting: of the processes.
         num_replicas: copies of every stage, of which the first sends.
+        timeout_s: how long to wait for the others at each tensor, in seconds.
     """
 
     def __init__(
-        self, net: Decoupled, parts: Sequence[Part], transport: Transport, num_replicas: int
+        self,
+        net: Decoupled,
+        parts: Sequence[Part],
+        meeting: Meeting,
+        num_replicas: int,
+        timeout_s: float,
     ) -> None:
         self._owned = [_tensors(net, k, p) for k, p in enumerate(parts)]
-        self._transport = transport
+        self._meeting = meeting
         self._num_replicas = num_replicas
+        self._timeout_s = timeout_s
+
+    def names(self, net: Decoupled, stage: int) -> list[str]:
+        """Return the names, in the state dict of a network, of what a stage changes."""
+        own = {id(t) for t in self._owned[stage]()}
+        state = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+        return [name for name, t in state.items() if id(t) in own]
 
     def __call__(self) -> None:
         for stage, owned in enumerate(self._owned):
             for tensor in owned():
-                self._transport.broadcast(tensor.data, stage * self._num_replicas)
+                check = self._meeting.together(self._timeout_s, "gather")
+                self._meeting.transport.broadcast(tensor.data, stage * self._num_replicas, check)
 
 
 def _tensors(net: Decoupled, stage: int, part: Part) -> Callable[[], list[Tensor]]:

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from ...core import StageError
-from .alarm import Alarm
-from .transport import Clock
+from .meeting import Meeting
 from .wire import Incoming, Kind, Parcel
 
 __all__ = ["Inbox"]
 
-#: How often a stage that waits asks whether another has stopped, in seconds.
-_POLL_S = 1.0
+#: How often a stage that waits asks whether another has stopped, in seconds. A power of two, so that virtual times stay
+#: exact.
+_POLL_S = 1 / 8
 
 
 class Inbox:
@@ -32,37 +32,44 @@ class Inbox:
 
     Args:
         incoming: the end of the link.
-        alarm: tells whether another process has stopped.
-        clock: of this process.
+        peer: rank of the neighbour.
+        meeting: of all.
         timeout_s: how long to wait for a parcel, in seconds.
 
     Attributes:
         waited_s: time spent waiting so far, in seconds.
     """
 
-    def __init__(self, incoming: Incoming, alarm: Alarm, clock: Clock, timeout_s: float) -> None:
+    def __init__(self, incoming: Incoming, peer: int, meeting: Meeting, timeout_s: float) -> None:
         self._incoming = incoming
-        self._alarm = alarm
-        self._clock = clock
+        self._peer = peer
+        self._peers = meeting.peers
+        self._alarm = meeting.alarm
+        self._clock = meeting.transport.clock
         self._timeout_s = timeout_s
         self._kept: deque[Parcel] = deque()  # older than all that is still on the wire
         self.waited_s = 0.0
 
-    def poll(self) -> Parcel | None:
-        """Return the next parcel, if it is here."""
-        parcel = self._kept.popleft() if self._kept else self._get(None)
-        return None if parcel is None else self._not_the_end(parcel)
+    def poll(self, doing: str) -> Parcel | None:
+        """Return the next parcel, if it is here.
 
-    def next(self, what: str) -> Parcel:
+        Args:
+            doing: how far this stage has come, for errors, as in "has sent 9".
+        """
+        parcel = self._kept.popleft() if self._kept else self._get(None)
+        return None if parcel is None else self._not_the_end(parcel, doing)
+
+    def next(self, what: str, doing: str) -> Parcel:
         """Return the next parcel, which is not the end of the link. Blocks.
 
         Args:
             what: it should be, for errors.
+            doing: how far this stage has come, for errors.
 
         Raises:
             StageError: if another process has stopped, the link is broken or ended, or nothing comes in time.
         """
-        return self._not_the_end(self._kept.popleft() if self._kept else self._wait(what))
+        return self._not_the_end(self._kept.popleft() if self._kept else self._wait(what), doing)
 
     def settle(self) -> None:
         """Read what is on the wire until the neighbour's mark, and keep it for `poll` and `next`. Blocks.
@@ -70,13 +77,29 @@ class Inbox:
         Raises:
             StageError: as `next`.
         """
-        while (parcel := self._not_the_end(self._wait("mark"))).kind is not Kind.MARK:
+        doing = "is about to save its state"
+        while (parcel := self._not_the_end(self._wait("mark"), doing)).kind is not Kind.MARK:
             self._kept.append(parcel)
 
-    def end(self) -> None:
-        """Let go of what still comes until the neighbour has ended too. Blocks."""
-        while self._wait("end").kind is not Kind.END:
-            pass
+    def end(self, num_batches: int) -> None:
+        """Let go of what still comes until the neighbour has ended too. Blocks.
+
+        Args:
+            num_batches: that this stage has been through.
+
+        Raises:
+            StageError: if the neighbour has been through another number of batches.
+        """
+        while (parcel := self._wait("end")).kind is not Kind.END:
+            if parcel.kind is Kind.BATCH and parcel.step >= num_batches:
+                raise self._unequal(
+                    self._alarm.who, num_batches, f"{self._alarm.name(self._peer)} has sent {parcel.step + 1}"
+                )
+        if parcel.step != num_batches:
+            first, last = sorted(
+                [(parcel.step, self._alarm.name(self._peer)), (num_batches, self._alarm.who)]
+            )
+            raise self._unequal(first[1], first[0], f"{last[1]} after {last[0]}")
 
     def unexpected(self, parcel: Parcel, wanted: str) -> StageError:
         """Return the error for a parcel that is not what it should be."""
@@ -114,24 +137,31 @@ class Inbox:
 
     def _wait(self, what: str) -> Parcel:
         start = self._clock.now()
-        while True:
-            parcel = self._get(_POLL_S)
-            waited = self._clock.now() - start
-            if parcel is not None:
-                self.waited_s += waited
-                return parcel
-            self._alarm.check()
-            if waited > self._timeout_s:
-                raise StageError(
-                    f"{self._incoming.name}: no {what} within {self._timeout_s:g} s; give a longer timeout_s if a step "
-                    "of that stage takes so long"
-                )
+        self._peers.wait_for(self._peer)
+        try:
+            while True:
+                parcel = self._get(_POLL_S)
+                waited = self._clock.now() - start
+                if parcel is not None:
+                    self.waited_s += waited
+                    return parcel
+                self._alarm.check()
+                if waited > self._timeout_s:
+                    raise self._alarm.late(self._peer, what, self._timeout_s)
+        finally:
+            self._peers.wait_for(None)
 
-    def _not_the_end(self, parcel: Parcel) -> Parcel:
-        # A stage that fails says goodbye, so that no thread is left waiting for it.
+    def _not_the_end(self, parcel: Parcel, doing: str) -> Parcel:
         if parcel.kind is Kind.END:
-            raise self._alarm.broken(self._incoming.name, StageError("that stage has ended"))
+            raise self._unequal(self._alarm.name(self._peer), parcel.step, f"{self._alarm.who} {doing}")
         return parcel
+
+    def _unequal(self, who: str, num_batches: int, other: str) -> StageError:
+        self._alarm.check()
+        return self._alarm.blame(
+            f"{who} ended after {num_batches} batches, and {other}: give all ranks the same number of batches, and call "
+            "step, predict and close in the same order everywhere"
+        )
 
     def _get(self, timeout_s: float | None) -> Parcel | None:
         try:

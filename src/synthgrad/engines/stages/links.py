@@ -119,11 +119,12 @@ class AboveLink:
             StageError: if what comes is not the next answer.
         """
         found: list[Answer] = []
+        doing = f"has sent {upto + 1}"
         while self._answered < until:
-            parcel = self.inbox.next(f"answer for batch {self._answered + 1}")
+            parcel = self.inbox.next(f"answer for batch {self._answered + 1}", doing)
             found.append(self._read(parcel, took))
         while not exact and self._answered < upto:
-            parcel = self.inbox.poll()
+            parcel = self.inbox.poll(doing)
             if parcel is None:
                 break
             found.append(self._read(parcel, took))
@@ -137,6 +138,10 @@ class AboveLink:
         self.outgoing.sender.arrived(expected)
         took(parcel.busy_us)
         return Answer(parcel.step, *parcel.tensors)
+
+    def begin_at(self, step: int) -> None:
+        """Expect the first answer for the batch of this number."""
+        self._answered = step - 1
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has come and was not taken, and how far the stage above has answered, after `Inbox.settle`."""
@@ -192,7 +197,8 @@ class BelowLink:
             StageError: if something else comes.
         """
         what = "activation" if kind is Kind.BATCH else "activation to predict from"
-        parcel = self.inbox.next(what)
+        doing = f"has begun batch {step + 1}" if kind is Kind.BATCH else "is about to predict"
+        parcel = self.inbox.next(f"{what} {step}", doing)
         if parcel.kind is not kind or parcel.step != step or not parcel.tensors or parcel.tensors[0] is None:
             raise self.inbox.unexpected(parcel, f"{what} {step}")
         self._note(parcel)
@@ -206,7 +212,8 @@ class BelowLink:
         Raises:
             StageError: if something else comes.
         """
-        parcel = self.inbox.next("activation") if wait else self.inbox.poll()
+        doing = "goes on"
+        parcel = self.inbox.next("activation", doing) if wait else self.inbox.poll(doing)
         if parcel is None:
             return None
         if parcel.kind is not Kind.BATCH or not parcel.tensors or parcel.tensors[0] is None:

@@ -1,20 +1,27 @@
-"""Where the ranks of an engine meet before they are connected, and when something fails: a store, and an alarm in it."""
+"""Where the ranks of an engine meet before they are connected, and what they tell each other when something fails."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ...core import StageError
+from ...version import __version__
 from .alarm import Alarm
 from .layout import Layout
-from .transport import Store, Transport
+from .transport import Limit, Peers, Transport
+from .wire import FORMAT
 
-__all__ = ["Meeting"]
+__all__ = ["Meeting", "greeting"]
 
 #: How often to look whether something was told, in seconds. A power of two, so that virtual times stay exact.
 _POLL_S = 1 / 64
+
+
+def greeting() -> str:
+    """Return what must be the same in all processes before anything else is compared."""
+    return f"synthgrad {__version__} (wire format {FORMAT})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,36 +30,94 @@ class Meeting:
 
     Attributes:
         transport: of this rank.
-        store: of this engine.
+        peers: the other ranks.
         alarm: rung when a rank fails.
     """
 
     transport: Transport
-    store: Store
+    peers: Peers
     alarm: Alarm
 
     @classmethod
-    def of(cls, transport: Transport, layout: Layout) -> Meeting:
-        """Return the meeting of the next engine. Does not block; all ranks must call it for their engines in one order."""
-        store = transport.store()
-        who = f"stage {layout.stage} (rank {transport.rank})"
-        return cls(transport, store, Alarm(store, transport.clock, who))
+    def of(cls, transport: Transport, layout: Layout, timeout_s: float = 300.0) -> Meeting:
+        """Return the meeting of the next engine. Blocks until all ranks have come.
+
+        All ranks must call it for their engines in one order.
+
+        Args:
+            transport: of this rank.
+            layout: the place of this rank.
+            timeout_s: how long to wait for the others, in seconds.
+
+        Raises:
+            ConfigError: if another rank runs another version.
+            StageError: naming a rank that does not come.
+        """
+        peers = transport.peers(greeting(), timeout_s)
+        return cls(transport, peers, Alarm(peers, transport.clock, layout))
 
     def tell(self, key: str, value: Any) -> None:
         """Tell the others a JSON value."""
-        self.store.set(key, json.dumps(value))
+        self.peers.tell(key, json.dumps(value))
 
-    def told(self, key: str, timeout_s: float, otherwise: str) -> Any:
-        """Return the JSON value that some rank has told, or will soon. Blocks.
+    def told(self, key: str, rank: int, what: str, timeout_s: float) -> Any:
+        """Return the JSON value that a rank has told, or will soon. Blocks.
+
+        Args:
+            key: name of the value.
+            rank: that tells it.
+            what: it is, for errors.
+            timeout_s: how long to wait, in seconds.
 
         Raises:
-            StageError: saying ``otherwise`` if it does not come in time; or with the cause, if a rank has stopped.
+            StageError: if it does not come in time, or a rank has stopped; with the cause.
+        """
+        limit = self.limit(timeout_s, rank, what)
+        limit.waits_for(rank)
+        try:
+            while (value := self.peers.told(key)) is None:
+                limit.check()
+                self.transport.clock.sleep(_POLL_S)
+        finally:
+            limit.waits_for(None)
+        return json.loads(value)
+
+    def limit(self, timeout_s: float, rank: int, what: str) -> Limit:
+        """Return what ends a wait from now on: a cause, or the timeout.
+
+        Args:
+            timeout_s: how long to wait, in seconds.
+            rank: the one that is waited for, unless another one is noted.
+            what: is waited for, for errors.
         """
         clock = self.transport.clock
         until = clock.now() + timeout_s
-        while not self.store.check(key):
+        waited_for = rank
+
+        def check() -> None:
             self.alarm.check()
             if clock.now() > until:
-                raise StageError(f"{otherwise} within {timeout_s:g} s; do all processes build the engine?")
-            clock.sleep(_POLL_S)
-        return json.loads(self.store.get(key))
+                raise self.alarm.late(waited_for, what, timeout_s)
+
+        def note(rank: int | None) -> None:
+            nonlocal waited_for
+            self.peers.wait_for(rank)
+            waited_for = waited_for if rank is None else rank
+
+        return Limit(timeout_s, check, note)
+
+    def together(self, timeout_s: float, what: str) -> Callable[[], None]:
+        """Return a check for a wait for all others, from now on: stops at a cause, or at the timeout.
+
+        Raises:
+            StageError: by the check.
+        """
+        clock = self.transport.clock
+        until = clock.now() + timeout_s
+
+        def check() -> None:
+            self.alarm.check()
+            if clock.now() > until:
+                raise self.alarm.missing(what, timeout_s)
+
+        return check

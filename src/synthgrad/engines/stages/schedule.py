@@ -94,7 +94,7 @@ class ScheduleDecoupled:
         wire_dtype: torch.dtype | None = None,
         codec: Codec | None = None,
         reduction: Reduction = "mean",
-        guard: bool = True,
+        guard: bool | Guard = True,
         timeout_s: float = 300.0,
         seed: int = 0,
         transport: Transport | None = None,
@@ -118,11 +118,12 @@ class ScheduleDecoupled:
             )
         self.module: nn.Module = stage.submod
         self.n_microbatches = n_microbatches
-        meeting = Meeting.of(transport, layout)
+        meeting = Meeting.of(transport, layout, timeout_s)
         try:
             sites, copies = _sites(meeting, layout, self.module, example, stage.device, timeout_s)
         except Exception as error:
             meeting.alarm.ring(error)  # the others wait for what this stage was to tell
+            meeting.peers.part()
             raise
         own = None if layout.is_last else rule.bind(sites[layout.stage])
         self.rule = own
@@ -135,7 +136,7 @@ class ScheduleDecoupled:
             {"n_microbatches": n_microbatches},
             stage.device,
         )
-        self._instruments = Instruments(Guard() if guard else None)
+        self._instruments = Instruments(Guard.of(guard))
         self._stage = Stage(
             Part(self.module, None),
             Units(reduction),
@@ -191,7 +192,7 @@ class ScheduleDecoupled:
             )
         outputs: list[Tensor] = []
         start, waited = self._clock.now(), self._links.waited_s
-        try:
+        with self._links.guarded():
             clear_casts()
             for x, y in zip(inputs, targets, strict=True):
                 ran = self._stage.run(self._step, None if x is None else ((x,), {}), y)
@@ -200,9 +201,6 @@ class ScheduleDecoupled:
                     losses.append(ran.loss)
                 if ran.output is not None:
                     outputs.append(ran.output)
-        except BaseException as error:
-            self._links.fail(error)
-            raise
         self._links.window.took((self._clock.now() - start - (self._links.waited_s - waited)) / n)
         if n > 1:
             for p in self.parameters():
@@ -213,7 +211,10 @@ class ScheduleDecoupled:
     def close(self) -> None:
         """Part from the neighbours in order. Blocks; all must call it."""
         self._instruments.flush()
-        self._links.end()
+        if self._links.has_parted:
+            return
+        with self._links.guarded():
+            self._links.end(self._step)
 
 
 def _sites(
@@ -231,7 +232,7 @@ def _sites(
     """
 
     def crosses(stage: int) -> tuple[tuple[int, ...], torch.dtype]:
-        shape, dtype = meeting.told(f"crosses/{stage}", timeout_s, f"stage {stage} told no shape")
+        shape, dtype = meeting.told(f"crosses/{stage}", layout.rank(stage), "shape", timeout_s)
         return tuple(shape), getattr(torch, dtype)
 
     if layout.is_first:

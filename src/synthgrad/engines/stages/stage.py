@@ -271,7 +271,9 @@ class Stage:
 
     def _held(self, inputs: list[Tensor]) -> Held:
         """Note what the forward pass is made of: a graph that outlives its step must not see the updates in between."""
-        held = Held(inputs, Stash(self.part.module), carried(self.part.module), cuda_devices(self.part.module))
+        held = Held(
+            inputs, Stash(self.part.module), carried(self.part.module), cuda_devices(self.part.module)
+        )
         held.note()
         return held
 

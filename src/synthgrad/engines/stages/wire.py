@@ -24,7 +24,10 @@ from .codecs import Codec
 from .codecs.casting import Cast
 from .transport import ALIGNED, Line, Received, Sender
 
-__all__ = ["Incoming", "Kind", "Outgoing", "Parcel", "Slot", "slot_of"]
+__all__ = ["FORMAT", "Incoming", "Kind", "Outgoing", "Parcel", "Slot", "slot_of"]
+
+#: Changes with headers, bodies and what the kinds of parcels mean.
+FORMAT = 2
 
 _PREFIX = 8
 _MOST_ROWS = 1 << 24
@@ -37,7 +40,7 @@ class Kind(IntEnum):
     BATCH = 1  # up: an activation to learn from
     MESSAGE = 2  # down: what came back for a batch, or that nothing will
     PREDICT = 3  # up: an activation to run forward only
-    END = 4  # both ways: nothing will follow
+    END = 4  # both ways: nothing will follow; its step is the number of batches that the sender has been through
     MARK = 5  # both ways: what was sent before it belongs to the state that is being saved
 
 

@@ -14,6 +14,7 @@ from synthgrad.core import ConfigError, StageError
 from synthgrad.engines.stages.layout import Layout
 from synthgrad.engines.stages.transport import (
     Link,
+    Pulse,
     Receiver,
     Sender,
     Transport,
@@ -213,16 +214,40 @@ def test_a_sum_is_ended_by_what_its_check_raises() -> None:
     assert second.error is None
 
 
-def test_all_get_the_same_store_for_an_engine_and_another_for_the_next() -> None:
-    def program(transport: Transport) -> list[Any]:
-        one, two = transport.store(), transport.store()
-        one.compare_set("first", "", str(transport.rank))
-        two.set(f"from {transport.rank}", "here")
+def test_what_is_told_is_known_to_all_of_an_engine_and_not_to_the_next() -> None:
+    def program(transport: Transport) -> list[str | None]:
+        one, two = transport.peers("v1"), transport.peers("v1")
+        one.tell("first", str(transport.rank))
+        two.tell(f"from {transport.rank}", "here")
         transport.clock.sleep(1.0)
-        one.compare_set("first", "0", "again")
-        return [one.get("first"), two.check("first"), two.check("from 0"), two.get("from 1")]
+        one.tell("first", "again")  # the first one stays
+        return [one.told("first"), two.told("first"), two.told("from 0"), two.told("from 1")]
 
-    assert run_in_memory(2, program) == [["again", False, True, "here"]] * 2
+    assert run_in_memory(2, program) == [["0", None, "here", "here"]] * 2
+
+
+def test_what_is_known_of_a_rank() -> None:
+    def program(transport: Transport) -> list[Pulse]:
+        peers = transport.peers("v1")
+        if transport.rank == 1:
+            peers.wait_for(0)
+            transport.clock.sleep(1.0)
+            peers.part()
+        if transport.rank:
+            return []
+        found: list[Pulse] = []
+        for _ in range(2):
+            transport.clock.sleep(0.5)
+            found += [peers.pulse(1), peers.pulse(2)]
+            transport.clock.sleep(1.5)
+        return found
+
+    living, gone, parted, still = run_in_memory(3, program)[0]
+    assert living == Pulse(waits_for=0)
+    assert gone.is_gone
+    assert parted.has_parted
+    assert not parted.is_gone
+    assert still.silent_s == gone.silent_s + 2.0
 
 
 # What goes wrong

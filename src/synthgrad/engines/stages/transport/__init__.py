@@ -1,6 +1,6 @@
 """Transports: how the ranks of an engine reach each other.
 
-`Transport` is what an engine needs of one: a clock, a small store to meet in, lines between neighbours, a sum and a
+`Transport` is what an engine needs of one: a clock, what it knows of its peers, lines between neighbours, a sum and a
 broadcast over all. `distributed` returns that of the process group which this process has joined: ``gloo.py`` or
 ``nccl.py``, on what they share in ``process_group.py``. `run_in_memory` runs a program in ranks that are threads of this
 process, in virtual time.
@@ -8,14 +8,17 @@ process, in virtual time.
 
 from .base import (
     ALIGNED,
+    BrokenLine,
     Check,
     Clock,
+    Limit,
     Line,
     Lines,
+    Peers,
+    Pulse,
     Received,
     Receiver,
     Sender,
-    Store,
     Transport,
 )
 from .distributed import distributed
@@ -24,16 +27,19 @@ from .world import Link
 
 __all__ = [
     "ALIGNED",
+    "BrokenLine",
     "Check",
     "Clock",
+    "Limit",
     "Line",
     "Lines",
     "Link",
     "Outcome",
+    "Peers",
+    "Pulse",
     "Received",
     "Receiver",
     "Sender",
-    "Store",
     "Transport",
     "distributed",
     "outcomes_in_memory",

@@ -26,14 +26,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALIGNED",
+    "BrokenLine",
     "Check",
     "Clock",
+    "Limit",
     "Line",
     "Lines",
+    "Peers",
+    "Pulse",
     "Received",
     "Receiver",
     "Sender",
-    "Store",
     "Transport",
 ]
 
@@ -57,24 +60,74 @@ class Clock(Protocol):
         ...
 
 
-class Store(Protocol):
-    """Texts under names, shared by all ranks. No method waits for another rank."""
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What is known of another rank.
 
-    def set(self, key: str, value: str) -> None:
-        """Put a text into the store, in place of one that is there."""
+    Attributes:
+        is_gone: it has ended without a goodbye.
+        has_parted: it has said goodbye.
+        silent_s: time since it was heard last, or since it was found to be gone, in seconds.
+        waits_for: the rank that it waits for; None while it works.
+    """
+
+    is_gone: bool = False
+    has_parted: bool = False
+    silent_s: float = 0.0
+    waits_for: int | None = None
+
+
+class Peers(Protocol):
+    """What the ranks of one engine tell and know of each other, apart from tensors. No method waits for another rank."""
+
+    def wait_for(self, rank: int | None) -> None:
+        """Let the others see which rank this one waits for; None while it works."""
         ...
 
-    def get(self, key: str) -> str:
-        """Return a text that is there."""
+    def tell(self, key: str, value: str) -> None:
+        """Give all ranks a text under a name; where there is one already, that stays."""
         ...
 
-    def check(self, key: str) -> bool:
-        """Is there a text under this name?"""
+    def told(self, key: str) -> str | None:
+        """Return the text under a name, as far as it has come here."""
         ...
 
-    def compare_set(self, key: str, expected: str, value: str) -> None:
-        """Put a text into the store if the one there is as expected; an empty text stands for none."""
+    def pulse(self, rank: int) -> Pulse:
+        """Return what is known of another rank."""
         ...
+
+    def part(self) -> None:
+        """Say goodbye. Nothing can be told afterwards. May be called twice."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What ends a wait for other ranks.
+
+    Attributes:
+        timeout_s: the longest that it may take, in seconds.
+        check: is called again and again meanwhile; what it raises ends the wait.
+        waits_for: is told which rank is waited for; None when the wait is over.
+    """
+
+    timeout_s: float = 300.0
+    check: Callable[[], None] = lambda: None
+    waits_for: Callable[[int | None], None] = lambda rank: None
+
+
+class BrokenLine(Exception):
+    """Nothing crosses a line any more.
+
+    Attributes:
+        peer: rank of the neighbour.
+        is_late: it still stands, but the neighbour has not taken anything for too long.
+    """
+
+    def __init__(self, peer: int, reason: str, *, is_late: bool = False) -> None:
+        super().__init__(reason)
+        self.peer = peer
+        self.is_late = is_late
 
 
 class Sender(Protocol):
@@ -193,6 +246,10 @@ class Lines(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Let go of the lines, whatever is under way: what waits in them ends. May be called twice."""
+        ...
+
 
 class Transport(Protocol):
     """One rank's access to all others."""
@@ -212,19 +269,30 @@ class Transport(Protocol):
         """By which this rank measures time."""
         ...
 
-    def store(self) -> Store:
-        """Return a fresh store for the next engine. All ranks get the same one if they make their engines in one order."""
+    def peers(self, greeting: str, timeout_s: float = 300.0) -> Peers:
+        """Meet the other ranks for the next engine. All must make their engines in one order. Blocks until all have come.
+
+        Args:
+            greeting: must be the same everywhere: the version.
+            timeout_s: how long to wait for the others, in seconds.
+
+        Raises:
+            ConfigError: if another rank has another greeting.
+            StageError: naming a rank that does not come in time.
+        """
         ...
 
-    def lines(self, layout: Layout, device: torch.device) -> Lines:
+    def lines(self, layout: Layout, device: torch.device, limit: Limit = Limit()) -> Lines:
         """Make the lines between neighbours. Blocks until all ranks have called it.
 
         Args:
             layout: the place of this rank.
             device: of this rank's stage.
+            limit: of this wait and of all others for the lines: to measure them, and until there is room to send.
 
         Raises:
             ConfigError: if the transport cannot connect such a layout.
+            StageError: if it takes too long.
         """
         ...
 
@@ -237,6 +305,22 @@ class Transport(Protocol):
         """
         ...
 
-    def broadcast(self, tensor: Tensor, source: int) -> None:
-        """Copy a tensor of one rank into those of all others, in place. Blocks; all ranks must call it."""
+    def broadcast(self, tensor: Tensor, source: int, check: Callable[[], None] | None = None) -> None:
+        """Copy a tensor of one rank into those of all others, in place. Blocks; all ranks must call it.
+
+        Args:
+            tensor: of one shape and dtype everywhere.
+            source: the rank whose values count.
+            check: called again and again meanwhile; what it raises ends the wait.
+        """
         ...
+
+
+def did_not_come(rank: int, timeout_s: float) -> str:
+    """Return what to say of a rank that is missing."""
+    return f"rank {rank} did not come to the handshake within {timeout_s:g} s; do all processes build the engine?"
+
+
+def other_greeting(rank: int, theirs: str, own_rank: int, own: str) -> str:
+    """Return what to say to another version."""
+    return f"rank {rank} runs {theirs}, and rank {own_rank} {own}: install the same version for all processes"

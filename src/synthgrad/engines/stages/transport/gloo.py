@@ -3,20 +3,27 @@
 With gloo a posted receive tells that it is complete only when it is waited for, so a thread waits. And a sender keeps back
 what nobody has posted a receive for, which costs a round trip; so receives lie ready for as many parcels as may be under
 way. Bodies of a size have a tag of their own: a receive that was posted for a body of another size just waits for the next
-of its own.
+of its own. It cannot be taken back, so only sizes that come often get receives ahead; others, when their header has come.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .base import ALIGNED, Check
-from .process_group import GroupLine, PostingSender, ProcessGroupTransport, ThreadReceiver
+from ....core import StageError
+from ..layout import Layout
+from .base import ALIGNED, Check, Limit, Peers
+from .bounded import bounded
+from .ends import FOREVER, PostingSender, ThreadReceiver
+from .gloo_group import GlooDirection, GlooGroup, gloo_device
+from .process_group import GroupLine, GroupLines, ProcessGroupTransport, finished
 
 __all__ = ["GlooTransport"]
 
@@ -24,6 +31,9 @@ _CPU = torch.device("cpu")
 
 #: Receives that lie ready: of headers, and of bodies before anything is known of the sender's window.
 _HEADERS_AHEAD, _FIRST_AHEAD = 80, 4
+
+#: A size comes often if as many of the last bodies had it; receives ahead are for so many sizes in all.
+_OFTEN, _OF_THE_LAST, _MOST_SIZES = 4, 8, 8
 
 
 def _tag(size: int) -> int:
@@ -39,21 +49,27 @@ class _Posted:
     tensor: Tensor
 
     def wait(self) -> Tensor:
-        self.work.wait()
+        self.work.wait(FOREVER)
         return self.tensor
 
 
 class _GlooReceiver(ThreadReceiver):
-    """Keeps receives posted: of headers, and of bodies of every size that has come so far."""
+    """Keeps receives posted: of headers, and of bodies of the sizes that come often."""
 
-    def __init__(self, group: dist.ProcessGroup, peer: int, length: int, check: Check, name: str) -> None:
-        super().__init__(group, peer, _CPU, length, check, name)
+    def __init__(self, direction: GlooDirection, length: int, check: Check, name: str) -> None:
+        super().__init__(direction, _CPU, length, check, name)
         self._headers: deque[_Posted] = deque()
         self._bodies: dict[int, deque[_Posted]] = {}  # by size
+        self._last: deque[int] = deque(maxlen=_OF_THE_LAST)  # sizes
         self._ahead = _FIRST_AHEAD
 
     def make_room(self, num_parcels: int) -> None:
         self._ahead = max(self._ahead, num_parcels)
+
+    @property
+    def num_posted(self) -> int:
+        """Receives of bodies that lie ready."""
+        return sum(len(posted) for posted in self._bodies.values())
 
     def _header(self) -> list[int]:
         while len(self._headers) < _HEADERS_AHEAD:
@@ -61,34 +77,108 @@ class _GlooReceiver(ThreadReceiver):
         return self._headers.popleft().wait().tolist()
 
     def _body(self, size: int) -> Tensor:
-        posted = self._bodies.setdefault(size, deque())
+        if not self._last:
+            self._last.extend([size] * _OF_THE_LAST)  # until more is known, all are like the first
+        self._last.append(size)
+        posted = self._bodies.get(size)
+        if posted is None:
+            if self._last.count(size) < _OFTEN or len(self._bodies) == _MOST_SIZES:
+                return self._post_body(size).wait()
+            posted = self._bodies[size] = deque()
         while len(posted) < self._ahead + 1:
             posted.append(self._post_body(size))
         found = posted.popleft().wait()
-        posted.append(self._post_body(size))
+        if self._last.count(size) >= _OFTEN:
+            posted.append(self._post_body(size))
         return found
+
+    def _forget(self) -> None:
+        self._headers.clear()
+        self._bodies.clear()
 
     def _post_body(self, size: int) -> _Posted:
         return self._post(torch.empty(size, dtype=torch.uint8), _tag(size))
 
     def _post(self, tensor: Tensor, tag: int) -> _Posted:
-        work = dist.irecv(tensor, self._peer, group=self._group, tag=tag)
-        assert work is not None
-        return _Posted(work, tensor)
+        return _Posted(self._direction.receive(tensor, tag), tensor)
 
 
 class _GlooLine(GroupLine):
-    def sender(self) -> PostingSender:
-        return PostingSender(self._out, self._peer, _CPU, _tag)
+    def __init__(self, out: GlooDirection, back: GlooDirection, timeout_s: float) -> None:
+        super().__init__(out, back, _CPU, timeout_s)
+        self._incoming = back
 
-    def receiver(self, length: int, check: Check, name: str) -> _GlooReceiver:
-        return _GlooReceiver(self._back, self._peer, length, check, name)
+    def _made_sender(self) -> PostingSender:
+        return PostingSender(self._out, _CPU, _tag, self._timeout_s)
+
+    def _made_receiver(self, length: int, check: Check, name: str) -> _GlooReceiver:
+        return _GlooReceiver(self._incoming, length, check, name)
 
 
 class GlooTransport(ProcessGroupTransport):
     """Processes that talk over gloo, whatever device they compute on."""
 
-    def _line(
-        self, out: dist.ProcessGroup, back: dist.ProcessGroup, peer: int, device: torch.device
-    ) -> GroupLine:
-        return _GlooLine(out, back, peer, _CPU)
+    def __init__(self) -> None:
+        super().__init__()
+        self._all: GlooGroup | None = None  # a group of all ranks, once one is needed
+        self._num_groups = 0
+
+    def _connect(self, lines: GroupLines, layout: Layout, device: torch.device, limit: Limit) -> None:
+        peers, shared = self._met()
+
+        def line(lower: int, upper: int) -> _GlooLine:
+            peer = upper if self.rank == lower else lower
+            lines.waits_for(peer)
+            made: list[GlooDirection] = []
+            for way in ("up", "down"):
+                name = f"{lower} {way} {upper}"
+                group = GlooGroup(name, peers, (lower, upper), self.rank, shared, limit)
+                made.append(GlooDirection(group, peer, is_lower=peer == lower))
+            out, back = made if self.rank == lower else made[::-1]
+            return _GlooLine(out, back, limit.timeout_s)
+
+        if not layout.is_first:
+            lines.below = line(layout.rank(layout.stage - 1), self.rank)
+        if not layout.is_last:
+            lines.above = line(self.rank, layout.rank(layout.stage + 1))
+
+    def sum(self, tensor: Tensor, check: Callable[[], None]) -> Tensor:
+        """See `Transport.sum`."""
+        self._together(lambda group: group.allreduce(tensor), check)
+        return tensor
+
+    def broadcast(self, tensor: Tensor, source: int, check: Callable[[], None] | None = None) -> None:
+        """See `Transport.broadcast`."""
+        self._together(lambda group: group.broadcast(tensor, source), check)
+
+    def _let_go(self) -> None:
+        together, self._all = self._all, None
+        if together is not None:
+            together.close()
+
+    def _met(self) -> tuple[Peers, Any]:
+        """Return the peers of the engine, and a new device for groups of them."""
+        assert self._peers is not None, "call peers first"
+        assert self._store is not None
+        return self._peers, gloo_device(self._store)
+
+    def _together(self, begin: Callable[[GlooGroup], dist.Work], check: Callable[[], None] | None) -> None:
+        """Do something with all ranks, in a group of their own: one that can be ended."""
+        if self._all is None:
+            peers, device = self._met()
+            self._num_groups += 1
+            name, ranks = f"all {self._num_groups}", range(self.world_size)
+            limit = Limit(self._timeout_s, check or (lambda: None))
+
+            def make() -> GlooGroup:
+                return GlooGroup(name, peers, ranks, self.rank, device, limit)
+
+            try:
+                self._all = bounded(make, self._timeout_s, limit.check)
+            except TimeoutError:
+                raise StageError(f"not all processes have come within {self._timeout_s:g} s") from None
+        try:
+            finished(begin(self._all), check)
+        except BaseException:
+            self._all.abort()
+            raise

@@ -15,13 +15,16 @@ from torch import Tensor
 
 from ....core import ConfigError, StageError
 from ..layout import Layout
-from .base import Check, Received, Transport
+from .base import Check, Limit, Pulse, Received, Transport, did_not_come, other_greeting
 from .virtual import VirtualTime
 from .world import Link, Pipe, World
 
 __all__ = ["MemoryTransport", "Outcome", "outcomes_in_memory", "run_in_memory"]
 
 _PING_BYTES = 8
+
+#: How often a rank looks whether the others have come, in seconds. A power of two, so that times stay exact.
+_POLL_S = 1 / 64
 
 #: Without a delay, and with any rate.
 _IDEAL = Link()
@@ -110,6 +113,7 @@ def outcomes_in_memory(
                 found[rank] = Outcome(value, time_s=world.time.now(rank))
             except BaseException as error:
                 found[rank] = Outcome(None, error, traceback.format_exc(), world.time.now(rank))
+            world.ended[rank] = world.time.now(rank)
 
         return serve
 
@@ -131,25 +135,32 @@ class _MemoryClock:
         self.time.sleep(self.rank, seconds)
 
 
-@dataclass(frozen=True, slots=True)
-class _MemoryStore:
-    """Texts of one engine; see `Store`."""
+class _MemoryPeers:
+    """See `Peers`. Whatever is told is known to all at once."""
 
-    texts: dict[str, str]
-    prefix: str
+    def __init__(self, world: World, rank: int, engine: int) -> None:
+        self._world = world
+        self._rank = rank
+        self._prefix = f"{engine}/"
 
-    def set(self, key: str, value: str) -> None:
-        self.texts[self.prefix + key] = value
+    def wait_for(self, rank: int | None) -> None:
+        self._world.waits_for[self._rank] = rank
 
-    def get(self, key: str) -> str:
-        return self.texts[self.prefix + key]
+    def tell(self, key: str, value: str) -> None:
+        self._world.texts.setdefault(self._prefix + key, value)
 
-    def check(self, key: str) -> bool:
-        return self.prefix + key in self.texts
+    def told(self, key: str) -> str | None:
+        return self._world.texts.get(self._prefix + key)
 
-    def compare_set(self, key: str, expected: str, value: str) -> None:
-        if self.texts.get(self.prefix + key, "") == expected:
-            self.texts[self.prefix + key] = value
+    def pulse(self, rank: int) -> Pulse:
+        world = self._world
+        has_parted = self.told(f"parted/{rank}") is not None
+        ended_s = world.ended.get(rank)
+        silent_s = 0.0 if ended_s is None else max(world.time.now(self._rank) - ended_s, 0.0)
+        return Pulse(ended_s is not None and not has_parted, has_parted, silent_s, world.waits_for.get(rank))
+
+    def part(self) -> None:
+        self.tell(f"parted/{self._rank}", "")
 
 
 class _MemorySender:
@@ -232,6 +243,9 @@ class _MemoryLines:
     rank: int
     replicas: None = None
 
+    def close(self) -> None:
+        pass
+
     def round_trip_s(self) -> float:
         if self.below is not None:
             self.below.pong()
@@ -254,11 +268,21 @@ class MemoryTransport:
         self.world_size = world.num_ranks
         self.clock = _MemoryClock(world.time, rank)
 
-    def store(self) -> _MemoryStore:
-        """See `Transport.store`."""
-        return _MemoryStore(self._world.texts, f"{self._next('store')}/")
+    def peers(self, greeting: str, timeout_s: float = 300.0) -> _MemoryPeers:
+        """See `Transport.peers`."""
+        peers = _MemoryPeers(self._world, self.rank, self._next("peers"))
+        peers.tell(f"greeting/{self.rank}", greeting)
+        until = self.clock.now() + timeout_s
+        for other in range(self.world_size):
+            while (theirs := peers.told(f"greeting/{other}")) is None:
+                if self.clock.now() > until:
+                    raise StageError(did_not_come(other, timeout_s))
+                self.clock.sleep(_POLL_S)
+            if theirs != greeting:
+                raise ConfigError(other_greeting(other, theirs, self.rank, greeting))
+        return peers
 
-    def lines(self, layout: Layout, device: torch.device) -> _MemoryLines:
+    def lines(self, layout: Layout, device: torch.device, limit: Limit | None = None) -> _MemoryLines:
         """See `Transport.lines`.
 
         Raises:
@@ -270,7 +294,7 @@ class MemoryTransport:
                 "of one process; use one replica"
             )
         engine, world, rank = self._next("lines"), self._world, self.rank
-        world.meet(rank, f"the making of lines {engine}", None)
+        world.meet(rank, f"the making of lines {engine}", None, None if limit is None else limit.check)
 
         def line(peer: int) -> _MemoryLine:
             return _MemoryLine(world.pipe(engine, rank, peer), world.pipe(engine, peer, rank), rank)
@@ -288,11 +312,11 @@ class MemoryTransport:
             total = total + part
         return tensor.copy_(total)
 
-    def broadcast(self, tensor: Tensor, source: int) -> None:
+    def broadcast(self, tensor: Tensor, source: int, check: Callable[[], None] | None = None) -> None:
         """See `Transport.broadcast`."""
         name = f"broadcast {self._next('broadcast')}"
         own = tensor.detach().clone() if self.rank == source else None
-        tensor.copy_(self._world.meet(self.rank, name, own)[source])
+        tensor.copy_(self._world.meet(self.rank, name, own, check)[source])
 
     def _next(self, what: str) -> int:
         self._count[what] = self._count.get(what, 0) + 1

@@ -6,15 +6,18 @@ sender from computing, so nothing is lost.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .base import Check
-from .process_group import GroupLine, PostingSender, ProcessGroupTransport, ThreadReceiver
+from ..layout import Layout
+from .base import Check, Limit
+from .ends import FOREVER, PostingSender, ThreadReceiver
+from .process_group import GroupLine, GroupLines, ProcessGroupTransport, finished
 
 __all__ = ["NcclTransport"]
 
@@ -25,6 +28,9 @@ def _no_tag(size: int) -> int:
 
 class _NcclReceiver(ThreadReceiver):
     """Receives a header, reads it, and receives its body."""
+
+    def _forget(self) -> None:
+        pass
 
     def make_room(self, num_parcels: int) -> None:
         pass  # nothing is posted ahead
@@ -47,24 +53,76 @@ class _NcclReceiver(ThreadReceiver):
         return self._receive(torch.empty(size, dtype=torch.uint8, device=self._device))
 
     def _receive(self, tensor: Tensor) -> Tensor:
-        work = dist.irecv(tensor, self._peer, group=self._group)
-        assert work is not None
-        work.wait()  # of the thread's stream, not of the thread
+        self._direction.receive(tensor, 0).wait()  # of the thread's stream, not of the thread
         return tensor
 
 
-class _NcclLine(GroupLine):
-    def sender(self) -> PostingSender:
-        return PostingSender(self._out, self._peer, self._device, _no_tag)
+@dataclass(frozen=True, slots=True)
+class _NcclDirection:
+    """A group of two ranks; see `Direction`."""
 
-    def receiver(self, length: int, check: Check, name: str) -> _NcclReceiver:
-        return _NcclReceiver(self._back, self._peer, self._device, length, check, name)
+    group: dist.ProcessGroup
+    peer: int
+
+    def send(self, tensor: Tensor, tag: int) -> dist.Work:
+        return _posted(dist.isend(tensor, self.peer, group=self.group))
+
+    def receive(self, tensor: Tensor, tag: int) -> dist.Work:
+        return _posted(dist.irecv(tensor, self.peer, group=self.group))
+
+    def abort(self) -> None:
+        with suppress(RuntimeError):
+            self.group.abort()
+
+    def close(self) -> None:
+        if dist.is_initialized():
+            with suppress(RuntimeError, ValueError):  # the program may have destroyed all groups
+                dist.destroy_process_group(self.group)
+
+
+def _posted(work: dist.Work | None) -> dist.Work:
+    assert work is not None
+    return work
+
+
+class _NcclLine(GroupLine):
+    def _made_sender(self) -> PostingSender:
+        return PostingSender(self._out, self._device, _no_tag, self._timeout_s)
+
+    def _made_receiver(self, length: int, check: Check, name: str) -> _NcclReceiver:
+        return _NcclReceiver(self._back, self._device, length, check, name)
 
 
 class NcclTransport(ProcessGroupTransport):
     """Processes with an accelerator each, which talk over NCCL."""
 
-    def _line(
-        self, out: dist.ProcessGroup, back: dist.ProcessGroup, peer: int, device: torch.device
-    ) -> GroupLine:
-        return _NcclLine(out, back, peer, device)
+    def _connect(self, lines: GroupLines, layout: Layout, device: torch.device, limit: Limit) -> None:
+        """Make the groups of all pairs, in one order: `new_group` is a call of all ranks."""
+        for stage in range(layout.num_stages - 1):
+            for replica in range(layout.num_replicas):
+                lower, upper = ((stage + k) * layout.num_replicas + replica for k in (0, 1))
+                lines.waits_for(upper if self.rank == lower else lower)
+                # NCCL ends what takes longer than its group's timeout, and a receive may wait as long as a run lasts.
+                groups = [dist.new_group([lower, upper], timeout=FOREVER) for _ in range(2)]  # pyright: ignore
+                if self.rank not in (lower, upper):
+                    continue
+                peer = upper if self.rank == lower else lower
+                up, down = (
+                    _NcclDirection(group, peer) for group in groups if isinstance(group, dist.ProcessGroup)
+                )
+                if self.rank == lower:
+                    lines.above = _NcclLine(up, down, device, limit.timeout_s)
+                else:
+                    lines.below = _NcclLine(down, up, device, limit.timeout_s)
+
+    def _let_go(self) -> None:
+        pass
+
+    def sum(self, tensor: Tensor, check: Callable[[], None]) -> Tensor:
+        """See `Transport.sum`."""
+        finished(dist.all_reduce(tensor, async_op=True), check)
+        return tensor
+
+    def broadcast(self, tensor: Tensor, source: int, check: Callable[[], None] | None = None) -> None:
+        """See `Transport.broadcast`."""
+        finished(dist.broadcast(tensor, source, async_op=True), check)

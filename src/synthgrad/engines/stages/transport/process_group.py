@@ -1,41 +1,44 @@
-"""What the transports over ``torch.distributed`` share: groups, the store, sends, and a thread that receives.
+"""What the transports over ``torch.distributed`` share: where ranks meet, and lines of two directions.
 
-A line has a process group for each direction, so that neither can hold the other up. What is sent is posted and
-forgotten until its buffers are many. A thread waits for what comes, so that the stage can ask whether something has.
+A line has a process group for each direction, so that neither can hold the other up.
 """
 
 from __future__ import annotations
 
-import queue
 import statistics
-import threading
 import time
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import distributed_c10d
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.distributed_c10d import Store
 
+from ....core import StageError
 from ..layout import Layout
-from .base import Check, Received, Receiver
+from .base import BrokenLine, Check, Limit
+from .bounded import bounded
+from .connections import Connections
+from .ends import Direction, PostingSender, ThreadReceiver
+from .rendezvous import own_store, rendezvous
 
-__all__ = ["GroupLine", "GroupLines", "PostingSender", "ProcessGroupTransport", "ThreadReceiver", "WallClock"]
+__all__ = ["GroupLine", "GroupLines", "ProcessGroupTransport", "WallClock", "finished"]
 
-#: Threads wait in receives as long as a run lasts: that a peer is gone is found out in other ways.
-_FOREVER = timedelta(days=7)
-
-#: How often a rank that waits for a sum asks whether another has stopped, in seconds.
-_POLL_S = 0.0005
+_T = TypeVar("_T")
 
 _PINGS = 5
 
+#: How long a thread may take to notice that its direction was aborted, in seconds.
+_PARTING_S = 2.0
+
+#: How often a rank that waits for all others asks whether one has stopped, in seconds.
+_POLL_S = 0.0005
+
+#: Engines of this process so far: part of the names in the store.
 _instances = 0
 
 
@@ -51,237 +54,163 @@ class WallClock:
         time.sleep(seconds)
 
 
-class _GroupStore:
-    """A part of the store that the process group has met in."""
-
-    def __init__(self, name: str) -> None:
-        whole = distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage]
-        self._store = distributed_c10d.PrefixStore(name, whole)
-
-    def set(self, key: str, value: str) -> None:
-        self._store.set(key, value)
-
-    def get(self, key: str) -> str:
-        return self._store.get(key).decode()
-
-    def check(self, key: str) -> bool:
-        return self._store.check([key])
-
-    def compare_set(self, key: str, expected: str, value: str) -> None:
-        self._store.compare_set(key, expected, value)
-
-
-class PostingSender:
-    """Posts sends, and keeps their buffers until they have left.
-
-    Args:
-        group: of the two ranks, for this direction.
-        peer: rank of the receiver.
-        device: where tensors must lie to be sent.
-        tag: of a body of so many bytes; headers have tag 0.
-
-    Attributes:
-        waited_s: time spent because too much was still unsent, in seconds.
-    """
-
-    def __init__(
-        self, group: dist.ProcessGroup, peer: int, device: torch.device, tag: Callable[[int], int]
-    ) -> None:
-        self._group = group
-        self._peer = peer
-        self._device = device
-        self._tag = tag
-        self._most = 16  # headers and bodies that may be unsent
-        self._works: deque[tuple[int, dist.Work, Tensor]] = deque()
-        self.waited_s = 0.0
-
-    def send(self, header: Sequence[int], body: Tensor | None, number: int) -> None:
-        """See `Sender.send`."""
-        self._post(number, torch.tensor(header, dtype=torch.int64, device=self._device), 0)
-        if body is not None:
-            self._post(number, body.to(self._device), self._tag(body.numel()))
-        while len(self._works) > self._most:
-            self._wait_oldest()
-
-    def make_room(self, num_parcels: int) -> None:
-        """See `Sender.make_room`: a header and a body for each, and some more."""
-        self._most = max(self._most, 2 * num_parcels + 8)
-
-    def arrived(self, number: int) -> None:
-        """See `Sender.arrived`."""
-        while self._works and self._works[0][0] <= number:
-            self._wait_oldest()
-
-    def flush(self) -> None:
-        """See `Sender.flush`."""
-        while self._works:
-            self._wait_oldest()
-
-    def _post(self, number: int, tensor: Tensor, tag: int) -> None:
-        work = dist.isend(tensor, self._peer, group=self._group, tag=tag)
-        assert work is not None
-        self._works.append((number, work, tensor))
-
-    def _wait_oldest(self) -> None:
-        _, work, _ = self._works.popleft()
-        begun = time.perf_counter()
-        work.wait()
-        self.waited_s += time.perf_counter() - begun
-
-
-@dataclass(frozen=True, slots=True)
-class _Taken:
-    """What the thread has received, and on CUDA when it can be read."""
-
-    received: Received
-    ready: torch.cuda.Event | None
-
-
-class ThreadReceiver(ABC):
-    """A thread that receives, and a queue from which the stage takes.
-
-    Args:
-        group: of the two ranks, for this direction.
-        peer: rank of the sender.
-        device: where tensors must lie to be received.
-        length: numbers in a header.
-        check: looks at every header, in the thread.
-        name: of the direction.
-    """
-
-    def __init__(
-        self, group: dist.ProcessGroup, peer: int, device: torch.device, length: int, check: Check, name: str
-    ) -> None:
-        self._group = group
-        self._peer = peer
-        self._device = device
-        self._length = length
-        self._check = check
-        self._queue: queue.SimpleQueue[_Taken | BaseException] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name=f"synthgrad {name}", daemon=True)
-
-    @abstractmethod
-    def make_room(self, num_parcels: int) -> None:
-        """See `Receiver.make_room`."""
-
-    @abstractmethod
-    def _header(self) -> list[int]:
-        """Wait for the next header."""
-
-    @abstractmethod
-    def _body(self, size: int) -> Tensor:
-        """Wait for a body of so many bytes, at least one."""
-
-    def _here(self) -> AbstractContextManager[object]:
-        """Return the context in which the thread works."""
-        return nullcontext()
-
-    def _event(self) -> torch.cuda.Event | None:
-        """Return when the body that was received last can be read; None for now."""
-        return None
-
-    def start(self) -> None:
-        """See `Receiver.start`."""
-        self._thread.start()
-
-    def join(self, timeout_s: float) -> bool:
-        """See `Receiver.join`: the thread ends with the direction."""
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    def get(self, timeout_s: float | None) -> Received | None:
-        """See `Receiver.get`."""
-        try:
-            found = self._queue.get(block=timeout_s is not None, timeout=timeout_s)
-        except queue.Empty:
-            return None
-        if isinstance(found, BaseException):
-            self._queue.put(found)  # it stays broken
-            raise found
-        if found.ready is not None:
-            # The bytes were received on the thread's stream: the stage's must not read them before, and the allocator
-            # must not give them away while the stage's still does.
-            torch.cuda.current_stream(self._device).wait_event(found.ready)
-            if found.received.body is not None:
-                found.received.body.record_stream(torch.cuda.current_stream(self._device))
-        return found.received
-
-    def _run(self) -> None:
-        try:
-            with self._here():
-                more = True
-                while more:
-                    header = self._header()
-                    more = self._check(header)
-                    body = self._body(header[0]) if header[0] else None
-                    self._queue.put(_Taken(Received(header, body), self._event()))
-        except Exception as error:  # told to the stage, which is in another thread
-            self._queue.put(error)
-
-
 class GroupLine(ABC):
     """Both directions to a neighbour.
 
     Args:
-        out, back: groups for what is sent and for what comes.
-        peer: rank of the neighbour.
+        out, back: for what is sent and for what comes.
         device: where tensors must lie to be sent.
+        timeout_s: how long to wait until the neighbour takes something, in seconds.
     """
 
-    def __init__(
-        self, out: dist.ProcessGroup, back: dist.ProcessGroup, peer: int, device: torch.device
-    ) -> None:
+    def __init__(self, out: Direction, back: Direction, device: torch.device, timeout_s: float) -> None:
         self._out = out
         self._back = back
-        self._peer = peer
         self._device = device
+        self._timeout_s = timeout_s
+        self._sender: PostingSender | None = None
+        self._receiver: ThreadReceiver | None = None
+
+    @property
+    def peer(self) -> int:
+        """Rank of the neighbour."""
+        return self._out.peer
 
     @abstractmethod
+    def _made_sender(self) -> PostingSender:
+        """Make the sending end."""
+
+    @abstractmethod
+    def _made_receiver(self, length: int, check: Check, name: str) -> ThreadReceiver:
+        """Make the receiving end."""
+
     def sender(self) -> PostingSender:
         """See `Line.sender`."""
+        self._sender = self._made_sender()
+        return self._sender
 
-    @abstractmethod
-    def receiver(self, length: int, check: Check, name: str) -> Receiver:
+    def receiver(self, length: int, check: Check, name: str) -> ThreadReceiver:
         """See `Line.receiver`."""
+        self._receiver = self._made_receiver(length, check, name)
+        return self._receiver
 
     def ping(self) -> float:
         """Send a number, wait for it to come back, and return how long that took, in seconds."""
         ball = self._ball()
         start = time.perf_counter()
-        dist.send(ball, self._peer, group=self._out)
-        dist.recv(ball, self._peer, group=self._back)
+        self._wait(self._out.send(ball, 0))
+        self._wait(self._back.receive(ball, 0))
         int(ball.item())  # on an accelerator: when it is there
         return time.perf_counter() - start
 
     def pong(self) -> None:
         """Send back what comes."""
         ball = self._ball()
-        dist.recv(ball, self._peer, group=self._back)
-        dist.send(ball, self._peer, group=self._out)
+        self._wait(self._back.receive(ball, 0))
+        self._wait(self._out.send(ball, 0))
+
+    def close(self) -> None:
+        """End what waits, and let go of threads and groups."""
+        receiver = self._receiver
+        if receiver is None or not receiver.join(0.0):
+            for direction in (self._out, self._back):
+                direction.abort()
+            if receiver is not None:
+                receiver.join(_PARTING_S)
+        if self._sender is not None:
+            self._sender.forget()
+        self._out.close()
+        self._back.close()
+
+    def _wait(self, work: dist.Work) -> None:
+        work.wait(timedelta(seconds=self._timeout_s))
 
     def _ball(self) -> Tensor:
         return torch.zeros(1, dtype=torch.int64, device=self._device)
 
 
-@dataclass(frozen=True, slots=True)
 class GroupLines:
-    """What connects a process with its neighbours; see `Lines`."""
+    """What connects a process with its neighbours; see `Lines`.
 
-    below: GroupLine | None
-    above: GroupLine | None
-    replicas: dist.ProcessGroup | None
+    Args:
+        limit: of the waits.
+        let_go: ends what else belongs to the lines.
+    """
+
+    def __init__(self, limit: Limit, let_go: Callable[[], None] = lambda: None) -> None:
+        self._let_go = let_go
+        self.below: GroupLine | None = None
+        self.above: GroupLine | None = None
+        self.replicas: dist.ProcessGroup | None = None
+        self.is_closed = False
+        self._limit = limit
+        self._waited_for = 0
+
+    @property
+    def _all(self) -> list[GroupLine]:
+        return [line for line in (self.below, self.above) if line is not None]
+
+    def make(self, make: Callable[[GroupLines], None]) -> None:
+        """Run what makes the lines, within the limit.
+
+        Raises:
+            BrokenLine: if it takes too long, or cannot be done.
+        """
+
+        def made() -> None:
+            make(self)
+            if self.is_closed:
+                self.close()  # it has taken too long, and was left behind
+
+        try:
+            self._within_limit(made)
+        except BaseException:
+            self.close()
+            raise
 
     def round_trip_s(self) -> float:
         """See `Lines.round_trip_s`."""
+        return self._within_limit(self._measured)
+
+    def waits_for(self, rank: int) -> None:
+        """Note which rank is waited for."""
+        self._waited_for = rank
+        self._limit.waits_for(rank)
+
+    def close(self) -> None:
+        """See `Lines.close`."""
+        self.is_closed = True
+        for line in self._all:
+            line.close()
+        self._let_go()
+        replicas, self.replicas = self.replicas, None
+        if replicas is not None and dist.is_initialized():
+            with suppress(RuntimeError, ValueError):  # the program may have destroyed all groups
+                dist.destroy_process_group(replicas)
+
+    def _measured(self) -> float:
         if self.below is not None:
+            self.waits_for(self.below.peer)
             for _ in range(_PINGS + 1):
                 self.below.pong()
         if self.above is None:
             return 0.0
+        self.waits_for(self.above.peer)
         above = self.above
         # The first makes the connection.
         return statistics.median([above.ping() for _ in range(_PINGS + 1)][1:])
+
+    def _within_limit(self, call: Callable[[], _T]) -> _T:
+        try:
+            return bounded(call, self._limit.timeout_s, self._limit.check)
+        except TimeoutError as error:
+            raise BrokenLine(self._waited_for, "it takes too long", is_late=True) from error
+        except StageError:
+            raise
+        except RuntimeError as error:
+            raise BrokenLine(self._waited_for, str(error)) from error
+        finally:
+            self._limit.waits_for(None)
 
 
 class ProcessGroupTransport(ABC):
@@ -297,52 +226,58 @@ class ProcessGroupTransport(ABC):
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
         self.clock = WallClock()
+        self._timeout_s = 300.0
+        self._store: Store | None = None  # of the engine that was made last
+        self._peers: Connections | None = None  # of the same
 
     @abstractmethod
-    def _line(
-        self, out: dist.ProcessGroup, back: dist.ProcessGroup, peer: int, device: torch.device
-    ) -> GroupLine:
-        """Return the line to a neighbour over two groups."""
+    def _connect(self, lines: GroupLines, layout: Layout, device: torch.device, limit: Limit) -> None:
+        """Make the lines to the neighbours. Blocks until all ranks have called it; in a thread of its own."""
 
-    def store(self) -> _GroupStore:
-        """See `Transport.store`."""
+    def peers(self, greeting: str, timeout_s: float = 300.0) -> Connections:
+        """See `Transport.peers`."""
         global _instances
         _instances += 1
-        return _GroupStore(f"synthgrad/{_instances}")
+        self._timeout_s = timeout_s
+        self._store = own_store(f"synthgrad/{_instances}", timeout_s)
+        self._peers = rendezvous(self._store, self.rank, self.world_size, greeting, timeout_s)
+        return self._peers
 
-    def lines(self, layout: Layout, device: torch.device) -> GroupLines:
-        """See `Transport.lines`: every process makes the groups of all, in one order."""
-        mine: dict[str, GroupLine] = {}
-        for stage in range(layout.num_stages - 1):
-            for replica in range(layout.num_replicas):
-                pair = [(stage + k) * layout.num_replicas + replica for k in (0, 1)]
-                up, down = (
-                    dist.new_group(pair, timeout=_FOREVER)  # pyright: ignore[reportUnknownMemberType]
-                    for _ in range(2)
-                )
-                if not isinstance(up, dist.ProcessGroup) or not isinstance(down, dist.ProcessGroup):
-                    continue  # of two others
-                if layout.stage == stage:
-                    mine["above"] = self._line(up, down, pair[1], device)
-                else:
-                    mine["below"] = self._line(down, up, pair[0], device)
-        replicas = None
-        if layout.num_replicas > 1:
-            shape = (layout.num_stages, layout.num_replicas)
-            mesh = init_device_mesh(device.type, shape, mesh_dim_names=("stage", "replica"))
-            replicas = mesh.get_group("replica")
-        return GroupLines(mine.get("below"), mine.get("above"), replicas)
+    def lines(self, layout: Layout, device: torch.device, limit: Limit = Limit()) -> GroupLines:  # noqa: B008
+        """See `Transport.lines`."""
+        lines = GroupLines(limit, self._let_go)
 
+        def make(lines: GroupLines) -> None:
+            self._connect(lines, layout, device, limit)
+            if layout.num_replicas > 1:
+                lines.waits_for(layout.rank(layout.stage))
+                for stage in range(layout.num_stages):
+                    ranks = [stage * layout.num_replicas + k for k in range(layout.num_replicas)]
+                    group = dist.new_group(ranks, timeout=timedelta(seconds=limit.timeout_s))  # pyright: ignore
+                    if isinstance(group, dist.ProcessGroup) and layout.stage == stage:
+                        lines.replicas = group
+
+        lines.make(make)
+        return lines
+
+    @abstractmethod
+    def _let_go(self) -> None:
+        """End what belongs to the transport, and is made anew when it is needed."""
+
+    @abstractmethod
     def sum(self, tensor: Tensor, check: Callable[[], None]) -> Tensor:
         """See `Transport.sum`."""
-        work = dist.all_reduce(tensor, async_op=True)
-        assert work is not None
-        while not work.is_completed():
-            check()
-            time.sleep(_POLL_S)
-        work.wait()
-        return tensor
 
-    def broadcast(self, tensor: Tensor, source: int) -> None:
+    @abstractmethod
+    def broadcast(self, tensor: Tensor, source: int, check: Callable[[], None] | None = None) -> None:
         """See `Transport.broadcast`."""
-        dist.broadcast(tensor, source)
+
+
+def finished(work: dist.Work | None, check: Callable[[], None] | None) -> None:
+    """Wait for what is under way on all ranks, and ask whether to go on waiting."""
+    assert work is not None
+    while not work.is_completed():
+        if check is not None:
+            check()
+        time.sleep(_POLL_S)
+    work.wait()

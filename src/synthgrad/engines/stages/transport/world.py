@@ -87,7 +87,9 @@ class World:
     Attributes:
         num_ranks: ranks.
         time: their clock.
-        texts: of all stores.
+        texts: that ranks have told each other.
+        ended: when the programs of ranks have ended.
+        waits_for: which rank a rank waits for.
     """
 
     def __init__(self, num_ranks: int, links: Link | Sequence[Link]) -> None:
@@ -104,6 +106,8 @@ class World:
         self.num_ranks = num_ranks
         self.time = VirtualTime(num_ranks)
         self.texts: dict[str, str] = {}
+        self.ended: dict[int, float] = {}
+        self.waits_for: dict[int, int | None] = {}
         self._pipes: dict[tuple[int, int, int], Pipe] = {}
         self._met: dict[str, dict[int, tuple[float, Any]]] = {}  # meetings: who came when, and with what
         self._left: dict[str, int] = {}  # how many have left a meeting that all came to

@@ -1,0 +1,221 @@
+"""The two ends of a direction over ``torch.distributed``: sends that are posted, and a thread that receives.
+
+What is sent is posted and forgotten until its buffers are many. A thread waits for what comes, so that the stage can ask
+whether something has.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .base import BrokenLine, Check, Received
+
+__all__ = ["FOREVER", "Direction", "PostingSender", "ThreadReceiver"]
+
+#: Threads wait in receives as long as a run lasts: that a peer is gone is found out in other ways, and `Direction.abort`
+#: ends the wait.
+FOREVER = timedelta(days=7)
+
+
+class Direction(Protocol):
+    """What is sent from one rank to another, or comes back: a process group of the two.
+
+    Attributes:
+        peer: rank of the other.
+    """
+
+    @property
+    def peer(self) -> int: ...
+
+    def send(self, tensor: Tensor, tag: int) -> dist.Work:
+        """Post a send to the peer."""
+        ...
+
+    def receive(self, tensor: Tensor, tag: int) -> dist.Work:
+        """Post a receive from the peer."""
+        ...
+
+    def abort(self) -> None:
+        """End whatever waits in this direction, in this process, by an error."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the group, with its threads and connections. Nothing may wait in it any more."""
+        ...
+
+
+class PostingSender:
+    """Posts sends, and keeps their buffers until they have left.
+
+    Args:
+        direction: to the receiver.
+        device: where tensors must lie to be sent.
+        tag: of a body of so many bytes; headers have tag 0.
+        timeout_s: how long to wait until the receiver takes something, in seconds.
+
+    Attributes:
+        waited_s: time spent because too much was still unsent, in seconds.
+    """
+
+    def __init__(
+        self, direction: Direction, device: torch.device, tag: Callable[[int], int], timeout_s: float
+    ) -> None:
+        self._direction = direction
+        self._device = device
+        self._tag = tag
+        self._timeout_s = timeout_s
+        self._most = 16  # headers and bodies that may be unsent
+        self._works: deque[tuple[int, dist.Work, Tensor]] = deque()
+        self.waited_s = 0.0
+
+    def send(self, header: Sequence[int], body: Tensor | None, number: int) -> None:
+        """See `Sender.send`."""
+        self._post(number, torch.tensor(header, dtype=torch.int64, device=self._device), 0)
+        if body is not None:
+            self._post(number, body.to(self._device), self._tag(body.numel()))
+        while len(self._works) > self._most:
+            self._wait_oldest()
+
+    def make_room(self, num_parcels: int) -> None:
+        """See `Sender.make_room`: a header and a body for each, and some more."""
+        self._most = max(self._most, 2 * num_parcels + 8)
+
+    def arrived(self, number: int) -> None:
+        """See `Sender.arrived`."""
+        while self._works and self._works[0][0] <= number:
+            self._wait_oldest()
+
+    def flush(self) -> None:
+        """See `Sender.flush`."""
+        while self._works:
+            self._wait_oldest()
+
+    def forget(self) -> None:
+        """Let go of what has not left yet."""
+        self._works.clear()
+
+    def _post(self, number: int, tensor: Tensor, tag: int) -> None:
+        try:
+            work = self._direction.send(tensor, tag)
+        except RuntimeError as error:
+            raise BrokenLine(self._direction.peer, str(error)) from error
+        self._works.append((number, work, tensor))
+
+    def _wait_oldest(self) -> None:
+        _, work, _ = self._works.popleft()
+        begun = time.perf_counter()
+        try:
+            work.wait(timedelta(seconds=self._timeout_s))
+        except RuntimeError as error:
+            is_late = time.perf_counter() - begun >= self._timeout_s
+            raise BrokenLine(self._direction.peer, str(error), is_late=is_late) from error
+        finally:
+            self.waited_s += time.perf_counter() - begun
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What the thread has received, and on CUDA when it can be read."""
+
+    received: Received
+    ready: torch.cuda.Event | None
+
+
+class ThreadReceiver(ABC):
+    """A thread that receives, and a queue from which the stage takes.
+
+    Args:
+        direction: from the sender.
+        device: where tensors must lie to be received.
+        length: numbers in a header.
+        check: looks at every header, in the thread.
+        name: of the direction.
+    """
+
+    def __init__(
+        self, direction: Direction, device: torch.device, length: int, check: Check, name: str
+    ) -> None:
+        self._direction = direction
+        self._device = device
+        self._length = length
+        self._check = check
+        self._queue: queue.SimpleQueue[_Taken | BaseException] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=f"synthgrad {name}", daemon=True)
+
+    @abstractmethod
+    def make_room(self, num_parcels: int) -> None:
+        """See `Receiver.make_room`."""
+
+    @abstractmethod
+    def _header(self) -> list[int]:
+        """Wait for the next header."""
+
+    @abstractmethod
+    def _body(self, size: int) -> Tensor:
+        """Wait for a body of so many bytes, at least one."""
+
+    @abstractmethod
+    def _forget(self) -> None:
+        """Let go of what was posted, at the end."""
+
+    def _here(self) -> AbstractContextManager[object]:
+        """Return the context in which the thread works."""
+        return nullcontext()
+
+    def _event(self) -> torch.cuda.Event | None:
+        """Return when the body that was received last can be read; None for now."""
+        return None
+
+    def start(self) -> None:
+        """See `Receiver.start`."""
+        self._thread.start()
+
+    def join(self, timeout_s: float) -> bool:
+        """See `Receiver.join`: the thread ends with the direction."""
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def get(self, timeout_s: float | None) -> Received | None:
+        """See `Receiver.get`."""
+        try:
+            found = self._queue.get(block=timeout_s is not None, timeout=timeout_s)
+        except queue.Empty:
+            return None
+        if isinstance(found, BaseException):
+            self._queue.put(found)  # it stays broken
+            raise found
+        if found.ready is not None:
+            # The bytes were received on the thread's stream: the stage's must not read them before, and the allocator
+            # must not give them away while the stage's still does.
+            torch.cuda.current_stream(self._device).wait_event(found.ready)
+            if found.received.body is not None:
+                found.received.body.record_stream(torch.cuda.current_stream(self._device))
+        return found.received
+
+    def _run(self) -> None:
+        try:
+            with self._here():
+                more = True
+                while more:
+                    header = self._header()
+                    more = self._check(header)
+                    body = self._body(header[0]) if header[0] else None
+                    self._queue.put(_Taken(Received(header, body), self._event()))
+        except Exception as error:  # told to the stage, which is in another thread
+            self._queue.put(error)
+        finally:
+            self._forget()
