@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from synthgrad.lab.records import locked, store
+from synthgrad.lab.report import html
 from tests.lab.cli.helpers import call, write_module
 
 pytestmark = pytest.mark.usefixtures("offline")
@@ -251,6 +255,68 @@ def test_report_that_cannot_be_written(page: str, tmp_path: Path, capsys: pytest
     line = _refused(capsys, "report", tmp_path, "--out", tmp_path / page)
     assert f"{tmp_path / page}: cannot be written" in line
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["folder", "results.jsonl"]
+
+
+@pytest.mark.parametrize("page", [".", "/", ""])
+def test_report_that_is_to_be_a_folder(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results.jsonl").write_text("")
+    line = _refused(capsys, "report", tmp_path, "--out", page)
+    assert "cannot be written (Is a directory); name a file with --out" in line
+    assert [p.name for p in tmp_path.iterdir()] == ["results.jsonl"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_report_does_not_put_a_file_in_the_place_of_a_device(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "results.jsonl").write_text("")
+    os.mkfifo(tmp_path / "pipe")
+    line = _refused(capsys, "report", tmp_path, "--out", tmp_path / "pipe")
+    assert f"{tmp_path / 'pipe'}: cannot be written (Is no regular file)" in line
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_text_that_is_a_pipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    words = ["run", "charlm", "--tier", "smoke", "--data", tmp_path / "pipe", "--out", tmp_path / "out"]
+    assert f"{tmp_path / 'pipe'}: is a pipe or device" in _refused(capsys, *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_that_another_program_writes_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with locked(tmp_path):
+        line = _refused(capsys, *COMPARE, "--out", tmp_path)
+    assert f"--out {tmp_path}: is in use by process {os.getpid()}, since " in line
+    assert (tmp_path / "results.jsonl").read_bytes() == b""
+
+
+@pytest.mark.parametrize("what", ["records", "page"])
+def test_disk_that_is_full_at_the_end(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(*((store, "_write_all") if what == "records" else (html, "write_whole")), full)
+    assert call(*COMPARE, "--out", tmp_path) == 1
+    shown = capsys.readouterr()
+    (line,) = shown.err.splitlines()
+    if what == "records":
+        assert line.startswith(
+            f"synthgrad: error: {tmp_path / 'results.jsonl'}: a record cannot be written (No "
+        )
+        assert "--resume" in line
+        assert (tmp_path / "results.jsonl").read_bytes() == b""
+        assert not list(tmp_path.glob("*.html*"))
+    else:
+        assert line.startswith(f"synthgrad: warning: {tmp_path / 'report.html'}: cannot be written (No space")
+        assert "cdni" in shown.out
+        assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 2
+    assert not list(tmp_path.glob("*.partial"))
 
 
 # Other commands

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synthgrad.core import ConfigError
-from synthgrad.lab.records import FILE, SCHEMA, append, finished, identity, open_folder, read
+from synthgrad.lab.records import (
+    FILE,
+    SCHEMA,
+    WriteError,
+    append,
+    finished,
+    identity,
+    open_folder,
+    read,
+    store,
+    write_whole,
+)
 
 
 def _record(**changes: Any) -> dict[str, Any]:
@@ -232,3 +244,57 @@ def test_folder_without_permission_is_refused(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(Path, "open", refuse)  # root may write anywhere: chmod would prove nothing
     with pytest.raises(ConfigError, match=r"cannot be written \(Permission denied\)"):
         open_folder(tmp_path / "locked")
+
+
+def _fill_up(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    """Have the disk take so many more bytes."""
+
+    def nearly_full(file: Any, content: bytes) -> None:
+        file.write(content[:room])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store, "_write_all", nearly_full)
+
+
+@pytest.mark.parametrize("room", [0, 7])
+def test_a_full_disk_leaves_the_records_as_they_were(
+    room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / FILE
+    append(path, _record(seed=0))
+    before = path.read_bytes()
+    with monkeypatch.context() as disk:
+        _fill_up(disk, room)
+        with pytest.raises(WriteError, match=r"a record cannot be written \(No space left on device\)"):
+            append(path, _record(seed=1))
+    assert path.read_bytes() == before
+    append(path, _record(seed=1))
+    assert [r["seed"] for r in read(path)[0]] == [0, 1]
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_whole(tmp_path / "page.html", "first")
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            write_whole(tmp_path / "page.html", "second")
+    assert (tmp_path / "page.html").read_text() == "first"
+    assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_in_place_of_records_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / FILE)
+    with pytest.raises(ConfigError, match=r"cannot be written \(Is no regular file\)"):
+        open_folder(tmp_path)
+    assert read(tmp_path / FILE) == (
+        [],
+        [f"{tmp_path / FILE}: cannot be read (Is no regular file), left out"],
+    )
+    with pytest.raises(OSError, match="Is no regular file"):
+        write_whole(tmp_path / FILE, "text")
+    assert (tmp_path / FILE).is_fifo()

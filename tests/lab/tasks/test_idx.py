@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synthgrad.core import DataError
+from synthgrad.lab.tasks import idx
 from synthgrad.lab.tasks.idx import parse_idx, read_bytes
 
 PATH = Path("some-ubyte")
@@ -107,3 +109,26 @@ def test_damaged_gzip_is_refused_by_name(kind: str, tmp_path: Path) -> None:
 def test_missing_file_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing-here"):
         read_bytes(tmp_path / "nothing-here")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("name", ["text.txt", "text.gz"])
+def test_a_pipe_is_refused_and_not_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match=rf"{name}: is a pipe or device, expected a file"):
+        read_bytes(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["zeros", "zeros.gz"])
+def test_a_file_that_grows_beyond_all_bounds_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idx, "MOST_BYTES", 1 << 20)
+    path = tmp_path / name
+    for size, fits in ((1 << 20, True), ((1 << 20) + 1, False)):
+        path.write_bytes(gzip.compress(bytes(size)) if path.suffix else bytes(size))
+        if fits:
+            assert read_bytes(path) == bytes(size)
+        else:
+            with pytest.raises(DataError, match=rf"{name}: holds more than 1 MiB"):
+                read_bytes(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 import traceback
@@ -15,6 +16,9 @@ from ...version import __version__
 from .commands import bench_command, compare_command, list_command, report_command, run_command
 
 __all__ = ["main"]
+
+#: What no program can help: a disk that is full, may not be written, or is broken.
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 OK, BAD_RUN, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -105,7 +109,10 @@ def _guarded(arguments: list[str], debug: bool) -> int:
         if debug:
             traceback.print_exc()
         if _is_ours(error):
-            return _fail(str(error), BAD_USAGE)
+            return _fail(str(error), getattr(error, "exit_status", BAD_USAGE))
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            what = error.filename or "the output"
+            return _fail(f"{what}: cannot be written ({error.strerror}); make room there", BAD_RUN)
         return _fail(f"{type(error).__name__}: {error}; this is a bug, --debug shows where", BAD_RUN)
 
 

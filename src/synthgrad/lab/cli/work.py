@@ -84,15 +84,15 @@ def bench(options: Common, name: str, modes: Sequence[str] | None, given: dict[s
     folder = _folder(options.out, f"bench-{name}", resume=options.resume)
     say = None if options.quiet else lambda text: click.echo(text, err=True)
     records: list[Record] = []
+    written = True
     try:
         for record in sweep(benchmark, scope, folder, resume=options.resume, say=say):
             records.append(record)
     finally:  # also when interrupted: what is on the disk is shown
         if records:
             print_bench(records)
-            write_report(folder / "report.html", records)
-            click.echo(f"{folder / FILE} · {folder / 'report.html'}")
-    return 0 if all(r["status"] == "ok" for r in records) else 1
+            written = _write_page(folder, records)
+    return 0 if written and all(r["status"] == "ok" for r in records) else 1
 
 
 def report(folders: Sequence[Path], out: Path | None) -> int:
@@ -147,6 +147,22 @@ def _folder(out: Path | None, name: str, *, resume: bool = False) -> Path:
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
+def _write_page(folder: Path, records: Sequence[Record]) -> bool:
+    """Write a folder's page and say where; return whether it could be. What is under way fails for another reason."""
+    page = folder / "report.html"
+    try:
+        write_report(page, records)
+    except OSError as error:
+        click.echo(
+            f"synthgrad: warning: {page}: cannot be written ({error.strerror}); the records are whole, make room and "
+            f"call synthgrad report {folder}",
+            err=True,
+        )
+        return False
+    click.echo(f"{folder / FILE} · {page}")
+    return True
+
+
 def _train(configs: Sequence[AnyRun], name: str, options: Common, *, tensorboard: bool) -> int:
     """Run configurations, write their records and a report; return the exit status."""
     if tensorboard:
@@ -157,6 +173,7 @@ def _train(configs: Sequence[AnyRun], name: str, options: Common, *, tensorboard
         configs = [replace(config, tensorboard=str(out / "tensorboard")) for config in configs]
     runs = Sweep(configs, out, options.resume, options.jobs, options.threads)
     records: list[Record] = []
+    written = True
     try:
         with Display(configs, options.jobs, quiet=options.quiet) as display:
             display.estimates()
@@ -166,8 +183,7 @@ def _train(configs: Sequence[AnyRun], name: str, options: Common, *, tensorboard
         records = runs.written()
         if records:
             print_tables(records)
-            write_report(out / "report.html", records)
-            click.echo(f"{out / FILE} · {out / 'report.html'}")
+            written = _write_page(out, records)
             if tensorboard:
                 click.echo(f"tensorboard --logdir '{out / 'tensorboard'}'")
-    return 0 if all(r["status"] == "ok" for r in records) else 1
+    return 0 if written and all(r["status"] == "ok" for r in records) else 1

@@ -121,6 +121,8 @@ def read_snapshot(path: Path, owner: Owner, device: str) -> tuple[dict[str, Any]
         ConfigError: if it is whole, but another run's, or another version's.
     """
     try:
+        if not path.is_file():
+            raise OSError(0, "Is no regular file")
         raw = path.read_bytes()
     except OSError as error:
         raise DamagedSnapshotError(error.strerror or type(error).__name__) from error

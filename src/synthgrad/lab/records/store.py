@@ -6,12 +6,15 @@ import json
 import math
 import os
 import re
+import stat
 from collections.abc import Iterable, Mapping
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
 from ...core import ConfigError
 from .shape import odd_part
+from .whole import WriteError
 
 __all__ = ["FILE", "SCHEMA", "Record", "append", "finished", "identity", "open_folder", "read"]
 
@@ -39,6 +42,7 @@ def open_folder(folder: Path) -> Path:
     path = folder / FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _check_regular(path)
         with path.open("a", encoding="utf-8"):
             pass
     except OSError as error:
@@ -46,6 +50,12 @@ def open_folder(folder: Path) -> Path:
             f"--out {folder}: cannot be written ({error.strerror}); name a folder that can be with --out"
         ) from error
     return path
+
+
+def _check_regular(path: Path) -> None:
+    """Raise OSError if something is there that a program could wait for without end, a pipe say."""
+    if path.exists() and not (stat.S_ISREG(path.stat().st_mode) or path.is_dir()):
+        raise OSError(0, "Is no regular file", str(path))
 
 
 def _plain(value: Any) -> Any:
@@ -60,15 +70,35 @@ def _plain(value: Any) -> Any:
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
-    """Append a record in one write, and have it reach the disk."""
+    """Append a record in one write, and have it reach the disk.
+
+    Raises:
+        WriteError: if it cannot be written; the file is as it was before then.
+    """
     line = json.dumps(_plain(record), allow_nan=False, ensure_ascii=False) + "\n"
-    with path.open("a+b") as file:
-        # A killed program may have left half a line: the new record must not be joined to it.
-        if file.tell() and _last_byte(file) != b"\n":
-            line = "\n" + line
-        file.write(line.encode())
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        # Not buffered: what a full disk did not take must not be written once more when the file is closed.
+        with path.open("a+b", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            # A killed program may have left half a line: the new record must not be joined to it.
+            if size and _last_byte(file) != b"\n":
+                line = "\n" + line
+            try:
+                _write_all(file, line.encode())
+                os.fsync(file.fileno())
+            except BaseException:
+                file.truncate(size)
+                raise
+    except OSError as error:
+        raise WriteError(
+            f"{path}: a record cannot be written ({error.strerror}); make room there, and go on with --resume"
+        ) from error
+
+
+def _write_all(file: RawIOBase, content: bytes) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) or 0 :]  # a disk that is nearly full takes a part, and then refuses
 
 
 def _last_byte(file: Any) -> bytes:
@@ -84,6 +114,7 @@ def read(path: Path) -> tuple[list[Record], list[str]]:
     if not path.exists():
         return records, problems
     try:
+        _check_regular(path)
         with path.open(encoding="utf-8-sig", errors="replace") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ..records import Record
+from ..records import Record, write_whole
 from ..records.names import METHODS, RECURRENT
 from .bench import bench_groups
 from .budgets import budget_sheets
@@ -52,13 +52,7 @@ def write_report(path: Path, records: Iterable[Record], problems: Sequence[str] 
         methods=_methods(records),
         problems=_first([*problems, *left_out]),
     )
-    partial = path.with_suffix(".partial")
-    try:
-        partial.write_text(_printable(page), encoding="utf-8")
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    write_whole(path, _printable(page))
 
 
 def _sections(records: Sequence[Record]) -> tuple[list[Section], list[str]]:

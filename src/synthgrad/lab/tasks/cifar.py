@@ -119,7 +119,7 @@ def _read(data_dir: Path | None) -> tuple[dict[str, bytes], dict[str, Path]]:
         lost = [str(p) for p in paths.values() if not p.is_file()]
         if lost:
             raise DataError(f"{lost[0]}: missing; the folder must hold {', '.join(OFFICIAL_MD5)}")
-        return {name: path.read_bytes() for name, path in paths.items()}, paths
+        return {name: read_bytes(path) for name, path in paths.items()}, paths
     name = "cifar-10-python.tar.gz"
     archive = find(data_dir, [name]) or missing(data_dir, name)
     try:

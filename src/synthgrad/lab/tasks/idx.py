@@ -12,18 +12,29 @@ from numpy.typing import NDArray
 
 from ...core import DataError
 
-__all__ = ["parse_idx", "read_bytes"]
+__all__ = ["MOST_BYTES", "parse_idx", "read_bytes"]
+
+
+#: Bytes that a file of data has at most, decompressed.
+MOST_BYTES = 1 << 29
 
 
 def read_bytes(path: Path) -> bytes:
     """Return the content of a file, decompressed if its name ends in ``.gz``.
 
     Raises:
-        DataError: if it cannot be read or is damaged; names the file.
+        DataError: if it cannot be read, is damaged, or holds more than `MOST_BYTES`; names the file.
     """
     try:
-        raw = path.read_bytes()
-        return gzip.decompress(raw) if path.suffix == ".gz" else raw
+        if path.exists() and not path.is_file() and not path.is_dir():  # it could be waited for without end
+            raise DataError(f"{path}: is a pipe or device, expected a file; write what it gives to one first")
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+            if len(content) > MOST_BYTES:
+                raise DataError(
+                    f"{path}: holds more than {MOST_BYTES >> 20} MiB, expected a data set of less; give a smaller one"
+                )
+            return content
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
             f"{path}: cannot be read ({error or 'unexpected end of file'}); the file is damaged or cut "
