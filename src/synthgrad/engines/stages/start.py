@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
 
 from ...core import ConfigError
 
@@ -19,15 +22,18 @@ _LOCAL = ("127.0.0.1", "localhost", "::1")
 def join(backend: str | None = None, timeout_s: float = 300.0) -> tuple[int, int]:
     """Join the group, and return rank and number of processes. Blocks until all have come.
 
-    On one machine gloo is bound to the loopback device, so that nothing is open to a network. For several machines
-    set ``MASTER_ADDR`` (torchrun does) and name the network device in ``GLOO_SOCKET_IFNAME``.
+    On one machine everything is bound to the loopback device. For several machines set ``MASTER_ADDR`` (torchrun does) and
+    name the network device in ``GLOO_SOCKET_IFNAME``; the store then listens at the master's address, and gloo at that of
+    the device. What is not encrypted or kept from strangers there: see the guide. The store of ``torchrun`` is torchrun's,
+    and listens at all addresses.
 
     Args:
         backend: ``"gloo"`` or ``"nccl"``; None for NCCL where there is an accelerator for each process, else gloo.
         timeout_s: for coming together, in seconds.
 
     Raises:
-        ConfigError: if the environment does not say who and where this process is, or which device to use.
+        ConfigError: if the environment does not say who and where this process is, or which device to use; or if the port
+            is taken.
     """
     missing = [name for name in _NAMES if name not in os.environ]
     if missing:
@@ -48,5 +54,46 @@ def join(backend: str | None = None, timeout_s: float = 300.0) -> tuple[int, int
         os.environ["GLOO_SOCKET_IFNAME"] = "lo" if os.path.isdir("/sys/class/net/lo") else "lo0"
     if backend == "nccl":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    timeout, store = timedelta(seconds=timeout_s), _own_store(timeout_s)
+    if store is None:
+        dist.init_process_group(backend, timeout=timeout)
+    else:
+        rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        dist.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=world_size)
     return dist.get_rank(), dist.get_world_size()
+
+
+def _own_store(timeout_s: float) -> TCPStore | None:
+    """Return a store that listens at the master's address only; None where that cannot be, or is another's to decide."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return None
+    name, port, rank = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), int(os.environ["RANK"])
+    try:
+        # IPv4 first, as gloo's device on the loopback has it.
+        found = sorted(
+            socket.getaddrinfo(name, port, type=socket.SOCK_STREAM), key=lambda a: a[0] != socket.AF_INET
+        )
+    except OSError:
+        return None
+    family, host = found[0][0], str(found[0][4][0])
+    local = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+    if name not in _LOCAL and host.startswith("127.") and not local:
+        return None  # this machine's own name, which others know by another address
+    listener: int | None = None
+    if rank == 0:
+        try:
+            listener = socket.create_server((host, port), family=family, backlog=1024).detach()
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                return None  # it is translated on the way here
+            raise ConfigError(
+                f"MASTER_PORT={port} of {host}: {error.strerror}; choose another one"
+            ) from error
+    return TCPStore(
+        host,
+        port,
+        int(os.environ["WORLD_SIZE"]),
+        is_master=rank == 0,
+        timeout=timedelta(seconds=timeout_s),
+        master_listen_fd=listener,
+    )
