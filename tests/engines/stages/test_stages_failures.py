@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from synthgrad import SyntheticGradient, decouple
 from synthgrad.core import ConfigError, Credit, Info, Message, StageError
 from synthgrad.engines import Stages
+from synthgrad.engines.stages import meeting
 from synthgrad.engines.stages.wire import Kind
 from tests.engines.stages import programs
 from tests.engines.stages.places import InMemory, Place
@@ -204,6 +206,91 @@ def _hangs(place: Place) -> None:
             stages.step(x if place.rank == 0 else None, y)
 
 
+def _of_lengths(place: Place, lengths: tuple[int, ...], window: int | None = 2) -> None:
+    options = {"window": window, "timeout_s": 5, "transport": place.transport}
+    with Stages(
+        programs.network(len(lengths), "cdni"), programs.per_example, programs.adam, **options
+    ) as stages:
+        for x, y in programs.batches(lengths[place.rank]):
+            stages.step(x if place.rank == 0 else None, y)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "who", "other"),
+    [
+        ((9, 8, 8), "stage 1 (rank 1) ended after 8 batches", "stage 0 (rank 0) has sent 9"),
+        ((8, 9, 9), "stage 0 (rank 0) ended after 8 batches", "stage 1 (rank 1) has begun batch 9"),
+        ((8, 8, 9), "stage 1 (rank 1) ended after 8 batches", "stage 2 (rank 2) has begun batch 9"),
+        ((12, 12, 0), "stage 2 (rank 2) ended after 0 batches", "stage 1 (rank 1) has sent"),
+    ],
+)
+def test_unequal_numbers_of_batches_are_told_as_such(
+    three: InMemory, lengths: tuple[int, ...], who: str, other: str
+) -> None:
+    found = three.outcomes(_of_lengths, lengths)
+    assert len({outcome.error for outcome in found}) == 1  # one sentence, in all ranks
+    assert (found[0].error or "").startswith(f"StageError: {who}, and {other}")
+    assert "give all ranks the same number of batches" in (found[0].error or "")
+
+
+def _leaves(place: Place, who: int, k: int) -> None:
+    """Return from the program in the middle of training, as a process does that is killed."""
+    net = programs.network(3, "cdni")
+    stages = Stages(
+        net, programs.per_example, programs.adam, window=2, timeout_s=5, transport=place.transport
+    )
+    for step, (x, y) in enumerate(programs.batches(12)):
+        if place.rank == who and step == k:
+            return
+        stages.step(x if place.rank == 0 else None, y)
+        place.sleep(1 / 8)
+    stages.close()
+
+
+@pytest.mark.parametrize("who", [0, 1, 2])
+def test_a_rank_that_is_gone_is_named_by_all_others(three: InMemory, who: int) -> None:
+    found = three.outcomes(_leaves, who, 4)
+    for rank in {0, 1, 2} - {who}:
+        assert (found[rank].error or "").startswith(
+            f"StageError: stage {who} (rank {who}) has ended without a word"
+        )
+
+
+def _waits_in_turn(place: Place) -> None:
+    """The last stage hangs; the first waits for the second, which waits for it."""
+    net = programs.network(3, "true")
+    options = {"window": 0, "deterministic": True, "timeout_s": 2, "transport": place.transport}
+    with Stages(net, programs.per_example, programs.adam, **options) as stages:
+        for step, (x, y) in enumerate(programs.batches(6)):
+            if place.rank == 2 and step == 3:
+                place.sleep(10)
+            stages.step(x if place.rank == 0 else None, y)
+
+
+def test_the_rank_that_all_wait_for_in_the_end_is_named(three: InMemory) -> None:
+    for outcome in three.outcomes(_waits_in_turn):
+        assert (outcome.error or "").startswith("StageError: stage 2 (rank 2) has not answered for 2 s")
+        assert "a step takes longer than timeout_s" in (outcome.error or "")
+
+
+def _predicts_alone(place: Place) -> None:
+    net = programs.network(2, "cdni")
+    with Stages(
+        net, programs.per_example, programs.adam, window=1, timeout_s=2, transport=place.transport
+    ) as stages:
+        for x, y in programs.batches(3):
+            stages.step(x if place.rank == 0 else None, y)
+        if place.rank == 1:
+            stages.predict()
+
+
+def test_a_prediction_that_one_rank_does_not_make_is_told_as_such(two: InMemory) -> None:
+    for outcome in two.outcomes(_predicts_alone):
+        assert "stage 0 (rank 0) ended after 3 batches, and stage 1 (rank 1) is about to predict" in (
+            outcome.error or ""
+        )
+
+
 # Peers that differ
 
 
@@ -240,6 +327,8 @@ def _with_settings(place: Place, settings: tuple[dict[str, Any], ...]) -> None:
         (({}, {}, {"observe_prob": 0.5}), "rank 0 and rank 2 differ in observe_prob: 1.0 against 0.5"),
         (({"wire_dtype": torch.bfloat16}, {}, {}), "rank 0 and rank 1 differ in wire_dtype"),
         (({}, {"seed": 1}, {}), "rank 0 and rank 1 differ in seed: 0 against 1"),
+        (({}, {"window": 3}, {}), "rank 0 and rank 1 differ in window: None against 3"),
+        (({}, {}, {"clip_norm": 1.0}), "rank 0 and rank 2 differ in clip_norm: None against 1.0"),
     ],
 )
 def test_other_settings_are_refused(
@@ -320,3 +409,21 @@ def test_without_a_process_group_it_says_how_to_start() -> None:
 
 def test_stage_errors_are_errors_of_the_package() -> None:
     assert issubclass(StageError, RuntimeError)
+
+
+def _of_versions(place: Place) -> None:
+    Stages(
+        programs.network(3, "cdni"), nn.CrossEntropyLoss(), programs.adam, transport=place.transport
+    ).close()
+
+
+def test_another_version_is_refused_by_name(three: InMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    def greeting() -> str:
+        return "synthgrad 9.0" if "rank 2" in threading.current_thread().name else "synthgrad 8.0"
+
+    monkeypatch.setattr(meeting, "greeting", greeting)
+    for outcome in three.outcomes(_of_versions):
+        assert "synthgrad 9.0, and rank" in (outcome.error or "") or "and rank 2 synthgrad 9.0" in (
+            outcome.error or ""
+        )
+        assert (outcome.error or "").endswith("install the same version for all processes")
