@@ -36,6 +36,10 @@ ABOUT: Mapping[str, str] = {
     ),
     "pipeline": PIPELINE_ABOUT,
     "networks": NETWORKS_ABOUT,
+    "faults": (
+        "A run on stages of which one rank is killed, frozen or raises: how long it takes until the engines of all others have "
+        "ended, and until their processes have, with what the interpreter and PyTorch do at the end; and what they say."
+    ),
 }
 
 #: What peers are that no training method is.
@@ -236,6 +240,15 @@ def _memory(record: Record) -> _Cells:
     )
 
 
+def _faults(record: Record) -> _Cells:
+    cell, metrics = part(record, "cell"), part(record, "metrics")
+    return {name: text(cell.get(name), 20) for name in ("stages", "rank", "moment", "fault")} | {
+        "others ended": unit("s", number(metrics, "others_ended_s")),
+        "others exited": unit("s", number(metrics, "others_exited_s")),
+        "they say": text(metrics.get("sentence") or DASH, 400),
+    }
+
+
 _LEARNED = ("target accuracy", "time to it", "accuracy")
 
 #: For benchmarks that are known: the columns of a line, and those that may be left out.
@@ -247,6 +260,7 @@ _COLUMNS: Mapping[str, tuple[Callable[[Record], _Cells], tuple[str, ...]]] = {
     ),
     "unroll": (_unroll, ()),
     "layer-parallel": (_layer_parallel, ("compiled", *_LEARNED)),
+    "faults": (_faults, ()),
     "pipeline": (
         _pipeline,
         (
