@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from ..records import Record
 from .bench_networks import NETWORKS_ABOUT, networks_markdown, networks_sheet
 from .bench_pipeline import PIPELINE_ABOUT, PIPELINE_PEERS, PIPELINE_SIZES, pipeline_cells, without_rivals
+from .bench_survival import SURVIVAL_ABOUT, damage_sheet, kills_sheet
 from .fields import is_bench, number, part, status, text
 from .sheet import DASH, Sheet, as_markdown, unit
 
@@ -36,6 +37,7 @@ ABOUT: Mapping[str, str] = {
     ),
     "pipeline": PIPELINE_ABOUT,
     "networks": NETWORKS_ABOUT,
+    **SURVIVAL_ABOUT,
     "faults": (
         "A run on stages of which one rank is killed, frozen or raises: how long it takes until the engines of all others have "
         "ended, and until their processes have, with what the interpreter and PyTorch do at the end; and what they say."
@@ -57,6 +59,13 @@ _PEERS: Mapping[str, str] = {
 }
 
 _Cells = dict[str, str]
+
+#: Benchmarks whose lines are gathered into rows.
+_SHEETS: Mapping[str, Callable[[Sequence[Record]], Sheet]] = {
+    "networks": networks_sheet,
+    "kills": kills_sheet,
+    "damage": damage_sheet,
+}
 
 
 def bench_groups(records: Iterable[Record]) -> dict[str, list[Record]]:
@@ -93,8 +102,8 @@ def bench_sheet(name: str, records: Sequence[Record]) -> Sheet:
         name: of the benchmark, without ``bench/``.
         records: its lines, at least one.
     """
-    if name == "networks":
-        return networks_sheet(records)
+    if name in _SHEETS:
+        return _SHEETS[name](records)
     records = without_rivals(name, records)
     make, optional = _COLUMNS.get(name, (None, ()))
     found = [make(r) for r in records] if make else _generic(records)
