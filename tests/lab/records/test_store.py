@@ -298,3 +298,33 @@ def test_pipes_in_place_of_records_are_not_waited_for(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="Is no regular file"):
         write_whole(tmp_path / FILE, "text")
     assert (tmp_path / FILE).is_fifo()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [('"seed": 1', '"seed": 7'), ("1.5", "1.4"), ('"seed": 1, ', ""), ("mnist", "mnixt")]
+)
+def test_a_record_that_was_changed_is_told(before: str, after: str, tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    for seed in (0, 1, 2):
+        append(path, _record(seed=seed, metrics={"test_error_pct": 1.5, "ü": math.nan}))
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join([lines[0], lines[1].replace(before, after), lines[2]]), encoding="utf-8")
+    records, problems = read(path)
+    assert problems == [f"{path}, line 2: is not as it was written, kept"]
+    assert len(records) == 3
+    assert all("sum" not in r for r in records)
+
+
+def test_records_of_before_there_were_sums_are_read_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text(json.dumps(_record()))
+    assert read(tmp_path / FILE) == ([_record()], [])
+
+
+def test_of_many_changed_records_ten_are_named(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    for seed in range(12):
+        append(path, _record(seed=seed))
+    path.write_text(path.read_text().replace("cdni", "dni"))
+    records, problems = read(path)
+    assert {r["method"] for r in records} == {"dni"}
+    assert problems[10:] == [f"{path}: and 2 more lines, kept"]

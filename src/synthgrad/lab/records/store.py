@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -28,6 +29,9 @@ _MOST_PROBLEMS = 10
 
 #: Half of a character of two, which no file and no terminal takes.
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
+
+#: Part of a line: sum of the rest of it.
+_SUM = "sum"
 
 #: Where these agree, two records are of the same run.
 _IDENTITY = ("experiment", "tier", "method", "seed", "cell", "steps", "batch_size", "config")
@@ -75,7 +79,8 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
     Raises:
         WriteError: if it cannot be written; the file is as it was before then.
     """
-    line = json.dumps(_plain(record), allow_nan=False, ensure_ascii=False) + "\n"
+    whole = {k: v for k, v in record.items() if k != _SUM}
+    line = _text({**whole, _SUM: _sum(_text(_plain(whole)))}) + "\n"
     try:
         # Not buffered: what a full disk did not take must not be written once more when the file is closed.
         with path.open("a+b", buffering=0) as file:
@@ -95,6 +100,14 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
         ) from error
 
 
+def _text(record: Mapping[str, Any]) -> str:
+    return json.dumps(_plain(record), allow_nan=False, ensure_ascii=False)
+
+
+def _sum(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
 def _write_all(file: RawIOBase, content: bytes) -> None:
     left = memoryview(content)
     while left:
@@ -107,10 +120,10 @@ def _last_byte(file: Any) -> bytes:
 
 
 def read(path: Path) -> tuple[list[Record], list[str]]:
-    """Return the records of a file, and lines about what was left out, some ten at most."""
+    """Return the records of a file, and lines about what was left out or has been changed, some ten at most."""
     records: list[Record] = []
     problems: list[str] = []
-    more = 0
+    more = {"left out": 0, "kept": 0}
     if not path.exists():
         return records, problems
     try:
@@ -119,17 +132,29 @@ def read(path: Path) -> tuple[list[Record], list[str]]:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     record, wrong = _parsed(line)
+                    fate = "left out" if wrong else "kept"
                     if not wrong:
                         records.append(record)
-                    elif len(problems) < _MOST_PROBLEMS:
-                        problems.append(f"{path}, line {number}: {wrong}, left out")
+                        if not _changed(record):
+                            continue
+                        wrong = "is not as it was written"
+                    if len(problems) < _MOST_PROBLEMS:
+                        problems.append(f"{path}, line {number}: {wrong}, {fate}")
                     else:
-                        more += 1
+                        more[fate] += 1
     except OSError as error:
         problems.append(f"{path}: cannot be read ({error.strerror}), left out")
-    if more:
-        problems.append(f"{path}: and {more} more lines, left out")
+    problems += [f"{path}: and {num} more lines, {fate}" for fate, num in more.items() if num]
     return records, problems
+
+
+def _changed(record: Record) -> bool:
+    """Take the sum out of a record; return whether it is another than that of the rest. Older records have none."""
+    found = record.pop(_SUM, None)
+    try:
+        return found is not None and found != _sum(_text(record))
+    except (ValueError, RecursionError):  # a number that JSON does not have
+        return True
 
 
 def _parsed(line: str) -> tuple[Record, str]:
