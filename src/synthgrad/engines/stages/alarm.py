@@ -121,14 +121,23 @@ class Alarm:
             f"{what}: not all stages have come within {timeout_s:g} s ({self.who} has); all processes must call it"
         )
 
-    def broken(self, link: str, error: BaseException) -> StageError:
-        """Return the error for a link that broke: with its cause, if that gets known in a moment."""
+    def broken(self, link: str, error: BaseException, timeout_s: float) -> StageError:
+        """Return the error for a link that broke: with its cause, if that gets known in a moment.
+
+        Args:
+            link: what broke.
+            error: what the transport says of it.
+            timeout_s: how long a stage waits for another, in seconds.
+        """
         until = self._clock.now() + _PATIENCE_S
         while self._clock.now() < until:
             cause = self.cause()
             if cause is not None:
                 return StageError(cause)
             self._clock.sleep(_POLL_S)
+        for rank in self._others:
+            if self._is_silent(rank, timeout_s):
+                return self.late(rank, "progress", timeout_s)
         lines = str(error).splitlines()
         return self.blame(
             f"{link} broke, and the processes at both ends live ({type(error).__name__}: {lines[0][:200] if lines else ''}); "
@@ -140,9 +149,9 @@ class Alarm:
         if isinstance(error, BrokenLine):
             if error.is_late and self.cause() is None:
                 return self.late(error.peer, "progress", timeout_s)
-            return self.broken(f"the link to {self.name(error.peer)}", error)
+            return self.broken(f"the link to {self.name(error.peer)}", error, timeout_s)
         if type(error) is not StageError and isinstance(error, RuntimeError) and "gloo" in str(error):
-            return self.broken("the connection of the replicas", error)
+            return self.broken("the connection of the replicas", error, timeout_s)
         return error
 
     def _is_silent(self, rank: int, timeout_s: float) -> bool:

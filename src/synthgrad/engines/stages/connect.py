@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -117,8 +117,11 @@ class Connected:
         return [link for link in (self.above, self.below) if link is not None]
 
     @contextmanager
-    def guarded(self) -> Generator[None]:
+    def guarded(self, forget: Callable[[], None] = lambda: None) -> Generator[None]:
         """Stop in order if something fails: with the cause, where it is another's, and so that all others know of it.
+
+        Args:
+            forget: is called if something has failed.
 
         Raises:
             StageError: for what another process, or the network, has broken.
@@ -128,6 +131,7 @@ class Connected:
             yield
         except BaseException as error:
             told = self.meeting.alarm.explained(error, self.timeout_s)
+            forget()
             self.fail(told)
             if told is error:
                 raise

@@ -6,26 +6,23 @@ Every process runs the same program and builds the same decoupled network; each 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from ...core import ConfigError, Decoupled, Guard, Instruments, Monitor, Timeline
 from ...core.modes import evaluating
-from ..apart import hide_attributes, take_apart
 from ..base import Criterion, Passed, StepRecord, loads_state, model_inputs
 from ..buffers import sparing_buffers
 from ..checks import warn_of_evaluation
 from ..optimizers import (
-    Named,
     OptimizerFactory,
     clear_casts,
     has_gradient,
-    make_optimizers,
     step_all,
     zero_grad,
 )
@@ -41,6 +38,7 @@ from .gather import Gather
 from .late import LateInput
 from .layout import Layout
 from .meeting import Meeting
+from .own import own_part
 from .replicas import average_gradients, replicated
 from .stage import Stage
 from .transport import Transport, distributed
@@ -139,21 +137,11 @@ class Stages:
         )
         meeting = Meeting.of(transport, layout, timeout_s)
         try:
-            parts = take_apart(net, None if example is None else model_inputs(example, {}))
-            hide_attributes(net, [part.attributes for part in parts], layout.stage)
-            part = parts[layout.stage]
+            self._instruments = Instruments(Guard.of(guard), monitor, timeline)
+            own = own_part(net, layout, example, optimizer, rule_options, input_options)
+            self._name, self._rule, part, supplies = own.name, own.rule, own.part, own.supplies
             self.module = part.module
-            self._name = net.graph.modules[layout.stage].name
-            sites = list(net.graph.sites.values())
-            rule = None if layout.is_last else net.interfaces[sites[layout.stage].name].rule
-            supplies = None if layout.is_first else net.interfaces[sites[layout.stage - 1].name].input_rule
-            self.optimizers: list[Optimizer] = make_optimizers(
-                optimizer,
-                self._name,
-                ([(n, net.model.get_parameter(n)) for n in net.graph.modules[layout.stage].parameters], None),
-                (_named("rule", rule), rule_options),
-                (_named("input rule", supplies), input_options),
-            )
+            self.optimizers: list[Optimizer] = own.optimizers
             penalties = Penalties(net, penalty)
             self._clip = (
                 None if clip_norm is None else Clip(clip_norm, part.module, replicas, meeting, timeout_s)
@@ -162,14 +150,14 @@ class Stages:
             meeting.alarm.ring(error)  # the others wait for this process in the handshake
             meeting.peers.part()
             raise
+        sites = list(net.graph.sites.values())
         device = sites[min(layout.stage, len(sites) - 1)].device
-        self._instruments = Instruments(Guard.of(guard), monitor, timeline)
         inputs = None if part.inputs is None else part.inputs.forms
         self._links: Connected = connect(
             meeting,
             layout,
             [slot_of(site) for site in sites],
-            rule,
+            own.rule,
             settings,
             {"the network": describe(net), "clip_norm": clip_norm},
             device,
@@ -178,29 +166,31 @@ class Stages:
             else [Slot((None,) * max(f.ndim - 1, 0), f.dtype, bare=not f.needed) for f in inputs],
             monitored=monitor is not None,
         )
-        self._rule = rule
         below = self._links.below
         copies = layout.stage > 0 and part.inputs is None and sites[layout.stage - 1].name in net.graph.copies
         self._watch = Watch(net, self.optimizers, self._name)
-        self._stage = Stage(
-            replicated(part, self._links.lines.replicas),
-            net.units,
-            watched(criterion, net) if layout.is_last else None,
-            rule,
-            below=below,
-            above=self._links.above,
-            window=self._links.window,
-            exact=deterministic,
-            instruments=self._instruments,
-            name=self._name,
-            sends_target=target is not None,
-            late=None if supplies is None or below is None else LateInput(supplies, below, self._instruments),
-            copies=copies,
-            penalty=penalties.term(self._name),
-            # One norm a step is all that the stages agree upon, so with it a step has one update.
-            update=self._update if self._clip is None else None,
-        )
-        self._gather = Gather(net, parts, meeting, replicas, timeout_s)
+        with self._guarded():  # data parallel training begins with a meeting of the replicas
+            self._stage = Stage(
+                replicated(part, self._links.lines.replicas),
+                net.units,
+                watched(criterion, net) if layout.is_last else None,
+                own.rule,
+                below=below,
+                above=self._links.above,
+                window=self._links.window,
+                exact=deterministic,
+                instruments=self._instruments,
+                name=self._name,
+                sends_target=target is not None,
+                late=None
+                if supplies is None or below is None
+                else LateInput(supplies, below, self._instruments),
+                copies=copies,
+                penalty=penalties.term(self._name),
+                # One norm a step is all that the stages agree upon, so with it a step has one update.
+                update=self._update if self._clip is None else None,
+            )
+        self._gather = Gather(net, own.parts, meeting, replicas, timeout_s)
         self._step = 0
         self._passes = 0
         self._busy_s = 0.0
@@ -366,22 +356,16 @@ class Stages:
         if error is None:
             self.close()
         else:
-            self._fail(error)
+            self._forget()
+            self._links.fail(error)
 
-    def _fail(self, error: BaseException) -> None:
-        """Tell the others, and leave nothing that waits."""
+    def _guarded(self) -> AbstractContextManager[None]:
+        return self._links.guarded(self._forget)
+
+    def _forget(self) -> None:
+        """Leave nothing behind of a step that has failed."""
         for optimizer in self.optimizers:
             zero_grad(optimizer)
-        self._links.fail(error)
-
-    @contextmanager
-    def _guarded(self) -> Generator[None]:
-        try:
-            with self._links.guarded():
-                yield
-        except BaseException as error:
-            self._fail(error)
-            raise
 
     @property
     def waited_s(self) -> float:
@@ -412,7 +396,3 @@ class Stages:
     def round_trip_s(self) -> float:
         """Round trip to the stage above as measured at the start, in seconds; 0 for the last stage."""
         return self._links.round_trip_s
-
-
-def _named(what: str, rule: nn.Module | None) -> list[Named]:
-    return [] if rule is None else [(f"{what}.{n}", p) for n, p in rule.named_parameters()]

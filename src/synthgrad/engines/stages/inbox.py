@@ -169,7 +169,7 @@ class Inbox:
         except StageError:
             raise
         except Exception as error:
-            raise self._alarm.broken(self._incoming.name, error) from error
+            raise self._alarm.broken(self._incoming.name, error, self._timeout_s) from None
 
 
 def _mapped(change: Callable[[Tensor], Tensor], tensors: Any) -> list[Tensor | None]:
