@@ -119,18 +119,18 @@ class _Seen:
 
     Attributes:
         ended_s: when its engine had ended, well or by an error, after the fault; None if it never has.
-        exited_s: when its process had.
+        has_exited: so has its process.
         said: the error; empty if there was none.
     """
 
     ended_s: float | None = None
-    exited_s: float | None = None
+    has_exited: bool = False
     said: str = ""
 
 
 def _measured(case: _Case, line: Record, device: str) -> Iterator[Record]:
     others = {rank: seen for rank, seen in enumerate(_outcome(case)) if rank != case.rank}
-    hanging = [rank for rank, seen in others.items() if seen.ended_s is None or seen.exited_s is None]
+    hanging = [rank for rank, seen in others.items() if seen.ended_s is None or not seen.has_exited]
     sentences = list(dict.fromkeys(seen.said for seen in others.values() if seen.said))
     error = None
     if hanging:
@@ -141,7 +141,6 @@ def _measured(case: _Case, line: Record, device: str) -> Iterator[Record]:
         error = "the others have noticed nothing"
     metrics = {
         "others_ended_s": max((seen.ended_s or _HANGS_S for seen in others.values()), default=None),
-        "others_exited_s": max((seen.exited_s or _HANGS_S for seen in others.values()), default=None),
         "sentence": " │ ".join(sentences) or None,
     }
     yield finish_line(line, device, metrics, error)
@@ -149,7 +148,9 @@ def _measured(case: _Case, line: Record, device: str) -> Iterator[Record]:
 
 def _outcome(case: _Case) -> list[_Seen]:
     """Run a case; return what was seen of its ranks."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # PyTorch is loaded once, and its compiler, which optimizers load at their first step.
+    context.set_forkserver_preload([__name__, "torch._dynamo"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -178,8 +179,7 @@ def _watched(case: _Case, ends: dict[Any, int], processes: list[Any]) -> list[_S
     while waiting and time.monotonic() < until:
         for ready in wait([*ends, *waiting], 0.1):
             if ready in waiting:
-                # As a whole: with what the interpreter and PyTorch do at the end.
-                seen[waiting.pop(ready)].exited_s = time.monotonic()
+                seen[waiting.pop(ready)].has_exited = True
         for end, rank in list(ends.items()):
             try:
                 while end.poll():
@@ -192,7 +192,6 @@ def _watched(case: _Case, ends: dict[Any, int], processes: list[Any]) -> list[_S
                 del ends[end]
     for one in seen:
         one.ended_s = None if one.ended_s is None or began is None else one.ended_s - began
-        one.exited_s = None if one.exited_s is None or began is None else one.exited_s - began
     return seen
 
 

@@ -39,8 +39,8 @@ ABOUT: Mapping[str, str] = {
     "networks": NETWORKS_ABOUT,
     **SURVIVAL_ABOUT,
     "faults": (
-        "A run on stages of which one rank is killed, frozen or raises: how long it takes until the engines of all others have "
-        "ended, and until their processes have, with what the interpreter and PyTorch do at the end; and what they say."
+        "A run on stages of which one rank is killed, frozen or raises: how long it takes until all others have ended, and "
+        "what they say. One that had not ended after 20 s, or knew no cause, would be a failure."
     ),
 }
 
@@ -253,7 +253,6 @@ def _faults(record: Record) -> _Cells:
     cell, metrics = part(record, "cell"), part(record, "metrics")
     return {name: text(cell.get(name), 20) for name in ("stages", "rank", "moment", "fault")} | {
         "others ended": unit("s", number(metrics, "others_ended_s")),
-        "others exited": unit("s", number(metrics, "others_exited_s")),
         "they say": text(metrics.get("sentence") or DASH, 400),
     }
 
