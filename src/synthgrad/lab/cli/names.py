@@ -39,7 +39,17 @@ EXPERIMENTS = (
     ),
     *("dni_search", "unlock_search", "multinet_search", "copy_search", "cnn_search"),
 )
-BENCHMARKS = ("step", "memory", "unroll", "layer-parallel", "pipeline", "networks", "kills", "faults")
+BENCHMARKS = (
+    "step",
+    "memory",
+    "unroll",
+    "layer-parallel",
+    "pipeline",
+    "networks",
+    "kills",
+    "damage",
+    "faults",
+)
 METHODS = (
     *("backprop", "no_bprop", "dni", "cdni", "stale", "local_loss", "sobolev", "delayed"),
     *("dni_unlock", "cdni_unlock"),
@@ -63,6 +73,7 @@ METHODS_OF_BENCHMARKS = {
     ),
     "networks": ("plain", "in_process", "stages", "layer_parallel"),
     "kills": ("backprop", "cdni", "dni"),
+    "damage": ("reader",),
     "faults": ("killed", "frozen", "raises"),
 }
 ARCHS = ("fcn", "cnn")

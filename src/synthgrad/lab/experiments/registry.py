@@ -25,6 +25,7 @@ from . import (
     unlock_search,
 )
 from .bench import Benchmark
+from .bench_damage import DamageBench
 from .bench_faults import FaultsBench
 from .bench_kills import KillsBench
 from .bench_layer_parallel import LayerParallelBench
@@ -244,6 +245,7 @@ _BENCHMARKS: tuple[Benchmark, ...] = (
     PipelineBench(),
     NetworksBench(),
     KillsBench(),
+    DamageBench(),
     FaultsBench(),
 )
 BENCHMARKS = {b.name: b for b in _BENCHMARKS}

@@ -63,8 +63,9 @@ def parse_batch(content: bytes, path: Path) -> tuple[NDArray[np.uint8], NDArray[
         images = np.asarray(batch[b"data"])
         labels = np.asarray(batch[b"labels"], np.int64)
     except Exception as error:  # a damaged pickle can raise anything
+        reason = " ".join(str(error).split())
         raise DataError(
-            f"{path}: is no CIFAR-10 batch ({type(error).__name__}: {error}); the file is damaged or another "
+            f"{path}: is no CIFAR-10 batch ({type(error).__name__}: {reason}); the file is damaged or another "
             "one, fetch it again"
         ) from error
     if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != 3072 or labels.ndim != 1:
