@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from synthgrad.core import ConfigError, DataError
+from synthgrad.lab.cli.damaged_lines import COMMAND_LINES
 from synthgrad.lab.experiments import bench_damage, damaged_inputs
 from synthgrad.lab.experiments.bench import choose
 from synthgrad.lab.experiments.bench_damage import DamageBench
@@ -66,7 +67,7 @@ def test_damage_is_drawn_and_differs() -> None:
     assert any(len(m) > len(content) for m in made)
 
 
-@pytest.mark.parametrize("kind", INPUTS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [*INPUTS, *COMMAND_LINES], ids=lambda kind: kind.name)
 def test_no_damage_is_gone_on_with_in_silence(kind: Input, tmp_path: Path) -> None:
     path = kind.make(tmp_path)
     content, whole, draws = path.read_bytes(), kind.take(path), random.Random(1)

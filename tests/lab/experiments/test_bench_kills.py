@@ -45,7 +45,7 @@ def test_every_engine_and_loop_is_killed(tier: str, total: int, slow: int) -> No
 
 
 @pytest.mark.parametrize(
-    "given", [{"widths": (8,)}, {"learn": True}, {"methods": ("stale",)}, {"device": "cuda"}]
+    "given", [{"widths": (8,)}, {"learn": True}, {"methods": ("stale",)}, {"precision": "bfloat16"}]
 )
 def test_what_it_does_not_measure_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="bench kills"):

@@ -6,7 +6,7 @@ Apart from `commands`, so that help and completion need not wait for PyTorch.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ import click
 
 from ...core import ConfigError
 from ..experiments import compare as comparison
-from ..experiments.bench import choose, sweep
+from ..experiments.bench import Benchmark, choose, sweep
+from ..experiments.bench_damage import DamageBench
+from ..experiments.damaged_inputs import INPUTS
 from ..experiments.machine import choose_device
 from ..experiments.methods import METHODS
 from ..experiments.recurrent_methods import RECURRENT_METHODS
@@ -27,11 +29,16 @@ from ..experiments.tensorboard import check_installed
 from ..records import FILE, Record, read
 from ..report import write_report
 from ..tasks import DATASETS, TEXTS
+from .damaged_lines import COMMAND_LINES
 from .names import MODES
 from .options import Common
 from .show import Display, print_bench, print_tables
 
 __all__ = ["bench", "compare", "report", "run", "show_list"]
+
+
+#: Benchmarks that measure the command line too.
+_OWN: Mapping[str, Benchmark] = {"damage": DamageBench((*INPUTS, *COMMAND_LINES))}
 
 
 def compare(
@@ -66,7 +73,7 @@ def run(options: Common, name: str, choice: dict[str, Any], *, tensorboard: bool
 
 def bench(options: Common, name: str, modes: Sequence[str] | None, given: dict[str, Any]) -> int:
     """Measure a benchmark; return the exit status."""
-    benchmark = benchmark_named(name)
+    benchmark = _OWN.get(name) or benchmark_named(name)
     if options.jobs > 1:
         raise ConfigError(f"--jobs {options.jobs}: a benchmark wants the machine to itself; leave out --jobs")
     if unknown := set(modes or ()) - set(MODES):

@@ -9,6 +9,7 @@ import random
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,14 +24,21 @@ _FAULTS = OUTCOMES[-3:]
 
 
 class DamageBench:
-    """Small inputs; ``rounds`` is the number of damaged ones of all kinds together."""
+    """Small inputs; ``rounds`` is the number of damaged ones of all kinds together.
+
+    Args:
+        inputs: the kinds. The command line adds its own, which this folder knows nothing of.
+    """
+
+    def __init__(self, inputs: Sequence[Input] = INPUTS) -> None:
+        self._inputs = inputs
 
     name = "damage"
     about = "damaged data, texts, records, snapshots and command lines: refused, told, or gone on with"
     tiers = {
-        "smoke": Scope((1,), (2,), (1,), ("reader",), rounds=200, tier="smoke"),
-        "quick": Scope((1,), (2,), (1,), ("reader",), rounds=10_000, tier="quick"),
-        "full": Scope((1,), (2,), (1,), ("reader",), rounds=100_000, tier="full"),
+        "smoke": Scope((16,), (3,), (32,), ("reader",), rounds=200, tier="smoke"),
+        "quick": Scope((16,), (3,), (32,), ("reader",), rounds=10_000, tier="quick"),
+        "full": Scope((16,), (3,), (32,), ("reader",), rounds=100_000, tier="full"),
     }
     networks = {"fcn": tiers}
 
@@ -46,10 +54,11 @@ class DamageBench:
                 raise ConfigError(
                     f"bench damage: {name} {getattr(scope, name)}: it trains nothing; leave that out"
                 )
+        scope = replace(scope, device="cpu")
         return [
-            self._setting(scope, kind, len(range(k, scope.rounds, len(INPUTS))), seed)
+            self._setting(scope, kind, len(range(k, scope.rounds, len(self._inputs))), seed)
             for seed in scope.seeds
-            for k, kind in enumerate(INPUTS)
+            for k, kind in enumerate(self._inputs)
             if k < scope.rounds
         ]
 

@@ -120,10 +120,10 @@ class KillsBench:
         if os.name != "posix":
             raise ConfigError("bench kills: this system has no POSIX signals; run it on Linux or macOS")
         usual = self.tiers["quick"]
-        for name in ("widths", "layers", "batch_sizes", "compiled", "precision", "device"):
+        for name in ("widths", "layers", "batch_sizes", "compiled", "precision"):
             if getattr(scope, name) != getattr(usual, name):
                 raise ConfigError(
-                    f"bench kills: {name} {getattr(scope, name)}: its runs are given; leave that out, and use --device cpu"
+                    f"bench kills: {name} {getattr(scope, name)}: its runs are given; leave that out"
                 )
         if scope.learn:
             raise ConfigError("bench kills trains to no accuracy; leave out --learn")
@@ -132,6 +132,7 @@ class KillsBench:
             raise ConfigError(
                 f"method '{sorted(unknown)[0]}' is unknown to bench kills; accepted: {', '.join(usual.methods)}"
             )
+        scope = replace(scope, device="cpu")  # whatever else there is
         return [
             self._setting(scope, kind, num, seed)
             for seed in scope.seeds

@@ -7,7 +7,6 @@ import pickle
 import random
 import signal
 import struct
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -16,14 +15,12 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
 
-from ...core import DataError, SynthgradError
+from ...core import SynthgradError
 from ..records import FILE, SCHEMA, append, read
-from ..report import tabulate
 from ..tasks.cifar import parse_batch
 from ..tasks.idx import parse_idx, read_bytes
 from ..tasks.text import read_text
@@ -216,7 +213,6 @@ def _records_file(folder: Path) -> Path:
 
 def _take_records(path: Path) -> Any:
     records, problems = read(path)
-    tabulate(records)  # whatever is read must be shown
     changed = [r for r in records if {**{k: r.get(k) for k in _RECORD}, "seed": 0} != _RECORD]
     if problems:
         told = sum(problem.endswith("kept") for problem in problems)
@@ -256,58 +252,6 @@ def _take_snapshot(path: Path) -> Any:
     raise _Told(None if found == before else ("wrong", found), str(caught[0].message))
 
 
-# Command lines
-
-_LINES = (
-    "compare\0--steps\x003\0--batch-size\x0032\0--methods\0backprop,cdni\0--device\0cpu\0--layers\x003\0--width\x008",
-    "run\0charlm\0--tier\0smoke\0--unroll\x005\0--methods\0dni\0--seeds\x000,1\0--threads\x001\0--jobs\x002",
-    "bench\0step\0--tier\0smoke\0--width\x0016\0--layers\x003\0--rounds\x002\0--modes\0eager",
-    "list",
-)
-
-
-def _line_file(folder: Path) -> Path:
-    path = folder / "line"
-    path.write_text("\n".join(_LINES), encoding="utf-8")
-    return path
-
-
-def _take_line(path: Path) -> Any:
-    """Call the command line up to where it would begin to work; a line that is not refused is one like any other."""
-    from ..cli import main, work
-
-    lines = path.read_bytes().decode("utf-8", "surrogateescape").split("\n")
-    asked = lines[len(path.read_bytes()) % len(lines)].split("\0")
-    shown = sys.stderr
-    nothing = mock.Mock(return_value=0)
-    with (
-        mock.patch.object(work, "_train", nothing),
-        mock.patch.object(work, "sweep", mock.Mock(return_value=iter(()))),
-        mock.patch.object(work, "write_report", nothing),
-        _noted_exit() as status,
-    ):
-        main.main(asked)
-    said = shown.getvalue() if isinstance(shown, StringIO) else ""
-    if status[0] == 2:
-        # Without a command the help is shown; everything else is one line.
-        if said.count("\n") > 1 or "Traceback" in said or "is a bug" in said:
-            raise RuntimeError(f"{asked}: {said}")
-        raise DataError("refused in a line")
-    if status[0] != 0:
-        raise RuntimeError(f"{asked}: exit status {status[0]}: {said}")
-    return tuple(asked)
-
-
-@contextmanager
-def _noted_exit() -> Generator[list[Any]]:
-    """Note the status with which a program wants to end."""
-    status: list[Any] = [None]
-    try:
-        yield status
-    except SystemExit as end:
-        status[0] = end.code
-
-
 INPUTS: Sequence[Input] = (
     Input("images (IDX, gzip)", _idx_file, _take_idx, summed=True),
     Input("images (CIFAR-10 batch)", _cifar_file, _take_cifar),
@@ -315,5 +259,4 @@ INPUTS: Sequence[Input] = (
     Input("text (gzip)", _gzip_text, _take_text, summed=True),
     Input("records", _records_file, _take_records),
     Input("snapshot", _snapshot_file, _take_snapshot, summed=True),
-    Input("command line", _line_file, _take_line),
 )
