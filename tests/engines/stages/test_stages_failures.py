@@ -269,7 +269,7 @@ def _waits_in_turn(place: Place) -> None:
 
 def test_the_rank_that_all_wait_for_in_the_end_is_named(three: InMemory) -> None:
     for outcome in three.outcomes(_waits_in_turn):
-        assert (outcome.error or "").startswith("StageError: stage 2 (rank 2) has not answered for 2 s")
+        assert (outcome.error or "").startswith("StageError: stage 2 (rank 2) has not answered within 2 s")
         assert "a step takes longer than timeout_s" in (outcome.error or "")
 
 

@@ -28,8 +28,8 @@ def _record(stages: int, rank: int, moment: str, fault: str) -> Record:
     [
         # The two that hold for days once, and the one that takes the store with it.
         (3, 1, "making groups", "killed", 2.0, "stage 1 (rank 1) has ended without a word"),
-        (2, 0, "measuring links", "frozen", 5.0, "stage 0 (rank 0) has not answered for 3 s"),
-        (3, 0, "mid-step", "frozen", 5.0, "stage 0 (rank 0) has not answered for 3 s"),
+        (2, 0, "measuring links", "frozen", 5.0, "stage 0 (rank 0) has not answered within 3 s"),
+        (3, 0, "mid-step", "frozen", 5.0, "stage 0 (rank 0) has not answered within 3 s"),
         (2, 1, "closing", "killed", 2.0, "stage 1 (rank 1) has ended without a word"),
     ],
 )

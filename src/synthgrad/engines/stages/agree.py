@@ -35,7 +35,7 @@ def agree(meeting: Meeting, facts: Mapping[str, Any], timeout_s: float) -> list[
     """
     meeting.tell(f"hello/{meeting.transport.rank}", facts)
     found: list[dict[str, Any]] = [
-        meeting.told(f"hello/{k}", k, "handshake", timeout_s) for k in range(meeting.transport.world_size)
+        meeting.told(f"hello/{k}", k, timeout_s) for k in range(meeting.transport.world_size)
     ]
     first = found[0]["same"]
     for other, theirs in enumerate(found):

@@ -82,12 +82,11 @@ class Alarm:
             self._peers.tell(_CAUSE, sentence)
         return StageError(self._peers.told(_CAUSE) or sentence)
 
-    def late(self, rank: int, what: str, timeout_s: float) -> StageError:
+    def late(self, rank: int, timeout_s: float) -> StageError:
         """Return the error for a process that lets this one wait too long: it, or the one that it waits for itself.
 
         Args:
             rank: of that process.
-            what: has not come, as in "answer for batch 3".
             timeout_s: how long it was waited for, in seconds.
         """
         seen = [self._rank]
@@ -96,11 +95,11 @@ class Alarm:
                 break
             seen.append(rank)
             rank = following
-        missing = f"no {what} within {timeout_s:g} s"
         if rank in seen:
+            one, two = sorted((rank, seen[-1]))
             return self.blame(
-                f"{self.name(rank)} and {self.name(seen[-1])} wait for each other ({missing} at {self.who}): all processes "
-                "must call step, predict and close in the same order"
+                f"{self.name(one)} and {self.name(two)} have waited for each other for {timeout_s:g} s: all processes must call "
+                "step, predict and close in the same order"
             )
         if self._is_silent(rank, timeout_s):
             why = "it is frozen, or cut off from the network"
@@ -108,15 +107,13 @@ class Alarm:
             why = "it has closed its engine already; all processes must call step, predict and close in the same order"
         else:
             why = "it lives, so a step takes longer than timeout_s (give a longer one), or it has left its loop without close()"
-        return self.blame(
-            f"{self.name(rank)} has not answered for {timeout_s:g} s ({missing} at {self.who}): {why}"
-        )
+        return self.blame(f"{self.name(rank)} has not answered within {timeout_s:g} s: {why}")
 
     def missing(self, what: str, timeout_s: float) -> StageError:
         """Return the error for a wait for all others."""
         for rank in self._others:
             if self._is_silent(rank, timeout_s):
-                return self.late(rank, what, timeout_s)
+                return self.late(rank, timeout_s)
         return self.blame(
             f"{what}: not all stages have come within {timeout_s:g} s ({self.who} has); all processes must call it"
         )
@@ -134,13 +131,13 @@ class Alarm:
             cause = self.cause()
             if cause is not None:
                 return StageError(cause)
+            for rank in self._others:
+                if self._is_silent(rank, timeout_s):
+                    return self.late(rank, timeout_s)
             self._clock.sleep(_POLL_S)
-        for rank in self._others:
-            if self._is_silent(rank, timeout_s):
-                return self.late(rank, "progress", timeout_s)
         lines = str(error).splitlines()
         return self.blame(
-            f"{link} broke, and the processes at both ends live ({type(error).__name__}: {lines[0][:200] if lines else ''}); "
+            f"{link} broke at {self.who}, and the processes at both ends live ({type(error).__name__}: {lines[0][:200] if lines else ''}); "
             "look at the network between them"
         )
 
@@ -148,7 +145,7 @@ class Alarm:
         """Return what to raise for an error: for what a transport says of a line, the cause."""
         if isinstance(error, BrokenLine):
             if error.is_late and self.cause() is None:
-                return self.late(error.peer, "progress", timeout_s)
+                return self.late(error.peer, timeout_s)
             return self.broken(f"the link to {self.name(error.peer)}", error, timeout_s)
         if type(error) is not StageError and isinstance(error, RuntimeError) and "gloo" in str(error):
             return self.broken("the connection of the replicas", error, timeout_s)

@@ -154,7 +154,7 @@ class Connected:
         peers.tell(f"ended/{peers.transport.rank}", True)
         for stage in (layout.stage - 1, layout.stage + 1):
             if 0 <= stage < layout.num_stages:
-                peers.told(f"ended/{layout.rank(stage)}", layout.rank(stage), "end", self.timeout_s)
+                peers.told(f"ended/{layout.rank(stage)}", layout.rank(stage), self.timeout_s)
         self._part()
 
     def leave(self) -> None:
@@ -282,7 +282,7 @@ def connect(
     try:
         all_facts = agree(meeting, facts, settings.timeout_s)
         stages = [all_facts[k * layout.num_replicas + layout.replica] for k in range(layout.num_stages)]
-        limit = meeting.limit(settings.timeout_s, layout.rank(layout.stage), "connection")
+        limit = meeting.limit(settings.timeout_s, layout.rank(layout.stage))
         lines = meeting.transport.lines(layout, device, limit)
         round_trip_s = lines.round_trip_s()
         below, above = _links(meeting, layout, lines, (crossings, inputs), settings, stages, device)

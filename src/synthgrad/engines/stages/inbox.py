@@ -59,17 +59,16 @@ class Inbox:
         parcel = self._kept.popleft() if self._kept else self._get(None)
         return None if parcel is None else self._not_the_end(parcel, doing)
 
-    def next(self, what: str, doing: str) -> Parcel:
+    def next(self, doing: str) -> Parcel:
         """Return the next parcel, which is not the end of the link. Blocks.
 
         Args:
-            what: it should be, for errors.
             doing: how far this stage has come, for errors.
 
         Raises:
             StageError: if another process has stopped, the link is broken or ended, or nothing comes in time.
         """
-        return self._not_the_end(self._kept.popleft() if self._kept else self._wait(what), doing)
+        return self._not_the_end(self._kept.popleft() if self._kept else self._wait(), doing)
 
     def settle(self) -> None:
         """Read what is on the wire until the neighbour's mark, and keep it for `poll` and `next`. Blocks.
@@ -78,7 +77,7 @@ class Inbox:
             StageError: as `next`.
         """
         doing = "is about to save its state"
-        while (parcel := self._not_the_end(self._wait("mark"), doing)).kind is not Kind.MARK:
+        while (parcel := self._not_the_end(self._wait(), doing)).kind is not Kind.MARK:
             self._kept.append(parcel)
 
     def end(self, num_batches: int) -> None:
@@ -90,7 +89,7 @@ class Inbox:
         Raises:
             StageError: if the neighbour has been through another number of batches.
         """
-        while (parcel := self._wait("end")).kind is not Kind.END:
+        while (parcel := self._wait()).kind is not Kind.END:
             if parcel.kind is Kind.BATCH and parcel.step >= num_batches:
                 raise self._unequal(
                     self._alarm.who, num_batches, f"{self._alarm.name(self._peer)} has sent {parcel.step + 1}"
@@ -135,7 +134,7 @@ class Inbox:
             numbers = (saved["busy_us"], saved["window"], saved["checksum"])
             self._kept.append(Parcel(Kind(saved["kind"]), saved["step"], tensors, *numbers))
 
-    def _wait(self, what: str) -> Parcel:
+    def _wait(self) -> Parcel:
         start = self._clock.now()
         self._peers.wait_for(self._peer)
         try:
@@ -147,7 +146,7 @@ class Inbox:
                     return parcel
                 self._alarm.check()
                 if waited > self._timeout_s:
-                    raise self._alarm.late(self._peer, what, self._timeout_s)
+                    raise self._alarm.late(self._peer, self._timeout_s)
         finally:
             self._peers.wait_for(None)
 

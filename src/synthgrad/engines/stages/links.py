@@ -121,7 +121,7 @@ class AboveLink:
         found: list[Answer] = []
         doing = f"has sent {upto + 1}"
         while self._answered < until:
-            parcel = self.inbox.next(f"answer for batch {self._answered + 1}", doing)
+            parcel = self.inbox.next(doing)
             found.append(self._read(parcel, took))
         while not exact and self._answered < upto:
             parcel = self.inbox.poll(doing)
@@ -198,7 +198,7 @@ class BelowLink:
         """
         what = "activation" if kind is Kind.BATCH else "activation to predict from"
         doing = f"has begun batch {step + 1}" if kind is Kind.BATCH else "is about to predict"
-        parcel = self.inbox.next(f"{what} {step}", doing)
+        parcel = self.inbox.next(doing)
         if parcel.kind is not kind or parcel.step != step or not parcel.tensors or parcel.tensors[0] is None:
             raise self.inbox.unexpected(parcel, f"{what} {step}")
         self._note(parcel)
@@ -213,7 +213,7 @@ class BelowLink:
             StageError: if something else comes.
         """
         doing = "goes on"
-        parcel = self.inbox.next("activation", doing) if wait else self.inbox.poll(doing)
+        parcel = self.inbox.next(doing) if wait else self.inbox.poll(doing)
         if parcel is None:
             return None
         if parcel.kind is not Kind.BATCH or not parcel.tensors or parcel.tensors[0] is None:

@@ -60,19 +60,18 @@ class Meeting:
         """Tell the others a JSON value."""
         self.peers.tell(key, json.dumps(value))
 
-    def told(self, key: str, rank: int, what: str, timeout_s: float) -> Any:
+    def told(self, key: str, rank: int, timeout_s: float) -> Any:
         """Return the JSON value that a rank has told, or will soon. Blocks.
 
         Args:
             key: name of the value.
             rank: that tells it.
-            what: it is, for errors.
             timeout_s: how long to wait, in seconds.
 
         Raises:
             StageError: if it does not come in time, or a rank has stopped; with the cause.
         """
-        limit = self.limit(timeout_s, rank, what)
+        limit = self.limit(timeout_s, rank)
         limit.waits_for(rank)
         try:
             while (value := self.peers.told(key)) is None:
@@ -82,13 +81,12 @@ class Meeting:
             limit.waits_for(None)
         return json.loads(value)
 
-    def limit(self, timeout_s: float, rank: int, what: str) -> Limit:
+    def limit(self, timeout_s: float, rank: int) -> Limit:
         """Return what ends a wait from now on: a cause, or the timeout.
 
         Args:
             timeout_s: how long to wait, in seconds.
             rank: the one that is waited for, unless another one is noted.
-            what: is waited for, for errors.
         """
         clock = self.transport.clock
         until = clock.now() + timeout_s
@@ -97,7 +95,7 @@ class Meeting:
         def check() -> None:
             self.alarm.check()
             if clock.now() > until:
-                raise self.alarm.late(waited_for, what, timeout_s)
+                raise self.alarm.late(waited_for, timeout_s)
 
         def note(rank: int | None) -> None:
             nonlocal waited_for

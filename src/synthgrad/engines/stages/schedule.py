@@ -232,7 +232,7 @@ def _sites(
     """
 
     def crosses(stage: int) -> tuple[tuple[int, ...], torch.dtype]:
-        shape, dtype = meeting.told(f"crosses/{stage}", layout.rank(stage), "shape", timeout_s)
+        shape, dtype = meeting.told(f"crosses/{stage}", layout.rank(stage), timeout_s)
         return tuple(shape), getattr(torch, dtype)
 
     if layout.is_first:

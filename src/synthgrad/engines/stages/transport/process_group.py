@@ -5,6 +5,7 @@ A line has a process group for each direction, so that neither can hold the othe
 
 from __future__ import annotations
 
+import errno
 import statistics
 import time
 from abc import ABC, abstractmethod
@@ -208,6 +209,8 @@ class GroupLines:
         except StageError:
             raise
         except RuntimeError as error:
+            if "Too many open files" in str(error):
+                raise OSError(errno.EMFILE, "Too many open files: allow more, as in ulimit -n 4096") from None
             raise BrokenLine(self._waited_for, str(error)) from error
         finally:
             self._limit.waits_for(None)

@@ -12,6 +12,7 @@ The store is read and written only here, in calls that cannot block for longer t
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -106,7 +107,9 @@ class _Rendezvous:
                 end = socket.create_connection((card["host"], card["port"]), timeout=left)
                 end.sendall(f"{card['secret']} {self._rank}\n".encode())
                 return end
-            except OSError:
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    raise
                 self._wait_for(rank)
 
     def _accept(self, listener: socket.socket) -> None:
