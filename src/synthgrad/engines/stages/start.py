@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import TCPStore
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from ...core import ConfigError
 
@@ -59,7 +59,9 @@ def join(backend: str | None = None, timeout_s: float = 300.0) -> tuple[int, int
         dist.init_process_group(backend, timeout=timeout)
     else:
         rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        dist.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=world_size)
+        # The prefix is the one that PyTorch takes when it makes the store: some ranks may leave that to it, others not.
+        prefixed = PrefixStore("default_pg", store)
+        dist.init_process_group(backend, timeout=timeout, store=prefixed, rank=rank, world_size=world_size)
     return dist.get_rank(), dist.get_world_size()
 
 
