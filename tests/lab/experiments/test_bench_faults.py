@@ -72,4 +72,4 @@ def test_a_line_of_the_table() -> None:
         **line,
         "metrics": {"others_ended_s": 0.5, "sentence": "stage 0 is gone"},
     }
-    assert "| 2 | 0 | handshake | killed | 0.5 s | stage 0 is gone |" in bench_markdown([record])
+    assert "| 2 | 0 | handshake | killed | 0.50 s | stage 0 is gone |" in bench_markdown([record])

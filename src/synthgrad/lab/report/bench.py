@@ -251,8 +251,9 @@ def _memory(record: Record) -> _Cells:
 
 def _faults(record: Record) -> _Cells:
     cell, metrics = part(record, "cell"), part(record, "metrics")
+    ended_s = number(metrics, "others_ended_s")
     return {name: text(cell.get(name), 20) for name in ("stages", "rank", "moment", "fault")} | {
-        "others ended": unit("s", number(metrics, "others_ended_s")),
+        "others ended": DASH if ended_s is None else f"{ended_s:.2f} s",
         "they say": text(metrics.get("sentence") or DASH, 400),
     }
 
