@@ -10,6 +10,9 @@ __all__ = ["Alarm"]
 
 _CAUSE = "cause"
 
+#: In errors that gloo raises in the midst of a step: of groups that average over replicas.
+_OF_GLOO = ("third_party/gloo", "Application timeout caused pair closure")
+
 #: A cause is looked for a moment after a link has broken: the process that broke it may still be about to tell, in seconds.
 _PATIENCE_S = 1.5
 
@@ -147,7 +150,8 @@ class Alarm:
             if error.is_late and self.cause() is None:
                 return self.late(error.peer, timeout_s)
             return self.broken(f"the link to {self.name(error.peer)}", error, timeout_s)
-        if type(error) is not StageError and isinstance(error, RuntimeError) and "gloo" in str(error):
+        of_a_group = type(error).__name__.startswith("Dist") or any(words in str(error) for words in _OF_GLOO)
+        if isinstance(error, RuntimeError) and not isinstance(error, StageError) and of_a_group:
             return self.broken("the connection of the replicas", error, timeout_s)
         return error
 
