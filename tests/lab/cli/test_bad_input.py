@@ -287,6 +287,15 @@ def test_text_that_is_a_pipe(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert not (tmp_path / "out").exists()
 
 
+def test_snapshots_as_often_as_nobody_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SYNTHGRAD_SNAPSHOT_S", "often")
+    line = _refused(capsys, *COMPARE, "--out", tmp_path / "out")
+    assert "SYNTHGRAD_SNAPSHOT_S=often: expected seconds" in line
+    assert not (tmp_path / "out").exists()
+
+
 def test_folder_that_another_program_writes_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with locked(tmp_path):
         line = _refused(capsys, *COMPARE, "--out", tmp_path)

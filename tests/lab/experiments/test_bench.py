@@ -106,7 +106,7 @@ def test_every_line_is_written_as_it_is_yielded(tmp_path: Path) -> None:
         seen += 1
         written = (tmp_path / FILE).read_text(encoding="utf-8").splitlines()
         assert len(written) == seen
-        assert json.loads(written[-1]) == record
+        assert {k: v for k, v in json.loads(written[-1]).items() if k != "sum"} == record
     assert seen == 4
 
 

@@ -147,6 +147,19 @@ def test_the_last_two_are_kept_and_a_bad_one_is_told(tmp_path: Path) -> None:
     assert ["starts anew" in str(w.message) for w in told] == [False, True]
 
 
+def test_a_bad_one_does_not_take_the_place_of_a_good_one(tmp_path: Path) -> None:
+    (tmp_path / kept(tmp_path).path(0).name.replace("-step0", "")).write_bytes(b"of an earlier version")
+    for step in (10, 20):
+        kept(tmp_path).save(step, lambda step=step: {"step": step})
+    kept(tmp_path).path(20).write_bytes(b"damaged")
+    snapshot = kept(tmp_path)
+    with pytest.warns(UserWarning, match="the one before it is used"):
+        assert snapshot.load("cpu") == {"step": 10}
+    snapshot.save(14, lambda: {"step": 14})
+    assert sorted(p.name.rsplit("-", 1)[1] for p in tmp_path.glob("*-step*")) == ["step10.pt", "step14.pt"]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_nothing_is_written_before_it_is_time(tmp_path: Path) -> None:
     kept(tmp_path, every_s=1e9).save(5, lambda: pytest.fail("asked for a state"))
     assert not list(tmp_path.iterdir())

@@ -207,8 +207,7 @@ class Snapshot:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_snapshot(self.path(step), self._owner, {"step": step, "launch": self._peers.launch}, state)
-            for old in sorted(self._own(), key=_step_of)[:-_KEPT]:
-                old.unlink(missing_ok=True)
+            self._prune(step)
         except (OSError, RuntimeError) as error:  # torch.save makes a RuntimeError of a full disk
             if not self._warned:
                 self._warned = True
@@ -217,6 +216,12 @@ class Snapshot:
                     f"{self.folder}: no snapshot can be written ({reason}); the run goes on without, and would start "
                     "anew, or from an earlier one"
                 )
+
+    def _prune(self, step: int) -> None:
+        """Keep the last files up to a step; those of later steps were damaged, else they would have been gone on from."""
+        steps = sorted(k for path in self._own() if (k := _step_of(path)) >= 0)
+        for old in {*steps} - {*[k for k in steps if k <= step][-_KEPT:]}:
+            self.path(old).unlink(missing_ok=True)
 
     @staticmethod
     def _warn(text: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..records import FILE, Record, append, finished, identity, locked, open_folder, read
 from .machine import prepare
 from .run_config import AnyRun
-from .snapshot import drop_snapshots
+from .snapshot import drop_snapshots, interval_s
 from .train import blank, run
 from .worker import settle
 
@@ -57,8 +57,10 @@ class Sweep:
         """Do what is left to do; yield every record, those of skipped runs first.
 
         Raises:
-            ConfigError: if nothing can be written to the folder, or another program is writing to it.
+            ConfigError: if nothing can be written to the folder, another program is writing to it, or the environment
+                says nothing proper about snapshots.
         """
+        interval_s()
         path = open_folder(self.out)
         with locked(self.out):
             yield from self._done_and_left(path, listener)
