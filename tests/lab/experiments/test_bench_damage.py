@@ -14,8 +14,8 @@ from synthgrad.core import ConfigError, DataError
 from synthgrad.lab.cli.damaged_lines import COMMAND_LINES
 from synthgrad.lab.experiments import bench_damage, damaged_inputs
 from synthgrad.lab.experiments.bench import choose
-from synthgrad.lab.experiments.bench_damage import DamageBench
-from synthgrad.lab.experiments.damaged_inputs import INPUTS, Input, damaged, try_one
+from synthgrad.lab.experiments.bench_damage import INPUTS, DamageBench
+from synthgrad.lab.experiments.damaged_inputs import Input, damaged, try_one
 
 
 def _written(folder: Path) -> Path:

@@ -32,6 +32,7 @@ FORMAT = 2
 _PREFIX = 8
 _MOST_ROWS = 1 << 24
 _MOST_BYTES = 1 << 35
+_MOST_WINDOW = 1 << 16
 
 
 class Kind(IntEnum):
@@ -226,8 +227,10 @@ class Incoming:
 
     def _check(self, header: Sequence[int]) -> bool:
         """Refuse a header that nobody agreed upon; return whether another one will follow. In the transport's thread."""
-        size, kind, _, rows, mask, _, window, _ = header[:_PREFIX]
+        size, kind, step, rows, mask, busy_us, window, _ = header[:_PREFIX]
         known = kind in set(Kind) and 0 <= rows <= _MOST_ROWS and 0 <= mask < 1 << len(self._slots)
+        # Room is made for a window's parcels, so one that is out of all measure would take all memory.
+        known = known and step >= 0 and busy_us >= 0 and 0 <= window <= _MOST_WINDOW
         shapes = self._shapes(header) if known else {}
         fits = all(self._slots[k].fits(shape) for k, shape in shapes.items())
         if not known or not fits or size != sum(self._sizes(shapes)) or size > _MOST_BYTES:

@@ -16,8 +16,7 @@ import click
 from ...core import ConfigError
 from ..experiments import compare as comparison
 from ..experiments.bench import Benchmark, choose, sweep
-from ..experiments.bench_damage import DamageBench
-from ..experiments.damaged_inputs import INPUTS
+from ..experiments.bench_damage import INPUTS, DamageBench
 from ..experiments.machine import choose_device
 from ..experiments.methods import METHODS
 from ..experiments.recurrent_methods import RECURRENT_METHODS

@@ -16,9 +16,14 @@ from pathlib import Path
 from ...core import ConfigError
 from ..records import Record
 from .bench import Scope, Setting, blank_line, finish_line
-from .damaged_inputs import INPUTS, OUTCOMES, Input, try_one
+from .damaged_inputs import INPUTS as FILES
+from .damaged_inputs import OUTCOMES, Input, try_one
+from .damaged_peers import PARCELS
 
-__all__ = ["DamageBench"]
+__all__ = ["INPUTS", "DamageBench"]
+
+#: All kinds of inputs but those of the command line.
+INPUTS = (*FILES, *PARCELS)
 
 _FAULTS = OUTCOMES[-3:]
 
@@ -34,7 +39,7 @@ class DamageBench:
         self._inputs = inputs
 
     name = "damage"
-    about = "damaged data, texts, records, snapshots and command lines: refused, told, or gone on with"
+    about = "damaged data, texts, records, snapshots, parcels and command lines: refused, told, or gone on with"
     tiers = {
         "smoke": Scope((16,), (3,), (32,), ("reader",), rounds=200, tier="smoke"),
         "quick": Scope((16,), (3,), (32,), ("reader",), rounds=10_000, tier="quick"),
