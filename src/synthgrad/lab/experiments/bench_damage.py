@@ -39,7 +39,9 @@ class DamageBench:
         self._inputs = inputs
 
     name = "damage"
-    about = "damaged data, texts, records, snapshots, parcels and command lines: refused, told, or gone on with"
+    about = (
+        "damaged data, texts, records, snapshots, parcels and command lines: refused, told, or gone on with"
+    )
     tiers = {
         "smoke": Scope((16,), (3,), (32,), ("reader",), rounds=200, tier="smoke"),
         "quick": Scope((16,), (3,), (32,), ("reader",), rounds=10_000, tier="quick"),
