@@ -16,7 +16,7 @@ ROOT = Path(synthgrad.__file__).parent
 OWN: dict[str, set[str]] = {
     "core": set(),
     "rules": {"core"},
-    "engines": {"core", "rules"},
+    "engines": {"core", "rules", "version"},
     "lab/records": {"core"},
     "lab/tasks": {"core"},
     "lab/wan": {"core"},
