@@ -223,7 +223,9 @@ def test_a_head_without_credit_leaves_the_rest_of_the_message_to_the_rule_below(
     nets.append(copy.deepcopy(nets[0]))
     before = copy.deepcopy(nets[0].interfaces["trunk"].rule.state_dict())
     InProcess(nets[0], two_losses, sgd).step(x, y)
-    Locked(nets[1], two_losses, sgd).step(x, y)  # in its first step the plain loop has the same weights everywhere
+    Locked(nets[1], two_losses, sgd).step(
+        x, y
+    )  # in its first step the plain loop has the same weights everywhere
     ours, theirs = (net.interfaces["trunk"].rule.state_dict() for net in nets)
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, msg=name)

@@ -146,12 +146,13 @@ class Guard:
 
     def check_crossing(self, where: str, step: int, h: Tensor, delta: Tensor | None) -> bool:
         """Note an activation and the credit for it, of one shape, in the same way."""
-        at_once = delta is not None and (h.is_cpu or self.skip) and h.dtype == delta.dtype
+        if delta is None:
+            return self.check(where, step, h, "activation")
+        at_once = (h.is_cpu or self.skip) and h.dtype == delta.dtype
         # One pass over both: a product with something that is not finite is not finite either.
         if at_once and math.isfinite(torch.dot(h.reshape(-1), delta.reshape(-1)).item()):
             return True
-        fine = self.check(where, step, h, "activation")
-        return fine and (delta is None or self.check(where, step, delta, "credit"))
+        return self.check(where, step, h, "activation") and self.check(where, step, delta, "credit")
 
     def flush(self) -> None:
         """Read what is queued.

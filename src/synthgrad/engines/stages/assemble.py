@@ -115,6 +115,7 @@ def assemble(saved: Sequence[Mapping[str, Any]]) -> Assembled:
     if not saved:
         raise ConfigError("got no states; give those of all stages of a run")
     by_stage: dict[int, Mapping[str, Any]] = {}
+    num_stages = 0
     for state in saved:
         stage, num_stages = state["trainer"]["links"]["stage"]
         if stage in by_stage:
