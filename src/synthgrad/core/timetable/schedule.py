@@ -106,8 +106,8 @@ def chain(*interfaces: str, steps: int = 1, terms: Terms | None = None) -> Sched
         steps: how many.
         terms: of every interface; None for those of a rule that gives credit at once and hears of it at once.
 
-    >>> [module.name for module in chain("a", "b").modules]
-    ['a', 'b', 'output']
+    >>> " ".join(module.name for module in chain("a", "b").modules)
+    'a b output'
     """
     ends = (*interfaces, OUTPUT)
     fed = ((), *((name,) for name in interfaces))
