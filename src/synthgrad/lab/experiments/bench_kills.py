@@ -67,6 +67,8 @@ _KINDS = (
     _Kind("feed-forward", "plain", _images("backprop", "plain")),
     _Kind("feed-forward", "in-process", _images("cdni", "in-process")),
     _Kind("feed-forward", "layer-parallel", _images("cdni", "layer-parallel")),
+    # Modules wait for the true gradient over steps: their graphs are built again.
+    _Kind("delayed gradients", "in-process", _images("delayed", "in-process", delay=2)),
     # Of a given lag: then the same steps give the same bits.
     _Kind("feed-forward", "stages", _images("cdni", "stages", delay=1), 2),
     _Kind(
@@ -105,9 +107,9 @@ class KillsBench:
     name = "kills"
     about = "runs killed at random moments and resumed, held bit by bit against runs that were not"
     tiers = {
-        "smoke": Scope((16,), (3,), (32,), ("backprop", "cdni", "dni"), rounds=10, tier="smoke"),
-        "quick": Scope((16,), (3,), (32,), ("backprop", "cdni", "dni"), rounds=200, tier="quick"),
-        "full": Scope((16,), (3,), (32,), ("backprop", "cdni", "dni"), rounds=2000, tier="full"),
+        "smoke": Scope((16,), (3,), (32,), ("backprop", "cdni", "delayed", "dni"), rounds=10, tier="smoke"),
+        "quick": Scope((16,), (3,), (32,), ("backprop", "cdni", "delayed", "dni"), rounds=200, tier="quick"),
+        "full": Scope((16,), (3,), (32,), ("backprop", "cdni", "delayed", "dni"), rounds=2000, tier="full"),
     }
     networks = {"fcn": tiers}
 
