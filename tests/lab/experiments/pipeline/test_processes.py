@@ -78,9 +78,10 @@ def test_the_command_measures_every_method(tmp_path: Path, capsys: pytest.Captur
     assert found["1f1b"]["sent_bytes_per_step"] == 2 * tensor_bytes  # up and down once
     assert found["zero_bubble"]["sent_bytes_per_step"] == 4 * tensor_bytes  # zbv: twice, the tip is not sent
     assert found["ddp"]["sent_bytes_per_step"] == 2 * 4 * num_parameters()
-    headers = 2 * 10 * 8  # seven numbers, and the sizes of a matrix and of a vector
+    headers = 2 * 11 * 8  # eight numbers, and the sizes of a matrix and of a vector
     assert found["stages"]["sent_bytes_per_step"] == 2 * tensor_bytes + headers
     assert found["stages_sparse"]["sent_bytes_per_step"] <= 2 * tensor_bytes + headers
+    assert 0 < found["stages"]["snapshot_ms"] < 10_000
     labels = 8 * 8  # that no message comes is told in a header, too
     assert found["stages_local"]["sent_bytes_per_step"] <= tensor_bytes + headers + labels
     assert (tmp_path / "report.html").exists()
