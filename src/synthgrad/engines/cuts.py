@@ -86,6 +86,12 @@ class Cuts:
         self._ends_at = {end: k for k, m in enumerate(graph.modules) for end in m.ends}
         self._consumers = {name: graph.consumers(name) for name in graph.sites}
         self._is_chain = graph.is_chain
+        # The first layer's weight and bias, of modules that nothing feeds.
+        self._lowest = {
+            k: [net.model.get_parameter(name) for name in m.parameters[:2]]
+            for k, m in enumerate(graph.modules)
+            if not m.inputs
+        }
         self._optimizers = optimizers
         self._mail = mail
         self._penalties = penalties
@@ -322,17 +328,19 @@ class Cuts:
         return learns
 
     def _is_fit(self, k: int) -> bool:
-        """Are the gradients of a module finite that sends no message, in which it would show? Drop them if not."""
-        optimizers, instruments = self._optimizers[k], self.instruments
-        if instruments.guard is None:
+        """Are the gradients of a module finite that sends no message, in which it would show? Drop them if not.
+
+        What is not finite on its way down spoils the gradients of the lowest layer, all of them: the smallest tells.
+        """
+        if self.instruments.guard is None:
             return True
-        grads = [p.grad for o in optimizers for group in o.param_groups for p in group["params"]]
-        sums = [g.sum().double() for g in grads if g is not None]
-        fine = not sums or instruments.check(self._names[k], torch.stack(sums), "gradient")
-        if not fine:
-            for optimizer in optimizers:
-                zero_grad(optimizer)
-        return fine
+        own = self._lowest[k]
+        grad = min((p.grad for p in own if p.grad is not None), key=Tensor.numel, default=None)
+        if grad is None or self.instruments.check(self._names[k], grad, "gradient"):
+            return True
+        for optimizer in self._optimizers[k]:
+            zero_grad(optimizer)
+        return False
 
     def _value(self, turn: Turn, name: str) -> Tensor | None:
         """Return the loss values of the message at an interface: known where nothing branches only."""
