@@ -6,6 +6,7 @@ hold: they are built again. Random numbers, running statistics and autocast are 
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -252,3 +253,29 @@ def test_the_state_of_an_engine_with_other_cuts_is_refused() -> None:
     other = sg.decouple(case.model(), case.at[:1], TrueGradient(), case.batch()[0])
     with pytest.raises(ConfigError, match="build network, cuts, lags and optimizers as they were"):
         InProcess(other, case.criterion, adam).load_state_dict(trainer.state_dict())
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_what_was_frozen_and_is_changed_while_a_module_waits_is_seen_as_it_was(*, resumed: bool) -> None:
+    case = CASES["linear"]
+
+    def frozen(net: Decoupled, learns: bool) -> None:
+        for p in net.model[2].parameters():  # type: ignore[index]
+            p.requires_grad_(learns)
+
+    def first_layer(*, changed: bool) -> Tensor:
+        net, trainer = build(case, TrueGradient(), lags={"3": Lag(observe=2)})
+        frozen(net, learns=False)
+        train(trainer, case, 0, 2)
+        if changed:
+            net.model[2].weight.data.mul_(3)  # type: ignore[index, union-attr]
+        if resumed:
+            state = copy.deepcopy({"net": net.state_dict(), "engine": trainer.state_dict()})
+            net, trainer = build(case, TrueGradient(), lags={"3": Lag(observe=2)})
+            frozen(net, learns=changed)
+            net.load_state_dict(state["net"])
+            trainer.load_state_dict(state["engine"])
+        train(trainer, case, 2, 3)  # the message of the first batch comes now
+        return net.model[0].weight.detach().clone()  # type: ignore[index, union-attr]
+
+    torch.testing.assert_close(first_layer(changed=True), first_layer(changed=False), rtol=0, atol=0)

@@ -22,7 +22,7 @@ __all__ = ["Arithmetic", "Held", "Stash"]
 
 
 class Stash:
-    """The parameters that learn and the buffers of a network, as they are now. One copy, whatever graphs save of them.
+    """The parameters and buffers of a network, as they are now: what is frozen too, for it may thaw meanwhile.
 
     Args:
         model: the network.
@@ -33,11 +33,11 @@ class Stash:
             int, tuple[torch.UntypedStorage, int]
         ] = {}  # by address: a copy, and of which version
         self.tensors: dict[str, Tensor] = {}
-        for name, t in _changing(model):
+        for name, t in _tensors(model):
             storage = t.untyped_storage()
             if storage.data_ptr() not in self._kept:
-                self._kept[storage.data_ptr()] = storage.clone(), t._version
-            self.tensors[name] = _seen(self._kept[storage.data_ptr()][0], t)
+                self._kept[storage.data_ptr()] = storage.clone()
+            self.tensors[name] = _seen(self._kept[storage.data_ptr()], t)
 
     def keeping(self) -> AbstractContextManager[object]:
         """Return a context in which graphs save this copy in place of the network's own tensors.
@@ -46,23 +46,21 @@ class Stash:
         """
 
         def pack(tensor: Tensor) -> Tensor:
-            kept, version = self._kept.get(tensor.untyped_storage().data_ptr(), (None, 0))
+            kept = self._kept.get(tensor.untyped_storage().data_ptr())
             if kept is None:
                 return tensor
-            # A module may have changed a buffer in place since.
-            return _seen(kept, tensor) if tensor._version == version else tensor.clone()
+            # A module may have changed a weight or a buffer since, in its own forward pass. To ask an accelerator
+            # would have it wait.
+            same = tensor.is_cpu and torch.equal(_seen(kept, tensor), tensor)
+            return _seen(kept, tensor) if same else tensor.clone()
 
         return torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
 
 
-def _changing(model: nn.Module) -> Generator[tuple[str, Tensor]]:
-    """Yield what changes in training, by name: what is frozen needs no copy."""
-    for name, p in model.named_parameters():
-        if p.requires_grad and p.numel():
-            yield name, p
-    for name, b in model.named_buffers():
-        if b.numel():
-            yield name, b
+def _tensors(model: nn.Module) -> Generator[tuple[str, Tensor]]:
+    """Yield parameters and buffers that hold anything, by name."""
+    yield from ((name, p) for name, p in model.named_parameters() if p.numel())
+    yield from ((name, b) for name, b in model.named_buffers() if b.numel())
 
 
 def _seen(storage: torch.UntypedStorage, like: Tensor) -> Tensor:
@@ -74,12 +72,11 @@ def _seen(storage: torch.UntypedStorage, like: Tensor) -> Tensor:
 @contextmanager
 def put_into(model: nn.Module, tensors: Mapping[str, Tensor]) -> Generator[None]:
     """Have a network compute with other weights and buffers inside a block; put its own back at the end, bit by bit."""
-    live = dict(_changing(model))
-    present = {name: t.detach().clone() for name, t in live.items()}
+    live = dict(_tensors(model))
+    present = {name: live[name].detach().clone() for name in tensors}
     with torch.no_grad():
         for name, value in tensors.items():
-            if name in live:
-                live[name].copy_(value)
+            live[name].copy_(value)
     try:
         yield
     finally:

@@ -28,6 +28,7 @@ def network(cuts: list[str], rule: sg.Rule) -> Decoupled:
         nn.Sequential(nn.Linear(8 if k else 6, 8), nn.BatchNorm1d(8), nn.ReLU()) for k in range(3)
     ]
     model = nn.Sequential(*blocks, nn.Linear(8, programs.CLASSES)).double()
+    model[1].register_buffer("mask", torch.ones(8, dtype=torch.float64), persistent=False)  # in no state dict
     return sg.decouple(model, cuts, rule, programs.batches(1)[0][0])
 
 

@@ -40,8 +40,9 @@ class Gather:
     def names(self, net: Decoupled, stage: int) -> list[str]:
         """Return the names, in the state dict of a network, of what a stage changes."""
         own = {id(t) for t in self._owned[stage]()}
+        saved = net.state_dict()  # not every buffer is
         state = {**dict(net.named_parameters()), **dict(net.named_buffers())}
-        return [name for name, t in state.items() if id(t) in own]
+        return [name for name, t in state.items() if id(t) in own and name in saved]
 
     def __call__(self) -> None:
         for stage, owned in enumerate(self._owned):
