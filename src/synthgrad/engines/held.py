@@ -29,9 +29,7 @@ class Stash:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._kept: dict[
-            int, tuple[torch.UntypedStorage, int]
-        ] = {}  # by address: a copy, and of which version
+        self._kept: dict[int, torch.UntypedStorage] = {}  # copies, by address
         self.tensors: dict[str, Tensor] = {}
         for name, t in _tensors(model):
             storage = t.untyped_storage()
