@@ -72,7 +72,7 @@ METHODS_OF_BENCHMARKS = {
         *("stages", "stages_sparse", "stages_local", "stages_bfloat16", "stages_sparse_bfloat16"),
     ),
     "networks": ("plain", "in_process", "stages", "layer_parallel"),
-    "kills": ("backprop", "cdni", "dni"),
+    "kills": ("backprop", "cdni", "delayed", "dni"),
     "damage": ("reader",),
     "faults": ("killed", "frozen", "raises"),
 }
