@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from click import Context
 
+from synthgrad.lab.bench.base import Benchmark, Scope, choose
 from synthgrad.lab.cli import work
 from synthgrad.lab.cli.main import cli
-from synthgrad.lab.experiments.bench import Benchmark, Scope, choose
 from synthgrad.lab.experiments.registry import Experiment
 from synthgrad.lab.experiments.run_config import AnyRun
 from synthgrad.lab.tasks.cifar import FOLDER, OFFICIAL_MD5

@@ -16,12 +16,12 @@ from typing import Any
 import pooch
 import pytest
 
+from synthgrad.lab.bench.base import Benchmark, Scope
 from synthgrad.lab.cli import work
-from synthgrad.lab.experiments.bench import Benchmark, Scope
 from synthgrad.lab.experiments.methods import METHODS
 from synthgrad.lab.experiments.registry import EXPERIMENTS
 from synthgrad.lab.experiments.run_config import AnyRun
-from synthgrad.lab.records.names import METHODS as NAMES
+from synthgrad.lab.names import METHODS as NAMES
 from synthgrad.lab.wan import available
 from tests.lab.cli.helpers import call
 from tests.short_lines import ROOT, cut_runs, provide, shortened, stand_ins

@@ -21,8 +21,20 @@ OWN: dict[str, set[str]] = {
     "lab/tasks": {"core"},
     "lab/wan": {"core"},
     "lab/experiments": {"core", "rules", "engines", "lab/tasks", "lab/records", "lab/wan", "version"},
+    "lab/bench": {
+        "core",
+        "rules",
+        "engines",
+        "lab/tasks",
+        "lab/records",
+        "lab/wan",
+        "lab/experiments",
+        "lab/names",
+        "lab/options",
+        "version",
+    },
     "lab/report": {"lab/records"},
-    "lab/cli": {"core", "lab/experiments", "lab/report", "lab/records", "lab/tasks", "version"},
+    "lab/cli": {"core", "lab/experiments", "lab/bench", "lab/report", "lab/records", "lab/tasks", "version"},
 }
 THIRD: dict[str, set[str]] = {
     "core": {"torch"},
@@ -32,6 +44,7 @@ THIRD: dict[str, set[str]] = {
     "lab/tasks": {"torch", "numpy", "pooch"},
     "lab/wan": set(),
     "lab/experiments": {"torch", "numpy"},
+    "lab/bench": {"torch", "numpy"},
     "lab/report": {"matplotlib", "jinja2"},
     "lab/cli": {"click", "rich", "torch"},
 }

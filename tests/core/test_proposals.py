@@ -92,7 +92,7 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_models_from_a_library(name: str) -> None:
     pytest.importorskip("transformers")
-    from synthgrad.lab.experiments.networks.zoo import ZOO
+    from synthgrad.lab.bench.networks.zoo import ZOO
 
     entry = next(e for n, e in ZOO.items() if name in n.lower().replace("-", ""))
     found = sg.propose_cuts(entry.model(), entry.batches((4,))[0][0])

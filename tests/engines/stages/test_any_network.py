@@ -302,7 +302,7 @@ def test_prediction_leaves_a_frozen_part_frozen(two: InMemory) -> None:
 
 def models(place: Place, names: list[str]) -> dict[str, float]:
     """Train models of the table on two stages; return their largest deviations."""
-    from synthgrad.lab.experiments.networks.zoo import ZOO
+    from synthgrad.lab.bench.networks.zoo import ZOO
 
     found: dict[str, float] = {}
     for name in names:

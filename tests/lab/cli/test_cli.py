@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from synthgrad.lab.bench.registry import BENCHMARKS
 from synthgrad.lab.experiments.methods import METHODS
 from synthgrad.lab.experiments.recurrent_methods import RECURRENT_METHODS
-from synthgrad.lab.experiments.registry import BENCHMARKS, EXPERIMENTS
+from synthgrad.lab.experiments.registry import EXPERIMENTS
 from synthgrad.lab.tasks import DATASETS, TEXTS
 from synthgrad.version import __version__
 from tests.lab.cli.helpers import RECORD_KEYS, SMALL, call, records_in, write_module

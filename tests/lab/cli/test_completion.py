@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from synthgrad.lab.bench.memory.bench import METHODS as MEMORY_METHODS
+from synthgrad.lab.bench.registry import BENCHMARKS
 from synthgrad.lab.cli import names
 from synthgrad.lab.experiments import compare
-from synthgrad.lab.experiments.bench_memory import METHODS as MEMORY_METHODS
 from synthgrad.lab.experiments.methods import METHODS
 from synthgrad.lab.experiments.recurrent_methods import RECURRENT_METHODS
-from synthgrad.lab.experiments.registry import BENCHMARKS, EXPERIMENTS
+from synthgrad.lab.experiments.registry import EXPERIMENTS
 from synthgrad.lab.tasks import DATASETS, TEXTS
 from tests.lab.cli.helpers import call
 

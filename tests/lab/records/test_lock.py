@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from synthgrad.core import ConfigError
-from synthgrad.lab.experiments.bench import choose
-from synthgrad.lab.experiments.bench import sweep as bench_sweep
-from synthgrad.lab.experiments.bench_step import StepBench
+from synthgrad.lab.bench.base import choose
+from synthgrad.lab.bench.base import sweep as bench_sweep
+from synthgrad.lab.bench.step import StepBench
 from synthgrad.lab.experiments.sweep import Listener, Sweep
 from synthgrad.lab.records import FILE, LOCK, lock, locked
 

@@ -12,7 +12,7 @@ from typing import Any
 from unittest import mock
 
 from ...core import DataError
-from ..experiments.damaged_inputs import Input
+from ..bench.survival.damaged_inputs import Input
 
 __all__ = ["COMMAND_LINES"]
 

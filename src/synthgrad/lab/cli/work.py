@@ -14,13 +14,14 @@ from typing import Any
 import click
 
 from ...core import ConfigError
+from ..bench.base import Benchmark, choose, sweep
+from ..bench.registry import BENCHMARKS, benchmark_named
+from ..bench.survival.damage import INPUTS, DamageBench
 from ..experiments import compare as comparison
-from ..experiments.bench import Benchmark, choose, sweep
-from ..experiments.bench_damage import INPUTS, DamageBench
 from ..experiments.machine import choose_device
 from ..experiments.methods import METHODS
 from ..experiments.recurrent_methods import RECURRENT_METHODS
-from ..experiments.registry import BENCHMARKS, EXPERIMENTS, Choice, benchmark_named, experiment_named
+from ..experiments.registry import EXPERIMENTS, Choice, experiment_named
 from ..experiments.rehearsals import rehearsed
 from ..experiments.run_config import AnyRun
 from ..experiments.sweep import Sweep

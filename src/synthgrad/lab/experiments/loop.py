@@ -19,6 +19,7 @@ from ...core import ConfigError, Decoupled, DivergedError
 from ...core.modes import evaluating
 from ..tasks import Augment, Images, Split, draw_batches, load
 from .base_loop import BaseLoop, Progress
+from .compiled import compile_network
 from .config import RunConfig
 from .graph_record import describe_graph
 from .in_stages import engine_here
@@ -26,7 +27,6 @@ from .machine import synchronize
 from .methods import Facts, method_named
 from .models import build_model, cuts_of
 from .run_monitor import pack, unpack
-from .step_maker import compile_network
 from .trainers import CHANNELS_LAST, Plan, Trainer, arithmetic, make_trainer
 
 __all__ = ["Loop", "data_for"]

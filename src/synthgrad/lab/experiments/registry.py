@@ -1,4 +1,4 @@
-"""The experiments and benchmarks by name. Add one here, it is listed and run; in `cli.names`, it is completed."""
+"""The experiments by name. Add one here, it is listed and run; in `cli.names`, it is completed."""
 
 from __future__ import annotations
 
@@ -24,19 +24,9 @@ from . import (
     unlock,
     unlock_search,
 )
-from .bench import Benchmark
-from .bench_damage import DamageBench
-from .bench_faults import FaultsBench
-from .bench_kills import KillsBench
-from .bench_layer_parallel import LayerParallelBench
-from .bench_memory import MemoryBench
-from .bench_step import StepBench
-from .bench_unroll import UnrollBench
-from .networks import NetworksBench
-from .pipeline import PipelineBench
 from .run_config import AnyRun
 
-__all__ = ["BENCHMARKS", "EXPERIMENTS", "Choice", "Experiment", "benchmark_named", "experiment_named"]
+__all__ = ["EXPERIMENTS", "Choice", "Experiment", "experiment_named"]
 
 MakeConfigs = Callable[[str, Sequence[int], str, str | None], Sequence[AnyRun]]
 
@@ -236,30 +226,6 @@ EXPERIMENTS = {
         ),
     )
 }
-
-_BENCHMARKS: tuple[Benchmark, ...] = (
-    StepBench(),
-    MemoryBench(),
-    UnrollBench(),
-    LayerParallelBench(),
-    PipelineBench(),
-    NetworksBench(),
-    KillsBench(),
-    DamageBench(),
-    FaultsBench(),
-)
-BENCHMARKS = {b.name: b for b in _BENCHMARKS}
-
-
-def benchmark_named(name: str) -> Benchmark:
-    """Return a benchmark.
-
-    Raises:
-        ConfigError: if there is none of that name.
-    """
-    if name not in BENCHMARKS:
-        raise ConfigError(f"benchmark '{name}' is unknown; accepted: {', '.join(BENCHMARKS)}")
-    return BENCHMARKS[name]
 
 
 def experiment_named(name: str, tier: str) -> Experiment:

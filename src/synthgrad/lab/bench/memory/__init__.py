@@ -1,0 +1,1 @@
+"""``bench memory``: bytes held for backward, and the peak of a process."""

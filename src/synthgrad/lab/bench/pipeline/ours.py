@@ -1,0 +1,86 @@
+"""Stages that wait for no gradient, as the benchmark measures them."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ....core import decouple
+from ....engines.stages import Stages
+from ....rules import LocalLoss, SyntheticGradient
+from ...experiments.snapshot_file import Owner, write_snapshot
+from .kinds import Kind
+from .network import CLASSES, IN_SHAPE, Size, adam, network, split_names
+
+__all__ = ["RULES", "Decoupled"]
+
+#: The rules at the ends of stages, in words. A linear classifier costs next to nothing and needs no message.
+RULES = {"cdni": "cdni, linear M", "local_loss": "local loss"}
+
+
+class Decoupled:
+    """One stage in each process; at its end cDNI with a linear ``M``, or a local loss. The window follows the link.
+
+    What is sent is counted, headers included. How long a snapshot takes is measured once, between two blocks of steps.
+    """
+
+    def __init__(self, kind: Kind, size: Size, lr: float, timeout_s: float) -> None:
+        assert kind.observe_prob is not None
+        model = network(size)
+        cuts = [names[-1] for names in split_names(model, size.stages)[:-1]]
+        example = next(model.parameters()).new_zeros(2, *IN_SHAPE)
+        rule = LocalLoss(CLASSES) if kind.rule == "local_loss" else SyntheticGradient(context=CLASSES)
+        net = decouple(model, cuts, rule, example)
+        self._stages = Stages(
+            net,
+            nn.CrossEntropyLoss(),
+            partial(adam, lr=lr),
+            observe_prob=kind.observe_prob,
+            wire_dtype=getattr(torch, kind.wire_dtype),
+            timeout_s=timeout_s,
+            seed=size.seed,
+        )
+        self.rows = slice(None)
+        self.threads = size.threads
+        self.reads_input = dist.get_rank() == 0
+        self._net = net
+        self._snapshot_s: float | None = None
+
+    def step(self, x: Tensor | None, y: Tensor) -> Tensor | None:
+        loss = self._stages.step(x, y).loss
+        return loss if isinstance(loss, Tensor) else None
+
+    def predict(self, x: Tensor) -> Tensor | None:
+        return self._stages.predict(x if self.reads_input else None)
+
+    def facts(self) -> dict[str, Any]:
+        stages = self._stages
+        if self._snapshot_s is None:
+            self._snapshot_s = self._save()
+        return {
+            "sent_bytes": stages.sent_bytes,
+            "waited_s": stages.waited_s,
+            "busy_s": stages.busy_s,
+            "window": stages.window,
+            "round_trip_s": stages.round_trip_s,
+            "snapshot_s": self._snapshot_s,
+        }
+
+    def _save(self) -> float:
+        """Save all that a resumed run needs, messages under way included, to a file; return the seconds it takes. Once."""
+        start = time.perf_counter()
+        state = {"net": self._net.state_dict(), "trainer": self._stages.state_dict()}
+        with tempfile.TemporaryDirectory() as folder:
+            owner = Owner({"benchmark": "pipeline"}, None, Owner.forms(self._net))
+            write_snapshot(Path(folder) / "stage", owner, {}, state)
+            return time.perf_counter() - start
+
+    def close(self) -> None:
+        self._stages.close()

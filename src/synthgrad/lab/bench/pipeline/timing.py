@@ -1,0 +1,253 @@
+"""How methods are timed: in turns, in processes that are warm, the others at rest.
+
+A turn of a method is a block of steps, of which the first have no clock: a connection that has rested begins slowly
+again (TCP's slow start), and stages that run ahead must first be ahead. Then every process times the same number of steps
+for itself, and the slowest counts: of stages, the first may run ahead by its window only, and the last has finished.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+from ...wan import Counts, Link, Network, emulated
+from ..base import median_and_spread
+from ..turns import ratios
+from .kinds import Kind
+from .learn import Goal
+from .network import Size
+from .session import Session
+
+__all__ = ["LR", "OTHER_LR", "measure"]
+
+#: Learning rate of all methods, and the other one that true gradients are tried with where training is timed.
+LR, OTHER_LR = 3e-4, 1e-3
+
+_FIRST_STEPS, _TRIAL_STEPS = 2, 3
+#: Round trips without a clock at the beginning of a turn: so many doublings take slow start past any window here.
+_WARM_ROUND_TRIPS = 10
+#: Round trips between turns: what was still under way must not count as the next method's.
+_QUIET_ROUND_TRIPS = 2
+_WARM_SHARE = 0.2
+_MOST_WARM_STEPS = 200
+_LEARN_TIMEOUT_S = 4 * 3600.0
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was measured of one method.
+
+    Attributes:
+        warm, steps: of a turn.
+        step_s: about, to know how long to wait.
+        times_ms: of a step, by round.
+        turns: answers of the processes, by round.
+        link: what passed through the emulated link, by round.
+        peak_bytes: by process; None where nobody knows.
+    """
+
+    warm: int
+    steps: int
+    step_s: float
+    times_ms: list[float] = field(default_factory=list[float])
+    turns: list[list[dict[str, Any]]] = field(default_factory=list[list[dict[str, Any]]])
+    link: list[tuple[Counts, Counts]] = field(default_factory=list[tuple[Counts, Counts]])
+    peak_bytes: list[int | None] = field(default_factory=list[int | None])
+
+
+def measure(
+    kinds: Sequence[Kind],
+    size: Size,
+    *,
+    link: Link | None,
+    rounds: int,
+    seconds: float,
+    goal: Goal | None,
+    data_dir: str | None,
+    make_session: Callable[..., Session] = Session,
+) -> tuple[dict[Kind, dict[str, Any]], dict[Kind, str]]:
+    """Measure methods in one run; return the metrics of each, and of those that failed the reasons.
+
+    Args:
+        kinds: the methods.
+        size: of what is trained.
+        link: to be emulated between the processes; None for the loopback device.
+        rounds: in which all take turns.
+        seconds: of a turn, about.
+        goal: train to this too; None not to.
+        data_dir: directory of data files, or None.
+        make_session: for tests.
+
+    Raises:
+        ConfigError: if no link can be emulated here.
+        LinkError: if the emulated link broke down: all is void.
+    """
+    with (
+        nullcontext() if link is None else emulated(link, size.stages) as network,
+        make_session(size, LR, data_dir, network) as session,
+    ):
+        rtt_s = 0.0 if link is None else link.rtt_ms * 1e-3
+        seen: dict[Kind, _Seen] = {}
+        for kind in kinds:
+            if (found := _calibrated(session, kind, rtt_s, seconds)) is not None:
+                seen[kind] = found
+        for _ in range(rounds):
+            for kind in [k for k in seen if k not in session.failed]:
+                if link is not None:
+                    time.sleep(_QUIET_ROUND_TRIPS * rtt_s)
+                _take_turn(session, kind, seen[kind], network)
+        well = {kind: s for kind, s in seen.items() if kind not in session.failed}
+        metrics = _metrics(well, size)
+        if goal is not None:
+            session.forget()
+            for kind in well:
+                if metrics[kind].get("is_best", True) and not kind.is_bound:
+                    metrics[kind] |= _learned(session, kind, goal)
+        return metrics, dict(session.failed)
+
+
+def _calibrated(session: Session, kind: Kind, rtt_s: float, seconds: float) -> _Seen | None:
+    """Build a method, run it until it is warm, and find out how many steps its turn has; None if it fails."""
+    if not session.build(kind):
+        return None
+    warm, steps = _FIRST_STEPS, _TRIAL_STEPS
+    answers: list[dict[str, Any]] = []
+    step_s = 0.0
+    for _ in range(2):  # the first trial may be slow: Adam makes its state, connections are made
+        found = session.run(kind, warm, steps)
+        if found is None:
+            return None
+        answers = found
+        step_s = max(a["seconds"] for a in answers) / steps
+        least_s = max(_WARM_ROUND_TRIPS * rtt_s, _WARM_SHARE * seconds)
+        warm = min(max(1, math.ceil(least_s / step_s)), _MOST_WARM_STEPS)
+    peaks = [a["peak_bytes"] for a in answers]
+    return _Seen(warm, max(1, round(seconds / step_s)), step_s, peak_bytes=peaks)
+
+
+def _take_turn(session: Session, kind: Kind, seen: _Seen, network: Network | None) -> None:
+    before = None if network is None else network.counts()
+    answers = session.run(kind, seen.warm, seen.steps, seen.step_s * (seen.warm + seen.steps))
+    if answers is None:
+        return
+    if network is not None and before is not None:
+        seen.link.append((before, network.counts()))
+    seen.times_ms.append(max(a["seconds"] for a in answers) / seen.steps * 1e3)
+    seen.turns.append(answers)
+
+
+# -- figures --------------------------------------------------------------------------------------------
+
+
+def _metrics(seen: dict[Kind, _Seen], size: Size) -> dict[Kind, dict[str, Any]]:
+    reference = next((s.times_ms for k, s in seen.items() if k.method == "backprop"), None)
+    middle = {kind: median(s.times_ms) for kind, s in seen.items()}
+    pipelines = [kind for kind in seen if kind.is_pipeline]
+    best = min(pipelines, key=middle.__getitem__, default=None)
+    found: dict[Kind, dict[str, Any]] = {}
+    for kind, s in seen.items():
+        metrics = _times(s.times_ms)
+        if reference is not None:
+            metrics |= ratios(s.times_ms, reference, "backprop")
+        if best is not None:
+            metrics |= ratios(s.times_ms, seen[best].times_ms, "best_pipeline")
+        num_examples = size.batch_size * kind.batches(size.stages)
+        metrics["examples_per_s"] = num_examples / (metrics["step_ms_median"] * 1e-3)
+        if kind.is_pipeline:
+            rivals = [k for k in pipelines if (k.method, k.variant) == (kind.method, kind.variant)]
+            metrics["is_best"] = kind == min(rivals, key=middle.__getitem__)
+            metrics |= _cut(seen, kind, size)
+        elif kind.method == "backprop_microbatches" and best is not None:
+            metrics["is_best"] = kind.microbatches == best.microbatches  # the one to compare with
+        found[kind] = metrics | _sent(s) | _memory(s) | _stages(s) | _link(s)
+    return found
+
+
+def _cut(seen: dict[Kind, _Seen], kind: Kind, size: Size) -> dict[str, Any]:
+    """Return what a stage loses because its batch is cut: of what one process loses, its share of the layers."""
+    whole = seen.get(Kind("backprop"))
+    cut = seen.get(Kind("backprop_microbatches", kind.microbatches))
+    if whole is None or cut is None:
+        return {}
+    more = median(a - b for a, b in zip(cut.times_ms, whole.times_ms, strict=True))
+    return {"microbatch_overhead_ms": more / size.stages}
+
+
+def _times(times_ms: Sequence[float]) -> dict[str, Any]:
+    step_ms, p10, p90 = median_and_spread(times_ms)
+    return {"step_ms_median": step_ms, "step_ms_p10": p10, "step_ms_p90": p90}
+
+
+def _sent(seen: _Seen) -> dict[str, Any]:
+    """Return the bytes that all processes together send in a step."""
+    total = sum(a["after"]["sent_bytes"] - a["before"]["sent_bytes"] for turn in seen.turns for a in turn)
+    losses = [a["loss"] for a in seen.turns[-1] if a["loss"] is not None]
+    return {
+        "sent_bytes_per_step": total / (len(seen.turns) * seen.steps),
+        "train_loss_last": losses[-1] if losses else None,
+    }
+
+
+def _memory(seen: _Seen) -> dict[str, Any]:
+    known = [peak for peak in seen.peak_bytes if peak is not None]
+    return {
+        "peak_bytes": max(known, default=None),
+        **{f"peak_bytes_stage{k}": peak for k, peak in enumerate(seen.peak_bytes)},
+    }
+
+
+def _stages(seen: _Seen) -> dict[str, Any]:
+    """Return what stages tell of themselves: how long they waited in a step, how far they were ahead."""
+    if "window" not in seen.turns[-1][0]["after"]:
+        return {}
+    found: dict[str, Any] = {
+        "window_steps": seen.turns[-1][0]["after"]["window"],
+        "round_trip_ms": 1e3 * seen.turns[-1][0]["after"]["round_trip_s"],
+    }
+    snapshot_s = max(answer["after"]["snapshot_s"] for answer in seen.turns[-1])
+    found |= {"snapshot_ms": 1e3 * snapshot_s, "throughput_ratio_saved_every_minute": 60 / (60 + snapshot_s)}
+    for stage in range(len(seen.turns[-1])):
+        for name in ("waited", "busy"):
+            spent = [
+                turn[stage]["after"][f"{name}_s"] - turn[stage]["before"][f"{name}_s"] for turn in seen.turns
+            ]
+            found[f"{name}_ms_stage{stage}"] = 1e3 * median(spent) / seen.steps
+    return found
+
+
+def _link(seen: _Seen) -> dict[str, Any]:
+    """Return what the emulated link has carried and what it cost, over this method's turns; nothing without one."""
+    if not seen.link:
+        return {}
+
+    def total(name: str) -> float:
+        return sum(getattr(after, name) - getattr(before, name) for before, after in seen.link)
+
+    steps = len(seen.link) * (seen.warm + seen.steps)
+    return {
+        "link_bytes_per_step": total("wire_bytes") / steps,
+        "link_num_dropped": total("num_dropped"),
+        "link_cpu_ms_per_step": 1e3 * total("cpu_s") / steps,
+        "link_late_ms": 1e3 * total("late_s") / max(1.0, total("num_frames")),
+        # Of the whole run so far: the relay keeps one maximum.
+        "link_latest_ms": 1e3 * seen.link[-1][1].latest_s,
+    }
+
+
+def _learned(session: Session, kind: Kind, goal: Goal) -> dict[str, Any]:
+    """Train a method to an accuracy; with true gradients also with the other learning rate."""
+    to = asdict(goal)
+    found = session.learn(kind, LR, to, _LEARN_TIMEOUT_S)
+    if kind.is_ours or "learn_error" in found:
+        return found
+    other = session.learn(kind, OTHER_LR, to, _LEARN_TIMEOUT_S)
+    names = {
+        "time_to_accuracy_s": "time_to_accuracy_other_lr_s",
+        "steps_to_accuracy": "steps_to_accuracy_other_lr",
+    }
+    return found | {new: other.get(name) for name, new in names.items()} | {"other_lr": OTHER_LR}

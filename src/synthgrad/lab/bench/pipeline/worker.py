@@ -1,0 +1,172 @@
+"""A process of the benchmark: it joins the others, and then does what it is told, a line of JSON at a time.
+
+It waits in a read of its standard input, so that it takes no processor while others have their turn. All methods live
+in the same processes, each with its own weights. Standard output is the answers' alone; what libraries print goes to
+standard error.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from torch import Tensor
+
+from ....engines.stages import join
+from ...experiments.machine import prepare
+from ...tasks import Images, load
+from ..memory.probe import Memory
+from ..turns import reason_of
+from .kinds import Kind
+from .learn import Goal, train
+from .network import Size, batches
+from .ours import Decoupled
+from .peers import Alone, DataParallel, Scheduled
+from .program import Program
+
+__all__ = ["main"]
+
+_DATA = "mnist-10k"
+
+
+@dataclass(slots=True)
+class _Built:
+    """A program, what it is fed with, and the memory that it takes."""
+
+    program: Program
+    feed: Iterator[tuple[Tensor | None, Tensor]]
+    memory: Memory
+
+
+class Worker:
+    """Builds programs and runs them on request.
+
+    Args:
+        size: of what is trained.
+        data_dir: directory of data files, or None.
+        timeout_s: how long to wait for another process.
+    """
+
+    def __init__(self, size: Size, data_dir: str | None, timeout_s: float) -> None:
+        self._size = size
+        self._data_dir = None if data_dir is None else Path(data_dir)
+        self._timeout_s = timeout_s
+        self._batches = batches(load(_DATA).train, size)  # the same for all, and nobody's memory
+        self._built: dict[str, _Built] = {}
+        self._images: dict[str, Images] = {}
+
+    def build(self, name: str, kind: Mapping[str, Any], lr: float) -> dict[str, Any]:
+        """Make a program, to be run under a name."""
+        Memory("cpu").start()  # gives back what others have freed, or this one would be given it
+        memory = Memory("cpu")
+        program = self._program(Kind(**kind), lr)
+        rows, reads = program.rows, program.reads_input
+        fed = itertools.cycle([(x[rows] if reads else None, y[rows]) for x, y in self._batches])
+        memory.start()
+        self._built[name] = _Built(program, fed, memory)
+        return {}
+
+    def run(self, name: str, warm: int, steps: int) -> dict[str, Any]:
+        """Run some steps without and some with a clock; return the seconds, and the program's figures.
+
+        Figures are those of all steps so far; the loss is the last one's, where it is known.
+        """
+        built = self._built[name]
+        step, feed = built.program.step, built.feed
+        torch.set_num_threads(built.program.threads)
+        try:
+            for _ in range(warm):
+                step(*next(feed))
+            before = built.program.facts()
+            start = time.perf_counter()
+            loss = None
+            for _ in range(steps):
+                loss = step(*next(feed))
+            seconds = time.perf_counter() - start
+        finally:
+            torch.set_num_threads(self._size.threads)
+        return {
+            "seconds": seconds,
+            "loss": None if loss is None else float(loss),
+            "before": before,
+            "after": built.program.facts(),
+            "peak_bytes": built.memory.peak(),
+        }
+
+    def learn(self, kind: Mapping[str, Any], lr: float, goal: Mapping[str, Any]) -> dict[str, Any]:
+        """Train anew until an accuracy is reached."""
+        to, which = Goal(**goal), Kind(**kind)
+        program = self._program(which, lr)
+        if to.data not in self._images:
+            self._images[to.data] = load(to.data, self._data_dir)
+        images = self._images[to.data]
+        torch.set_num_threads(program.threads)
+        try:
+            found = train(program, images, self._size.batch_size, self._size.seed, to, alone=which.is_alone)
+            program.close()
+        finally:
+            torch.set_num_threads(self._size.threads)
+        return found
+
+    def _program(self, kind: Kind, lr: float) -> Program:
+        size = self._size
+        if kind.is_alone:
+            threads = kind.threads(size.stages, size.threads)
+            return Alone(size, lr, threads=threads, microbatches=kind.microbatches or 1)
+        if kind.method == "independent":
+            return Alone(size, lr, threads=size.threads)
+        if kind.method == "ddp":
+            return DataParallel(size, lr)
+        if kind.observe_prob is not None:
+            return Decoupled(kind, size, lr, self._timeout_s)
+        return Scheduled(kind, size, lr)
+
+
+def _serve(asked: TextIO, answers: TextIO, settings: dict[str, Any]) -> None:
+    def answer(value: dict[str, Any]) -> None:
+        answers.write(json.dumps(value) + "\n")
+        answers.flush()
+
+    try:
+        size = Size(**settings["size"])
+        prepare(size.threads)
+        join("gloo", timeout_s=settings["timeout_s"])
+        worker = Worker(size, settings["data_dir"], settings["timeout_s"])
+    except Exception as error:
+        answer({"error": reason_of(error)})
+        return
+    answer({})
+    does = {"build": worker.build, "run": worker.run, "learn": worker.learn}
+    for line in asked:
+        command: dict[str, Any] = json.loads(line)
+        try:
+            answer(does[command.pop("do")](**command))
+        except Exception as error:  # the program that asked goes on without this method
+            answer({"error": reason_of(error)})
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    if sys.platform == "linux":
+        # If the program that measures is killed, nobody reads the answers any more (PR_SET_PDEATHSIG).
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    _serve(sys.stdin, answers, json.loads(sys.argv[1]))
+    # Threads may wait for processes that are gone already: nothing here is worth an orderly end.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

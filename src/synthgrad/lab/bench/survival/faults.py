@@ -1,0 +1,265 @@
+"""``bench faults``: one rank of a run on stages dies, freezes or raises, and the others are watched.
+
+Every line is a run of two or three processes over gloo. At a moment one of them is killed, stopped, or raises; what is
+measured is how long it takes until all others have ended, or gone on, and what they say.
+
+The moments are reached by hooks that the ranks' program puts around what the engine does; the engine knows nothing of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ....core import ConfigError, decouple
+from ....engines import Stages
+from ....engines.stages import connect as connecting
+from ....engines.stages import join
+from ....rules import SyntheticGradient
+from ...records import Record
+from ..base import Scope, Setting, blank_line, finish_line
+
+__all__ = ["FAULTS", "MOMENTS", "FaultsBench"]
+
+#: How long a stage waits for another, in seconds; after how long a run that has not ended counts as hanging; and how long
+#: its processes may take to begin.
+TIMEOUT_S, _HANGS_S, _LOADS_S = 3.0, 20.0, 120.0
+
+#: Steps of a run, and the one in the middle of which the fault happens.
+_STEPS, _AT_STEP = 8, 4
+
+_WIDTH, _BATCH, _CLASSES = 16, 8, 4
+
+MOMENTS = ("handshake", "making groups", "measuring links", "mid-step", "closing")
+
+FAULTS = ("killed", "frozen", "raises")
+
+#: What a rank says that knows nothing better.
+_NO_CAUSE = ("nobody has said why", "gloo", "third_party", "Connection closed", "processes at both ends live")
+
+
+class FaultsBench:
+    """Stages of small fully connected layers with cDNI; ``timeout_s`` of 3 s."""
+
+    name = "faults"
+    about = "one rank of a run on stages is killed, frozen or raises: how long until the others end, and what they say"
+    tiers = {
+        "smoke": Scope((_WIDTH,), (2,), (_BATCH,), ("killed",), rounds=1, stages=(2,), tier="smoke"),
+        "quick": Scope((_WIDTH,), (2,), (_BATCH,), FAULTS, rounds=1, stages=(2, 3), tier="quick"),
+    }
+
+    networks = {"fcn": tiers}
+
+    def settings(self, scope: Scope) -> list[Setting]:
+        """Return one setting for each run.
+
+        Raises:
+            ConfigError: if a fault is unknown, or the processes are others than two or more on the loopback device.
+        """
+        if unknown := [fault for fault in scope.methods if fault not in FAULTS]:
+            raise ConfigError(
+                f"fault '{unknown[0]}' is unknown to bench faults; accepted: {', '.join(FAULTS)}"
+            )
+        if scope.link is not None or min(scope.stages, default=0) < 2 or scope.device != "cpu":
+            raise ConfigError(
+                "bench faults runs two processes or more over gloo on the loopback device of this machine; leave out --link, "
+                "and give --stages from 2"
+            )
+        cases = [
+            _Case(stages, rank, moment, fault)
+            for stages, moment, fault in itertools.product(scope.stages, MOMENTS, scope.methods)
+            for rank in range(stages)
+        ]
+        return [self._setting(case, scope) for case in cases]
+
+    def _setting(self, case: _Case, scope: Scope) -> Setting:
+        config = {"timeout_s": TIMEOUT_S, "backend": "gloo", "rule": "cdni, linear M"}
+        line = blank_line(self.name, case.fault, scope, scope.seeds[0], case.cell, config)
+        label = f"faults: {case.stages} stages, rank {case.rank} {case.fault}, {case.moment}"
+        return Setting(label, [line], partial(_measured, case, line, scope.device))
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """A run, and what happens in it.
+
+    Attributes:
+        stages: processes.
+        rank: to which it happens.
+        moment: when.
+        fault: what.
+    """
+
+    stages: int
+    rank: int
+    moment: str
+    fault: str
+
+    @property
+    def cell(self) -> dict[str, Any]:
+        return {"stages": self.stages, "rank": self.rank, "moment": self.moment, "fault": self.fault}
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What is seen of one rank.
+
+    Attributes:
+        ended_s: when its engine had ended, well or by an error, after the fault; None if it never has.
+        has_exited: so has its process.
+        said: the error; empty if there was none.
+    """
+
+    ended_s: float | None = None
+    has_exited: bool = False
+    said: str = ""
+
+
+def _measured(case: _Case, line: Record, device: str) -> Iterator[Record]:
+    others = {rank: seen for rank, seen in enumerate(_outcome(case)) if rank != case.rank}
+    hanging = [rank for rank, seen in others.items() if seen.ended_s is None or not seen.has_exited]
+    sentences = list(dict.fromkeys(seen.said for seen in others.values() if seen.said))
+    error = None
+    if hanging:
+        error = f"rank {', '.join(map(str, hanging))} had not ended after {_HANGS_S:g} s"
+    elif untold := [s for s in sentences if any(words in s for words in _NO_CAUSE)]:
+        error = f"no cause was told: {untold[0]}"
+    elif not sentences:
+        error = "the others have noticed nothing"
+    metrics = {
+        "others_ended_s": max((seen.ended_s or _HANGS_S for seen in others.values()), default=None),
+        "sentence": " │ ".join(sentences) or None,
+    }
+    yield finish_line(line, device, metrics, error)
+
+
+def _outcome(case: _Case) -> list[_Seen]:
+    """Run a case; return what was seen of its ranks."""
+    context = multiprocessing.get_context("forkserver")
+    # PyTorch is loaded once, and its compiler, which optimizers load at their first step.
+    context.set_forkserver_preload([__name__, "torch._dynamo"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ends: dict[Any, int] = {}
+    processes: list[Any] = []
+    for rank in range(case.stages):
+        end, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_rank, args=(theirs, case, rank, port), daemon=True)
+        process.start()
+        theirs.close()
+        ends[end] = rank
+        processes.append(process)
+    try:
+        return _watched(case, ends, processes)
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _watched(case: _Case, ends: dict[Any, int], processes: list[Any]) -> list[_Seen]:
+    began: float | None = None
+    seen = [_Seen() for _ in processes]
+    waiting: dict[Any, int] = {p.sentinel: rank for rank, p in enumerate(processes) if rank != case.rank}
+    until = time.monotonic() + _LOADS_S
+    while waiting and time.monotonic() < until:
+        for ready in wait([*ends, *waiting], 0.1):
+            if ready in waiting:
+                seen[waiting.pop(ready)].has_exited = True
+        for end, rank in list(ends.items()):
+            try:
+                while end.poll():
+                    word, at, said = end.recv()
+                    if word == "fault":
+                        began, until = at, at + _HANGS_S
+                    else:
+                        seen[rank].ended_s, seen[rank].said = at, said
+            except (EOFError, OSError):
+                del ends[end]
+    for one in seen:
+        one.ended_s = None if one.ended_s is None or began is None else one.ended_s - began
+    return seen
+
+
+# -- in the processes of a run ----------------------------------------------------------------------------
+
+
+def _rank(end: Connection, case: _Case, rank: int, port: int) -> None:
+    """Train a stage; tell what it ended with."""
+    torch.set_num_threads(1)
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(case.stages),
+        "LOCAL_WORLD_SIZE": str(case.stages),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    join("gloo", timeout_s=60.0)
+    dist.barrier()
+    try:
+        _train(case, rank, partial(_break, end, case.fault) if rank == case.rank else None)
+    except Exception as error:
+        end.send(("ended", time.monotonic(), str(error)))
+    else:
+        end.send(("ended", time.monotonic(), ""))
+    finally:
+        dist.destroy_process_group()
+
+
+def _break(end: Connection, fault: str) -> None:
+    end.send(("fault", time.monotonic(), ""))
+    if fault == "raises":
+        raise OSError("no space left on device")
+    os.kill(os.getpid(), signal.SIGKILL if fault == "killed" else signal.SIGSTOP)
+
+
+def _train(case: _Case, rank: int, happens: Callable[[], None] | None) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Sequential(nn.Linear(_WIDTH, _WIDTH), nn.ReLU()) for _ in range(case.stages - 1)]
+    model = nn.Sequential(*layers, nn.Linear(_WIDTH, _CLASSES))
+    data = [(torch.randn(_BATCH, _WIDTH), torch.randint(_CLASSES, (_BATCH,))) for _ in range(_STEPS)]
+    cuts = [str(k) for k in range(case.stages - 1)]
+    net = decouple(model, cuts, SyntheticGradient(context=_CLASSES), data[0][0])
+    if happens is not None:
+        _hook(case.moment, happens)
+    adam = partial(torch.optim.Adam, lr=1e-3)
+    with Stages(net, nn.CrossEntropyLoss(), adam, window=2, timeout_s=TIMEOUT_S) as trainer:
+        for step, (x, y) in enumerate(data):
+            if happens is not None and case.moment == "mid-step" and step == _AT_STEP:
+                trainer.module.register_forward_pre_hook(lambda *_: happens())
+            trainer.step(x if rank == 0 else None, y)
+
+
+def _hook(moment: str, happens: Callable[[], None]) -> None:
+    """Have it happen in place of what begins at a moment."""
+    from ....engines.stages.transport import gloo, process_group
+
+    places: dict[str, tuple[Any, str]] = {
+        "handshake": (connecting, "agree"),
+        "making groups": (gloo.GlooTransport, "_connect"),
+        "measuring links": (process_group.GroupLines, "round_trip_s"),
+        "closing": (connecting.Connected, "end"),
+    }
+    if moment in places:
+        owner, name = places[moment]
+        before = getattr(owner, name)
+
+        def hooked(*args: Any, **kwargs: Any) -> Any:
+            happens()
+            return before(*args, **kwargs)
+
+        setattr(owner, name, hooked)
