@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from ...core import ConfigError
-from .shape import odd_part
+from .parts import OddPart
+from .record import SCHEMA, Record
 from .whole import WriteError
 
-__all__ = ["FILE", "SCHEMA", "Record", "append", "finished", "identity", "open_folder", "read"]
+__all__ = ["FILE", "append", "finished", "identity", "open_folder", "read"]
 
-SCHEMA = 1
 FILE = "results.jsonl"
-
-Record = dict[str, Any]
 
 #: Lines about what was left out of one file; more are counted.
 _MOST_PROBLEMS = 10
@@ -76,20 +74,25 @@ def _plain(value: Any) -> Any:
 def append(path: Path, record: Mapping[str, Any]) -> None:
     """Append a record in one write, and have it reach the disk.
 
+    Args:
+        path: of the file.
+        record: a `Record`, or an object with the keys of a line, which is written as it is.
+
     Raises:
         WriteError: if it cannot be written; the file is as it was before then.
     """
-    whole = {k: v for k, v in record.items() if k != _SUM}
-    line = _text({**whole, _SUM: _sum(_text(_plain(whole)))}) + "\n"
+    line = record.line() if isinstance(record, Record) else record
+    whole = {k: v for k, v in line.items() if k != _SUM}
+    text = _text({**whole, _SUM: _sum(_text(_plain(whole)))}) + "\n"
     try:
         # Not buffered: what a full disk did not take must not be written once more when the file is closed.
         with path.open("a+b", buffering=0) as file:
             size = file.seek(0, os.SEEK_END)
             # A killed program may have left half a line: the new record must not be joined to it.
             if size and _last_byte(file) != b"\n":
-                line = "\n" + line
+                text = "\n" + text
             try:
-                _write_all(file, line.encode())
+                _write_all(file, text.encode())
                 os.fsync(file.fileno())
             except BaseException:
                 file.truncate(size)
@@ -132,12 +135,11 @@ def read(path: Path) -> tuple[list[Record], list[str]]:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     record, wrong = _parsed(line)
-                    fate = "left out" if wrong else "kept"
-                    if not wrong:
+                    fate = "left out" if record is None else "kept"
+                    if record is not None:
                         records.append(record)
-                        if not _changed(record):
-                            continue
-                        wrong = "is not as it was written"
+                    if not wrong:
+                        continue
                     if len(problems) < _MOST_PROBLEMS:
                         problems.append(f"{path}, line {number}: {wrong}, {fate}")
                     else:
@@ -148,27 +150,30 @@ def read(path: Path) -> tuple[list[Record], list[str]]:
     return records, problems
 
 
-def _changed(record: Record) -> bool:
-    """Take the sum out of a record; return whether it is another than that of the rest. Older records have none."""
-    found = record.pop(_SUM, None)
+def _parsed(line: str) -> tuple[Record | None, str]:
+    """Return the record of a line, None if it has to be left out, and what is wrong with it: empty if nothing."""
     try:
-        return found is not None and found != _sum(_text(record))
+        found = json.loads(line)
+        if _HALF.search(line):
+            json.dumps(found, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return None, "is no JSON (cut short?)"
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+        return None, f"has another schema than {SCHEMA}"
+    changed = _changed(found)
+    try:
+        return Record.of(found), "is not as it was written" if changed else ""
+    except OddPart as odd:
+        return None, f"has no proper '{odd}'"
+
+
+def _changed(line: dict[str, Any]) -> bool:
+    """Take the sum out of a line; return whether it is another than that of the rest. Older lines have none."""
+    found = line.pop(_SUM, None)
+    try:
+        return found is not None and found != _sum(_text(line))
     except (ValueError, RecursionError):  # a number that JSON does not have
         return True
-
-
-def _parsed(line: str) -> tuple[Record, str]:
-    """Return the record of a line, and what is wrong with it: empty if nothing."""
-    try:
-        record = json.loads(line)
-        if _HALF.search(line):
-            json.dumps(record, ensure_ascii=False).encode()
-    except (ValueError, RecursionError):
-        return {}, "is no JSON (cut short?)"
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        return {}, f"has another schema than {SCHEMA}"
-    odd = odd_part(record)
-    return record, f"has no proper '{odd}'" if odd else ""
 
 
 def identity(record: Mapping[str, Any]) -> str:
@@ -176,6 +181,6 @@ def identity(record: Mapping[str, Any]) -> str:
     return json.dumps(_plain({k: record.get(k) for k in _IDENTITY}), sort_keys=True)
 
 
-def finished(records: Iterable[Record]) -> set[str]:
+def finished(records: Iterable[Mapping[str, Any]]) -> set[str]:
     """Return the identities of the runs that need not be done again: ended well, or diverged."""
     return {identity(r) for r in records if r.get("status") in ("ok", "diverged")}
