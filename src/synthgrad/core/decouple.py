@@ -16,7 +16,8 @@ from .audit import audit, is_due
 from .context import current
 from .copies import copied, refuse_lazy
 from .cut import CUT_NODE, PlainCrossing
-from .errors import CutError
+from .errors import ConfigError, ContextError, CutError
+from .given import brief, cut_names, example_arguments, instance_of, mismatch
 from .graph import OUTPUT, Graph, first_tensor, trace
 from .input_rule import InputRule
 from .instruments import Instruments
@@ -134,6 +135,11 @@ class Decoupled(nn.Module):
         """
         if not (self.training and torch.is_grad_enabled()):
             return self._plain(args, kwargs)
+        if context is not None and not isinstance(context, Tensor):
+            raise ContextError(
+                f"context={brief(context)}: expected a tensor with a row for each example; convert it by "
+                "torch.as_tensor"
+            )
         info = current() or Info()
         info = Info(
             context=info.context if context is None else context,
@@ -147,9 +153,31 @@ class Decoupled(nn.Module):
             return self._run(PlainCrossing(self.units, None, self.truths), info, args, kwargs)
         self.instruments.step = info.step or 0
         crossing = PlainCrossing(self.units, self.instruments, self.truths, self.graph)
-        output = self._run(crossing, info, args, kwargs)
+        try:
+            output = self._run(crossing, info, args, kwargs)
+        except TypeError as error:  # most likely the context, given by position
+            why = mismatch(self.model, args, kwargs)
+            if why is None:
+                raise
+            raise ConfigError(f"the batch could not be run through the network: {why}") from error
         crossing.reached(OUTPUT)
         return output
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load a state as `torch.nn.Module` does.
+
+        Raises:
+            ConfigError: if it is that of the plain model.
+        """
+        given = set(state_dict)
+        if given and not given & set(self.state_dict()) and given & set(self.model.state_dict()):
+            raise ConfigError(
+                "the state is that of the plain model, and a decoupled network has the model under 'model.' and its rules "
+                "under 'rules.'; load it by net.model.load_state_dict(state)"
+            )
+        return super().load_state_dict(state_dict, strict, assign)
 
     @contextmanager
     def crossed_by(self, crossing: Crossing) -> Generator[None]:
@@ -258,7 +286,8 @@ def decouple(
     Raises:
         CutError: if a cut cannot be made (unknown name, a submodule called twice or never, a skip
             connection that crosses it, an output without just one floating tensor that a gradient flows through, a
-            part under activation checkpointing, a lazy module).
+            part under activation checkpointing, a lazy module), or the example does not fit the model.
+        ConfigError: if a rule is no `Rule` (its class, say), or another setting is out of its range.
 
     >>> import torch, synthgrad as sg
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
@@ -268,25 +297,32 @@ def decouple(
     >>> net.model[0].weight.grad.abs().max().item()  # the first synthetic gradients are zero
     0.0
     """
-    if isinstance(at, str):
-        raise CutError(f"at={at!r}: expected a list of names, as in at=[{at!r}]")
     if isinstance(model, Decoupled):
         raise CutError("the model is decoupled already; recouple it first, or name all cuts at once")
+    if not isinstance(model, nn.Module):
+        what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise CutError(
+            f"got {what} as model, expected a torch.nn.Module; {'call it first' if callable(model) else 'give one'}"
+        )
+    at = cut_names(model, at)
     rules = dict(rule) if isinstance(rule, Mapping) else dict.fromkeys(at, rule)
     if set(rules) != set(at):
         raise CutError(f"rules are given for {sorted(rules)}, cuts for {sorted(at)}; give one for each cut")
+    for given in rules.values():
+        instance_of(Rule, given, "rule", "synthgrad.SyntheticGradient(...)")
     units = Units(reduction, loss_scale)
-    if not isinstance(model, nn.Module):
-        raise CutError(f"got a {type(model).__name__} as model, expected a torch.nn.Module")
-    refuse_lazy(model)
-    model = copied(model)
-    args, kwargs = _arguments(example)
-    graph = trace(model, at, args, kwargs, batch_dim=batch_dim, features_dim=features_dim)
+    args, kwargs = example_arguments(example)
     supplies = dict(inputs) if isinstance(inputs, Mapping) else dict.fromkeys(at, inputs)
     if unknown := set(supplies) - set(at):
         raise CutError(
             f"input rules are given for {sorted(unknown)}, where there is no cut; cuts are {sorted(at)}"
         )
+    for supply in supplies.values():
+        if supply is not None:
+            instance_of(InputRule, supply, "inputs", "synthgrad.SyntheticInput(...)")
+    refuse_lazy(model)
+    model = copied(model)
+    graph = trace(model, at, args, kwargs, batch_dim=batch_dim, features_dim=features_dim)
     bound = {name: rules[name].bind(site) for name, site in graph.sites.items()}
     fed = {n: rule.bind(graph.sites[n]) for n, rule in supplies.items() if rule is not None}
     kept = pytree.tree_map_only(
@@ -298,14 +334,6 @@ def decouple(
     net.rules.train(model.training)
     net.inputs.train(model.training)
     return net
-
-
-def _arguments(example: Tensor | Sequence[Any] | Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(example, Tensor):
-        return (example,), {}
-    if isinstance(example, Mapping):
-        return (), dict(example)
-    return tuple(example), {}
 
 
 def recouple(net: Decoupled) -> nn.Module:
@@ -349,7 +377,7 @@ def propose_cuts(model: nn.Module, example: Tensor | Sequence[Any] | Mapping[str
     >>> propose_cuts(torch.nn.Sequential(block(), block(), torch.nn.Linear(4, 2)), torch.ones(8, 4))
     ['0', '1']
     """
-    names = propose(model, *_arguments(example))
+    names = propose(model, *example_arguments(example))
     if not names:
         raise CutError(
             f"no cut could be proposed for {type(model).__name__}: none of its children with parameters, and no block in "

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .copies import copied, refuse_lazy
 from .devices import cuda_devices
 from .errors import CutError
+from .given import similar
 from .layout import Dim, Layout, Met, find_layouts
 from .outputs import Slot
 from .owners import owners
@@ -177,7 +178,7 @@ def _check_names(model: nn.Module, names: Sequence[str]) -> None:
         if name not in known:
             some = ", ".join(sorted(known)[:12]) or "none"
             raise CutError(
-                f"cannot cut after '{name}': the model has no submodule of that name; it has: {some}"
+                f"cannot cut after '{name}': the model has no submodule of that name{similar(name, known)}; it has: {some}"
                 + (" …" if len(known) > 12 else "")
             )
     if len(set(names)) != len(names):

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .errors import ConfigError
 from .events import Kind, Timeline
+from .given import brief
 from .quality import Guard, Monitor
 
 __all__ = ["Instruments"]
@@ -27,6 +29,16 @@ class Instruments:
     monitor: Monitor | None = None
     timeline: Timeline | None = None
     step: int = 0
+
+    def __post_init__(self) -> None:
+        for name, given, kind, example in (
+            ("monitor", self.monitor, Monitor, "monitor=synthgrad.Monitor(every=50)"),
+            ("timeline", self.timeline, Timeline, "timeline=synthgrad.core.Timeline()"),
+        ):
+            if given is not None and not isinstance(given, kind):
+                raise ConfigError(
+                    f"{name}={brief(given)}: expected a {kind.__name__}, as in {example}, or None"
+                )
 
     def log(self, kind: Kind, where: str, entered: int) -> None:
         """Put an event on the timeline, about a batch that entered in a step."""

@@ -77,9 +77,9 @@ def dims_of(dim: Dim, names: Sequence[str], met: Mapping[str, Met], what: str) -
         if name not in met:
             raise CutError(f"{what} names '{name}', where there is no cut; cuts are {sorted(met)}")
         ndim = len(met[name].shape)
-        if isinstance(value, bool) or not -ndim <= value < ndim:
+        if isinstance(value, bool) or not isinstance(value, int) or not -ndim <= value < ndim:
             raise CutError(
-                f"{what}={value} for the cut after '{name}', whose message has the shape {met[name].shape}; expected a "
+                f"{what}={value!r} for the cut after '{name}', whose message has the shape {met[name].shape}; expected a "
                 f"dimension from {-ndim} to {ndim - 1}"
             )
         given[name] = value % ndim

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .copies import copied
 from .errors import CutError
+from .given import mismatch
 from .outputs import Slot, find_slot, message_in, tensors_in, with_message
 
 __all__ = ["OUTPUT", "Module", "Probe", "pieces"]
@@ -103,6 +104,9 @@ def pieces(
     except CutError:
         raise
     except Exception as error:
+        why = mismatch(twin, args, kwargs)
+        if why is not None:
+            raise CutError(f"the example could not be run through the model: {why}") from error
         error.add_note("raised while synthgrad.decouple ran the example batch through the model")
         raise
     finally:

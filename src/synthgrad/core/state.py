@@ -91,6 +91,10 @@ class StateLayout:
         ]
         return pytree.tree_unflatten(parts, self._spec)
 
+    def batch_size_of(self, state: Any) -> int:
+        """Return the batch size of a state that fits."""
+        return pytree.tree_leaves(state)[0].shape[self.batch_dim]
+
     def check(self, state: Any, where: str, batch_size: int | None = None) -> None:
         """Raise an error unless the state has the structure and the widths of the example.
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from ..core import ConfigError, ShapeError, SynthgradError
+from ..core.given import brief
 from ..core.units import Units
 
 __all__ = ["Criterion", "Passed", "StepRecord", "loads_state", "model_inputs", "reduced"]
@@ -47,6 +48,10 @@ def reduced(loss: Tensor, units: Units | None) -> tuple[Tensor, Tensor | None]:
     Raises:
         ShapeError: if it is neither.
     """
+    if not isinstance(loss, Tensor):
+        raise ShapeError(
+            f"the criterion returned {brief(loss)}, expected a tensor: the loss with its graph, without .item()"
+        )
     if loss.ndim == 0:
         return loss, None
     if loss.ndim > 1:

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from ..core import ConfigError, Info, Message, Monitor, Rule, ShapeError, Site
 from ..core.cut import PlainCrossing
+from ..core.given import instance_of
 from ..core.in_flight import Batch, InFlight
 from ..core.instruments import Instruments
 from ..core.interface import Frame, Interface
@@ -71,6 +73,23 @@ class Ended:
     delta: Tensor | None = None
 
 
+def _batch_dim(state: Any, given: int | None) -> int:
+    """Return which dimension of a state is the batch.
+
+    Raises:
+        ConfigError: if nobody has said it of a state that may be ``(layers, B, H)`` or ``(B, T, H)``.
+    """
+    if given is not None:
+        return given
+    for part in pytree.tree_leaves(state):
+        if isinstance(part, Tensor) and part.ndim == 3:
+            raise ConfigError(
+                f"the state has a part of shape {tuple(part.shape)}, of which dimension 0 or 1 may be the batch; say "
+                "batch_dim=1 for the (layers, B, H) of nn.LSTM and nn.GRU, or batch_dim=0 for (B, ...)"
+            )
+    return 0
+
+
 class Boundary(nn.Module):
     """Carries credit past the truncation boundary of BPTT: two calls per unroll of an ordinary loop.
 
@@ -86,7 +105,8 @@ class Boundary(nn.Module):
         rule: the pattern of the rule, such as ``SyntheticGradient((256,), norm=False)``; `NoBackprop` is
             truncated BPTT itself. It sees the state as ``(B, F)``, its parts side by side.
         state: an example: a tensor or a nest of tensors, such as the ``(h, c)`` of an ``nn.LSTM``.
-        batch_dim: which dimension of the state is the batch: 1 for ``nn.LSTM`` and ``nn.GRU``, 0 for cells.
+        batch_dim: which dimension of the state is the batch: 1 for ``nn.LSTM`` and ``nn.GRU``, 0 for cells. Where None,
+            0; of states with three dimensions it must be said.
         alpha: ``α``, on what is injected (0.1 in the paper, as recalled). Targets contain it.
         future: the auxiliary task; `end` then wants the features that it reads.
         reduction: how the criterion reduces over sequences: ``"mean"`` if its loss is the sum over the steps of
@@ -104,8 +124,8 @@ class Boundary(nn.Module):
 
     Raises:
         ShapeError: if the example is no state.
-        ConfigError: if ``alpha`` is no finite number of 0 or more, ``observe_every`` is under 1, or the rule has
-            modules wait.
+        ConfigError: if ``alpha`` is no finite number of 0 or more, ``observe_every`` is under 1, the rule has
+            modules wait, or ``batch_dim`` is needed and not given.
     """
 
     def __init__(
@@ -113,7 +133,7 @@ class Boundary(nn.Module):
         rule: Rule,
         state: Any,
         *,
-        batch_dim: int = 0,
+        batch_dim: int | None = None,
         alpha: float = 0.1,
         future: FutureGradient | None = None,
         reduction: Reduction = "mean",
@@ -125,12 +145,13 @@ class Boundary(nn.Module):
             raise ConfigError(f"alpha={alpha}: expected a finite number, 0 or more, such as 0.1")
         if isinstance(observe_every, bool) or observe_every < 1:
             raise ConfigError(f"observe_every={observe_every!r}: expected a number of unrolls, at least 1")
+        instance_of(Rule, rule, "rule", "synthgrad.SyntheticGradient(...)")
         if rule.waits:
             raise ConfigError(
                 f"rule {type(rule).__name__} has the module below wait for its true message, but an unroll's "
                 "graph is gone when that comes; make unrolls longer, or take another rule"
             )
-        self.layout = StateLayout(state, batch_dim)
+        self.layout = StateLayout(state, _batch_dim(state, batch_dim))
         flat = self.layout.pack(state)
         self.rule = rule.bind(Site(_NAME, tuple(flat.shape), flat.dtype, flat.device, self))
         if future is not None and future.state_features != self.layout.num_features:

@@ -2,11 +2,74 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
+from typing import Any
+
+import torch
+from torch import nn
 
 from ..core import ConfigError, Decoupled
+from ..core.given import brief, mismatch, takes
+from .base import Passed
 
-__all__ = ["check_unlockable", "warn_of_evaluation"]
+__all__ = ["check_criterion", "check_draws", "check_first_batch", "check_unlockable", "warn_of_evaluation"]
+
+
+def check_criterion(criterion: Any) -> None:
+    """Refuse what is no criterion.
+
+    Raises:
+        ConfigError: if it is a class, or cannot be called with an output and a target.
+    """
+    if inspect.isclass(criterion):
+        raise ConfigError(
+            f"criterion={criterion.__name__} is a class, expected a function of output and target; call it, as in "
+            f"{criterion.__name__}()"
+        )
+    if not callable(criterion) or isinstance(criterion, torch.optim.Optimizer):
+        raise ConfigError(
+            f"criterion={brief(criterion)}: expected a function of output and target that returns the loss, such as "
+            "torch.nn.functional.cross_entropy"
+        )
+    if not takes(criterion.forward if isinstance(criterion, nn.Module) else criterion, None, None):
+        raise ConfigError(
+            f"criterion={brief(criterion)} cannot be called with two arguments, expected a function of output and target; "
+            "the order is net, criterion, optimizer, and a criterion that needs no target takes it all the same"
+        )
+
+
+def check_draws(update_prob: Any, generator: Any) -> None:
+    """Refuse a probability of updates that is none, and a source of draws that is no generator.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    if not isinstance(update_prob, int | float) or not 0 < update_prob <= 1:
+        raise ConfigError(f"update_prob={update_prob!r}: expected a probability over 0 and up to 1")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ConfigError(
+            f"generator={brief(generator)}: expected a torch.Generator, as in torch.Generator().manual_seed(0)"
+        )
+
+
+def check_first_batch(net: nn.Module, passed: Passed) -> None:
+    """Refuse a first batch that the network cannot take, and a step in which nothing could learn.
+
+    Raises:
+        ConfigError: saying what was given and what is expected.
+    """
+    if not torch.is_grad_enabled():
+        raise ConfigError(
+            "step() was called without gradients (under torch.no_grad or torch.inference_mode), and nothing can learn "
+            "so; call it outside"
+        )
+    model = net.model if isinstance(net, Decoupled) else net
+    args, kwargs = passed
+    if not takes(model.forward, *args, **kwargs) or not any(map(torch.is_tensor, (*args, *kwargs.values()))):
+        why = mismatch(model, args, kwargs)
+        if why is not None:
+            raise ConfigError(f"the batch cannot be run through the network: {why}")
 
 
 def check_unlockable(net: Decoupled) -> None:

@@ -27,7 +27,7 @@ from ..core.instruments import Instruments
 from .base import Criterion, StepRecord, loads_state, model_inputs
 from .buffers import sparing_buffers
 from .carry import carried, carry_on
-from .checks import check_unlockable, warn_of_evaluation
+from .checks import check_criterion, check_draws, check_first_batch, check_unlockable, warn_of_evaluation
 from .cuts import Cuts, NothingAbove
 from .held import Held, Stash
 from .lags import Lag
@@ -91,8 +91,8 @@ class InProcess:
     ) -> None:
         if not isinstance(net, Decoupled):
             raise ConfigError(f"got a {type(net).__name__}, expected what synthgrad.decouple returned")
-        if not 0 < update_prob <= 1:
-            raise ConfigError(f"update_prob={update_prob!r}: expected a probability over 0 and up to 1")
+        check_criterion(criterion)
+        check_draws(update_prob, generator)
         self.net = net
         self.update_prob = update_prob
         self._generator = generator
@@ -167,6 +167,7 @@ class InProcess:
         (args, kwargs), batch = entering
         if not self._step:
             warn_of_evaluation(self.net)
+            check_first_batch(self.net, (args, kwargs))
         clear_casts()
         grad_mode, cuts = torch.is_grad_enabled(), self._cuts
         try:

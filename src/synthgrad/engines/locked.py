@@ -14,6 +14,7 @@ from ..core.units import Units
 from .base import Criterion, StepRecord, loads_state, model_inputs, reduced
 from .buffers import sparing_buffers
 from .carry import carried, carry_on
+from .checks import check_criterion, check_draws, check_first_batch
 from .optimizers import OptimizerFactory, Parameters, clear_casts, make_optimizers, zero_grad
 from .penalty import Penalties, Penalty
 from .truth import true_messages
@@ -62,8 +63,8 @@ class Locked:
         guard: bool | Guard = True,
         timeline: Timeline | None = None,
     ) -> None:
-        if not 0 < update_prob <= 1:
-            raise ConfigError(f"update_prob={update_prob!r}: expected a probability over 0 and up to 1")
+        check_criterion(criterion)
+        check_draws(update_prob, generator)
         self.net = net
         self.criterion = criterion
         rules = ("rules.", "inputs.") if isinstance(net, Decoupled) else ()
@@ -112,6 +113,8 @@ class Locked:
         """
         args, kwargs = model_inputs(x, inputs)
         self._instruments.step = self._step
+        if not self._step:
+            check_first_batch(self.net, (args, kwargs))
         if not self._draw():
             return self._only_forward(args, kwargs, y)
         with sparing_buffers(self.net, self._instruments):

@@ -111,6 +111,10 @@ def _checked(net: Decoupled, lags: Mapping[str, Lag]) -> dict[str, Lag]:
     """
     graph = net.graph
     known = list(graph.sites)
+    if not isinstance(lags, Mapping) or not all(isinstance(lag, Lag) for lag in lags.values()):
+        raise ConfigError(
+            f"lags={lags!r}: expected a Lag by interface, as in lags={{{known[0]!r}: Lag(observe=2)}}"
+        )
     for name, lag in lags.items():
         if name not in graph.sites:
             raise ConfigError(f"lags name the interface '{name}', expected one of {known}")

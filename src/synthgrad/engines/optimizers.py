@@ -11,11 +11,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..core import ConfigError
+from ..core.given import brief
 
 __all__ = [
     "Named",
     "OptimizerFactory",
     "Parameters",
+    "check_optimizer",
     "clear_casts",
     "has_gradient",
     "make_optimizers",
@@ -78,6 +80,11 @@ def make_optimizers(
         ConfigError: if the factory fails or returns something else, an optimizer needs a closure, or a parameter is left
             out or taken twice.
     """
+    for _, options in parts:
+        if options is not None and not isinstance(options, Mapping):
+            raise ConfigError(
+                f"options of a parameter group are {brief(options)}, expected a mapping such as {{'lr': 1e-3}}"
+            )
     kept = [([(n, p) for n, p in named if p.requires_grad], options) for named, options in parts]
     given = Parameters([pair for named, _ in kept for pair in named], module)
     if not given:
@@ -89,7 +96,24 @@ def make_optimizers(
     return optimizers
 
 
+def check_optimizer(factory: Any) -> None:
+    """Refuse what makes no optimizers, in particular an optimizer itself.
+
+    Raises:
+        ConfigError: if it is an optimizer, or several, or not callable.
+    """
+    if callable(factory) and not isinstance(factory, Optimizer):
+        return
+    made = next(iter(factory), None) if isinstance(factory, Sequence) else factory
+    name = type(made).__name__ if isinstance(made, Optimizer) else "Adam"
+    raise ConfigError(
+        f"optimizer={brief(factory)}: expected a function that makes one, for an engine makes one for each module; write "
+        f"lambda params: torch.optim.{name}(params, 3e-4)"
+    )
+
+
 def _made(factory: OptimizerFactory, given: Parameters) -> list[Optimizer]:
+    check_optimizer(factory)
     try:
         made = factory(given)
     except (ValueError, TypeError, AttributeError, IndexError, KeyError) as error:

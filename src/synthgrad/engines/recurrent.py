@@ -12,6 +12,7 @@ rule learns from λ-returns over them (`returns`).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -20,8 +21,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..core import ConfigError, Guard, ShapeError, Timeline
+from ..core.given import brief, takes
 from .base import Criterion, StepRecord, loads_state
 from .boundary import Boundary, Opened, Rows
+from .checks import check_criterion
 from .optimizers import OptimizerFactory, clear_casts, make_optimizers, zero_grad
 from .returns import Unroll, returns
 from .watch import check_learned
@@ -78,6 +81,12 @@ class Recurrent:
         max_norm: float | None = None,
         timeline: Timeline | None = None,
     ) -> None:
+        if not isinstance(boundary, Boundary):
+            raise ConfigError(
+                f"boundary={brief(boundary)}: expected a Boundary, as in engines.Boundary(rule, state) with an example of "
+                "the network's state"
+            )
+        check_criterion(criterion)
         if max_norm is not None and not max_norm > 0:
             raise ConfigError(f"max_norm={max_norm}: expected a norm above 0, or None")
         if window < 1:
@@ -116,8 +125,12 @@ class Recurrent:
         self.max_norm = max_norm
         self.state: Any = None
         self._context: Tensor | None = None  # what the rule was told of `state`
+        self._rows: int | None = (
+            None  # length of the first dimension of the inputs so far: the batch, where that is first
+        )
         self._instruments = boundary.instruments  # with the monitor that the boundary was given
         self._instruments.guard, self._instruments.timeline = Guard.of(guard, skips=False), timeline
+        _check_network(net, boundary)
         self._step = 0
         self._open: list[Unroll] = []
 
@@ -127,7 +140,8 @@ class Recurrent:
         """Run one unroll.
 
         Args:
-            x: inputs of ``T`` steps, as the network wants them.
+            x: inputs of ``T`` steps, as the network wants them, the batch first: the initial state is asked for as many
+                sequences. As many in every unroll, unless all of them begin anew.
             y: targets, as the criterion wants them.
             fresh: sequences that begin anew with this unroll, ``(B,)`` bool or one for all; their state is
                 the network's initial one. The first unroll is fresh whatever is said.
@@ -217,12 +231,23 @@ class Recurrent:
     def _begin(self, x: Any, fresh: Rows) -> Any:
         """Return the state to go on from, with the initial one where sequences begin anew."""
         layout = self.boundary.layout
+        rows: int = pytree.tree_leaves(x)[0].shape[0]
+        if self.state is not None and fresh is not True:
+            before, self._rows = self._rows, rows
+            batch = len(layout.pack(self.state))
+            if before is not None and rows not in (before, batch):
+                raise ShapeError(
+                    f"this unroll has {rows} sequences and the one before had {batch}, whose states it would go on from; give "
+                    "as many in every unroll (drop_last=True), or say fresh=True where all of them begin anew"
+                )
+        self._rows = rows
         if fresh is False:
             return self.state
         if self.state is None or fresh is True:
             like = next(self.net.parameters())
-            batch = pytree.tree_leaves(x)[0].shape[0]
-            return self._initial(batch, like.device)
+            state = self._initial(rows, like.device)
+            self._check_initial(state, rows)
+            return state
         flat = layout.pack(self.state)
         assert isinstance(fresh, Tensor)
         if fresh.shape != (len(flat),):
@@ -236,12 +261,32 @@ class Recurrent:
         network: Any = self.net
         return network.initial_state(batch_size, device, self.boundary.layout.dtype)
 
+    def _check_initial(self, state: Any, batch_size: int) -> None:
+        """Refuse an initial state of another batch: most likely another dimension of it is the batch."""
+        layout = self.boundary.layout
+        where = f"the state that {type(self.net).__name__}.initial_state has returned"
+        layout.check(state, where)
+        found = layout.batch_size_of(state)
+        if found != batch_size:
+            raise ShapeError(
+                f"{where} has {found} along dimension {layout.batch_dim}, expected the {batch_size} sequences of the "
+                f"batch; if that is another dimension of the state, say so: Boundary(..., batch_dim="
+                f"{0 if layout.batch_dim else 1}), which nn.LSTM and nn.GRU "
+                f"{'do not want' if layout.batch_dim else 'need'}"
+            )
+
     def _run(self, x: Any, y: Any, state: Any) -> tuple[Tensor, Tensor | None, Any]:
         """Return loss, features and state of an unroll."""
         network: Any = self.net
         features = None
         if self.boundary.future is None:
-            outputs, state = network(x, state)
+            made = network(x, state)
+            if not isinstance(made, tuple) or len(made) != 2:
+                raise ShapeError(
+                    f"{type(self.net).__name__} has returned {brief(made)}, expected a pair: its outputs and its new state"
+                )
+            outputs, state = made
+            self.boundary.layout.check(state, "the state at the end of an unroll")
         else:
             features, state = network.features(x, state)
             outputs = network.head(features)
@@ -277,3 +322,25 @@ class Recurrent:
             boundary.observe(unroll.start, gradient)
         # One loss after the other: their sum would keep all graphs until the last has run backward.
         self._update(*(unroll.done.loss for unroll in window))
+
+
+def _check_network(net: nn.Module, boundary: Boundary) -> None:
+    """Refuse a network without an explicit state.
+
+    Raises:
+        ConfigError: naming the method.
+    """
+    name = type(net).__name__
+    initial = getattr(net, "initial_state", None)
+    wanted = "initial_state(batch_size, device, dtype), which returns the state before the first step"
+    if not callable(initial) or isinstance(initial, Tensor):
+        raise ConfigError(f"{name} has no method initial_state, expected {wanted}; give it one")
+    if not takes(initial, 1, torch.device("cpu"), torch.float32):
+        raise ConfigError(
+            f"{name} has initial_state{inspect.signature(initial)}, expected {wanted}; give it these three arguments"
+        )
+    if boundary.future is None and not takes(net.forward, None, None):
+        raise ConfigError(
+            f"{name} has forward{inspect.signature(net.forward)}, expected forward(x, state), which returns outputs and "
+            "state; give it the state as an argument"
+        )

@@ -84,6 +84,11 @@ class Watch:
         Raises:
             CutError: if the loss depends on parameters of other modules than the last by another way than the output.
         """
+        if not loss.requires_grad and any(t.requires_grad for t in outputs):
+            raise ConfigError(
+                "the criterion returned a loss without a graph, from which nothing can learn; let it compute the loss of the "
+                "output itself, without .detach(), .item() or torch.no_grad()"
+            )
         last = next(reversed(self._of))
         own = {id(p) for _, p in self._of[last]}
         known = {id(p): n for n, p in (*self._named, *self._rules)}

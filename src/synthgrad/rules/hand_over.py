@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core import ConfigError, Credit, Info, Message, Rule, Site, quality
+from ..core.given import check_whole, instance_of
 
 __all__ = ["HandOver"]
 
@@ -52,12 +53,10 @@ class HandOver(Rule):
         memory: float = 0.9,
     ) -> None:
         super().__init__()
-        if not isinstance(rule, Rule):
-            raise ConfigError(f"got a {type(rule).__name__} to hand over to, expected a rule")
-        if warm_up < 0:
-            raise ConfigError(f"warm_up={warm_up!r}: expected a number of batches from 0")
-        if freeze_after is not None and freeze_after < 0:
-            raise ConfigError(f"freeze_after={freeze_after!r}: expected a number of batches from 0, or None")
+        instance_of(Rule, rule, "rule", "synthgrad.SyntheticGradient(...)")
+        check_whole("warm_up", warm_up, 0, "number of batches")
+        if freeze_after is not None:
+            check_whole("freeze_after", freeze_after, 0, "number of batches")
         if min_cosine is not None and not -1 <= min_cosine <= 1:
             raise ConfigError(f"min_cosine={min_cosine!r}: expected a number from -1 to 1, or None")
         if not 0 <= memory < 1:

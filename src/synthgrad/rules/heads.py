@@ -9,6 +9,7 @@ from math import prod
 from torch import Tensor, nn
 
 from ..core import CutError, ShapeError, Site
+from ..core.given import widths_of
 from .spatial import average, check_norm, convolution, norm_of, num_space_dims
 
 __all__ = ["Head", "HeadFactory", "convolutional_head", "linear_head"]
@@ -129,7 +130,7 @@ def linear_head(hidden: Sequence[int] = (), *, pool: int = 2, norm: bool = True)
         pool: places that such a message is averaged to, along each side.
         norm: BatchNorm in the hidden layers.
     """
-    return _Linear(tuple(hidden), pool, norm)
+    return _Linear(widths_of(hidden), pool, norm)
 
 
 def convolutional_head(channels: int | None = None, *, pool: int = 2, norm: bool = True) -> HeadFactory:

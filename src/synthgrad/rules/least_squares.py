@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import ConfigError, ContextError, Credit, CutError, Info, Message, Rule, ShapeError, Site
+from ..core.given import check_whole
 from .context_input import IGNORED, check_context, index_error
 
 __all__ = ["LeastSquaresGradient"]
@@ -46,8 +47,8 @@ class LeastSquaresGradient(Rule):
         ignore_index: int = IGNORED,
     ) -> None:
         super().__init__()
-        if context is not None and (isinstance(context, bool) or context < 1):
-            raise ConfigError(f"context={context!r}: expected the number of classes, at least 1, or None")
+        if context is not None:
+            check_whole("context", context, 1, "number of classes")
         if not 0 < rate <= 1:
             raise ConfigError(f"rate={rate!r}: expected a number above 0 up to 1")
         if not math.isfinite(damping) or damping <= 0:

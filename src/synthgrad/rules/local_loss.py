@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core import Credit, Info, Rule, Site
+from ..core.given import check_factory
 from .context_input import IGNORED
 from .heads import Head, HeadFactory, linear_head
 from .input_gradient import traced_gradient
@@ -49,6 +50,7 @@ class LocalLoss(Rule):
     ) -> None:
         super().__init__()
         check_loss(loss)
+        check_factory("head", head, "head=synthgrad.rules.heads.linear_head()")
         check_num_outputs(classes, loss)
         self.classes = classes
         self.loss = loss

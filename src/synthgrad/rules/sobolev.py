@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import ConfigError, Credit, Info, Message, Rule, Site
+from ..core.given import check_factory, widths_of
 from .context_input import IGNORED, check_context, encode
 from .heads import Head, HeadFactory, linear_head
 from .input_gradient import traced_gradient
@@ -74,6 +75,8 @@ class Sobolev(Rule):
                 "loss= is for critic='classifier'; a critic of the value has no loss of its own"
             )
         check_loss(loss)
+        check_factory("head", head, "head=synthgrad.rules.heads.linear_head()")
+        hidden = widths_of(hidden)
         if classes is not None:
             check_num_outputs(classes, loss)
         if value_weight < 0:
@@ -86,7 +89,7 @@ class Sobolev(Rule):
         self._has_looked = False  # at the values of a target
         self._factory = head or linear_head(hidden, norm=norm)
         self._given = head is not None
-        self._hidden = tuple(hidden)
+        self._hidden = hidden
         self.head: Head
         self.table: nn.Parameter | None = None
 

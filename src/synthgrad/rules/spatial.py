@@ -36,7 +36,7 @@ def kernel_of(kernel: int | None, dims: int) -> int:
     """
     if kernel is None:
         return 3 if dims == 3 else 5
-    if isinstance(kernel, bool) or kernel < 1 or kernel % 2 == 0:
+    if isinstance(kernel, bool) or not isinstance(kernel, int) or kernel < 1 or kernel % 2 == 0:
         raise ConfigError(f"kernel={kernel!r}: expected an odd number, such as 3 or 5")
     return kernel
 

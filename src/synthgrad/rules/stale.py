@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..core import ConfigError, ContextError, Credit, CutError, Info, Message, Rule, Site
+from ..core.given import check_whole
 
 __all__ = ["StaleGradient"]
 
@@ -30,12 +31,11 @@ class StaleGradient(Rule):
 
     def __init__(self, num_examples: int, decay: float = 0.0, max_age: int | None = None) -> None:
         super().__init__()
-        if isinstance(num_examples, bool) or num_examples < 1:
-            raise ConfigError(f"num_examples={num_examples!r}: expected the size of the data set, at least 1")
+        check_whole("num_examples", num_examples, 1, "size of the data set")
         if not 0 <= decay < 1:
             raise ConfigError(f"decay={decay!r}: expected a number from 0 up to, not including, 1")
-        if max_age is not None and max_age < 1:
-            raise ConfigError(f"max_age={max_age!r}: expected at least 1 step, or None")
+        if max_age is not None:
+            check_whole("max_age", max_age, 1, "number of steps")
         self.num_examples = num_examples
         self.decay = decay
         self.max_age = max_age

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core import ConfigError, ContextError, Credit, CutError, Info, Message, Rule, Site
+from ..core.given import check_factory, check_whole, widths_of
 from .context_input import IGNORED
 from .models import GradientModel, ModelFactory, convolutional, dense
 from .spatial import kernel_of, num_space_dims
@@ -55,14 +56,14 @@ class SyntheticGradient(Rule):
         ignore_index: int = IGNORED,
     ) -> None:
         super().__init__()
-        if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in hidden):
-            raise ConfigError(f"hidden={tuple(hidden)!r}: expected widths of at least 1, or () for linear")
-        if context is not None and (isinstance(context, bool) or context < 1):
-            raise ConfigError(f"context={context!r}: expected the number of classes, at least 1, or None")
+        hidden = widths_of(hidden)
+        if context is not None:
+            check_whole("context", context, 1, "number of classes")
         kernel_of(kernel, 2)
-        if model is not None and tuple(hidden):
+        check_factory("model", model, "model=synthgrad.rules.models.like_layer()")
+        if model is not None and hidden:
             raise ConfigError("hidden and model are both given; let the factory say the hidden layers")
-        self.hidden = tuple(hidden)
+        self.hidden = hidden
         self.width = context or 0
         self.norm = norm
         self.kernel = kernel

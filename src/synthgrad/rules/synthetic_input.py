@@ -9,7 +9,8 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from ..core import ConfigError, ContextError, CutError, Info, InputRule, ShapeError, Site, Supply
+from ..core import ContextError, CutError, Info, InputRule, ShapeError, Site, Supply
+from ..core.given import check_factory, widths_of
 from .spatial import average, check_norm, convolution, kernel_of, norm_of, num_space_dims
 
 __all__ = ["InputModelFactory", "SyntheticInput", "convolutional_input", "dense_input"]
@@ -39,9 +40,8 @@ class SyntheticInput(InputRule):
         self, hidden: Sequence[int] = (256,), *, model: InputModelFactory | None = None, norm: bool = True
     ) -> None:
         super().__init__()
-        if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in hidden):
-            raise ConfigError(f"hidden={tuple(hidden)!r}: expected widths of at least 1, or () for linear")
-        self.hidden = tuple(hidden)
+        check_factory("model", model, "model=synthgrad.rules.dense_input()")
+        self.hidden = widths_of(hidden)
         self.norm = norm
         self._factory = model
         self._inputs: tuple[int, ...] | None = None  # shape of the network's input; None where any may do
@@ -160,7 +160,7 @@ class _FeaturesTo(nn.Module):
 
 def dense_input(hidden: Sequence[int] = (), *, norm: bool = True) -> InputModelFactory:
     """Return a factory of fully connected models, each hidden layer Linear–(BatchNorm)–ReLU."""
-    return _Dense(tuple(hidden), norm)
+    return _Dense(widths_of(hidden), norm)
 
 
 def convolutional_input(
@@ -179,4 +179,4 @@ def convolutional_input(
         ConfigError: if the kernel is not odd.
     """
     kernel_of(kernel, 2)
-    return _Convolutional(tuple(hidden), kernel, norm)
+    return _Convolutional(widths_of(hidden), kernel, norm)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import ConfigError, ContextError
+from ..core.given import check_whole
 from .context_input import IGNORED, index_error
 
 __all__ = ["Loss", "check_loss", "check_num_outputs", "check_target", "losses_of"]
@@ -43,9 +44,8 @@ def check_num_outputs(classes: int, loss: Loss | None) -> None:
     Raises:
         ConfigError: if it is.
     """
-    if isinstance(classes, bool) or not isinstance(classes, int) or classes < (2 if loss is None else 1):
-        what = "classes, at least 2" if loss is None else "outputs that loss takes, at least 1"
-        raise ConfigError(f"classes={classes!r}: expected the number of {what}")
+    what = "number of classes" if loss is None else "number of outputs that loss takes"
+    check_whole("classes", classes, 2 if loss is None else 1, what)
 
 
 def check_target(

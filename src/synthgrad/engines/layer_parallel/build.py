@@ -8,7 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...core import ConfigError, Decoupled, Monitor, Rule, ShapeError, Timeline
+from ...core import ConfigError, Decoupled, Instruments, Monitor, Rule, ShapeError, Timeline
+from ...core.given import check_whole
+from ..base import Criterion
+from ..checks import check_criterion
 from ..optimizers import OptimizerFactory
 from .alike import check_alike, check_hooks, check_stackable
 from .chain import take_apart
@@ -126,20 +129,22 @@ def _check_sites(net: Decoupled) -> None:
 
 def check_settings(
     nets: Sequence[Decoupled],
+    criterion: Criterion,
     factories: Sequence[OptimizerFactory],
     observe: int,
     monitor: Monitor | None,
     timeline: Timeline | None,
 ) -> None:
     """Refuse settings that are out of range."""
+    check_criterion(criterion)
     if not nets:
         raise ConfigError("got no network; give one, or several of one shape")
     if len(factories) != len(nets):
         raise ConfigError(
             f"got {len(factories)} optimizer factories for {len(nets)} networks; give one, or one for each"
         )
-    if isinstance(observe, bool) or observe < 0:
-        raise ConfigError(f"observe={observe!r}: expected a number of steps from 0")
+    check_whole("observe", observe, 0, "number of steps")
+    Instruments(monitor=monitor, timeline=timeline)  # which looks at what they are
     if monitor is not None and len(nets) > 1:
         raise ConfigError("a monitor names interfaces, of which several networks have the same; give none")
     if timeline is not None and len(nets) > 1:

@@ -30,7 +30,7 @@ from ...core.in_flight import Batch
 from ..base import Criterion, StepRecord, loads_state
 from ..lags import Lag
 from ..learners import learners
-from ..optimizers import OptimizerFactory, clear_casts, make_optimizers
+from ..optimizers import OptimizerFactory, check_optimizer, clear_casts, make_optimizers
 from ..penalty import Penalty
 from ..watch import watched
 from .adam import RowAdam
@@ -106,8 +106,10 @@ class LayerParallel:
         for each in nets:
             if not isinstance(each, Decoupled):
                 raise ConfigError(f"got a {type(each).__name__}, expected what synthgrad.decouple returned")
+        if not callable(optimizer) and not isinstance(optimizer, Sequence):
+            check_optimizer(optimizer)
         factories = [optimizer] * len(nets) if callable(optimizer) else list(optimizer)
-        check_settings(nets, factories, observe, monitor, timeline)
+        check_settings(nets, criterion, factories, observe, monitor, timeline)
         parts = find_parts(nets)
         listened = any(rule.listens for rule in parts.rules) or monitor is not None
         self.nets = nets

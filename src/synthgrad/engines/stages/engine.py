@@ -18,7 +18,7 @@ from ...core import ConfigError, Decoupled, Guard, Instruments, Monitor, Timelin
 from ...core.modes import evaluating
 from ..base import Criterion, Passed, StepRecord, loads_state, model_inputs
 from ..buffers import sparing_buffers
-from ..checks import warn_of_evaluation
+from ..checks import check_criterion, warn_of_evaluation
 from ..optimizers import (
     OptimizerFactory,
     clear_casts,
@@ -128,6 +128,7 @@ class Stages:
             raise ConfigError(f"got a {type(net).__name__}, expected what synthgrad.decouple returned")
         settings = Settings(window, deterministic, observe_prob, wire_dtype, target, timeout_s, seed, codec)
         settings.check()
+        check_criterion(criterion)
         check_rules(net, settings, replicas)
         self.net = net
         transport = distributed() if transport is None else transport

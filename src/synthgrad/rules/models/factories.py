@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from ...core import CutError, Site
+from ...core.given import widths_of
 from ..spatial import NORMS, kernel_of, num_space_dims
 from .base import Activation, GradientModel, ModelFactory
 from .convolutional_model import ConvolutionalModel
@@ -98,7 +99,7 @@ class _CopyOf:
 
 def dense(hidden: Sequence[int] = (), *, norm: bool = True, activation: Activation = nn.ReLU) -> ModelFactory:
     """Return a factory of `DenseModel`, on the features wherever the messages have them."""
-    return _Dense(tuple(hidden), norm, activation)
+    return _Dense(widths_of(hidden), norm, activation)
 
 
 def convolutional(
@@ -124,7 +125,7 @@ def convolutional(
         ConfigError: if the kernel is not odd.
     """
     kernel_of(kernel, 2)
-    return _Convolutional(tuple(hidden), kernel, norm, activation, maps)
+    return _Convolutional(widths_of(hidden), kernel, norm, activation, maps)
 
 
 def like_layer() -> ModelFactory:
