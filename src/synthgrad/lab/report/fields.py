@@ -32,7 +32,7 @@ _MOST = 1e30  # no loss, time or size is larger; a plot's axis cannot be
 def part(record: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return a part of a record, such as its ``cell``; empty if there is none."""
     found = record.get(name)
-    return found if isinstance(found, dict) else {}
+    return dict(found) if isinstance(found, Mapping) else {}
 
 
 def as_number(value: Any) -> float | None:

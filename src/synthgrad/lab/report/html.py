@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ..names import METHODS, RECURRENT
 from ..records import Record, write_whole
-from ..records.names import METHODS, RECURRENT
 from .bench import bench_groups
 from .budgets import budget_sheets
 from .fields import is_bench, is_recurrent, text
@@ -45,7 +45,7 @@ def write_report(path: Path, records: Iterable[Record], problems: Sequence[str] 
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    records = [r for r in records if isinstance(r, dict)]
+    records = [r for r in records if isinstance(r, Mapping)]
     sections, left_out = _sections(records)
     page = environment.get_template("report.html.j2").render(
         sections=sections,
