@@ -19,8 +19,8 @@ from click import Context
 from synthgrad.lab.bench.base import Benchmark, Scope, choose
 from synthgrad.lab.cli import work
 from synthgrad.lab.cli.main import cli
-from synthgrad.lab.experiments.registry import Experiment
-from synthgrad.lab.experiments.run_config import AnyRun
+from synthgrad.lab.recipes import Experiment
+from synthgrad.lab.training.run import Run
 from synthgrad.lab.tasks.cifar import FOLDER, OFFICIAL_MD5
 from synthgrad.lab.tasks.text import SHA256
 
@@ -82,6 +82,9 @@ def provide(words: Sequence[str], folder: Path, data: Path) -> None:
     values = dict(zip(words, words[1:], strict=False))
     if "--data-dir" in values:
         (folder / values["--data-dir"]).symlink_to(data.resolve())
+    if (file := folder / values.get("--data", "")).suffix == ".npz":  # which a program of the page writes
+        x, y = np.random.default_rng(0).normal(size=(120, 8)).astype(np.float32), np.arange(120) % 3
+        np.savez(file, x_train=x[:100], y_train=y[:100], x_test=x[100:], y_test=y[100:])
     if words[1] == "report":
         for name in [w for k, w in enumerate(words[2:], 2) if "--out" not in (w, words[k - 1])]:
             shutil.copytree(next((ROOT / "results/compare").iterdir()), folder / name)
@@ -91,7 +94,7 @@ def cut_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let an experiment have one run of each method, of two steps; and a benchmark few lines, of short turns."""
     all_runs = Experiment.runs
 
-    def few_runs(self: Experiment, *args: Any, **options: Any) -> list[AnyRun]:
+    def few_runs(self: Experiment, *args: Any, **options: Any) -> list[Run]:
         runs = {run.method: run for run in reversed(all_runs(self, *args, **options))}
         return [
             replace(

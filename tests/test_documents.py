@@ -18,9 +18,9 @@ import pytest
 
 from synthgrad.lab.bench.base import Benchmark, Scope
 from synthgrad.lab.cli import work
-from synthgrad.lab.experiments.methods import METHODS
-from synthgrad.lab.experiments.registry import EXPERIMENTS
-from synthgrad.lab.experiments.run_config import AnyRun
+from synthgrad.lab.training.methods import METHODS
+from synthgrad.lab.recipes import EXPERIMENTS
+from synthgrad.lab.training.run import Run
 from synthgrad.lab.names import METHODS as NAMES
 from synthgrad.lab.wan import available
 from tests.lab.cli.helpers import call
@@ -135,7 +135,7 @@ def test_python_blocks_run_in_order(page: Path, empty_folder: Path) -> None:
     for block in blocks(page):
         if block.language == "python" and not block.title:
             code = "\n" * block.line + block.code  # so that a traceback shows the line of the page
-            exec(compile(code, str(page), "exec"), names)
+            exec(compile(code, str(page), "exec", dont_inherit=True), names)  # as a reader would run it
 
 
 every_line = pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_shell_line_is_understood(words: list[str], monkeypatch: pytest.MonkeyPa
     """Whole, as it stands: the runs or settings that it asks for are made, and not started."""
     made: list[Any] = []
 
-    def train(configs: Sequence[AnyRun], *args: Any, **options: Any) -> int:
+    def train(configs: Sequence[Run], *args: Any, **options: Any) -> int:
         made.extend(configs)
         return 0
 
