@@ -19,6 +19,7 @@ from .errors import ConfigError, CutError
 from .graph import Graph
 from .instruments import Instruments
 from .interface import Interface
+from .outputs import output_of
 from .port import Port
 from .quality import is_finite
 from .rule import Info, Message
@@ -77,6 +78,10 @@ class _Cut(torch.autograd.Function):
         if crossing.truths is not None:
             gradient = crossing.truths[interface.name]
         message = Message(gradient)
+        if port.rule.needs_output_error:
+            message.output_error = port.output_error(
+                Message(gradient, None, crossing.output_error(units, h)), h
+            )
         grads: tuple[Tensor | None, ...] = (None,) * len(pending)
         learns = port.rule.listens and _is_fit(units, gradient)
         if learns:
@@ -140,6 +145,7 @@ class PlainCrossing:
         self._again = again
         self._ends: set[str] = set()
         self._learned: set[str] = set()
+        self._output_gradient: Tensor | None = None
 
     def port(self, interface: Interface) -> Port:
         """Return how to talk to the rule at an interface."""
@@ -172,6 +178,28 @@ class PlainCrossing:
         return _Cut.apply(
             h, seen.detach(), interface, self, info, credit.wait, credit.delta, credit.loss, *credit.pending
         )
+
+    # -- the output error ------------------------------------------------------------------------------
+
+    def watch_output(self, output: Any) -> None:
+        """Take note of the gradient of the network's output, once it is known: before that of any message below."""
+
+        def keep(gradient: Tensor) -> None:
+            self._output_gradient = gradient
+
+        found = output_of(output)
+        if found.requires_grad:
+            found.register_hook(keep)
+
+    def output_error(self, units: Units, h: Tensor) -> Tensor | None:
+        """Return the gradient of the output in per-example units, ``(B, ...)``; None where there is none.
+
+        Args:
+            units: of the criterion.
+            h: a message of the same batch, ``(B, ...)``.
+        """
+        gradient = self._output_gradient
+        return None if gradient is None else units.to_example(gradient.detach().to(h.dtype), like=h)
 
     # -- what looks on --------------------------------------------------------------------------------
 

@@ -107,6 +107,11 @@ class Decoupled(nn.Module):
         return self._interfaces
 
     @property
+    def needs_output_error(self) -> bool:
+        """Does a rule use the gradient of the network's output?"""
+        return any(interface.rule.needs_output_error for interface in self._interfaces.values())
+
+    @property
     def monitor(self) -> Monitor | None:
         """Measures the quality of credits in the plain training loop; None to measure nothing."""
         return self.instruments.monitor
@@ -150,6 +155,11 @@ class Decoupled(nn.Module):
             receiver=info.receiver,
         )
         if torch.compiler.is_compiling():
+            if self.needs_output_error:
+                raise ConfigError(
+                    "a rule needs the network's output error, for which a graph of the whole network has no place; compile "
+                    "the network's modules (net.model[0].compile()), or leave out fullgraph=True"
+                )
             return self._run(PlainCrossing(self.units, None, self.truths), info, args, kwargs)
         self.instruments.step = info.step or 0
         crossing = PlainCrossing(self.units, self.instruments, self.truths, self.graph)
@@ -161,6 +171,8 @@ class Decoupled(nn.Module):
                 raise
             raise ConfigError(f"the batch could not be run through the network: {why}") from error
         crossing.reached(OUTPUT)
+        if self.needs_output_error:
+            crossing.watch_output(output)
         return output
 
     def load_state_dict(

@@ -39,6 +39,7 @@ class Graph:
         layouts: which dimensions of each message are what.
         slots: where each message is in what its submodule returns.
         unowned: parameters that the example did not reach, and of which nothing tells to which module they belong.
+        outputs: shape and dtype of the tensors in the network's output that a gradient flows through.
     """
 
     modules: tuple[Module, ...]
@@ -47,6 +48,7 @@ class Graph:
     layouts: Mapping[str, Layout] = field(default_factory=dict[str, Layout])
     slots: Mapping[str, Slot] = field(default_factory=dict[str, Slot])
     unowned: tuple[str, ...] = ()
+    outputs: tuple[tuple[tuple[int, ...], torch.dtype], ...] = ()
 
     @property
     def is_chain(self) -> bool:
@@ -86,7 +88,7 @@ def trace(
     _check_names(model, names)
     refuse_lazy(model)
     with torch.random.fork_rng(cuda_devices(model)):
-        met, modules, reached = pieces(model, names, args, kwargs)
+        met, modules, outputs = pieces(model, names, args, kwargs)
         layouts = find_layouts(
             model,
             {n: Met(tuple(p.h.shape), p.slot) for n, p in met.items()},
@@ -95,6 +97,7 @@ def trace(
             batch_dim,
             features_dim,
         )
+        reached = {n for m in modules for n in m.parameters}
         if len(reached) < _num_floating(model) and not model.training:
             modules = _with_training_mode(model, names, args, kwargs, modules)
     modules, unowned = _with_unreached(model, modules)
@@ -122,6 +125,7 @@ def trace(
         layouts=layouts,
         slots={n: p.slot for n, p in met.items()},
         unowned=unowned,
+        outputs=tuple((tuple(t.shape), t.dtype) for t in outputs if t.requires_grad),
     )
 
 

@@ -13,8 +13,8 @@ from .rule import Credit, Info, Message
 __all__ = ["Batch", "InFlight", "Release"]
 
 #: Hands a module what it has waited for: the gradient of ``h``, in the criterion's units, None if there is none that it
-#: could learn from; and the loss of each example.
-Release = Callable[["Tensor | None", Tensor | None], None]
+#: could learn from; and the message, whose loss and output error it sends on.
+Release = Callable[["Tensor | None", Message], None]
 
 
 @dataclass(slots=True)
@@ -104,6 +104,7 @@ class InFlight:
             "reads": self.reads,
             "gradient": None if message is None else message.gradient,
             "loss": None if message is None else message.loss,
+            "output_error": None if message is None else message.output_error,
             "due": self.due,
             "finite": self.finite,
         }
@@ -119,7 +120,7 @@ class InFlight:
             credit=Credit(state["delta"]) if state["credited"] else None,
             missing=state.get("missing", 0),
             reads=state.get("reads", 0),
-            message=None if gradient is None else Message(gradient, state["loss"]),
+            message=None if gradient is None else Message(gradient, state["loss"], state.get("output_error")),
             due=state["due"],
             finite=state["finite"],
         )

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from .errors import CutError, ShapeError
 
-__all__ = ["Slot", "find_slot", "message_in", "tensors_in", "with_message"]
+__all__ = ["Slot", "find_slot", "message_in", "output_of", "tensors_in", "with_message"]
 
 #: Where in an output the message is: None if it is the output itself, else the place among its tensors and other leaves.
 Slot = int | None
@@ -31,6 +31,21 @@ def tensors_in(value: Any) -> list[Tensor]:
         elif isinstance(leaf, Mapping):
             found += [t for v in leaf.values() for t in tensors_in(v)]
     return found
+
+
+def output_of(output: Any) -> Tensor:
+    """Return the tensor whose gradient is the output error of a network: the only one that a gradient flows through.
+
+    Raises:
+        CutError: if there is none, or more than one.
+    """
+    found = [t for t in tensors_in(output) if t.is_floating_point() and t.requires_grad]
+    if len(found) == 1 or isinstance(output, Tensor):
+        return found[0] if found else output
+    raise CutError(
+        f"a rule needs the network's output error, and the network returns {len(found)} floating tensors with a gradient "
+        f"(in a {type(output).__name__}); let it return one, and compute the loss outside of it"
+    )
 
 
 def find_slot(name: str, output: Any) -> Slot:

@@ -89,8 +89,8 @@ class Probe:
 
 def pieces(
     model: nn.Module, names: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[dict[str, Probe], tuple[Module, ...], set[str]]:
-    """Run the example through a copy; return what was met, the modules, and the parameters that were reached."""
+) -> tuple[dict[str, Probe], tuple[Module, ...], list[Tensor]]:
+    """Run the example through a copy; return what was met, the modules, and the tensors of the output, detached."""
     twin = copied(model)
     for p in twin.parameters():
         if p.is_floating_point():
@@ -123,7 +123,7 @@ def pieces(
     parameters = {id(p): n for n, p in twin.named_parameters()}
     modules = _modules(roots, {p.start: n for n, p in met.items()}, parameters)
     _check_consumers(modules, met, roots[OUTPUT])
-    return met, modules, {n for m in modules for n in m.parameters}
+    return met, modules, [t.detach().requires_grad_(t.requires_grad) for t in roots[OUTPUT]]
 
 
 def _saving_nothing() -> torch.autograd.graph.saved_tensors_hooks:

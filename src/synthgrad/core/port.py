@@ -128,27 +128,37 @@ class Port:
 
     # -- 3. answer ------------------------------------------------------------------------------------
 
-    def answer(self, flight: InFlight, gradient: Tensor, loss: Tensor | None = None) -> None:
+    def answer(
+        self,
+        flight: InFlight,
+        gradient: Tensor,
+        loss: Tensor | None = None,
+        output_error: Tensor | None = None,
+    ) -> None:
         """Take what has come back, by way of the same process.
 
         Args:
             flight: what it belongs to; it lets go of its leaf.
             gradient: of what was fed, ``(B, ...)`` in the criterion's units; changed in place.
             loss: ``(B,)``, of each example, where it is known.
+            output_error: ``(B, ...)``, per-example units, where a rule needs it.
 
         Raises:
             DivergedError: if it is not finite.
         """
         flight.fed, flight.missing = None, 0
-        self.receive(flight, Message(self.units.to_example_(gradient), loss))
+        self.receive(flight, Message(self.units.to_example_(gradient), loss, output_error))
 
     def receive(self, flight: InFlight, message: Message) -> None:
         """Take the answer, in per-example units already. What is not finite is never learned from.
 
         Raises:
             DivergedError: if it is not finite, and a guard is to stop.
+            ConfigError: if the rule needs the output error, and it has not come with the message.
         """
         flight.message = message
+        if self.rule.needs_output_error:
+            message.output_error = self.output_error(message, flight.h)
         if self.instruments.guard is not None:
             flight.finite &= self.instruments.check(self.name, message.gradient)
         elif message.gradient.is_cpu:
@@ -156,6 +166,19 @@ class Port:
                 message.gradient
             )  # whoever wants no guard, wants no poisoned rules either
         self.instruments.log("message", self.name, flight.batch.entered)
+
+    def output_error(self, message: Message, h: Tensor) -> Tensor:
+        """Return the output error that a message brings, in the dtype of ``h``.
+
+        Raises:
+            ConfigError: if it brings none.
+        """
+        if message.output_error is None:
+            raise ConfigError(
+                f"interface '{self.name}': its rule needs the network's output error, and the module above has learned "
+                "before that was known; take a rule that waits at every interface above, or the plain loop"
+            )
+        return message.output_error.to(h.dtype)
 
     # -- 4. observe -----------------------------------------------------------------------------------
 
@@ -218,7 +241,7 @@ class Port:
         assert flight.message is not None
         release, flight.release = flight.release, None
         gradient = self.accepted(flight.message, flight.info) if flight.finite else None
-        release(gradient, flight.message.loss)
+        release(gradient, flight.message)
 
     def accepted(self, message: Message, info: Info) -> Tensor:
         """Return what a module that has waited learns from, ``(B, ...)`` in the criterion's units."""

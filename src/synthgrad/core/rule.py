@@ -46,10 +46,13 @@ class Message:
             whatever reduction the user's criterion has. Detached. A rule may receive something else
             that tells how useful ``h`` was (a target, a reward); engines pass it through unread.
         loss: ``(B,)``, the loss of each example, where the sender has it.
+        output_error: ``(B, ...)``, the gradient of the per-example loss with respect to the network's output, in the
+            dtype of ``h``. Detached. Sent only to rules that ask for it, see `Rule.needs_output_error`.
     """
 
     gradient: Tensor
     loss: Tensor | None = None
+    output_error: Tensor | None = None
 
 
 @dataclass(slots=True)
@@ -89,6 +92,9 @@ class Rule(AtInterface):
     #: Does the error of the rule's own prediction flow into ``h``? Then the plain loop alone can train it.
     error_to_h: bool = False
 
+    #: Does the rule use `Message.output_error`? Engines then send it down with the gradients, or say why they cannot.
+    needs_output_error: bool = False
+
     #: May `credit` answer that the module below shall wait for the message? Engines then keep what it takes.
     waits: bool = False
 
@@ -123,7 +129,12 @@ class Rule(AtInterface):
         return None
 
     def accept(self, message: Message, info: Info) -> Tensor:
-        """Return what a module that has waited learns from, ``(B, ...)``: the gradient that came back."""
+        """Return what a module that has waited learns from, ``(B, ...)``, per-example units.
+
+        Args:
+            message: what came back. The gradient in it, unless a subclass knows better.
+            info: what was known when ``h`` crossed.
+        """
         return message.gradient
 
     def observe_grad(

@@ -20,6 +20,7 @@ from ..core.port import Port
 from ..core.state import StateLayout
 from ..core.units import LossScale, Reduction, Units
 from ..rules.future_gradient import FutureGradient
+from .checks import refuse_output_error
 
 __all__ = ["Boundary", "Ended", "Opened", "Rows"]
 
@@ -146,6 +147,9 @@ class Boundary(nn.Module):
         if isinstance(observe_every, bool) or observe_every < 1:
             raise ConfigError(f"observe_every={observe_every!r}: expected a number of unrolls, at least 1")
         instance_of(Rule, rule, "rule", "synthgrad.SyntheticGradient(...)")
+        refuse_output_error(
+            rule, _NAME, "a boundary lies between two unrolls, which have outputs of their own"
+        )
         if rule.waits:
             raise ConfigError(
                 f"rule {type(rule).__name__} has the module below wait for its true message, but an unroll's "

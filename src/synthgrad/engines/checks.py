@@ -9,11 +9,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core import ConfigError, Decoupled
+from ..core import ConfigError, Decoupled, Rule
 from ..core.given import brief, mismatch, takes
 from .base import Passed
 
-__all__ = ["check_criterion", "check_draws", "check_first_batch", "check_unlockable", "warn_of_evaluation"]
+__all__ = [
+    "check_criterion",
+    "check_draws",
+    "check_first_batch",
+    "check_unlockable",
+    "refuse_output_error",
+    "warn_of_evaluation",
+]
 
 
 def check_criterion(criterion: Any) -> None:
@@ -104,11 +111,49 @@ def check_unlockable(net: Decoupled) -> None:
                 f"the rule at interface '{name}' lets its error flow into h, which arrives after the module "
                 "below has updated; use error_to_h=False, or train in the plain loop"
             )
+        if interface.rule.needs_output_error:
+            _check_output_error(net, name)
         if interface.rule.waits and interface.input_rule is not None:
             raise ConfigError(
                 f"the rule at interface '{name}' has the module below wait for its true message, but what comes "
                 "back there belongs to a synthetic input; use one of the two"
             )
+
+
+def _check_output_error(net: Decoupled, name: str) -> None:
+    """Refuse a rule that needs the output error where a module learns before the output is reached: it or one above."""
+    graph, waiting, seen = net.graph, [name], set[str]()
+    while waiting:
+        end = waiting.pop()
+        if end in seen:
+            continue
+        seen.add(end)
+        rule = net.interfaces[end].rule
+        if not rule.waits:
+            who = "it" if end == name else f"the {type(rule).__name__} at interface '{end}' above"
+            raise ConfigError(
+                f"the rule at interface '{name}' needs the network's output error, and {who} gives credit before that is "
+                "known; take rules that wait (waits = True) there and at every interface above, or train in the plain loop"
+            )
+        waiting += [e for k in graph.consumers(end) for e in graph.modules[k].ends if e in graph.sites]
+
+
+def refuse_output_error(rule: Rule, name: str, why: str) -> None:
+    """Refuse a rule that needs the network's output error, in an engine that has none to give.
+
+    Args:
+        rule: at an interface.
+        name: of the interface.
+        why: there is none.
+
+    Raises:
+        ConfigError: naming the interface.
+    """
+    if rule.needs_output_error:
+        raise ConfigError(
+            f"the rule at interface '{name}' needs the network's output error, and {why}; use InProcess, Stages or the "
+            "plain loop"
+        )
 
 
 def warn_of_evaluation(net: Decoupled) -> None:

@@ -30,7 +30,7 @@ from ..core.graph import OUTPUT
 from ..core.in_flight import Batch, InFlight
 from ..core.instruments import Instruments
 from ..core.interface import Interface
-from ..core.outputs import tensors_in
+from ..core.outputs import output_of, tensors_in
 from ..core.port import InputPort, Port, run_backward
 from .base import Criterion, StepRecord, reduced
 from .held import Held, as_then
@@ -98,6 +98,7 @@ class Cuts:
         self._watch = Watch(net, [o for own in optimizers for o in own])
         self._seen_criterion = False
         self._sparse = sparse
+        self._needs_output_error = net.needs_output_error
         # The step at hand:
         self._step = 0
         self._turns: list[Turn] = []
@@ -210,6 +211,7 @@ class Cuts:
         if not self._seen_criterion:
             self._watch.criterion(loss, tensors_in(output))
             self._seen_criterion = True
+        self._watch_output(turn, output)
         turn.updates &= self.instruments.check("loss", loss.detach())
         self._reach(turn)
         turn.end(loss, torch.ones_like(loss) if turn.updates else None)
@@ -253,8 +255,17 @@ class Cuts:
                 turn = waiting[self._ends_at[OUTPUT]]
                 assert turn.batch is not None
                 reach(OUTPUT, reduced(self.criterion(output, turn.batch.target), self.net.units)[0])
+                self._watch_output(turn, output)
         for turn in turns:
             turn.held = held
+
+    def _watch_output(self, turn: Turn, output: Any) -> None:
+        """Keep the gradient of the output, where a rule needs it."""
+        if self._needs_output_error:
+            found = output_of(output)
+            if found.requires_grad:
+                found.retain_grad()
+                turn.output = found
 
     # -- a module's part of a step --------------------------------------------------------------------
 
@@ -323,7 +334,10 @@ class Cuts:
             # Complete when every module that this interface feeds has added its part; one without credit adds nothing.
             if flight.missing or flight.fed is None or flight.fed.grad is None:
                 continue
-            self._ports[name].answer(flight, flight.fed.grad, self._value(turn, name))
+            port = self._ports[name]
+            if turn.output is not None and turn.output.grad is not None:
+                turn.output_error = port.units.to_example(turn.output.grad, like=flight.h)
+            port.answer(flight, flight.fed.grad, self._value(turn, name), turn.output_error)
             self._mail.pass_down(name, flight, self._step)
         return learns
 

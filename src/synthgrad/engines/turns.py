@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from ..core import Message
 from ..core.in_flight import Batch, InFlight
 from ..core.interface import Interface
 from .held import Held
@@ -25,6 +26,8 @@ class Turn:
         missing: ends whose gradient has yet to come back: the module waits for it and keeps its graph.
         learned: has something with the module's optimizer learned already?
         value: ``(B,)``, the loss of each example as far as is known where the module ends.
+        output: what the network has returned, where the module ends in that and a rule needs its gradient.
+        output_error: ``(B, ...)``, per-example units: the gradient of the output, where a rule needs it and it is known.
         penalty: a scalar that the module learns from besides; None for none.
         done: has it had its turn in this step?
         held: what the forward pass of its step was made of, where modules wait over steps.
@@ -41,6 +44,8 @@ class Turn:
         self.missing = 0
         self.learned = False
         self.value: Tensor | None = None
+        self.output: Tensor | None = None
+        self.output_error: Tensor | None = None
         self.penalty: Tensor | None = None
         self.done = False
 
@@ -54,18 +59,19 @@ class Turn:
         self.missing += 1
         return len(self.ends) - 1
 
-    def release(self, end: int, grad: Tensor | None, value: Tensor | None) -> None:
-        """Take up the gradient that an end has waited for."""
+    def release(self, end: int, grad: Tensor | None, message: Message) -> None:
+        """Take up the gradient that an end has waited for, and the message that it was made of."""
         self.missing -= 1
         self.grads[end] = grad
-        self.value = self.value if value is None else value
+        self.value = self.value if message.loss is None else message.loss
+        self.output_error = message.output_error
 
     def drop(self) -> None:
         """Let go of every tensor: a step must not hold more the deeper the network is."""
         self.fed.clear()
         self.ends.clear()
         self.grads.clear()
-        self.penalty = None
+        self.penalty = self.output = self.output_error = None
         self.held = None
 
 
@@ -85,7 +91,7 @@ class Waiting:
         self._interface = interface
         self._finish = finish
 
-    def __call__(self, gradient: Tensor | None, loss: Tensor | None) -> None:
+    def __call__(self, gradient: Tensor | None, message: Message) -> None:
         grad = None if gradient is None else self._interface.as_made(gradient)
-        self.turn.release(self.end, grad, loss)
+        self.turn.release(self.end, grad, message)
         self._finish(self.turn)

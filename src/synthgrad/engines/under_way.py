@@ -51,6 +51,7 @@ class _Packer:
             "grads": list(turn.grads),
             "missing": turn.missing,
             "value": turn.value,
+            "output_error": turn.output_error,
             "learned": turn.learned,
             "done": turn.done,
         }
@@ -102,6 +103,7 @@ def unpack(
         turn.batch = None if saved["batch"] is None else Batch.from_state(saved["batch"])
         turn.fed = {name: flights[k] for name, k in saved["fed"].items()}
         turn.grads, turn.missing, turn.value = list(saved["grads"]), saved["missing"], saved["value"]
+        turn.output_error = saved.get("output_error")
         turn.learned, turn.done = saved["learned"], saved["done"]
         turns.append(turn)
         of_pass.setdefault(saved["held"], []).append(turn)

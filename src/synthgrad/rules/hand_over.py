@@ -68,6 +68,7 @@ class HandOver(Rule):
         self.memory = memory
         self.listens = rule.listens or min_cosine is not None
         self.error_to_h = rule.error_to_h
+        self.needs_output_error = rule.needs_output_error
         self.waits = rule.waits or warm_up > 0 or min_cosine is not None
         self.batches: Tensor
         self.cosine: Tensor

@@ -217,6 +217,11 @@ def _check_edges(edges: Sequence[Edge], known: list[str]) -> None:
 def _check_rule(rule: Rule, where: str) -> None:
     if not isinstance(rule, Rule):
         raise ConfigError(f"{where}: got a {type(rule).__name__}, expected a rule")
+    if rule.needs_output_error:
+        raise ConfigError(
+            f"{where}: its rule needs the network's output error, and here every node has outputs and losses of its own; use "
+            "InProcess, Stages or the plain loop"
+        )
     if rule.error_to_h:
         raise ConfigError(
             f"{where}: its rule lets its error flow into h, which arrives after the sender has updated; use "

@@ -6,7 +6,7 @@ from torch import nn
 
 from ...core import ConfigError, Decoupled
 from ..apart import Part, check_parts
-from ..checks import check_unlockable
+from ..checks import check_unlockable, refuse_output_error
 from ..sequences import sequences
 
 __all__ = ["take_apart"]
@@ -30,6 +30,7 @@ def take_apart(net: Decoupled) -> list[nn.Sequential]:
                 f"interface '{name}' has synthetic inputs: in the layer-parallel engine no module waits for "
                 "another as it is; decouple without inputs, or use InProcess"
             )
+        refuse_output_error(interface.rule, name, "all modules run at once here, each on another batch")
         if interface.rule.waits:
             raise ConfigError(
                 f"the rule at interface '{name}' has the module below wait for its message, and here all modules "

@@ -241,6 +241,7 @@ def connect(
     inputs: Sequence[Slot] = (),
     *,
     monitored: bool = False,
+    output: Slot | None = None,
 ) -> Connected:
     """Agree with all others, make the lines, measure them, begin to receive. Blocks until all have called it.
 
@@ -254,6 +255,7 @@ def connect(
         device: of this stage.
         inputs: of the network, where they travel along.
         monitored: are the credits at the end of this stage measured, so that answers are wanted whatever the rule?
+        output: the output error, where that travels down with the messages.
     """
     settings.check()
     target = settings.target
@@ -264,6 +266,7 @@ def connect(
             "replicas": layout.num_replicas,
             "what crosses": [str(slot) for slot in crossings],
             "inputs that travel": [str(slot) for slot in inputs],
+            "output error": None if output is None else str(output),
             "wire_dtype": str(settings.wire_dtype),
             "codec": None if settings.codec is None else settings.codec.name,
             "observe_prob": settings.observe_prob,
@@ -285,7 +288,8 @@ def connect(
         limit = meeting.limit(settings.timeout_s, layout.rank(layout.stage))
         lines = meeting.transport.lines(layout, device, limit)
         round_trip_s = lines.round_trip_s()
-        below, above = _links(meeting, layout, lines, (crossings, inputs), settings, stages, device)
+        travels = crossings, inputs, output
+        below, above = _links(meeting, layout, lines, travels, settings, stages, device)
         for link in (below, above):
             if link is not None:
                 link.incoming.receiver.start()
@@ -324,7 +328,7 @@ def _links(
     meeting: Meeting,
     layout: Layout,
     lines: Lines,
-    travels: tuple[Sequence[Slot], Sequence[Slot]],
+    travels: tuple[Sequence[Slot], Sequence[Slot], Slot | None],
     settings: Settings,
     stages: Sequence[Mapping[str, Any]],
     device: torch.device,
@@ -338,25 +342,29 @@ def _links(
 
     k, below, above = layout.stage, None, None
     if lines.below is not None:
-        up, down = _slots(travels[0][k - 1], travels[1], settings)
+        up, down = _slots(travels[0][k - 1], *travels[1:], settings)
         below = BelowLink(
             *ends(lines.below, down, up, k - 1, f"the link from stage {k - 1} to stage {k}"),
             wanted=stages[k - 1]["listens"],
             observe_prob=settings.observe_prob,
             seed=settings.seed * 1_000_003 + meeting.transport.rank,
+            sends_output_error=travels[2] is not None,
         )
     if lines.above is not None:
-        up, down = _slots(travels[0][k], travels[1], settings)
+        up, down = _slots(travels[0][k], *travels[1:], settings)
         name = f"the link from stage {k + 1} back to stage {k}"
         above = AboveLink(*ends(lines.above, up, down, k + 1, name))
     return below, above
 
 
-def _slots(crossing: Slot, inputs: Sequence[Slot], settings: Settings) -> tuple[list[Slot], list[Slot]]:
+def _slots(
+    crossing: Slot, inputs: Sequence[Slot], output: Slot | None, settings: Settings
+) -> tuple[list[Slot], list[Slot]]:
     """Return what may cross a link upwards, and downwards."""
     message = Slot(crossing.shape, crossing.dtype, settings.wire)
     target = settings.target
     labels = Slot(
         () if target is None else (None,) * (target.ndim - 1), torch.int64 if target is None else target.dtype
     )
-    return [message, labels, *inputs], [message, Slot((), crossing.dtype)]
+    errors = [] if output is None else [output]
+    return [message, labels, *inputs], [message, Slot((), crossing.dtype), *errors]

@@ -42,7 +42,7 @@ from .own import own_part
 from .replicas import average_gradients, replicated
 from .stage import Stage
 from .transport import Transport, distributed
-from .wire import Slot, slot_of
+from .wire import Slot, output_slot, slot_of
 
 __all__ = ["Stages"]
 
@@ -166,6 +166,7 @@ class Stages:
             if inputs is None
             else [Slot((None,) * max(f.ndim - 1, 0), f.dtype, bare=not f.needed) for f in inputs],
             monitored=monitor is not None,
+            output=output_slot(net),
         )
         below = self._links.below
         copies = layout.stage > 0 and part.inputs is None and sites[layout.stage - 1].name in net.graph.copies

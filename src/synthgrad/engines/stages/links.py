@@ -34,11 +34,13 @@ class Answer:
         step: of the batch.
         gradient: ``(B, ...)``, per-example units; None if none was sent.
         loss: ``(B,)``, of each example, where the sender has it.
+        output_error: ``(B, ...)``, per-example units, where a rule needs it.
     """
 
     step: int
     gradient: Tensor | None
     loss: Tensor | None
+    output_error: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,7 @@ class BelowLink:
         wanted: does a rule below learn from messages at all?
         observe_prob: share of the messages that are sent.
         seed: of the draws.
+        sends_output_error: does the output error travel down with the messages?
 
     Attributes:
         window: of the stage below, as it told last; 0 before it has.
@@ -176,8 +179,10 @@ class BelowLink:
         wanted: bool,
         observe_prob: float = 1.0,
         seed: int = 0,
+        sends_output_error: bool = False,
     ) -> None:
         self.outgoing = outgoing
+        self.sends_output_error = sends_output_error
         self.incoming = incoming
         self.inbox = inbox
         self.window = 0
@@ -233,10 +238,17 @@ class BelowLink:
         return bool(torch.rand((), generator=self._generator) < self._observe_prob)
 
     def answer(
-        self, step: int, gradient: Tensor | None = None, loss: Tensor | None = None, busy_s: float = 0.0
+        self,
+        step: int,
+        gradient: Tensor | None = None,
+        loss: Tensor | None = None,
+        output_error: Tensor | None = None,
+        busy_s: float = 0.0,
     ) -> None:
         """Answer a batch; without a gradient, by a header alone. Does not wait."""
         tensors = (None, None) if gradient is None else (gradient, loss)
+        if gradient is not None and self.sends_output_error:
+            tensors = (*tensors, output_error)
         self.outgoing.send(Kind.MESSAGE, step, tensors, busy_us=int(busy_s * 1e6))
 
     def state_dict(self) -> dict[str, Any]:

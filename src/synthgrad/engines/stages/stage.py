@@ -30,6 +30,7 @@ from ...core.devices import cuda_devices
 from ...core.graph import first_tensor
 from ...core.in_flight import Batch, InFlight
 from ...core.instruments import Instruments
+from ...core.outputs import output_of
 from ...core.port import Port, run_backward
 from ...core.units import Units
 from ..apart import Part
@@ -114,9 +115,8 @@ class Stage:
         self._copies = copies
         self._penalty = penalty
         self._update = update
-        self._ready: dict[
-            int, tuple[Tensor | None, Tensor | None]
-        ] = {}  # answers that are not their turn's yet
+        # Answers that are not their turn's yet: gradient, losses, and output error where a rule needs it.
+        self._ready: dict[int, tuple[Tensor | None, ...]] = {}
         self._flights: dict[int, InFlight] = {}  # batches whose answer has not come yet
         self._stashes = rule is not None and rule.waits and not (exact and window.size == 0)
 
@@ -228,7 +228,7 @@ class Stage:
             {**f.state_dict(), "waits": f.release.state_dict() if isinstance(f.release, _Waiting) else None}
             for f in self._flights.values()
         ]
-        ready = {step: (gradient, losses) for step, (gradient, losses) in self._ready.items()}
+        ready = dict(self._ready)
         return {
             "flights": flights,
             "ready": ready,
@@ -315,7 +315,7 @@ class Stage:
                 "was never sent; do all processes run the same program?"
             )
         if answer.gradient is not None:
-            port.receive(flight, Message(answer.gradient, answer.loss))
+            port.receive(flight, Message(answer.gradient, answer.loss, answer.output_error))
             port.observe(flight, step, share)
             port.release(flight)
         elif flight.waits:
@@ -334,12 +334,21 @@ class Stage:
     ) -> Tensor:
         assert self._criterion is not None
         loss, values = reduced(self._criterion(out, target), self._units)
+        watched = None
+        if self.below is not None and self.below.sends_output_error and leaf is not None:
+            watched = output_of(out)
+            watched.retain_grad()
         if self._instruments.check("loss", loss.detach()):
             self.backward(step, loss, torch.ones_like(loss), penalty)
-        self.answer(step, leaf, values)
+        error = None
+        if watched is not None and watched.grad is not None:
+            error = self._units.to_example(watched.grad, like=leaf)
+        self.answer(step, leaf, values, error)
         return loss.detach()
 
-    def answer(self, step: int, leaf: Tensor | None, values: Tensor | None) -> None:
+    def answer(
+        self, step: int, leaf: Tensor | None, values: Tensor | None, output_error: Tensor | None = None
+    ) -> None:
         """Tell the stage below what its activation was worth, or that it will not be told. In the order of the batches.
 
         Where a rule has waited and waits no more, a batch is ready before one that still waits.
@@ -349,12 +358,12 @@ class Stage:
         gradient = None
         if leaf is not None and leaf.grad is not None:
             gradient = self._units.to_example_(leaf.grad)
-        self._ready[step] = gradient, values
+        self._ready[step] = (gradient, values) if output_error is None else (gradient, values, output_error)
         while self._ready:
             first = min(self._ready)
             if any(k < first and flight.waits for k, flight in self._flights.items()):
                 break
-            self.below.answer(first, *self._ready.pop(first), self.window.busy_s)
+            self.below.answer(first, *self._ready.pop(first), busy_s=self.window.busy_s)
 
 
 @dataclass(slots=True, eq=False)
@@ -379,10 +388,10 @@ class _Waiting:
     penalty: Tensor | None
     held: Held | None
 
-    def __call__(self, gradient: Tensor | None, loss: Tensor | None) -> None:
+    def __call__(self, gradient: Tensor | None, message: Message) -> None:
         if gradient is not None:
             self.stage.backward(self.step, self.out, gradient, self.penalty)
-        self.stage.answer(self.step, self.leaf, loss)
+        self.stage.answer(self.step, self.leaf, message.loss, message.output_error)
 
     def state_dict(self) -> dict[str, Any]:
         """Return it as plain containers of tensors."""

@@ -19,12 +19,12 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from ...core import Site, StageError
+from ...core import CutError, Decoupled, Site, StageError
 from .codecs import Codec
 from .codecs.casting import Cast
 from .transport import ALIGNED, Line, Received, Sender
 
-__all__ = ["FORMAT", "Incoming", "Kind", "Outgoing", "Parcel", "Slot", "slot_of"]
+__all__ = ["FORMAT", "Incoming", "Kind", "Outgoing", "Parcel", "Slot", "output_slot", "slot_of"]
 
 #: Changes with headers, bodies and what the kinds of parcels mean.
 FORMAT = 2
@@ -115,6 +115,23 @@ def slot_of(site: Site) -> Slot:
     return Slot(
         tuple(n if k == site.features_at else None for k, n in enumerate(site.shape) if k), site.dtype
     )
+
+
+def output_slot(net: Decoupled) -> Slot | None:
+    """Return the slot of the output error, which travels down with the messages; None where no rule needs it.
+
+    Raises:
+        CutError: if the network returns more than one tensor that could have one.
+    """
+    if not net.needs_output_error:
+        return None
+    if len(net.graph.outputs) != 1:
+        raise CutError(
+            f"a rule needs the network's output error, and the network returns {len(net.graph.outputs)} floating tensors "
+            "with a gradient; let it return one, and compute the loss outside of it"
+        )
+    ((shape, dtype),) = net.graph.outputs
+    return Slot((None,) * (len(shape) - 1), dtype)
 
 
 @dataclass(slots=True)
