@@ -98,7 +98,7 @@ def cut_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         runs = {run.method: run for run in reversed(all_runs(self, *args, **options))}
         return [
             replace(
-                run, cell=replace(run.cell, width=16), schedule=replace(run.schedule, steps=2, eval_every=2)
+                run, payload=replace(run.payload, width=16), schedule=replace(run.schedule, steps=2, eval_every=2)
             )
             for run in reversed(runs.values())
         ]

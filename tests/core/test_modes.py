@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import synthgrad as sg
 from synthgrad.core.modes import evaluating
-from synthgrad.lab.experiments.loop import measure
+from synthgrad.lab.training.tasks.feed_forward import measure
 from synthgrad.lab.tasks import Split
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from synthgrad.lab.experiments.registry import Experiment
-from synthgrad.lab.experiments.run_config import AnyRun
+from synthgrad.lab.recipes import Experiment
+from synthgrad.lab.training.run import Run
 from tests.lab.cli.helpers import SMALL, call
 
 
@@ -26,7 +26,7 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut an experiment's runs to a twentieth, where a test asks what becomes of records, not what is learned."""
     whole = Experiment.runs
 
-    def runs(*args: Any, **options: Any) -> list[AnyRun]:
+    def runs(*args: Any, **options: Any) -> list[Run]:
         return [
             replace(run, schedule=replace(run.schedule, steps=-(-run.schedule.steps // 20), eval_every=20))
             for run in whole(*args, **options)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from synthgrad.lab.bench.registry import BENCHMARKS
-from synthgrad.lab.experiments.methods import METHODS
-from synthgrad.lab.experiments.recurrent_methods import RECURRENT_METHODS
-from synthgrad.lab.experiments.registry import EXPERIMENTS
+from synthgrad.lab.recipes import experiments
 from synthgrad.lab.tasks import DATASETS, TEXTS
+from synthgrad.lab.training.methods import METHODS
+from synthgrad.lab.training.recurrent_methods import RECURRENT_METHODS
 from synthgrad.version import __version__
 from tests.lab.cli.helpers import RECORD_KEYS, SMALL, call, records_in, write_module
 
@@ -48,7 +48,7 @@ def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("list") == 0
     names = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
-    assert names == {*EXPERIMENTS, *BENCHMARKS, *METHODS, *RECURRENT_METHODS, *DATASETS, *TEXTS}
+    assert names == {*experiments(), *BENCHMARKS, *METHODS, *RECURRENT_METHODS, *DATASETS, *TEXTS}
 
 
 def test_list_says_a_line_about_each(capsys: pytest.CaptureFixture[str]) -> None:

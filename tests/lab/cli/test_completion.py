@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from synthgrad.lab import names as lab_names
 from synthgrad.lab.bench.memory.bench import METHODS as MEMORY_METHODS
 from synthgrad.lab.bench.registry import BENCHMARKS
 from synthgrad.lab.cli import names
-from synthgrad.lab.experiments import compare
-from synthgrad.lab.experiments.methods import METHODS
-from synthgrad.lab.experiments.recurrent_methods import RECURRENT_METHODS
-from synthgrad.lab.experiments.registry import EXPERIMENTS
+from synthgrad.lab.recipes import experiments
 from synthgrad.lab.tasks import DATASETS, TEXTS
+from synthgrad.lab.training.methods import METHODS
+from synthgrad.lab.training.recurrent_methods import RECURRENT_METHODS
 from tests.lab.cli.helpers import call
 
 #: As ``synthgrad`` does it, and a word at the end if PyTorch was loaded on the way.
@@ -56,7 +56,7 @@ def offered(line: str) -> list[str]:
         ("synthgrad ", ["compare", "run", "bench", "report", "list"]),
         ("synthgrad re", ["report"]),
         ("synthgrad --debug li", ["list"]),
-        ("synthgrad run ", list(EXPERIMENTS)),
+        ("synthgrad run ", list(experiments())),
         ("synthgrad run dn", ["dni_search"]),
         ("synthgrad bench ", list(BENCHMARKS)),
         ("synthgrad bench --mo", ["--modes"]),
@@ -154,17 +154,13 @@ def test_help_and_errors_of_usage_do_not_load_pytorch(arguments: list[str]) -> N
     assert "LOADED" not in done.stdout
 
 
-def test_the_names_are_those_of_the_registries() -> None:
-    assert tuple(EXPERIMENTS) == names.EXPERIMENTS
+def test_the_names_are_those_of_what_does_the_work() -> None:
+    assert tuple(METHODS) == tuple(lab_names.METHODS)
+    assert tuple(RECURRENT_METHODS) == tuple(lab_names.RECURRENT)
+    assert tuple(DATASETS) == tuple(lab_names.DATA)
+    assert tuple(TEXTS) == tuple(lab_names.TEXTS)
     assert tuple(BENCHMARKS) == names.BENCHMARKS
-    assert tuple(METHODS) == names.METHODS
     assert tuple(names.METHODS_OF_BENCHMARKS["memory"]) == MEMORY_METHODS
-    assert names.COMPARED == compare.METHODS
-    assert tuple(DATASETS) == names.DATA
-    assert tuple(TEXTS) == names.TEXTS
-    assert tuple(RECURRENT_METHODS) == names.RECURRENT
-    assert names.TIERS == compare.TIERS
     for benchmark in BENCHMARKS.values():
-        assert set(benchmark.tiers) <= set(names.TIERS)
-        offers = names.METHODS_OF_BENCHMARKS.get(benchmark.name, names.METHODS)
+        offers = names.METHODS_OF_BENCHMARKS.get(benchmark.name, METHODS)
         assert {m for scope in benchmark.tiers.values() for m in scope.methods} == set(offers)

@@ -13,7 +13,7 @@ import torch
 
 import synthgrad
 from synthgrad.lab.cli.main import cli
-from synthgrad.lab.experiments.machine import describe, device_name
+from synthgrad.lab.training.machine import describe, device_name
 from synthgrad.version import __version__
 from tests.lab.cli.helpers import call
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from synthgrad.lab.cli.show import Display
-from synthgrad.lab.experiments import compare
+from synthgrad.lab.recipes import comparison
+from synthgrad.lab.records import Record
 from tests.lab.cli.helpers import SMALL, call, records_in
 
 pytestmark = pytest.mark.usefixtures("offline")
@@ -125,10 +126,9 @@ def test_what_the_experiment_has_not(
 
 
 def test_the_time_left_is_said_side_by_side_too(capsys: pytest.CaptureFixture[str]) -> None:
-    over = compare.Overrides(steps=100)
-    made = compare.configs(methods=["backprop"], seeds=range(5), overrides=over)
+    made = comparison(methods=["backprop"], seeds=range(5), steps=100)
     runs = [replace(config, estimated_ratio=1.0) for config in made]
-    record = {"status": "ok", "metrics": {"test_error_pct": 2.0}, "time": {"train_s": 600.0}, "error": None}
+    record = Record.of({"status": "ok", "metrics": {"test_error_pct": 2.0}, "time": {"train_s": 600.0}})
     with Display(runs, jobs=2, quiet=False) as display:
         display.skipped(runs[0])
         display.ended(runs[1], record)

@@ -14,8 +14,8 @@ from synthgrad.core import ConfigError
 from synthgrad.lab.bench.base import choose
 from synthgrad.lab.bench.base import sweep as bench_sweep
 from synthgrad.lab.bench.step import StepBench
-from synthgrad.lab.experiments.sweep import Listener, Sweep
 from synthgrad.lab.records import FILE, LOCK, lock, locked
+from synthgrad.lab.training.sweep import Progress, Sweep
 
 HOLDER = """
 import sys, pathlib
@@ -46,7 +46,7 @@ def test_runs_and_benchmarks_both_refuse_before_they_write(tmp_path: Path) -> No
     bench = StepBench()
     with locked(tmp_path):
         with pytest.raises(ConfigError, match="is in use by process"):
-            next(Sweep([], tmp_path).records(Listener()), None)
+            next(Sweep([], tmp_path).records(Progress()), None)
         with pytest.raises(ConfigError, match="is in use by process"):
             next(bench_sweep(bench, choose(bench, "smoke"), tmp_path))
     assert (tmp_path / FILE).read_bytes() == b""

@@ -15,7 +15,7 @@ def stream(rows: int = 6, spread: int = 3, seed: int = 0, length: int = 2) -> Ep
 
 
 def read(found: EpisodeStream, num: int, unroll: int = 3) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    parts = [found.take(unroll) for _ in range(num)]
+    parts = [found.next_unroll(unroll) for _ in range(num)]
     return (
         torch.cat([p.x for p in parts], 1),
         torch.cat([p.y for p in parts], 1),
@@ -50,29 +50,29 @@ def test_every_row_is_episode_after_episode(unroll: int) -> None:
 
 def test_rows_begin_one_unroll_after_the_other() -> None:
     first = stream(rows=5, spread=4)
-    starts = (first.take(3).x.argmax(2)[:, 0] == 3).tolist()
+    starts = (first.next_unroll(3).x.argmax(2)[:, 0] == 3).tolist()
     assert starts == [True, False, False, False, True]
     together = stream(rows=5, spread=1)
-    assert (together.take(3).x.argmax(2)[:, 0] == 3).all()
+    assert (together.next_unroll(3).x.argmax(2)[:, 0] == 3).all()
 
 
 def test_what_holds_for_all_rows_or_none_is_one_truth() -> None:
     found = stream(rows=2, spread=1)
-    parts = [found.take(3) for _ in range(4)]
+    parts = [found.next_unroll(3) for _ in range(4)]
     assert [p.fresh for p in parts] == [True, False, False, True]
     assert [p.ended for p in parts] == [False, False, True, False]
 
 
 def test_what_is_left_is_told() -> None:
     found = stream(rows=2, spread=2)
-    left = torch.stack([found.take(3).left for _ in range(5)], 1)
+    left = torch.stack([found.next_unroll(3).left for _ in range(5)], 1)
     assert left.tolist() == [[4, 1, 0, 4, 1], [7, 4, 1, 0, 4]]
 
 
 def test_it_says_whether_anything_is_asked_for() -> None:
     for spread in (1, 3):
         found = stream(spread=spread)
-        parts = [found.take(2) for _ in range(12)]
+        parts = [found.next_unroll(2) for _ in range(12)]
         asked = [bool((p.y != IGNORED).any()) for p in parts]
         assert [p.asks for p in parts] == asked
         assert asked[:2] == [False, False]
@@ -83,9 +83,9 @@ def test_lengths_change_where_a_row_begins_anew() -> None:
     size = [(1, 1)]
     task = CopyTask(repeat=True)
     found = EpisodeStream(task, 2, lambda: size[0], spread=2)
-    assert found.take(3).task_lengths.tolist() == [4, 4]
+    assert found.next_unroll(3).task_lengths.tolist() == [4, 4]
     size[0] = (3, 2)
-    parts = [found.take(3) for _ in range(3)]
+    parts = [found.next_unroll(3) for _ in range(3)]
     assert [p.task_lengths.tolist() for p in parts] == [[4, 4], [9, 4], [9, 9]]
     assert [p.finished.tolist() for p in parts] == [[0], [1], []]
     assert parts[1].x.shape == (2, 3, task.inputs)
@@ -93,14 +93,14 @@ def test_lengths_change_where_a_row_begins_anew() -> None:
 
 def test_unrolls_may_grow() -> None:
     found = stream()
-    found.take(1)
-    assert found.take(50).x.shape == (6, 50, 6)
+    found.next_unroll(1)
+    assert found.next_unroll(50).x.shape == (6, 50, 6)
 
 
 def test_a_stream_goes_on_where_it_stood() -> None:
     one, two = stream(), stream(seed=5)
     for _ in range(4):
-        one.take(3)
+        one.next_unroll(3)
     state, generator = one.state_dict(), one.task.generator.get_state()
     expected = read(one, 8)
     two.load_state_dict(state)
@@ -115,6 +115,6 @@ def test_what_does_not_fit_is_told() -> None:
     with pytest.raises(ConfigError, match="spread=0"):
         stream(spread=0)
     with pytest.raises(ConfigError, match="unroll of 0"):
-        stream().take(0)
+        stream().next_unroll(0)
     with pytest.raises(ConfigError, match="6 rows, expected 2"):
         stream(rows=2).load_state_dict(stream().state_dict())

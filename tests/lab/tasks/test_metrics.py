@@ -143,7 +143,7 @@ def test_networks_learn_what_takes_a_memory_across_unrolls(make: Any) -> None:
     optimizer = torch.optim.Adam(net.parameters(), 0.03)
     stream = Stream(tokens, 4)
     for _ in range(150):
-        unroll = stream.take(2)
+        unroll = stream.next_unroll(2)
         if unroll.first:
             state = net.initial_state(4)
         outputs, state = net(unroll.x, tuple(part.detach() for part in state))

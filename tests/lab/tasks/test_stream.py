@@ -14,9 +14,9 @@ from synthgrad.lab.tasks import Stream, Unroll
 
 
 def _episode(stream: Stream, unroll: int) -> list[Unroll]:
-    taken = [stream.take(unroll)]
+    taken = [stream.next_unroll(unroll)]
     while not taken[-1].last:
-        taken.append(stream.take(unroll))
+        taken.append(stream.next_unroll(unroll))
     return taken
 
 
@@ -53,27 +53,27 @@ def test_after_its_end_the_stream_begins_anew() -> None:
 
 
 def test_unroll_of_a_whole_row_is_first_and_last() -> None:
-    taken = Stream(torch.arange(10), 3).take(3)
+    taken = Stream(torch.arange(10), 3).next_unroll(3)
     assert (taken.first, taken.last, taken.x.tolist()) == (True, True, [[0, 1, 2], [3, 4, 5], [6, 7, 8]])
 
 
 def test_a_longer_unroll_that_does_not_fit_begins_anew() -> None:
     stream = Stream(torch.arange(11), 1)
-    assert not stream.take(5).last  # another five would fit
-    taken = stream.take(6)
+    assert not stream.next_unroll(5).last  # another five would fit
+    taken = stream.next_unroll(6)
     assert (taken.first, taken.x[0].tolist(), stream.episode) == (True, list(range(6)), 2)
 
 
 def test_what_was_said_to_be_last_is_last_for_shorter_unrolls_too() -> None:
     stream = Stream(torch.arange(11), 1)
-    assert stream.take(6).last  # four are left, but the credit of its end was zero
-    taken = stream.take(4)
+    assert stream.next_unroll(6).last  # four are left, but the credit of its end was zero
+    taken = stream.next_unroll(4)
     assert (taken.first, taken.x[0, 0].item()) == (True, 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
 def test_what_is_given_is_int64(dtype: torch.dtype) -> None:
-    taken = Stream(torch.arange(200).to(dtype), 2).take(5)
+    taken = Stream(torch.arange(200).to(dtype), 2).next_unroll(5)
     assert (taken.x.dtype, taken.y.dtype) == (torch.int64, torch.int64)
     assert taken.y[1].tolist() == [100, 101, 102, 103, 104]
 
@@ -82,20 +82,20 @@ def test_rows_are_views_of_the_text() -> None:
     tokens = torch.arange(101)
     stream = Stream(tokens, 4)
     tokens[26] = -1  # changed behind the stream's back: nothing was copied
-    assert stream.take(3).x[1].tolist() == [25, -1, 27]
+    assert stream.next_unroll(3).x[1].tolist() == [25, -1, 27]
 
 
 def test_restored_stream_goes_on_where_it_was() -> None:
     tokens = torch.randperm(200)
     stream = Stream(tokens, 3)
     for _ in range(11):
-        stream.take(9)
+        stream.next_unroll(9)
     state = json.loads(json.dumps(stream.state_dict()))  # plain numbers, whatever a snapshot is written with
     other = Stream(tokens, 3)
     other.load_state_dict(state)
     assert (other.position, other.episode) == (stream.position, stream.episode) == (36, 1)
     for _ in range(20):
-        a, b = stream.take(9), other.take(9)
+        a, b = stream.next_unroll(9), other.next_unroll(9)
         assert torch.equal(a.x, b.x)
         assert torch.equal(a.y, b.y)
         assert a[2:] == b[2:]
@@ -117,7 +117,7 @@ def test_bad_batch_size_is_refused(batch_size: int) -> None:
 @pytest.mark.parametrize("unroll", [0, -1, 5])
 def test_bad_unroll_is_refused(unroll: int) -> None:
     with pytest.raises(ConfigError, match=rf"unroll of {unroll}: expected 1 to 4.* 2 rows"):
-        Stream(torch.arange(10), 2).take(unroll)
+        Stream(torch.arange(10), 2).next_unroll(unroll)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...core import ConfigError
-from ..experiments.machine import describe, prepare
+from ..training.machine import describe, prepare
 from ..records import SCHEMA, Record, append, finished, identity, locked, open_folder, read
 
 __all__ = [

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ...core import ConfigError, decouple
 from ...engines import LayerParallel
 from ...rules import SyntheticGradient
-from ..experiments import compare
+from ..recipes import comparison
 from ..records import Record
 from ..tasks import cut_names, fully_connected, load
 from .base import Scope, Setting, blank_line, finish_line
@@ -246,23 +246,21 @@ def _learning_data(scope: Scope) -> str:
 def _learn(kind: _Kind, line: Record, scope: Scope) -> dict[str, Any]:
     """Train a network of the line's size as ``compare`` does; return when it was accurate enough."""
     cell = line["cell"]
-    over = compare.Overrides(
+    method = "cdni" if kind.is_ours else "backprop"
+    data = _learning_data(scope)
+    (run,) = comparison(
+        *(scope.schedule, data, [method], [line["seed"]], scope.device, scope.data_dir),
         layers=cell["layers"],
         width=cell["width"],
         engine="layer-parallel",
         batch_size=cell["batch_size"],
         compiled=kind.compiled,
     )
-    method = "cdni" if kind.is_ours else "backprop"
-    data = _learning_data(scope)
-    (config,) = compare.configs(
-        scope.schedule, data, [method], [line["seed"]], over, scope.device, scope.data_dir
-    )
     steps = _LEARNING_STEPS.get(scope.schedule)
     if steps is not None:  # small batches see little of the data in the usual number of steps
-        schedule = replace(config.schedule, steps=steps, eval_every=_LEARNING_EVAL)
-        config = replace(config, schedule=schedule)
-    return time_to_accuracy(config)
+        schedule = replace(run.schedule, steps=steps, eval_every=_LEARNING_EVAL)
+        run = replace(run, schedule=schedule)
+    return time_to_accuracy(run)
 
 
 def _adam(parameters: Any) -> torch.optim.Optimizer:

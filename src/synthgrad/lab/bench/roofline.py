@@ -8,7 +8,7 @@ from functools import cache
 
 import torch
 
-from ..experiments.machine import synchronize
+from ..training.machine import synchronize
 
 __all__ = ["Machine", "Work", "dense_work", "measure_machine"]
 

@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...core import ConfigError
-from ..experiments import compare
-from ..experiments.config import PRECISIONS, RuleSettings
-from ..experiments.methods import METHODS, method_named
+from ..recipes import comparison
+from ..training.run import PRECISIONS
+from ..training.settings import RuleSettings
+from ..training.methods import METHODS, method_named
 from ..records import Record
 from ..tasks import load
 from .base import Scope, Setting, blank_line, finish_line
@@ -241,14 +242,12 @@ class _Flops:
 def _learn(kind: StepKind, line: Record, scope: Scope) -> dict[str, Any]:
     """Train a network of the line's size as ``compare`` does; return when it was accurate enough."""
     cell = line["cell"]
-    over = compare.Overrides(
+    (run,) = comparison(
+        *(scope.schedule, _DATA, [kind.method], [line["seed"]], scope.device, scope.data_dir),
         layers=cell["layers"],
         width=cell["width"],
         engine=kind.engine if kind.engine != HAND_WRITTEN else "in-process",
         batch_size=cell["batch_size"],
         update_prob=None if kind.update_prob == 1 else kind.update_prob,
     )
-    (config,) = compare.configs(
-        scope.schedule, _DATA, [kind.method], [line["seed"]], over, scope.device, scope.data_dir
-    )
-    return time_to_accuracy(config)
+    return time_to_accuracy(run)

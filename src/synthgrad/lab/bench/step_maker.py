@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..experiments.compiled import compile_network
-from ..experiments.config import RuleSettings
-from ..experiments.methods import Facts, Method, method_named
-from ..experiments.trainers import CHANNELS_LAST, Plan, arithmetic, make_trainer
+from ..training.compiled import compile_network
+from ..training.settings import RuleSettings
+from ..training.methods import Facts, Method, method_named
+from ..training.trainers import CHANNELS_LAST, Plan, arithmetic, make_trainer
 from ..tasks import convolutional, cut_names, fully_connected
 
 __all__ = ["HAND_WRITTEN", "Network", "StepKind", "make_step"]

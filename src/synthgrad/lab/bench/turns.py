@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from ..experiments.machine import synchronize
+from ..training.machine import synchronize
 from .base import median_and_spread
 
 __all__ = ["WARM_UP_STEPS", "Turn", "ratios", "reason_of", "take_turns", "warmed_up"]

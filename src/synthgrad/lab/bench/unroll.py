@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from ...core import ConfigError
-from ..experiments.recurrent_methods import RECURRENT_METHODS
+from ..training.recurrent_methods import RECURRENT_METHODS
 from ..records import Record
 from .base import Scope, Setting, blank_line, finish_line
 from .turns import Turn, ratios, reason_of, take_turns, warmed_up

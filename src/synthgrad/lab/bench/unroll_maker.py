@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..experiments.char_loop import per_sequence
-from ..experiments.recurrent_methods import make_recurrent
-from ..experiments.sequence_config import BoundarySettings
+from ..training.tasks.characters import per_sequence
+from ..training.recurrent_methods import make_recurrent
+from ..training.settings import BoundarySettings
 from ..tasks import recurrent_network
 
 __all__ = ["HAND_WRITTEN", "WHOLE", "UnrollSize", "make_unroll"]

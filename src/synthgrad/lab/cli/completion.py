@@ -12,7 +12,8 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem, FishComplete, add_completion_class
 
-from .names import METHODS, METHODS_OF_BENCHMARKS
+from ..names import METHODS
+from .names import METHODS_OF_BENCHMARKS
 
 __all__ = ["Offer", "folders", "list_of", "methods", "one_of"]
 
@@ -45,7 +46,7 @@ def methods(ctx: click.Context, param: click.Parameter, typed: str) -> list[Comp
     """Offer a list of methods: those of the benchmark, if the command names one that has its own."""
     # click keeps arguments there as long as an option waits for its value.
     found = [METHODS_OF_BENCHMARKS[word] for word in ctx.args if word in METHODS_OF_BENCHMARKS]
-    return list_of((found or [METHODS])[0])(ctx, param, typed)
+    return list_of(tuple((found or [METHODS])[0]))(ctx, param, typed)
 
 
 def folders(ctx: click.Context, param: click.Parameter, typed: str) -> list[CompletionItem[Any]]:

@@ -13,7 +13,8 @@ from pathlib import Path
 import click
 
 from ...version import __version__
-from .commands import bench_command, compare_command, list_command, report_command, run_command
+from .bench_commands import bench_command
+from .commands import compare_command, list_command, report_command, run_command
 
 __all__ = ["main"]
 
@@ -43,7 +44,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         return
     import torch
 
-    from ..experiments.machine import choose_device, device_name
+    from ..training.machine import choose_device, device_name
 
     device = choose_device("auto")
     name = device_name(device) + (" (cpu)" if device == "cpu" else "")

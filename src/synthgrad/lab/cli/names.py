@@ -1,44 +1,12 @@
-"""The names that the command line takes, for shells to complete and for defaults.
-
-Written out, because the registries that hold them load PyTorch, and a shell asks at every press of a key.
-A test compares them with the registries.
-"""
+"""The names of benchmarks and of their methods, for shells to complete."""
 
 from __future__ import annotations
 
-__all__ = [
-    "ARCHS",
-    "BENCHMARKS",
-    "COMPARED",
-    "DATA",
-    "DEVICES",
-    "ENGINES",
-    "EXPERIMENTS",
-    "METHODS",
-    "METHODS_OF_BENCHMARKS",
-    "MODES",
-    "PRECISIONS",
-    "RECURRENT",
-    "TEXTS",
-    "TIERS",
-]
+from ..names import RECURRENT as _RECURRENT
 
-EXPERIMENTS = (
-    *(
-        "compare",
-        "table1",
-        "sparse",
-        "stale",
-        "unlock",
-        "copy",
-        "repeat_copy",
-        "charlm",
-        "multinet",
-        "two_stages",
-        "lag",
-    ),
-    *("dni_search", "unlock_search", "multinet_search", "copy_search", "cnn_search"),
-)
+__all__ = ["BENCHMARKS", "METHODS_OF_BENCHMARKS", "MODES"]
+
+RECURRENT = tuple(_RECURRENT)
 BENCHMARKS = (
     "step",
     "memory",
@@ -50,14 +18,6 @@ BENCHMARKS = (
     "damage",
     "faults",
 )
-METHODS = (
-    *("backprop", "no_bprop", "dni", "cdni", "stale", "local_loss", "sobolev", "delayed"),
-    *("dni_unlock", "cdni_unlock"),
-)
-#: Methods of recurrent networks.
-RECURRENT = ("bptt", "dni", "dni_aux", "dni_ls", "dni_ls_aux")
-#: What ``compare`` compares unless methods are named.
-COMPARED = ("backprop", "no_bprop", "dni", "cdni")
 #: Benchmarks that measure other things than all methods.
 METHODS_OF_BENCHMARKS = {
     "memory": ("backprop", "checkpointing", "in_process"),
@@ -76,11 +36,4 @@ METHODS_OF_BENCHMARKS = {
     "damage": ("reader",),
     "faults": ("killed", "frozen", "raises"),
 }
-ARCHS = ("fcn", "cnn")
-DATA = ("mnist-10k", "mnist", "cifar10")
-TEXTS = ("ptb", "shakespeare", "shakespeare-50k")
-TIERS = ("smoke", "quick", "full")
-DEVICES = ("auto", "cpu", "cuda")
-ENGINES = ("in-process", "layer-parallel", "plain", "stages")
 MODES = ("eager", "compiled")
-PRECISIONS = ("float32", "bfloat16")

@@ -1,4 +1,4 @@
-"""The options of the commands, and how their texts become values; errors are one line each."""
+"""The options that several commands have."""
 
 from __future__ import annotations
 
@@ -6,139 +6,83 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import click
+from ..options import option, options_of
+from .from_fields import with_options
 
-from .completion import folders, one_of
-from .names import DEVICES, TIERS
+__all__ = ["DEVICES", "TIERS", "Common", "Training", "gathered"]
 
-__all__ = ["Common", "Names", "Numbers", "common"]
-
-
-class Names(click.ParamType[tuple[str, ...]]):
-    """A list of names, separated by commas."""
-
-    name = "a,b,…"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        if isinstance(value, tuple):
-            return value
-        names = tuple(part.strip() for part in str(value).split(","))
-        if not all(names):
-            self.fail(
-                f"{value!r} has an empty name; expected names separated by commas, as in a,b", param, ctx
-            )
-        if len(set(names)) != len(names):
-            self.fail(f"{value!r} has a name twice; give each once", param, ctx)
-        return names
+TIERS = ("smoke", "quick", "full")
+DEVICES = ("auto", "cpu", "cuda")
 
 
-class Numbers(click.ParamType[tuple[int, ...]]):
-    """A list of whole numbers from a least one up, separated by commas."""
-
-    name = "1,2,…"
-
-    def __init__(self, least: int = 0) -> None:
-        self.least = least
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            numbers = tuple(int(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r}: expected whole numbers separated by commas, as in 1,2,3", param, ctx)
-        if min(numbers) < self.least or max(numbers) >= 1 << 63 or len(set(numbers)) != len(numbers):
-            self.fail(
-                f"{value!r}: expected different numbers, each at least {self.least}, below 2^63", param, ctx
-            )
-        return numbers
-
-
-_Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-
-_OPTIONS: tuple[_Decorator, ...] = (
-    click.option(
-        "--out",
-        type=click.Path(path_type=Path),
-        shell_complete=folders,
-        help="Folder for the results [default: runs/NAME-TIME].",
-    ),
-    click.option(
-        "--tier",
-        default="quick",
-        show_default=True,
-        metavar="|".join(TIERS),
-        shell_complete=one_of(TIERS),
-        help="How much work.",
-    ),
-    click.option(
-        "--seeds", type=Numbers(), default="0", show_default=True, help="Seeds, separated by commas."
-    ),
-    click.option(
-        "--device",
-        default="auto",
-        show_default=True,
-        metavar="|".join(DEVICES),
-        shell_complete=one_of(DEVICES),
-        help="Where to compute; auto takes CUDA where there is any.",
-    ),
-    click.option(
-        "--threads",
-        type=click.IntRange(1),
-        metavar="N",
-        help="CPU threads of each run [default: PyTorch's choice; in benchmarks the tier's].",
-    ),
-    click.option(
-        "--jobs",
-        type=click.IntRange(1),
-        metavar="N",
-        default=1,
-        show_default=True,
-        help="Runs side by side; benchmarks take 1 only.",
-    ),
-    click.option(
-        "--data-dir",
-        type=click.Path(path_type=Path),
-        shell_complete=folders,
-        help="Directory of data files [default: SYNTHGRAD_DATA, then the cache].",
-    ),
-    click.option(
-        "--resume", is_flag=True, help="Skip what the records in --out show as done; go on from snapshots."
-    ),
-    click.option("--quiet", is_flag=True, help="Print the tables at the end only."),
-)
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Common:
-    """The values of the options that all commands which compute have."""
+    """The options of all commands that compute.
 
-    out: Path | None
-    device: str
-    threads: int | None
-    quiet: bool
-    seeds: tuple[int, ...]
-    tier: str
-    data_dir: Path | None
-    resume: bool
-    jobs: int
+    Attributes:
+        out: folder for the results, or None for one with a name made of the time.
+        tier: how much work.
+        seeds: seeds of the runs.
+        device: where to compute.
+        threads: CPU threads of each run, or None.
+        data_dir: directory of data files, or None.
+        resume: whether to skip what the records show as done.
+        quiet: whether to print the tables at the end only.
+    """
+
+    out: Path | None = option(
+        None, "Folder for the results.", kind=Path, metavar="DIR", default="runs/NAME-TIME"
+    )
+    tier: str = option("quick", "How much work.", choices=TIERS, default="quick")
+    seeds: tuple[int, ...] = option((0,), "Seeds, separated by commas.", kind=int, listed=True, default="0")
+    device: str = option(
+        "auto", "Where to compute; auto takes CUDA where there is any.", choices=DEVICES, default="auto"
+    )
+    threads: int | None = option(
+        None,
+        "CPU threads of each run.",
+        kind=int,
+        least=1,
+        default="PyTorch's choice; in benchmarks the tier's",
+    )
+    data_dir: Path | None = option(
+        None, "Directory of data files.", kind=Path, metavar="DIR", default="SYNTHGRAD_DATA, then the cache"
+    )
+    resume: bool = option(
+        False, "Skip what the records in --out show as done; go on from snapshots.", kind=bool
+    )
+    quiet: bool = option(False, "Print the tables at the end only.", kind=bool)
 
 
-def common(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of commands that compute; the function takes their values as one `Common` first."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training(Common):
+    """The options of the commands that train.
 
-    @wraps(function)
-    def gathered(**values: Any) -> Any:
-        shared = Common(**{f.name: values.pop(f.name) for f in fields(Common)})
-        return function(shared, **values)
+    Attributes:
+        jobs: number of runs side by side.
+        tensorboard: whether to write event files too.
+    """
 
-    command: Callable[..., Any] = gathered
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    jobs: int = option(1, "Runs side by side, each in a process of its own.", kind=int, least=1, default="1")
+    tensorboard: bool = option(
+        False, "Also write TensorBoard event files, into the results folder.", kind=bool
+    )
+
+
+OptionsT = TypeVar("OptionsT", bound=Common)
+
+
+def gathered(kind: type[OptionsT]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds the options of a class; the function takes their values as one object first."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def command(**values: Any) -> Any:
+            given = {f.name: values.pop(f.name) for f in fields(kind)}
+            return function(kind(**{k: v for k, v in given.items() if v is not None}), **values)
+
+        return with_options(options_of(kind))(command)
+
+    return decorate

@@ -12,16 +12,19 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ..experiments.run_config import AnyRun
-from ..experiments.sweep import Listener
-from ..experiments.time_left import TimeLeft, run_key, run_names
 from ..records import Record
 from ..report import Sheet, bench_groups, bench_sheet, gathered_sheets, table_sheet, tabulate
+from ..training.run import Run
+from ..training.sweep import Progress as SweepProgress
+from ..training.time_left import TimeLeft, run_key, run_names
 
 #: Rows of a table that a terminal is given; the records have all.
 MOST_ROWS = 200
 #: Tables that it is given.
 MOST_TABLES = 100
+
+#: Seconds between two lines about a run under way, where there is no terminal for a progress bar.
+_EVERY_S = 30.0
 
 #: What is said of a run that has ended: the first of these that it was measured by.
 _FIGURES = {
@@ -35,21 +38,21 @@ _FIGURES = {
 __all__ = ["Display", "print_bench", "print_tables"]
 
 
-class Display(Listener, AbstractContextManager["Display"]):
-    """Progress bars on a terminal, one line for each finished run elsewhere, nothing if quiet.
+class Display(SweepProgress, AbstractContextManager["Display"]):
+    """Progress bars on a terminal; elsewhere a line for each finished run, and now and then for one under way.
 
     Args:
-        configs: the runs, with their estimates.
-        jobs: how many run side by side.
-        quiet: show nothing.
+        runs: the runs, with their estimates.
+        jobs: number of runs side by side.
+        quiet: whether to show nothing.
     """
 
-    def __init__(self, configs: Sequence[AnyRun], jobs: int = 1, *, quiet: bool) -> None:
-        self._configs = configs
-        self._names = run_names(configs)
-        self._left = TimeLeft(configs, jobs)
+    def __init__(self, runs: Sequence[Run], jobs: int = 1, *, quiet: bool) -> None:
+        self._runs = runs
+        self._names = run_names(runs)
+        self._left = TimeLeft(runs, jobs)
         self._num_done = 0
-        self._begun = time.monotonic()
+        self._begun = self._said = time.monotonic()
         self._console = Console(stderr=True, quiet=quiet)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -61,7 +64,7 @@ class Display(Listener, AbstractContextManager["Display"]):
             disable=quiet or not self._console.is_terminal,
             transient=True,
         )
-        self._all = self._progress.add_task("all runs", total=len(configs), left="")
+        self._all = self._progress.add_task("all runs", total=len(runs), left="")
         self._run: TaskID | None = None
 
     def __enter__(self) -> Display:
@@ -76,48 +79,54 @@ class Display(Listener, AbstractContextManager["Display"]):
     def estimates(self) -> None:
         """Say beforehand what a step of each method will cost, about: over all cells, from the least to the most."""
         known: dict[str, list[float]] = {}
-        for config in self._configs:
-            if config.estimated_ratio is not None:
-                known.setdefault(config.method, []).append(config.estimated_ratio)
+        for run in self._runs:
+            if run.estimated_ratio is not None:
+                known.setdefault(run.method, []).append(run.estimated_ratio)
         if known:
             words = ", ".join(f"{method} {_span(ratios)} ×" for method, ratios in known.items())
             self._print(f"estimated cost of a step, by its matrix products: {words} that of backprop")
 
-    def started(self, config: AnyRun) -> None:
+    def started(self, run: Run) -> None:
         self._begun = time.monotonic()
-        self._run = self._progress.add_task(self._name(config), total=config.schedule.steps, left="")
+        self._run = self._progress.add_task(self._name(run), total=run.schedule.steps, left="")
 
-    def stepped(self, config: AnyRun, step: int) -> None:
+    def stepped(self, run: Run, step: int) -> None:
+        now = time.monotonic()
         if self._run is not None:
             self._progress.update(self._run, completed=step)
-        self._left.stepped(config, step, time.monotonic() - self._begun)
+        self._left.stepped(run, step, now - self._begun)
         self._show_left()
+        if self._progress.disable and now - self._said >= _EVERY_S:  # no bar shows that something goes on
+            self._said = now
+            left = self._left.seconds()
+            words = f", {_duration(left)} of all" if left else ""
+            self._print(f"{self._name(run)}: step {step:,} of {run.schedule.steps:,}{words}")
 
-    def ended(self, config: AnyRun, record: Record) -> None:
+    def ended(self, run: Run, record: Record) -> None:
         alone = self._run is not None
         self._drop_run()
-        seconds = (record.get("time") or {}).get("train_s")
+        seconds = record.time.train_s
         # Where runs come in turn the clock counts their evaluations too; side by side nobody sees them begin.
         wall = time.monotonic() - self._begun if alone else seconds
-        self._left.ended(config, wall if record["status"] == "ok" else None)
-        metrics = record.get("metrics") or {}
-        text = f"{self._name(config)}: {record['status']}"
+        self._left.ended(run, wall if record.status == "ok" else None)
+        metrics = record.metrics
+        text = f"{self._name(run)}: {record.status}"
         text += next(
             (words.format(metrics[k]) for k, words in _FIGURES.items() if metrics.get(k) is not None), ""
         )
         text += f", {seconds:.1f} s" if seconds is not None else ""
-        text += f" ({record['error']})" if record.get("error") else ""
+        text += f" ({record.error})" if record.error else ""
         self._one_done(text)
 
-    def skipped(self, config: AnyRun) -> None:
-        self._left.ended(config, None)
-        self._one_done(f"{self._name(config)}: done before, skipped")
+    def skipped(self, run: Run) -> None:
+        self._left.ended(run, None)
+        self._one_done(f"{self._name(run)}: done before, skipped")
 
     def _one_done(self, text: str) -> None:
         self._num_done += 1
         self._progress.advance(self._all)
         self._show_left()
-        left, num = self._left.seconds(), len(self._configs)
+        left, num = self._left.seconds(), len(self._runs)
         if num > 1 and self._num_done < num:
             text += f" · {self._num_done} of {num}" + (f", {_duration(left)}" if left else "")
         self._print(text)
@@ -127,8 +136,8 @@ class Display(Listener, AbstractContextManager["Display"]):
             left = self._left.seconds()
             self._progress.update(self._all, left=_duration(left) if left else "")
 
-    def _name(self, config: AnyRun) -> str:
-        return self._names.get(run_key(config), config.label)
+    def _name(self, run: Run) -> str:
+        return self._names.get(run_key(run), run.label)
 
     def _print(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)

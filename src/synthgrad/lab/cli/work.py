@@ -17,21 +17,19 @@ from ...core import ConfigError
 from ..bench.base import Benchmark, choose, sweep
 from ..bench.registry import BENCHMARKS, benchmark_named
 from ..bench.survival.damage import INPUTS, DamageBench
-from ..experiments import compare as comparison
-from ..experiments.machine import choose_device
-from ..experiments.methods import METHODS
-from ..experiments.recurrent_methods import RECURRENT_METHODS
-from ..experiments.registry import EXPERIMENTS, Choice, experiment_named
-from ..experiments.rehearsals import rehearsed
-from ..experiments.run_config import AnyRun
-from ..experiments.sweep import Sweep
-from ..experiments.tensorboard import check_installed
+from ..names import DATA, METHODS, RECURRENT, TEXTS
+from ..recipes import Choice, comparison, experiment_named, experiments
+from ..recipes.comparison import METHODS as COMPARED
 from ..records import FILE, Record, read
 from ..report import write_report
-from ..tasks import DATASETS, TEXTS
+from ..training.machine import choose_device
+from ..training.rehearsal import rehearsed
+from ..training.run import Run
+from ..training.sweep import Sweep
+from ..training.tensorboard import check_installed
 from .damaged_lines import COMMAND_LINES
 from .names import MODES
-from .options import Common
+from .options import Common, Training
 from .show import Display, print_bench, print_tables
 
 __all__ = ["bench", "compare", "report", "run", "show_list"]
@@ -41,41 +39,32 @@ __all__ = ["bench", "compare", "report", "run", "show_list"]
 _OWN: Mapping[str, Benchmark] = {"damage": DamageBench((*INPUTS, *COMMAND_LINES))}
 
 
-def compare(
-    options: Common,
-    data: str,
-    methods: Sequence[str],
-    at: Sequence[str] | None,
-    overrides: dict[str, Any],
-    *,
-    tensorboard: bool,
-) -> int:
+def compare(options: Training, given: dict[str, Any]) -> int:
     """Run a comparison; return the exit status."""
-    configs = comparison.configs(
+    runs = comparison(
         options.tier,
-        data,
-        methods,
+        given.pop("data") or "mnist-10k",
+        given.pop("methods") or COMPARED,
         options.seeds,
-        comparison.Overrides(at=tuple(at or ()), **overrides),
         choose_device(options.device),
         _data_dir(options),
+        **given,
     )
-    return _train(configs, "compare", options, tensorboard=tensorboard)
+    return _train(runs, "compare", options)
 
 
-def run(options: Common, name: str, choice: dict[str, Any], *, tensorboard: bool) -> int:
+def run(options: Training, name: str, choice: dict[str, Any]) -> int:
     """Run an experiment, or those of its runs that are wanted; return the exit status."""
-    configs = experiment_named(name, options.tier).runs(
+    experiment = experiment_named(name)
+    runs = experiment.runs(
         options.tier, options.seeds, choose_device(options.device), _data_dir(options), Choice(**choice)
     )
-    return _train(configs, name, options, tensorboard=tensorboard)
+    return _train(runs, experiment.name, options)
 
 
 def bench(options: Common, name: str, modes: Sequence[str] | None, given: dict[str, Any]) -> int:
     """Measure a benchmark; return the exit status."""
     benchmark = _OWN.get(name) or benchmark_named(name)
-    if options.jobs > 1:
-        raise ConfigError(f"--jobs {options.jobs}: a benchmark wants the machine to itself; leave out --jobs")
     if unknown := set(modes or ()) - set(MODES):
         raise ConfigError(f"--modes {','.join(sorted(unknown))}: expected eager, compiled or eager,compiled")
     scope = choose(
@@ -89,6 +78,8 @@ def bench(options: Common, name: str, modes: Sequence[str] | None, given: dict[s
         **given,
     )
     folder = _folder(options.out, f"bench-{name}", resume=options.resume)
+    if not options.resume:
+        _say_of_others(folder)
     say = None if options.quiet else lambda text: click.echo(text, err=True)
     records: list[Record] = []
     written = True
@@ -99,7 +90,7 @@ def bench(options: Common, name: str, modes: Sequence[str] | None, given: dict[s
         if records:
             print_bench(records)
             written = _write_page(folder, records)
-    return 0 if written and all(r["status"] == "ok" for r in records) else 1
+    return 0 if written and all(r.status == "ok" for r in records) else 1
 
 
 def report(folders: Sequence[Path], out: Path | None) -> int:
@@ -127,12 +118,12 @@ def report(folders: Sequence[Path], out: Path | None) -> int:
 def show_list() -> int:
     """Say which experiments, benchmarks, methods and data sets there are."""
     lists = {
-        "experiments": {e.name: e.about for e in EXPERIMENTS.values()},
+        "experiments": {e.name: e.about for e in experiments().values()},
         "benchmarks": {b.name: b.about for b in BENCHMARKS.values()},
-        "methods": {m.name: m.about for m in METHODS.values()},
-        "methods of recurrent networks": {m.name: m.about for m in RECURRENT_METHODS.values()},
-        "data sets": {d.name: d.about for d in DATASETS.values()},
-        "texts": {d.name: d.about for d in TEXTS.values()},
+        "methods": METHODS,
+        "methods of recurrent networks": RECURRENT,
+        "data sets": DATA,
+        "texts": TEXTS,
     }
     width = max(len(name) for entries in lists.values() for name in entries)
     for title, entries in lists.items():
@@ -170,27 +161,41 @@ def _write_page(folder: Path, records: Sequence[Record]) -> bool:
     return True
 
 
-def _train(configs: Sequence[AnyRun], name: str, options: Common, *, tensorboard: bool) -> int:
-    """Run configurations, write their records and a report; return the exit status."""
-    if tensorboard:
+def _train(runs: Sequence[Run], name: str, options: Training) -> int:
+    """Train, write the records and a report; return the exit status."""
+    if options.tensorboard:
         check_installed()
     out = _folder(options.out, name, resume=options.resume)
-    configs = rehearsed(configs)
-    if tensorboard:
-        configs = [replace(config, tensorboard=str(out / "tensorboard")) for config in configs]
-    runs = Sweep(configs, out, options.resume, options.jobs, options.threads)
+    runs = rehearsed(runs)
+    if options.tensorboard:
+        runs = [replace(run, tensorboard=str(out / "tensorboard")) for run in runs]
+    if not options.resume:
+        _say_of_others(out)
+    trained = Sweep(runs, out, options.resume, options.jobs, options.threads)
     records: list[Record] = []
     written = True
     try:
-        with Display(configs, options.jobs, quiet=options.quiet) as display:
+        with Display(runs, options.jobs, quiet=options.quiet) as display:
             display.estimates()
-            for _ in runs.records(display):
+            for _ in trained.records(display):
                 pass
     finally:  # also when interrupted: what is on the disk is shown
-        records = runs.written()
+        records = trained.written()
         if records:
             print_tables(records)
             written = _write_page(out, records)
-            if tensorboard:
+            if options.tensorboard:
                 click.echo(f"tensorboard --logdir '{out / 'tensorboard'}'")
-    return 0 if written and all(r["status"] == "ok" for r in records) else 1
+    return 0 if written and all(r.status == "ok" for r in records) else 1
+
+
+def _say_of_others(out: Path) -> None:
+    """Say that a results folder holds records already: new ones are appended, which nobody may have meant."""
+    found = read(out / FILE)[0]
+    if found:
+        names = ", ".join(dict.fromkeys(r.experiment for r in found))
+        click.echo(
+            f"synthgrad: warning: --out {out}: holds {len(found)} records ({names}) already; new ones are appended. "
+            "Name another folder to keep them apart, or --resume to skip what is done",
+            err=True,
+        )

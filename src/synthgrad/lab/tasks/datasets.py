@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from ...core import ConfigError
+from ..names import DATA, is_own_data
+from ..names import TEXTS as ABOUT_TEXTS
 from .cifar import load_cifar10
 from .images import Images
 from .mnist import load_mnist, load_mnist_10k
+from .own_data import load_own
 from .text import Text, load_ptb, load_shakespeare, load_shakespeare_50k, read_text
 
 __all__ = ["DATASETS", "TEXTS", "Dataset", "load", "load_text"]
@@ -23,9 +26,9 @@ class Dataset(Generic[DataT]):
     """An entry of the list of data sets.
 
     Attributes:
-        name: as given on the command line.
-        about: one line.
-        read: takes the data directory, returns the data.
+        name: its name on the command line.
+        about: one line about it.
+        read: takes the data directory and returns the data.
     """
 
     name: str
@@ -33,40 +36,44 @@ class Dataset(Generic[DataT]):
     read: Callable[[Path | None], DataT]
 
 
+def _named(
+    about: Mapping[str, str], readers: Mapping[str, Callable[[Path | None], DataT]]
+) -> dict[str, Dataset[DataT]]:
+    """Return the data sets by name, in the order of their descriptions."""
+    return {name: Dataset(name, words, readers[name]) for name, words in about.items()}
+
+
 #: Labelled images.
-DATASETS: dict[str, Dataset[Images]] = {
-    d.name: d
-    for d in (
-        Dataset("mnist-10k", "handwritten digits, 10,000 + 2,000, embedded", lambda _: load_mnist_10k()),
-        Dataset("mnist", "handwritten digits, 60,000 + 10,000", load_mnist),
-        Dataset("cifar10", "small colour photographs in 10 classes, 50,000 + 10,000", load_cifar10),
-    )
-}
+DATASETS: dict[str, Dataset[Images]] = _named(
+    DATA,
+    {"mnist-10k": lambda _: load_mnist_10k(), "mnist": load_mnist, "cifar10": load_cifar10},
+)
 
 #: Texts, of which characters are predicted.
-TEXTS: dict[str, Dataset[Text]] = {
-    d.name: d
-    for d in (
-        Dataset("ptb", "Penn Treebank, newspaper text, 5.1 million characters + twice 0.4 million", load_ptb),
-        Dataset("shakespeare", "plays of Shakespeare, 1.1 million characters", load_shakespeare),
-        Dataset(
-            "shakespeare-50k",
-            "beginning of the same, 50,000 characters, embedded",
-            lambda _: load_shakespeare_50k(),
-        ),
-    )
-}
+TEXTS: dict[str, Dataset[Text]] = _named(
+    ABOUT_TEXTS,
+    {"ptb": load_ptb, "shakespeare": load_shakespeare, "shakespeare-50k": lambda _: load_shakespeare_50k()},
+)
 
 
 def load(name: str, data_dir: Path | None = None) -> Images:
-    """Return a data set by name, on the CPU.
+    """Return a data set by name, or one of the user's own, on the CPU.
+
+    Args:
+        name: as in ``synthgrad list``, or a file or factory, see `load_own`.
+        data_dir: directory of data files, or None.
 
     Raises:
-        ConfigError: if there is none of that name.
-        DataError: if its files are damaged or missing.
+        ConfigError: if there is none of that name, or a factory is not what it must be.
+        DataError: if files are damaged or missing, or their arrays do not fit.
     """
+    if is_own_data(name):
+        return load_own(name)
     if name not in DATASETS:
-        raise ConfigError(f"data set '{name}' is unknown; accepted: {', '.join(DATASETS)}")
+        raise ConfigError(
+            f"data set '{name}' is unknown; accepted: {', '.join(DATASETS)}, a file .npz, .pt or .safetensors, or "
+            "package.module:factory"
+        )
     return DATASETS[name].read(data_dir)
 
 

@@ -84,7 +84,7 @@ class EpisodeStream:
         self._x = torch.empty(rows, 0, task.inputs, device=task.device)
         self._y = torch.empty(rows, 0, dtype=torch.int64, device=task.device)
 
-    def take(self, unroll: int) -> Part:
+    def next_unroll(self, unroll: int) -> Part:
         """Return the next ``unroll`` steps of every row; rows that end begin their next episode after them.
 
         Raises:

@@ -54,11 +54,11 @@ class Stream:
 
     >>> import torch
     >>> stream = Stream(torch.arange(9), 2)
-    >>> stream.take(3)
+    >>> stream.next_unroll(3)
     Unroll(x=tensor([[0, 1, 2],
             [4, 5, 6]]), y=tensor([[1, 2, 3],
             [5, 6, 7]]), first=True, last=True)
-    >>> stream.take(2).x, stream.take(2).x
+    >>> stream.next_unroll(2).x, stream.next_unroll(2).x
     (tensor([[0, 1],
             [4, 5]]), tensor([[2, 3],
             [6, 7]]))
@@ -82,7 +82,15 @@ class Stream:
         # A view: rows overlap by one character, the last that a row predicts and the first that the next reads.
         self._rows = tokens.unfold(0, self.length + 1, self.length)[:batch_size]  # (B, n + 1)
 
-    def take(self, unroll: int) -> Unroll:
+    def check(self, unroll: int) -> None:
+        """Raise ConfigError if no row is as long as an unroll."""
+        if not 1 <= unroll <= self.length:
+            raise ConfigError(
+                f"unroll of {unroll}: expected 1 to {self.length}, the characters to predict in each of "
+                f"{self.batch_size} rows; take a shorter unroll, fewer rows or a longer text"
+            )
+
+    def next_unroll(self, unroll: int) -> Unroll:
         """Return the next ``unroll`` characters of every row, and go on behind them.
 
         Args:
@@ -91,11 +99,7 @@ class Stream:
         Raises:
             ConfigError: if no row is that long.
         """
-        if not 1 <= unroll <= self.length:
-            raise ConfigError(
-                f"unroll of {unroll}: expected 1 to {self.length}, the characters to predict in each of "
-                f"{self.batch_size} rows; take a shorter unroll, fewer rows or a longer text"
-            )
+        self.check(unroll)
         if self.position + unroll > self.length:  # an unroll longer than the one before it
             self._begin()
         start, end = self.position, self.position + unroll

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ...experiments.machine import synchronize
+from ...training.machine import synchronize
 from ...records import Record
 from ..base import finish_line
 from ..turns import reason_of

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ....core import decouple
 from ....engines.stages import Stages
 from ....rules import LocalLoss, SyntheticGradient
-from ...experiments.snapshot_file import Owner, write_snapshot
+from ...training.snapshot_file import Owner, write_snapshot
 from .kinds import Kind
 from .network import CLASSES, IN_SHAPE, Size, adam, network, split_names
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ....engines.stages import join
-from ...experiments.machine import prepare
+from ...training.machine import prepare
 from ...tasks import Images, load
 from ..memory.probe import Memory
 from ..turns import reason_of

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from ....core import SynthgradError
-from ...experiments.snapshot import Snapshot
+from ...training.snapshot import Snapshot
 from ...records import FILE, SCHEMA, append, read
 from ...tasks.cifar import parse_batch
 from ...tasks.idx import parse_idx, read_bytes

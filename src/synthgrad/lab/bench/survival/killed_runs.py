@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...experiments.run_config import AnyRun
-from ...experiments.snapshot import EVERY
-from ...experiments.sweep import Listener, Sweep
+from ...training.run import Run
+from ...training.snapshot import EVERY
+from ...training.sweep import Progress, Sweep
 from ...records import FILE, Record, read
 
 __all__ = ["Killed", "Outcome", "difference", "get_ready", "kill_until_it_ends", "uninterrupted"]
@@ -62,13 +62,13 @@ class Outcome:
     error: str | None = None
 
 
-def uninterrupted(config: AnyRun, out: Path, every_s: float, stages: int = 1) -> Outcome:
+def uninterrupted(config: Run, out: Path, every_s: float, stages: int = 1) -> Outcome:
     """Run a configuration to its end."""
     return kill_until_it_ends(config, out, every_s, stages, ())
 
 
 def kill_until_it_ends(
-    config: AnyRun, out: Path, every_s: float, stages: int, plan: Sequence[tuple[str, float]]
+    config: Run, out: Path, every_s: float, stages: int, plan: Sequence[tuple[str, float]]
 ) -> Outcome:
     """Run a configuration, kill it at each time of a plan as long as it has not ended, and then let it end.
 
@@ -134,7 +134,7 @@ def _timeless(value: Any) -> Any:
     return [_timeless(v) for v in value] if isinstance(value, list) else value
 
 
-def _go(config: AnyRun, out: str, every_s: float) -> None:
+def _go(config: Run, out: str, every_s: float) -> None:
     """Do in this process what the command line does with ``--resume``."""
     os.setsid()  # so that what it starts can be found
     os.environ[EVERY] = str(every_s)
@@ -144,7 +144,7 @@ def _go(config: AnyRun, out: str, every_s: float) -> None:
     for stream in (1, 2):
         os.dup2(said, stream)
     try:
-        for _ in Sweep([config], Path(out), resume=True, threads=1).records(Listener()):
+        for _ in Sweep([config], Path(out), resume=True, threads=1).records(Progress()):
             pass
     except KeyboardInterrupt:
         sys.exit(130)

@@ -16,12 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ....core import ConfigError
-from ...experiments.config import Cell, RuleSettings, Schedule
-from ...experiments.feed_forward import one_run
-from ...experiments.multinet_config import ClockedCell, ClockedRun
-from ...experiments.run_config import AnyRun
-from ...experiments.sequence_config import CharRun, CopyRun, SequenceCell
-from ...experiments.stacks_config import StackCell, StackRun
+from ...training.payloads import Characters, Copying, FeedForward, LstmStack, Multirate
+from ...training.run import Run
+from ...training.settings import BoundarySettings, EdgeSettings, RuleSettings, Schedule
 from ...records import Record
 from ..base import Scope, Setting, blank_line, finish_line
 from .killed_runs import Outcome, difference, get_ready, kill_until_it_ends, uninterrupted
@@ -47,20 +44,21 @@ class _Kind:
 
     loop: str
     engine: str
-    config: AnyRun
+    config: Run
     stages: int = 1
 
 
-def _images(method: str, engine: str, **rule: Any) -> AnyRun:
-    cell = Cell("mnist-10k", "fcn", 3, 16, ("layer1",) if engine == "stages" else (), engine=engine)
+def _images(method: str, engine: str, **rule: Any) -> Run:
+    at = ("layer1",) if engine == "stages" else ()
+    payload = FeedForward(data="mnist-10k", layers=3, width=16, at=at, engine=engine)
     schedule = Schedule(400, 32, lr=1e-3, eval_every=200)
-    return one_run("compare", "custom", method, 0, cell, schedule, RuleSettings(**rule))
+    return Run("compare", "custom", method, 0, payload.of_method(method), schedule, RuleSettings(**rule))
 
 
-def _stack(engine: str, **rule: Any) -> AnyRun:
-    cell = StackCell("shakespeare-50k", "lstm", 2, 16, 5, engine)
+def _stack(engine: str, **rule: Any) -> Run:
+    payload = LstmStack(data="shakespeare-50k", layers=2, width=16, engine=engine, most_valid=1000)
     schedule = Schedule(200, 16, lr=3e-3, milestones=(), eval_every=100)
-    return StackRun("stacks", "custom", "cdni", 0, cell, schedule, RuleSettings(**rule), most_valid=1000)
+    return Run("stacks", "custom", "cdni", 0, payload, schedule, RuleSettings(**rule))
 
 
 _KINDS = (
@@ -74,26 +72,31 @@ _KINDS = (
     _Kind(
         "characters",
         "recurrent",
-        CharRun(
-            *("charlm", "custom", "dni", 0, SequenceCell("shakespeare-50k", width=32)),
+        Run(
+            *("charlm", "custom", "dni", 0),
+            Characters(data="shakespeare-50k", width=32, most_valid=1000),
             Schedule(200, 16, lr=3e-3, milestones=(), eval_every=100),
-            most_valid=1000,
+            BoundarySettings(),
         ),
     ),
     _Kind(
         "copy",
         "recurrent",
-        CopyRun(
-            *("copy", "custom", "dni", 0, SequenceCell("copy", width=32, unroll=3)),
+        Run(
+            *("copy", "custom", "dni", 0),
+            Copying(data="copy", width=32, unroll=3),
             Schedule(120, 16, lr=3e-3, milestones=(), eval_every=60),
+            BoundarySettings(),
         ),
     ),
     _Kind(
         "two clocks",
         "clocked",
-        ClockedRun(
-            *("multinet", "custom", "dni", 0, ClockedCell("mnist-10k", width=16, period=2)),
+        Run(
+            *("multinet", "custom", "dni", 0),
+            Multirate(data="mnist-10k", width=16, period=2),
             Schedule(100, 16, lr=3e-3, milestones=(), eval_every=50),
+            EdgeSettings(),
         ),
     ),
     _Kind("stack", "in-process", _stack("in-process")),
@@ -162,9 +165,8 @@ class KillsBench:
         )
 
 
-def _seeded(kind: _Kind, seed: int) -> AnyRun:
-    config: Any = kind.config
-    return replace(config, seed=seed)
+def _seeded(kind: _Kind, seed: int) -> Run:
+    return replace(kind.config, seed=seed)
 
 
 def _shares(kinds: Sequence[_Kind], total: int) -> list[int]:

@@ -1,0 +1,208 @@
+"""An experiment as data: its tiers, in each the groups of runs, in each group what varies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..names import DATA, METHODS, RECURRENT, TEXTS
+from ..options import option
+from ..training.payloads import ARCHS, Payload
+from ..training.run import PRECISIONS, Run
+from ..training.settings import Schedule, Settings, refuse
+
+__all__ = ["Choice", "Experiment", "Group", "Variant", "one_run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A method, and how it differs from the others of its group.
+
+    Attributes:
+        method: name of the method.
+        rule: settings of its rule; None for those of the group, or those that were chosen for the method.
+        payload, schedule: fields of the group's payload and schedule that this variant has otherwise.
+    """
+
+    method: str
+    rule: Settings | None = None
+    payload: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    schedule: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Runs that share what is trained on what, and how long.
+
+    Attributes:
+        payload: what is trained on what.
+        schedule: how long and how fast.
+        variants: the methods; a name stands for a method as it is.
+        rule: settings of the rule of all variants; None for those that were chosen for each method.
+        precision: as of a run.
+    """
+
+    payload: Payload
+    schedule: Schedule
+    variants: Sequence[Variant | str]
+    rule: Settings | None = None
+    precision: str = "float32"
+
+
+#: The groups of a tier, or what makes them for a seed.
+Tier = Sequence[Group] | Callable[[int], Sequence[Group]]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The runs of an experiment that are wanted; None for all.
+
+    Attributes:
+        data, arch, layers, unroll, methods: values of the runs to keep.
+        precision: precision of all runs, in place of the tier's.
+    """
+
+    data: tuple[str, ...] | None = option(
+        None,
+        "Data sets to keep. Your own, a file or package.module:factory, takes their place; charlm takes any text, by "
+        "name or path.",
+        listed=True,
+        choices=(*DATA, *TEXTS),
+        default="all",
+    )
+    arch: tuple[str, ...] | None = option(
+        None, "Networks to keep.", listed=True, choices=ARCHS, default="all"
+    )
+    layers: tuple[int, ...] | None = option(
+        None,
+        "Depths to keep: weight layers, the output layer included.",
+        kind=int,
+        listed=True,
+        least=2,
+        default="all",
+    )
+    unroll: tuple[int, ...] | None = option(
+        None,
+        "Lengths of unrolls to keep, of recurrent networks.",
+        kind=int,
+        listed=True,
+        least=1,
+        default="all",
+    )
+    methods: tuple[str, ...] | None = option(
+        None,
+        "Methods to keep; table1 takes every one.",
+        listed=True,
+        choices=tuple(dict.fromkeys((*METHODS, *RECURRENT))),
+        default="those of the paper's experiment",
+    )
+    precision: str | None = option(
+        None, "Precision of the arithmetic.", choices=PRECISIONS, default="the tier's"
+    )
+
+
+#: What a run has of each thing that can be chosen.
+_VALUE_OF: dict[str, Callable[[Run], Any]] = {
+    "data": lambda run: run.payload.data,
+    "arch": lambda run: run.payload.arch,
+    "layers": lambda run: getattr(run.payload, "layers", None),
+    "methods": lambda run: run.method,
+    "unroll": lambda run: getattr(run.payload, "unroll", None),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """An experiment. Its name is that of the module in which it stands as ``EXPERIMENT``.
+
+    Attributes:
+        about: one line for `synthgrad list`.
+        tiers: the groups of runs of each tier.
+        methods: the methods that are run unless others are named; None for all.
+        name: given by the module.
+        recorded_as: name in records, where it is not the module's.
+    """
+
+    about: str
+    tiers: Mapping[str, Tier]
+    methods: tuple[str, ...] | None = None
+    name: str = ""
+    recorded_as: str = ""
+
+    def runs(
+        self,
+        tier: str,
+        seeds: Sequence[int] = (0,),
+        device: str = "cpu",
+        data_dir: str | None = None,
+        choice: Choice | None = None,
+    ) -> list[Run]:
+        """Return the runs that are wanted, seed by seed.
+
+        Raises:
+            ConfigError: if there is no such tier, or the choice names what the experiment does not have.
+        """
+        if tier not in self.tiers:
+            refuse(f"experiment '{self.name}' has no tier '{tier}'; accepted: {', '.join(self.tiers)}")
+        runs = [run for seed in seeds for run in self._of_seed(tier, seed, device, data_dir)]
+        return self._chosen(runs, tier, choice or Choice())
+
+    def _of_seed(self, tier: str, seed: int, device: str, data_dir: str | None) -> Iterator[Run]:
+        groups = self.tiers[tier]
+        for group in groups(seed) if callable(groups) else groups:
+            for entry in group.variants:
+                variant = Variant(entry) if isinstance(entry, str) else entry
+                run = one_run(self.recorded_as or self.name, tier, seed, group, variant)
+                yield replace(run, device=device, data_dir=data_dir)
+
+    def _chosen(self, runs: Sequence[Run], tier: str, choice: Choice) -> list[Run]:
+        runs = self._on_data(runs, choice.data)
+        wanted = {name: getattr(choice, name) for name in _VALUE_OF}
+        for name, values in wanted.items():
+            has = [v for v in dict.fromkeys(map(_VALUE_OF[name], runs)) if v is not None]
+            if missing := [str(value) for value in values or () if value not in has]:
+                refuse(
+                    f"--{name} {','.join(missing)}: experiment '{self.name}', tier '{tier}', has "
+                    f"{', '.join(map(str, has)) or 'none'}; name some of these or leave out --{name}"
+                )
+        wanted["methods"] = wanted["methods"] or self.methods
+        kept = [
+            run
+            for run in runs
+            if all(values is None or _VALUE_OF[name](run) in values for name, values in wanted.items())
+        ]
+        if not kept:
+            cells = dict.fromkeys(
+                f"{run.payload.data} {run.payload.arch} {_VALUE_OF['layers'](run)} layers" for run in runs
+            )
+            refuse(
+                f"experiment '{self.name}', tier '{tier}': nothing is left of it that was named together; "
+                f"it has {'; '.join(cells)}"
+            )
+        return kept if choice.precision is None else [replace(r, precision=choice.precision) for r in kept]
+
+    @staticmethod
+    def _on_data(runs: Sequence[Run], names: tuple[str, ...] | None) -> list[Run]:
+        """Return the runs, and in front of them those on data of the user's own, in place of the experiment's."""
+        has = {run.payload.data for run in runs}
+        made: dict[Run, None] = {}
+        for name in names or ():
+            for run in runs if name not in has else ():
+                payload = run.payload.with_data(name)
+                if payload is not None:
+                    made[replace(run, payload=payload)] = None
+        return [*made, *runs]
+
+
+def one_run(experiment: str, tier: str, seed: int, group: Group, variant: Variant) -> Run:
+    """Return the run of a variant.
+
+    Raises:
+        ConfigError: if there is no such method, or a value is out of its range.
+    """
+    payload = replace(group.payload, **variant.payload) if variant.payload else group.payload
+    schedule = replace(group.schedule, **variant.schedule) if variant.schedule else group.schedule
+    rule = variant.rule or group.rule or payload.default_rule(variant.method)
+    payload = payload.of_method(variant.method)
+    return Run(experiment, tier, variant.method, seed, payload, schedule, rule, group.precision)

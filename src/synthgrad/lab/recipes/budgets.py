@@ -1,0 +1,36 @@
+"""Backpropagation against decoupled methods over several budgets of steps, each with every update and one in five.
+
+A budget has a schedule of its own, whose learning rate falls at the same shares of it (Bisong 2017). The longest of the
+quick and full tiers is the run that `comparison` makes. Records of both name the experiment ``compare``.
+"""
+
+from __future__ import annotations
+
+from ._experiment import Experiment, Group, Variant
+from ._papers import feed_forward
+from .comparison import METHODS, schedules
+
+__all__ = ["EXPERIMENT"]
+
+
+def _budgets(tier: str, data: str, steps: tuple[int, ...]) -> list[Group]:
+    """Return a group for each number of steps; the reference makes every update."""
+    one_in_five = {"update_prob": 0.2}
+    variants = [
+        *METHODS,
+        *(Variant(method, payload=one_in_five) for method in METHODS if method != "backprop"),
+    ]
+    return [
+        Group(feed_forward(data), schedule, variants) for schedule in schedules(tier, data, {"steps": steps})
+    ]
+
+
+EXPERIMENT = Experiment(
+    "backprop against decoupled methods on MNIST, several budgets, all updates or one in five (Bisong 2017)",
+    {
+        "smoke": _budgets("smoke", "mnist-10k", (40, 120)),
+        "quick": _budgets("quick", "mnist", (1000, 3000, 6000)),
+        "full": _budgets("full", "mnist", (100_000, 300_000, 500_000)),
+    },
+    recorded_as="compare",
+)

@@ -1,0 +1,18 @@
+"""Repeat Copy over the length of unrolls: how long a sequence is copied several times (DNI §3.2)."""
+
+from __future__ import annotations
+
+from ..training.settings import BoundarySettings
+from ._copying import tiers
+from ._experiment import Experiment
+
+__all__ = ["EXPERIMENT"]
+
+#: Chosen on seed 0. With the settings of Copy, and rows of a batch apart, the task falls back to guessing when
+#: sequences get longer than 19 at this rate.
+_RULE = BoundarySettings(alpha=1.0)
+
+EXPERIMENT = Experiment(
+    "how long a sequence is copied several times, over the length of unrolls (DNI, Repeat Copy)",
+    tiers("repeat_copy", _RULE, {3: 8_000, 5: 8_000}, spread=1),
+)

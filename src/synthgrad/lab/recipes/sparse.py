@@ -1,0 +1,58 @@
+"""Sparse updates: test error over the probability of an update (DNI §3.1).
+
+Two comparisons that must be kept apart: at equal numbers of updates a run with probability ``p`` makes
+``1/p`` times the steps, at equal numbers of steps it learns less often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..training.settings import Schedule
+from ._experiment import Experiment, Group
+from ._papers import FULL, feed_forward
+
+__all__ = ["EXPERIMENT", "METHODS", "drawn_probs"]
+
+METHODS = ("backprop", "dni", "cdni")
+
+_NUM_DRAWN = 100
+
+
+def _swept(data: str, probs: Sequence[float], base: Schedule, precision: str = "float32") -> list[Group]:
+    """Return a sweep over fixed probabilities; the schedule is that of p = 1, by which equal work is measured."""
+    groups: list[Group] = []
+    for prob in reversed(probs):
+        payload = feed_forward(data, update_prob=prob)
+        longer = replace(base, steps=round(base.steps / prob), eval_every=round(base.eval_every / prob))
+        groups.append(Group(payload, longer, METHODS, precision=precision))  # as many updates as with p = 1
+        if prob < 1:
+            groups.append(Group(payload, base, METHODS, precision=precision))  # as many steps
+    return groups
+
+
+def _drawn(seed: int) -> list[Group]:
+    """Return a probability drawn for each run, as published."""
+    return [
+        Group(feed_forward("mnist", update_prob=prob), FULL, (METHODS[k % len(METHODS)],))
+        for k, prob in enumerate(drawn_probs(seed))
+    ]
+
+
+def drawn_probs(seed: int, num: int = _NUM_DRAWN) -> list[float]:
+    """Return update probabilities over (0, 1], the same ones for a seed at all times."""
+    import torch  # not above: the command line reads recipes without loading PyTorch
+
+    drawn = torch.rand(num, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return [max(1e-6, round(1 - u, 6)) for u in drawn.tolist()]
+
+
+EXPERIMENT = Experiment(
+    "test error over the probability of an update, at equal updates and equal steps",
+    {
+        "smoke": _swept("mnist-10k", (0.25, 1.0), Schedule(40, 64, lr=1e-3, eval_every=20)),
+        "quick": _swept("mnist", (0.1, 0.2, 0.5, 1.0), Schedule(2500, lr=3e-4, eval_every=250), "bfloat16"),
+        "full": _drawn,
+    },
+)

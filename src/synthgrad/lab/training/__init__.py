@@ -1,0 +1,1 @@
+"""Training runs: what a run is (`run`), what it trains (`tasks`), how (`methods`), and the loop of all (`driver`)."""

@@ -1,0 +1,214 @@
+"""The loop of all runs: steps in chunks, a clock, evaluations, snapshots, progress, and divergence."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...core import ConfigError, DivergedError
+from .machine import synchronize
+from .snapshot import Snapshot
+from .snapshot_file import Owner
+from .tasks import Point, Task
+from .tensorboard import Events
+
+__all__ = ["Driver", "Progress"]
+
+#: Takes the number of steps that are done.
+Progress = Callable[[int], None]
+
+#: Chunks that warm up: they count as time of training, but not in the median of a step.
+_WARM_UP = 3
+
+
+class Driver:
+    """Trains one task from its set-up to its last step.
+
+    Args:
+        task: what is trained.
+        progress: called with the number of steps done, whenever the clock is read; or None.
+
+    Attributes:
+        curve: one point for each evaluation.
+        step: number of steps done.
+        elapsed_s: seconds of training.
+        events: writes every point to event files; or None.
+        snapshot: keeps the state now and then; or None.
+    """
+
+    def __init__(self, task: Task, progress: Progress | None = None) -> None:
+        self.task = task
+        self.curve: list[Point] = []
+        self.step = 0
+        self.elapsed_s = 0.0
+        self._progress = progress
+        self.events: Events | None = None
+        self.snapshot: Snapshot | None = None
+        self._chunks: list[float] = []  # seconds of a step, mean over each chunk
+        self._resumed_at: list[int] = []
+        self._base_lrs: list[list[float]] = []
+
+    def set_up(self) -> None:
+        """Load the data, and build the network and its trainer.
+
+        Raises:
+            SynthgradError: if the run cannot begin.
+        """
+        self.task.set_up()
+        self._base_lrs = [[g["lr"] for g in o.param_groups] for o in self.task.trainer.optimizers]
+
+    def restore(self) -> list[int]:
+        """Go on from the snapshot, if there is one; return the steps at which the run was resumed so far.
+
+        Raises:
+            ConfigError: if there is one, of another run.
+        """
+        if self.snapshot is None:
+            return self._resumed_at
+        self.snapshot.belongs_to(Owner.forms(self.task.net), self.task.data_sha256)
+        state = self.snapshot.load(self.task.run.device)
+        if state is not None:
+            try:
+                self.load_state(state)
+            except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                reason = (str(error).splitlines() or [""])[0]
+                raise ConfigError(
+                    f"{self.snapshot.path(int(state.get('step', 0)))}: is a snapshot that this run cannot go on from "
+                    f"({type(error).__name__}: {reason}); move it away, or run without --resume into another folder"
+                ) from error
+        return self._resumed_at
+
+    def train(self) -> None:
+        """Run all steps that are left.
+
+        Raises:
+            DivergedError: if a figure that must stay finite does not; its point is on the curve.
+        """
+        task, schedule = self.task, self.task.run.schedule
+        if self.events is not None:
+            task.draw_graph(self.events)
+        task.begin(self.step)
+        while self.step < schedule.steps:
+            self._set_lr_factor(schedule.lr_factor(self.step))
+            wanted = self._chunk(self._end_of_chunk() - self.step)
+            if wanted or self.step % schedule.eval_every == 0 or self.step == schedule.steps:
+                self._evaluate()
+            self._save()
+            if self._progress is not None:
+                self._progress(self.step)
+        task.flush()
+
+    def _set_lr_factor(self, factor: float) -> None:
+        """Set the factor on the learning rates of the start, but on those of rules that keep theirs."""
+        for optimizer, lrs in zip(self.task.trainer.optimizers, self._base_lrs, strict=True):
+            for group, lr in zip(optimizer.param_groups, lrs, strict=True):
+                if not group.get("constant_lr"):
+                    group["lr"] = lr * factor
+
+    def _end_of_chunk(self) -> int:
+        """Return the step at which the clock is read next: not behind an evaluation or a fall of the learning rate."""
+        step, schedule = self.step, self.task.run.schedule
+        ends = [
+            step + self.task.chunk,
+            schedule.steps,
+            step - step % schedule.eval_every + schedule.eval_every,
+        ]
+        return min([*ends, *(change for change in schedule.lr_changes if change > step)])
+
+    def _chunk(self, num_steps: int) -> bool:
+        """Do some steps; return whether the last one asks for an evaluation."""
+        task, wanted = self.task, False
+        task.draw()
+        begun = time.perf_counter()
+        for _ in range(num_steps):
+            wanted = task.step()
+        synchronize(task.run.device)
+        seconds = time.perf_counter() - begun
+        self.elapsed_s += seconds
+        self._chunks.append(seconds / num_steps)
+        self.step += num_steps
+        return wanted
+
+    def _evaluate(self) -> None:
+        point = {"step": self.step, "elapsed_s": round(self.elapsed_s, 4), **self.task.evaluate(self.step)}
+        self.curve.append(point)
+        if self.events is not None:
+            self.events.point(point)
+        watched = [point[name] for name in self.task.finite]
+        if not all(math.isfinite(value) for value in watched if value is not None):
+            raise DivergedError("loss", self.step - 1)
+
+    def _save(self) -> None:
+        """Write a snapshot if it is time to, where the trainer can be saved."""
+        if self.snapshot is not None and getattr(self.task.trainer, "can_save", True):
+            self.snapshot.save(self.step, self.state)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the rest of the run depends on, between two steps."""
+        task = self.task
+        return {
+            "net": task.net.state_dict(),
+            "trainer": task.trainer.state_dict(),
+            "monitor": task.monitor.state_dict(),
+            "task": task.state(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state() if task.run.device == "cuda" else None,
+            "step": self.step,
+            "elapsed_s": self.elapsed_s,
+            "curve": self.curve,
+            "chunks": self._chunks,
+            "resumed_at": self._resumed_at,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        task = self.task
+        task.net.load_state_dict(state["net"])
+        task.trainer.load_state_dict(state["trainer"])
+        task.monitor.load_state_dict(state["monitor"])
+        task.load_state(state["task"])
+        torch.set_rng_state(state["rng"].cpu())
+        if state["cuda_rng"] is not None and task.run.device == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu())
+        self.step, self.elapsed_s = state["step"], state["elapsed_s"]
+        self.curve, self._chunks = state["curve"], state["chunks"]
+        self._resumed_at = [*state["resumed_at"], self.step]
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the figures of the finished run."""
+        return self.task.metrics(self.curve, self.elapsed_s)
+
+    def close(self) -> None:
+        """Part from other processes, if the engine has any."""
+        close = getattr(self.task.trainer, "close", None)
+        if close is not None:
+            close()
+
+    def weights_sha256(self) -> str:
+        """Return the sum of all parameters and buffers, names included: equal for runs that ended bit by bit alike."""
+        found = hashlib.sha256()
+        for name, value in self.task.net.state_dict().items():
+            if isinstance(value, torch.Tensor):
+                whole = value.detach().cpu().contiguous()
+                found.update(f"{name} {whole.dtype} {tuple(whole.shape)}\n".encode())
+                found.update(whole.flatten().view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()
+
+    def times(self) -> dict[str, float]:
+        """Return the clock's figures; empty before the first step."""
+        chunks = self._chunks[_WARM_UP:] or self._chunks
+        if not chunks:
+            return {}
+        p10, median, p90 = (1000 * float(v) for v in np.percentile(chunks, (10, 50, 90)))
+        return {
+            "train_s": round(self.elapsed_s, 3),
+            "step_ms_median": round(median, 4),
+            "step_ms_p10": round(p10, 4),
+            "step_ms_p90": round(p90, 4),
+        }

@@ -1,0 +1,184 @@
+"""The methods by name: which rule and which schedule each stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from ...core import ConfigError, InputRule, Rule
+from ...rules import (
+    HandOver,
+    LocalLoss,
+    NoBackprop,
+    Sobolev,
+    StaleGradient,
+    SyntheticGradient,
+    SyntheticInput,
+    TrueGradient,
+    heads,
+)
+from ...rules.models import like_layer
+from ...rules.sobolev import Critic
+from ..names import METHODS as NAMES
+from .settings import RuleSettings
+
+__all__ = ["METHODS", "Facts", "Method", "method_named"]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a rule may need to know of the data.
+
+    Attributes:
+        classes: number of classes.
+        num_examples: examples to train on.
+    """
+
+    classes: int
+    num_examples: int
+
+
+MakeRule = Callable[[RuleSettings, Facts], Rule]
+MakeInput = Callable[[RuleSettings], InputRule]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A way to train.
+
+    Attributes:
+        name: as given on the command line.
+        rule: makes the rule of every cut from settings and facts; None for backpropagation.
+        defaults: settings of the rule, by data set, by data set and network (``"cifar10 cnn"``), and by network
+            (``"cnn"``, ``"lstm"``); the entry ``""`` serves for all others. Chosen on held-out training examples
+            (``synthgrad run dni_search`` and ``cnn_search``), never on test data.
+        wants_values: its rules learn from the loss of each example, so the criterion must give it.
+        inputs: makes the input rule of every cut; None where modules are fed with what those below make.
+    """
+
+    name: str
+    rule: MakeRule | None = None
+    defaults: Mapping[str, RuleSettings] = field(default_factory=lambda: {"": RuleSettings()})
+    wants_values: bool = False
+    inputs: MakeInput | None = None
+
+    @property
+    def about(self) -> str:
+        """The method in one line."""
+        return NAMES[self.name]
+
+    def settings(self, data: str, arch: str = "fcn") -> RuleSettings:
+        """Return the rule's settings for a data set and a network.
+
+        What was chosen for a fully connected network serves for users' own too, and for no convolutional
+        one: its widths would be numbers of channels there.
+        """
+        names = (f"{data} {arch}", arch) if arch in ("cnn", "lstm") else (data,)
+        return next((self.defaults[name] for name in names if name in self.defaults), self.defaults[""])
+
+    def rule_of(self, settings: RuleSettings, facts: Facts) -> Rule:
+        """Return the rule of every cut, handed over to from backpropagation where the settings say so."""
+        assert self.rule is not None
+        rule = self.rule(settings, facts)
+        if not settings.hands_over:
+            return rule
+        return HandOver(
+            rule,
+            warm_up=settings.warm_up,
+            freeze_after=settings.freeze_after,
+            min_cosine=settings.min_cosine,
+        )
+
+
+def _synthetic(settings: RuleSettings, context: int | None) -> Rule:
+    if settings.like_layer:
+        return SyntheticGradient(context=context, model=like_layer())
+    return SyntheticGradient(
+        settings.hidden, context, norm=settings.norm, kernel=settings.kernel, maps=settings.maps
+    )
+
+
+def _head(settings: RuleSettings) -> heads.HeadFactory:
+    if settings.head == "convolutional":
+        return heads.convolutional_head(pool=settings.pool, norm=settings.norm)
+    return heads.linear_head(settings.hidden, pool=settings.pool, norm=settings.norm)
+
+
+def _sobolev(settings: RuleSettings, classes: int) -> Rule:
+    critic: Critic = "value" if settings.critic == "value" else "classifier"
+    return Sobolev(classes, critic=critic, head=_head(settings))
+
+
+def _supplied(settings: RuleSettings) -> InputRule:
+    return SyntheticInput(settings.input_hidden, norm=settings.norm)
+
+
+# Between LSTMs a linear M that learns as fast as they do outruns them: what crosses is small at first, and its weights,
+# large for that, drive the units into saturation. Found on validation characters, at a lag of 3.
+_OF_LSTMS = RuleSettings(hidden=(256,), lr_factor=0.3)
+
+_DNI = {"": RuleSettings(), "mnist": RuleSettings(hidden=(2048,), lr_factor=30.0)}
+
+# The entries ``cnn`` are those of ``cnn_search`` with the lowest error (DNI, cDNI, local loss, critic).
+METHODS: dict[str, Method] = {
+    m.name: m
+    for m in (
+        Method("backprop"),
+        Method("no_bprop", lambda s, facts: NoBackprop()),
+        Method(
+            "dni",
+            lambda s, facts: _synthetic(s, None),
+            {**_DNI, "cnn": RuleSettings(kernel=3)},
+        ),
+        Method(
+            "cdni",
+            lambda s, facts: _synthetic(s, facts.classes),
+            {"": RuleSettings(), "cnn": RuleSettings(kernel=1, maps=True), "lstm": _OF_LSTMS},
+        ),
+        Method("stale", lambda s, facts: StaleGradient(facts.num_examples, s.decay)),
+        Method(
+            "local_loss",
+            lambda s, facts: LocalLoss(facts.classes, _head(s)),
+            {"": RuleSettings(), "cnn": RuleSettings(head="convolutional")},
+        ),
+        Method(
+            "sobolev",
+            lambda s, facts: _sobolev(s, facts.classes),
+            {"": RuleSettings(), "cnn": RuleSettings(head="convolutional", pool=4)},
+            wants_values=True,
+        ),
+        Method("delayed", lambda s, facts: TrueGradient(s.shrink), {"": RuleSettings(delay=1)}),
+        Method(
+            "dni_unlock",
+            lambda s, facts: _synthetic(s, None),
+            {
+                "": RuleSettings(),
+                "mnist": RuleSettings(
+                    hidden=(2048,), lr_factor=10.0, input_hidden=(1024,), input_lr_factor=3.0
+                ),
+                "cnn": RuleSettings(input_hidden=(16,), input_lr_factor=3.0),
+            },
+            inputs=_supplied,
+        ),
+        Method(
+            "cdni_unlock",
+            lambda s, facts: _synthetic(s, facts.classes),
+            {
+                "": RuleSettings(lr_factor=3.0),
+                "cnn": RuleSettings(kernel=1, maps=True, input_hidden=(16,), input_lr_factor=3.0),
+            },
+            inputs=_supplied,
+        ),
+    )
+}
+
+
+def method_named(name: str) -> Method:
+    """Return a method.
+
+    Raises:
+        ConfigError: if there is none of that name.
+    """
+    if name not in METHODS:
+        raise ConfigError(f"method '{name}' is unknown; accepted: {', '.join(METHODS)}")
+    return METHODS[name]

@@ -1,0 +1,309 @@
+"""What a run trains on what: a frozen dataclass for each kind of task.
+
+A payload names its task; `synthgrad.lab.training.tasks` has the class that does the work. Fields that make a cell of a
+result table stand under ``cell`` in a record, the others, its settings, under ``config``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import Any, ClassVar, Self
+
+from ..names import DATA, is_own_data
+from ..options import Option
+from .settings import BoundarySettings, EdgeSettings, RuleSettings, Settings, refuse
+
+__all__ = [
+    "ARCHS",
+    "ENGINES",
+    "Characters",
+    "Copying",
+    "FeedForward",
+    "LstmStack",
+    "Multirate",
+    "Payload",
+    "Sequences",
+]
+
+ARCHS = ("fcn", "cnn")
+ENGINES = ("in-process", "layer-parallel", "plain", "stages")
+
+_PLACE = "place"
+
+
+def cell(default: Any = MISSING, **metadata: Any) -> Any:
+    """Return a field that is part of the cell."""
+    return field(default=default, metadata={_PLACE: "cell", **metadata})
+
+
+def config(default: Any, name: str = "", *, changed: bool = False, **metadata: Any) -> Any:
+    """Return a field that is recorded under ``config``.
+
+    Args:
+        default: the field's default.
+        name: its name in records; empty for the field's own.
+        changed: record it only where it is not the default. Every field that is added later must be so.
+        metadata: of the field.
+    """
+    return field(default=default, metadata={_PLACE: "config", "name": name, "changed": changed, **metadata})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payload:
+    """What a run trains on what.
+
+    Attributes:
+        data: name of the data set, text or task.
+        arch: kind of the network.
+        task: name of the module in ``lab/training/tasks`` that trains it.
+        settings: class of the settings of the rule.
+        unrecorded: names of the schedule's fields that are not recorded.
+        without_rule: the method that has no rule, whose settings are not recorded; empty for none.
+    """
+
+    data: str = cell()
+    arch: str = cell()
+    task: ClassVar[str]
+    settings: ClassVar[type[Settings]]
+    unrecorded: ClassVar[tuple[str, ...]] = ()
+    without_rule: ClassVar[str] = ""
+
+    def cell(self) -> dict[str, Any]:
+        """Return the cell of a record."""
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get(_PLACE) == "cell"}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+
+    def config(self) -> dict[str, Any]:
+        """Return the settings of a record that are the payload's."""
+        found: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.metadata.get(_PLACE) == "config" and not (f.metadata["changed"] and value == f.default):
+                found[f.metadata["name"] or f.name] = value
+        return found
+
+    def label(self, method: str, seed: int) -> str:
+        """Return a short name for progress bars."""
+        return f"{method}, seed {seed}"
+
+    def of_method(self, method: str) -> Self:
+        """Return the payload as a method trains it."""
+        return self
+
+    def default_rule(self, method: str) -> Settings:
+        """Return the settings of a method's rule that were chosen for such a payload."""
+        return self.settings()
+
+    def with_data(self, name: str) -> Self | None:
+        """Return the payload on data of the user's own; None if it does not take such data."""
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedForward(Payload):
+    """A feed-forward network on labelled examples.
+
+    Attributes:
+        data: a data set of `synthgrad list`, or the user's own.
+        arch: ``fcn``, ``cnn``, or ``package.module:factory`` for a user's model.
+        layers: weight layers, the output layer included; None for a user's model.
+        width: units (filters) of a hidden layer; None for a user's model.
+        at: names of the submodules after which to cut; empty for the network's own.
+        update_prob: probability that a module updates in a step, in unlocked training.
+        engine: one of `ENGINES`.
+        hold_out: number of training examples to measure on in place of the test set, for selections.
+        monitor_every: steps between measurements of the interfaces' quality; 0 for none.
+        target_error_pct: error whose first crossing is timed.
+        compiled: whether the network runs under ``torch.compile``.
+        augment: whether training images are flipped and shifted at random.
+    """
+
+    task = "feed_forward"
+    settings = RuleSettings
+
+    data: str = cell(
+        option=Option(
+            "Data set; see synthgrad list. Your own: FILE.npz, .pt or .safetensors, or package.module:factory.",
+            choices=tuple(DATA),
+            metavar="NAME",
+            default="mnist-10k",
+        )
+    )
+    arch: str = cell(
+        "fcn", option=Option("Fully connected or convolutional network.", choices=ARCHS, default="fcn")
+    )
+    layers: int | None = cell(
+        4,
+        option=Option("Weight layers, the output layer included.", kind=int, metavar="N", default="4"),
+    )
+    width: int | None = cell(
+        256,
+        option=Option("Units or filters of a hidden layer.", kind=int, metavar="N", default="the paper's"),
+    )
+    at: tuple[str, ...] = cell(
+        (), option=Option("Submodules after which to cut.", listed=True, default="after every layer")
+    )
+    update_prob: float = cell(
+        1.0,
+        option=Option("Probability that a module updates in a step.", kind=float, metavar="X", default="1"),
+    )
+    engine: str = cell(
+        "in-process",
+        option=Option(
+            "in-process trains without locks, layer-parallel all layers in one batch, stages in a process for each "
+            "part (two, or as --at cuts), plain in an ordinary loop.",
+            choices=ENGINES,
+            default="in-process",
+        ),
+    )
+    hold_out: int = config(0)
+    monitor_every: int = config(100)
+    target_error_pct: float = config(5.0)
+    compiled: bool = config(
+        False,
+        changed=True,
+        option=Option("Run the network under torch.compile.", flag="--compile", kind=bool),
+    )
+    augment: bool = config(
+        False, changed=True, option=Option("Flip and shift training images at random.", kind=bool)
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 < self.update_prob <= 1:
+            refuse(f"update probability {self.update_prob}: expected a number over 0 and up to 1")
+        if self.engine not in ENGINES:
+            refuse(f"engine '{self.engine}' is unknown; accepted: {', '.join(ENGINES)}")
+
+    def of_method(self, method: str) -> Self:
+        """Return the payload as a method trains it: one without a rule has no interfaces."""
+        from .methods import method_named  # loads PyTorch
+
+        return self if method_named(method).rule is not None else replace(self, engine="plain", at=())
+
+    def default_rule(self, method: str) -> Settings:
+        from .methods import method_named
+
+        return method_named(method).settings(self.data, self.arch)
+
+    def with_data(self, name: str) -> Self | None:
+        return replace(self, data=name) if is_own_data(name) else None
+
+
+def _check_positive(payload: Payload, *names: str) -> None:
+    for name in names:
+        if getattr(payload, name) < 1:
+            refuse(f"{name} {getattr(payload, name)}: expected at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sequences(Payload):
+    """A recurrent network on sequences.
+
+    Attributes:
+        data: a task or a text.
+        arch: ``lstm``, ``gru`` or ``rnn``.
+        layers: recurrent layers.
+        width: units of a layer.
+        unroll: ``T``, steps of an unroll.
+    """
+
+    settings = BoundarySettings
+
+    arch: str = cell("lstm")
+    layers: int = cell(1)
+    width: int = cell(256)
+    unroll: int = cell(5)
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "layers", "width", "unroll")
+
+    def label(self, method: str, seed: int) -> str:
+        return f"{method} T={self.unroll}, seed {seed}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copying(Sequences):
+    """Copy or Repeat Copy; a step is a batch of episodes.
+
+    Attributes:
+        symbols: characters of the alphabet.
+        threshold: bits per character under which a length is solved.
+        spread: number of unrolls over which the rows of a batch begin; 1 for all in step.
+    """
+
+    task = "copying"
+
+    symbols: int = config(2)
+    threshold: float = config(0.15, "threshold_bits")
+    spread: int = config(16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Characters(Sequences):
+    """A character language model; a step is an unroll.
+
+    Attributes:
+        data: a text of `synthgrad list`, or the path of a file.
+        most_valid: characters of the validation part that are measured now and then, the first ones; None for all.
+    """
+
+    task = "characters"
+
+    most_valid: int | None = config(None)
+
+    def with_data(self, name: str) -> Self | None:
+        return replace(self, data=name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LstmStack(Sequences):
+    """A stack of recurrent layers on a text, cut between them; a step is an unroll.
+
+    Attributes:
+        engine: one of `ENGINES`.
+        at: names of the layers after which to cut; empty for every layer but the last.
+        most_valid: as of `Characters`.
+    """
+
+    task = "lstm_stack"
+    settings = RuleSettings
+    unrecorded = ("milestones",)
+    without_rule = "backprop"
+
+    engine: str = cell("in-process")
+    at: tuple[str, ...] = cell(())
+    most_valid: int | None = config(None)
+
+    def of_method(self, method: str) -> Self:
+        return replace(self, engine="plain") if method == self.without_rule else self
+
+    def default_rule(self, method: str) -> Settings:
+        from .methods import method_named
+
+        return method_named(method).settings(self.data, self.arch)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Multirate(Payload):
+    """Two networks that tick at different rates and count digits; a step is a block of ``T²`` images of each stream.
+
+    Attributes:
+        data: labelled images of digits.
+        layers: None.
+        width: units of either network.
+        period: ``T``: steps to a tick of B, and to a report of A.
+        hold_out: number of training images to measure on in place of the test set, for selections.
+    """
+
+    task = "multirate"
+    settings = EdgeSettings
+    without_rule = "bptt"
+
+    arch: str = cell("clocked")
+    layers: int | None = cell(None)
+    width: int = cell(128)
+    period: int = cell(4)
+    hold_out: int = config(0, changed=True)
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "width", "period")

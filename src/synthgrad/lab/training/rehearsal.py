@@ -1,0 +1,170 @@
+"""What is tried before anything is written: can each run begin, and what will a step of it cost?"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from ...core import ConfigError, DataError, Decoupled, DivergedError, SynthgradError
+from ...engines import LayerParallel
+from ..tasks import draw_batches
+from .payloads import FeedForward
+from .run import Run
+from .settings import RuleSettings
+from .tasks import task_of
+from .tasks.feed_forward import FeedForwardTask, data_for
+
+__all__ = ["Work", "rehearse", "rehearsed", "with_estimates"]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Floating-point operations of matrix products and convolutions, of one batch.
+
+    Attributes:
+        forward: those of the network's forward pass alone.
+        step: those of a whole step in which every module updates.
+    """
+
+    forward: int
+    step: int
+
+    def expected(self, update_prob: float) -> float:
+        """Return what a step costs on average: a module that draws no update only runs forward.
+
+        This is a rough figure: a rule that has to learn although its module drew no update runs forward once more.
+        """
+        return self.forward + update_prob * (self.step - self.forward)
+
+
+def rehearsed(runs: Sequence[Run]) -> list[Run]:
+    """Find what would fail in every run; return the runs, with the estimates that there are.
+
+    What loading the data warns of is shown once.
+
+    Raises:
+        SynthgradError: if a run cannot begin.
+    """
+    feed_forward = [run for run in runs if isinstance(run.payload, FeedForward)]
+    others = [run for run in runs if not isinstance(run.payload, FeedForward)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if feed_forward and isinstance(payload := feed_forward[0].payload, FeedForward):
+            data_for(payload.data, feed_forward[0].data_dir, payload.hold_out, feed_forward[0].device)
+        _check(others)
+    for text in dict.fromkeys(str(w.message) for w in caught):
+        warnings.warn(text, stacklevel=2)
+    return [*with_estimates(feed_forward), *others]
+
+
+def _check(runs: Sequence[Run]) -> None:
+    """Set up every run that differs from others in more than its seed, without a step."""
+    for run in dict.fromkeys(replace(run, seed=0) for run in runs):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            task_of(run).set_up()
+
+
+def with_estimates(runs: Sequence[Run]) -> list[Run]:
+    """Rehearse every different run once; return the runs with the estimated ratio of their step's cost.
+
+    The ratio is that of the arithmetic to backpropagation's of the same network. It is rough, because elementwise work,
+    optimizers and Python are left out.
+
+    Args:
+        runs: runs of feed-forward networks.
+
+    Raises:
+        SynthgradError: if a run cannot begin.
+    """
+    works: dict[Run, Work | None] = {}
+
+    def work(run: Run, payload: FeedForward) -> Work | None:
+        # A step of sparse updates is drawn: the whole step is counted, and its parts weighed afterwards.
+        key = replace(run, seed=0, payload=replace(payload, update_prob=1.0))
+        if key not in works:
+            works[key] = rehearse(key)
+        return works[key]
+
+    estimated: list[Run] = []
+    for run in runs:
+        payload = run.payload
+        assert isinstance(payload, FeedForward)
+        own = work(run, payload)
+        plain = replace(payload, update_prob=1.0, engine="plain", at=())
+        whole = work(replace(run, method="backprop", payload=plain, rule=RuleSettings()), plain)
+        ratio = None
+        if own is not None and whole is not None and whole.step:
+            ratio = own.expected(payload.update_prob) / whole.step
+        estimated.append(replace(run, estimated_ratio=ratio))
+    return estimated
+
+
+def rehearse(run: Run) -> Work | None:
+    """Do what a run does before its first step, one batch without learning and one with it.
+
+    Returns:
+        The work of that batch; None if its loss is not finite, which the run will say in its record.
+
+    Raises:
+        SynthgradError: if the run cannot begin.
+    """
+    payload = run.payload
+    assert isinstance(payload, FeedForward)
+    with torch.random.fork_rng():
+        torch.manual_seed(run.seed)
+        # Not compiled: its operations are the same, and a compiler that fails is a run's own affair.
+        task = FeedForwardTask(replace(run, payload=replace(payload, compiled=False)))
+        try:
+            task.set_up()
+            if payload.compiled and isinstance(task.trainer, LayerParallel):
+                task.trainer.check_compilable()
+            x, y, ids = _batch(task)
+            with torch.no_grad(), FlopCounterMode(display=False) as forward:
+                scores = task.net(x)
+            _check_scores(task, scores, len(ids))
+            if not task.net.training:
+                task.net.train()
+            if isinstance(task.trainer, LayerParallel) and isinstance(task.net, Decoupled):
+                for _ in task.net.graph.modules:  # until a batch has reached every layer
+                    task.trainer.step(x, y, ids=ids)
+            with FlopCounterMode(display=False) as step:
+                task.trainer.step(x, y, ids=ids)
+        except (ConfigError, DataError):
+            raise
+        except DivergedError:
+            return None
+        except Exception as error:  # whatever the user's network raises, a cut that cannot be made
+            kind = "" if isinstance(error, SynthgradError) else f"{type(error).__name__}: "
+            reason = kind + (str(error).splitlines() or [""])[0]
+            raise _unfit(task, reason) from error
+        return Work(forward.get_total_flops(), step.get_total_flops())
+
+
+def _batch(task: FeedForwardTask) -> tuple[Tensor, Tensor, Tensor]:
+    train, run = task.data.train, task.run
+    ids = next(draw_batches(len(train), run.schedule.batch_size, run.seed, train.y.device))
+    return train.x[ids], train.y[ids], ids
+
+
+def _check_scores(task: FeedForwardTask, scores: object, num_examples: int) -> None:
+    expected = (num_examples, task.data.classes)
+    if not isinstance(scores, Tensor) or scores.shape != expected:
+        got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise _unfit(task, f"it returned {got}, expected {expected}")
+    if not any(p.requires_grad for p in task.net.parameters()):
+        raise _unfit(task, "it has no parameter that learns")
+
+
+def _unfit(task: FeedForwardTask, reason: str) -> ConfigError:
+    run, payload = task.run, task.payload
+    return ConfigError(
+        f"network '{payload.arch}' with {run.method} cannot be trained on '{payload.data}', batch of "
+        f"{run.schedule.batch_size}: {reason}; it must have parameters that learn, take inputs "
+        f"{tuple(task.data.train.x.shape[1:])} and return scores for {task.data.classes} classes"
+    )

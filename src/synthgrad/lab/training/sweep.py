@@ -1,0 +1,140 @@
+"""Trains many runs, one after the other or side by side, and writes each record as it comes."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..records import FILE, Record, append, finished, identity, locked, open_folder, read
+from .machine import prepare
+from .run import Run
+from .snapshot import drop_snapshots, interval_s
+from .train import blank, train
+from .worker import settle
+
+__all__ = ["Progress", "Sweep"]
+
+
+class Progress:
+    """Progress callbacks of a sweep; every method does nothing by default."""
+
+    def started(self, run: Run) -> None:
+        """Called when a run begins; only where runs come one after the other."""
+
+    def stepped(self, run: Run, step: int) -> None:
+        """Called when a run has done this many steps."""
+
+    def ended(self, run: Run, record: Record) -> None:
+        """Called when a run has ended and its record is written."""
+
+    def skipped(self, run: Run) -> None:
+        """Called when a run is not repeated because it was done before."""
+
+
+@dataclass
+class Sweep:
+    """A list of runs and where their records go.
+
+    Attributes:
+        runs: what is trained.
+        out: the results folder.
+        resume: whether to skip the runs that the folder's records show as done, and go on from the snapshots of others.
+        jobs: number of runs side by side, each in a process of its own.
+        threads: threads of each run.
+    """
+
+    runs: Sequence[Run]
+    out: Path
+    resume: bool = False
+    jobs: int = 1
+    threads: int | None = None
+
+    def records(self, progress: Progress) -> Iterator[Record]:
+        """Do what is left to do; yield every record, those of skipped runs first.
+
+        Raises:
+            ConfigError: if nothing can be written to the folder, another program is writing to it, or the environment
+                says nothing proper about snapshots.
+        """
+        interval_s()
+        path = open_folder(self.out)
+        with locked(self.out):
+            yield from self._done_and_left(path, progress)
+
+    def _done_and_left(self, path: Path, progress: Progress) -> Iterator[Record]:
+        known = {identity(r): r for r in read(path)[0]} if self.resume else {}
+        done = finished(known.values())
+        todo: list[Run] = []
+        for run in self.runs:
+            key = identity(blank(run, self.jobs))
+            if key in done:
+                drop_snapshots(self._snapshots, known[key])
+                progress.skipped(run)
+                yield known[key]
+            else:
+                if not self.resume:  # what was left of it must not be taken up
+                    drop_snapshots(self._snapshots, blank(run, self.jobs))
+                todo.append(replace(run, snapshots=str(self._snapshots)))
+        trained = self._side_by_side if self.jobs > 1 else self._in_turn
+        for run, record in trained(todo, progress):
+            append(path, record)
+            if finished([record]):
+                drop_snapshots(self._snapshots, record)
+            progress.ended(run, record)
+            yield record
+
+    @property
+    def _snapshots(self) -> Path:
+        return self.out / "snapshots"
+
+    def written(self) -> list[Record]:
+        """Return the records of these runs that are in the folder, the last one of each run."""
+        wanted = {identity(blank(run, self.jobs)) for run in self.runs}
+        found = {identity(r): r for r in read(self.out / FILE)[0]}
+        return [r for key, r in found.items() if key in wanted]
+
+    def _in_turn(self, todo: Sequence[Run], progress: Progress) -> Iterator[tuple[Run, Record]]:
+        prepare(self.threads)
+        for run in todo:
+            progress.started(run)
+            yield run, train(run, _steps_of(progress, run))
+
+    def _side_by_side(self, todo: Sequence[Run], progress: Progress) -> Iterator[tuple[Run, Record]]:
+        # Spawned, not forked: a fork of a process with live threads may hang.
+        context = multiprocessing.get_context("spawn")
+        others = set(multiprocessing.active_children())
+        pool = ProcessPoolExecutor(
+            self.jobs, mp_context=context, initializer=_prepare_worker, initargs=(self.threads,)
+        )
+        try:
+            futures = {pool.submit(train, run, None, self.jobs): run for run in todo}
+            for future in as_completed(futures):
+                yield futures[future], _result(future, futures[future], self.jobs)
+        except BaseException:
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()  # interrupted: do not wait for runs that nobody wants any more
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        pool.shutdown()
+
+
+def _steps_of(progress: Progress, run: Run) -> Callable[[int], None]:
+    return lambda step: progress.stepped(run, step)
+
+
+def _result(future: Future[Record], run: Run, jobs: int) -> Record:
+    """Return a worker's record, or one that says that the worker died (out of memory, say)."""
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        error = "its process died without a word; the machine may be out of memory, try fewer --jobs"
+        return replace(blank(run, jobs), status="failed", error=error)
+
+
+def _prepare_worker(threads: int | None) -> None:
+    settle()
+    prepare(threads)

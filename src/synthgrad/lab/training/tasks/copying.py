@@ -1,0 +1,181 @@
+"""Copy and Repeat Copy: rows of episodes side by side, over a curriculum (DNI §3.2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ....core import DivergedError
+from ....engines import Recurrent
+from ...tasks import CopyTask, Curriculum, EpisodeStream, Part, recurrent_network
+from ..payloads import Copying
+from ..recurrent_methods import make_recurrent
+from ..run import Run
+from ..run_monitor import brief_quality
+from ..settings import BoundarySettings
+from ..trainers import arithmetic
+from .task import Point, Task
+
+__all__ = ["CopyingTask"]
+
+_LN2 = math.log(2)
+#: Steps left that a rule can tell apart; longer episodes begin with one class for all that is farther.
+_CONTEXTS = 64
+
+
+class CopyingTask(Task):
+    """Trains on Copy or Repeat Copy; a step is as many episodes as there are rows.
+
+    Rules that have a context are told how many steps are left of a row's episode behind an unroll.
+    """
+
+    trainer: Recurrent
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        assert isinstance(run.payload, Copying)
+        self.payload = run.payload
+        self.curriculum = Curriculum(self.payload.data == "repeat_copy", self.payload.threshold)
+        self.task: CopyTask
+        self.stream: EpisodeStream
+        self._num_steps = 0
+        self._num_sequences = 0  # that are over
+        self._bits: list[float] = []  # per character, of all episodes that are over since the last evaluation
+        self._measured: list[float] = []  # of those of the curriculum's length that it has not counted yet
+        self._open: Tensor  # (B,): what the episodes under way have cost so far, in nats
+        self._losses: list[Tensor] = []  # of the present unroll, by row
+
+    def set_up(self) -> None:
+        """Build task, network and trainer."""
+        run, payload = self.run, self.payload
+        assert isinstance(run.rule, BoundarySettings)
+        repeat = payload.data == "repeat_copy"
+        self.task = CopyTask(payload.symbols, repeat=repeat, seed=run.seed, device=run.device)
+        rows = run.schedule.batch_size
+        self.stream = EpisodeStream(
+            self.task, rows, lambda: (self.curriculum.length, self.curriculum.count), payload.spread
+        )
+        self._open = torch.zeros(rows, device=run.device)
+        net = recurrent_network(
+            payload.arch, self.task.inputs, self.task.classes, payload.width, payload.layers
+        )  # pyright: ignore[reportArgumentType]
+        self.net = net.to(run.device)
+        self.trainer = make_recurrent(
+            run.method,
+            run.rule,
+            self.net,
+            self._loss,
+            batch_size=rows,
+            width=payload.width,
+            lr=run.schedule.lr,
+            contexts=_CONTEXTS,
+        )
+        self.trainer.boundary.monitor = self.monitor
+
+    def begin(self, step: int) -> None:
+        self._num_steps = step
+
+    def step(self) -> bool:
+        """Train until another batch of episodes is over; return whether a length was solved on the way."""
+        run, rows = self.run, self.run.schedule.batch_size
+        solved = False
+        while self._num_sequences < (self._num_steps + 1) * rows:
+            part = self.stream.next_unroll(self.payload.unroll)
+            left = part.left.clamp_max(_CONTEXTS - 1)
+            y = part.y if part.asks else None
+            with arithmetic(run.precision, run.device):
+                self.trainer.step(part.x, y, fresh=part.fresh, ended=part.ended, context=left)
+            self._open += self._losses.pop()
+            if len(part.finished):
+                self._num_sequences += len(part.finished)
+                solved |= self._count(part)
+        self._num_steps += 1
+        return solved
+
+    def _count(self, part: Part) -> bool:
+        """Measure the episodes that are over; return whether they solve a length."""
+        lengths = part.task_lengths[part.finished]
+        ended = part.finished.to(self.run.device)
+        bits = (self._open[ended].cpu() / _LN2 / (lengths - 2)).tolist()
+        self._open[ended] = 0.0
+        self._bits += bits
+        if not all(map(math.isfinite, bits)):
+            raise DivergedError("loss", self._num_steps)
+        # Episodes that began before the last length was solved do not count for the next.
+        counts = (lengths == self.curriculum.task_length).tolist()
+        self._measured += [b for b, counted in zip(bits, counts, strict=True) if counted]
+        rows = self.run.schedule.batch_size
+        if len(self._measured) < rows:
+            return False
+        solved = self.curriculum.update(sum(self._measured[:rows]) / rows)
+        self._measured = [] if solved else self._measured[rows:]
+        return solved
+
+    def _loss(self, scores: Tensor, y: Tensor | None) -> Tensor:
+        """Return cross entropy summed over the steps that ask for something, mean over sequences.
+
+        Args:
+            scores: ``(B, T, classes)``.
+            y: ``(B, T)``; None where nothing is asked for. That gives a loss from which nothing flows back, because an
+                optimizer would follow its momentum on gradients of zero.
+        """
+        if y is None:
+            self._losses.append(torch.zeros_like(self._open))
+            return scores.new_zeros((), dtype=torch.float32)
+        each = F.cross_entropy(scores.flatten(0, 1).float(), y.flatten(), reduction="none").view_as(y).sum(1)
+        # Detached: the sums are for the curriculum, and would keep the graph of every unroll alive.
+        self._losses.append(each.detach())
+        return each.mean()
+
+    def evaluate(self, step: int) -> Point:
+        """Return how long a sequence is solved, and the bits per character of the episodes since the last time."""
+        point: Point = {
+            "sequence_length": self.curriculum.solved,
+            "sequences_seen": self._num_sequences,
+            "train_bits_per_char": sum(self._bits) / len(self._bits),
+        }
+        self._bits = []
+        if found := self.monitor.collect():
+            point["quality"] = brief_quality(found)
+        return point
+
+    def flush(self) -> None:
+        self.trainer.finish()
+
+    def metrics(self, curve: Sequence[Point], elapsed_s: float) -> dict[str, Any]:
+        """Return the longest sequence, and what it took to come there."""
+        solved = self.curriculum.solved
+        first = next((p for p in curve if p["sequence_length"] == solved), None)
+        return {
+            "sequence_length": solved,
+            "sequences_seen": self._num_sequences,
+            "sequences_to_longest": first["sequences_seen"] if solved and first else None,
+            "time_to_longest_s": first["elapsed_s"] if solved and first else None,
+            "num_parameters": sum(p.numel() for p in self.net.parameters()),
+        }
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "boundary": self.trainer.boundary.state_dict(),
+            "curriculum": self.curriculum.state_dict(),
+            "generator": self.task.generator.get_state(),
+            "stream": self.stream.state_dict(),
+            "sequences": self._num_sequences,
+            "bits": self._bits,
+            "measured": self._measured,
+            "open": self._open,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.trainer.boundary.load_state_dict(state["boundary"])
+        self.curriculum.load_state_dict(state["curriculum"])
+        self.task.generator.set_state(state["generator"].cpu())
+        self.stream.load_state_dict(state["stream"])
+        self._bits = state["bits"]
+        self._num_sequences, self._measured = state["sequences"], state["measured"]
+        self._open = state["open"].to(self.run.device, copy=True)

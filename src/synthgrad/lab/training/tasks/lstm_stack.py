@@ -1,0 +1,109 @@
+"""A stack of LSTMs on a text, cut between them: a chain, which every engine trains."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ....engines import Carry
+from ...tasks import Unroll, bits_per_char
+from ..in_stages import engine_here
+from ..methods import Facts, method_named
+from ..payloads import LstmStack
+from ..settings import RuleSettings
+from ..trainers import Plan, Trainer, make_trainer
+from .text import EVAL_UNROLL, TextTask, num_eval_rows
+
+__all__ = ["LstmStackTask", "stack"]
+
+
+class _OneHot(nn.Module):
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.one_hot(x.long(), self.classes).float()
+
+
+class _Scores(nn.Linear):
+    """A linear layer whose classes come second, ``(B, classes, T)``, as PyTorch's cross entropy has them."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).transpose(1, 2)
+
+
+def stack(classes: int, width: int, layers: int) -> nn.Sequential:
+    """Return LSTMs one above the other, named ``layer1``, ``layer2`` …, which keep their states; tokens in, scores out.
+
+    Args:
+        classes: number of characters.
+        width: units of each LSTM.
+        layers: number of LSTMs.
+    """
+    model = nn.Sequential()
+    for k in range(layers):
+        lstm = Carry(nn.LSTM(width if k else classes, width, batch_first=True))
+        model.add_module(f"layer{k + 1}", lstm if k else nn.Sequential(_OneHot(classes), lstm))
+    model.add_module("scores", _Scores(width, classes))
+    return model
+
+
+class _Reader:
+    """A stack in the form that `bits_per_char` asks for: the state that it passes on lies inside."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self._net = net
+        self._modes = [(part, part.training) for part in net.modules()]
+        self.training = net.training
+
+    def train(self, mode: bool = True) -> None:
+        """Evaluate, or go back to the modes that the parts had."""
+        for part, training in self._modes:
+            part.training = training and mode
+        self.training = mode
+
+    def initial_state(self, batch_size: int) -> None:
+        _reset(self._net)
+
+    def __call__(self, x: Tensor, state: None, /) -> tuple[Tensor, None]:
+        return self._net(x).transpose(1, 2), state
+
+
+def _reset(net: nn.Module) -> None:
+    for part in net.modules():
+        if isinstance(part, Carry):
+            part.reset()
+
+
+class LstmStackTask(TextTask):
+    """Trains a stack of LSTMs on a text."""
+
+    trainer: Trainer
+
+    def set_up(self) -> None:
+        """Load the text, build network and trainer."""
+        super().set_up()
+        run, payload = self.run, self.payload
+        assert isinstance(payload, LstmStack)
+        assert isinstance(run.rule, RuleSettings)
+        model = stack(self.text.classes, payload.width, payload.layers).to(run.device)
+        example = self.text.train[: run.schedule.batch_size * payload.unroll].view(-1, payload.unroll)
+        cuts = [f"layer{k + 1}" for k in range(payload.layers - 1)]
+        plan = Plan(
+            method_named(run.method),
+            run.rule,
+            Facts(self.text.classes, len(self.text.train)),
+            run.schedule.lr,
+            run.seed,
+            engine_here(payload.engine),
+        )
+        self.net, self.trainer = make_trainer(plan, model, cuts, example)
+
+    def learn(self, unroll: Unroll) -> Tensor | None:
+        if unroll.first:
+            _reset(self.net)
+        return self.trainer.step(unroll.x, unroll.y).loss
+
+    def bits_per_char(self, tokens: Tensor) -> float:
+        return bits_per_char(_Reader(self.net), tokens, num_eval_rows(tokens), EVAL_UNROLL)

@@ -1,0 +1,102 @@
+"""One run: trains it and returns its record, whatever becomes of it."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ...core import DivergedError, SynthgradError
+from ..records import Cell, Config, Env, Estimate, Graph, Metrics, Point, Record, Time
+from .driver import Driver, Progress
+from .in_stages import peers_here, run_in_stages, stages_of
+from .machine import describe, synchronize
+from .run import Run
+from .snapshot import Snapshot, run_name
+from .tasks import task_of
+from .tensorboard import Events
+
+__all__ = ["blank", "train"]
+
+
+def train(run: Run, progress: Progress | None = None, jobs: int = 1) -> Record:
+    """Train a run and return its record, whatever becomes of it.
+
+    Args:
+        run: the run. Its snapshots stay when it has ended, until its record is written: see `Sweep`.
+        progress: called with the number of steps done, now and then.
+        jobs: number of runs that share the machine, for the record.
+    """
+    record = blank(run, jobs)
+    if num_stages := stages_of(run):
+        try:
+            return run_in_stages(partial(train, jobs=jobs), run, num_stages)
+        except SynthgradError as error:
+            return replace(record, status="failed", error=str(error))
+    driver = Driver(task_of(run), progress)
+    try:
+        _warm_up(run.device)
+        if run.tensorboard is not None:
+            driver.events = Events(Path(run.tensorboard) / run_name(record), record)
+        if run.snapshots is not None:
+            driver.snapshot = Snapshot(Path(run.snapshots), record, peers_here())
+        with torch.random.fork_rng():
+            torch.manual_seed(run.seed)
+            driver.set_up()
+            record = replace(record, resumed_at=tuple(driver.restore()))
+            driver.train()
+        record = replace(record, more={"weights_sha256": driver.weights_sha256()})
+        record = replace(record, metrics=Metrics(driver.metrics()))
+        driver.close()
+    except DivergedError as error:
+        record = replace(record, status="diverged", error=str(error))
+    except SynthgradError as error:
+        record = replace(record, status="failed", error=str(error))
+    except Exception as error:  # out of memory, a fault of the user's network: a record that says so
+        reason = f"{type(error).__name__}: {error}"
+        more = {**record.more, "traceback": traceback.format_exc()}
+        record = replace(record, status="failed", error=reason, more=more)
+    graph = driver.task.graph
+    record = replace(
+        record,
+        time=Time(driver.times()),
+        curve=tuple(map(Point, driver.curve)),
+        graph=None if graph is None else Graph(graph),
+    )
+    if driver.events is not None:
+        driver.events.close(record)
+    return record
+
+
+@cache
+def _warm_up(device: str) -> None:
+    """Take one step of something tiny, so that no run's clock counts what PyTorch loads at first use."""
+    with torch.random.fork_rng():
+        model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).to(device)
+        optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
+        nn.functional.cross_entropy(
+            model(torch.ones(2, 2, device=device)), torch.zeros(2, device=device).long()
+        ).backward()
+        optimizer.step()
+        synchronize(device)
+
+
+def blank(run: Run, jobs: int = 1) -> Record:
+    """Return the record of a run that has not begun."""
+    return Record(
+        experiment=run.experiment,
+        tier=run.tier,
+        method=run.method,
+        seed=run.seed,
+        cell=Cell(run.payload.cell()),
+        steps=run.schedule.steps,
+        batch_size=run.schedule.batch_size,
+        config=Config(run.config()),
+        env=Env(describe(run.device, jobs)),
+        resumed_at=(),
+        estimate=Estimate({"ratio_to_backprop": run.estimated_ratio}),
+    )
