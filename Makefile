@@ -5,6 +5,8 @@ VENV ?= .venv
 # Address of a package index with the PyTorch build wanted (CPU, CUDA …); empty: pip's default.
 TORCH_INDEX ?=
 BIN = $(VENV)/bin
+# Marks an environment that can run the demo: a complete one serves too.
+DEMO = $(if $(wildcard $(VENV)/.installed),$(VENV)/.installed,$(VENV)/.demo)
 # Test processes side by side, and how the tests are shared out: in two long runs, of which the faster process takes the
 # rest, so that neighbours, which share set-up, stay together. Every process computes in one thread.
 WORKERS ?= 2
@@ -12,8 +14,10 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist works
 
 .PHONY: demo test test-all lint types tables docs clean
 
-demo: $(VENV)/.installed
-	$(BIN)/synthgrad compare --out runs/demo
+# Only what the comparison needs, in an environment of its own unless there is one; one thread, because two programs on
+# a busy machine that share its cores measure each other.
+demo: $(DEMO)
+	$(BIN)/synthgrad compare --threads 1 --out runs/demo
 	@echo "open runs/demo/report.html"
 
 test: $(VENV)/.installed
@@ -40,6 +44,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep ^torch== constraints.txt)"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+$(VENV)/.demo: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing PyTorch and what the comparison needs; this downloads some hundred megabytes"
+	$(BIN)/python -m pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep ^torch== constraints.txt)"
+	$(BIN)/python -m pip install -c constraints.txt -e ".[lab]"
 	touch $@
 
 clean:

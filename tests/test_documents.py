@@ -19,7 +19,6 @@ import pytest
 from synthgrad.lab.bench.base import Benchmark, Scope
 from synthgrad.lab.cli import work
 from synthgrad.lab.training.methods import METHODS
-from synthgrad.lab.recipes import EXPERIMENTS
 from synthgrad.lab.training.run import Run
 from synthgrad.lab.names import METHODS as NAMES
 from synthgrad.lab.wan import available
@@ -43,7 +42,7 @@ ELSEWHERE = {
     ". .venv/bin/activate": "the step 'wheel' of .ci/run calls the environment's programs by their paths",
     'pip install ".[lab]"': "the step 'wheel' of .ci/run installs what this builds, with the extra",
     'pip install ".[tensorboard]"': "the step 'environment' of .ci/run: the extra is part of [test]",
-    "tensorboard --logdir runs/watched/tensorboard": "a server; tests/lab/experiments/test_tensorboard.py reads what it shows",
+    "tensorboard --logdir runs/watched/tensorboard": "a server; tests/lab/training/test_tensorboard.py reads what it shows",
     "python -m pytest tests/engines/test_contract.py": "the step 'tests, all' of .ci/run",
 }
 
@@ -106,7 +105,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    tables: list[Any] = [METHODS, EXPERIMENTS, NAMES]
+    tables: list[Any] = [METHODS, NAMES]
     before = [dict(t) for t in tables]
     modules = set(sys.modules)
     yield tmp_path

@@ -337,7 +337,7 @@ def test_disk_that_is_full_at_the_end(
         ("train", ["train", "compare, run, bench, report, list"]),
         ("--nonsense", ["--nonsense"]),
         ("run", ["NAME"]),
-        ("run nothing", ["nothing", "compare", "dni_search"]),
+        ("run nothing", ["nothing", "budgets", "dni_search"]),
         ("run dni_search --tier full", ["dni_search", "full", "smoke", "quick"]),
         ("run compare --tier slow", ["slow", "smoke, quick, full"]),
         ("bench", ["NAME"]),

@@ -113,7 +113,7 @@ def test_resume_goes_cell_by_cell(tmp_path: Path, capsys: pytest.CaptureFixture[
         ("stale --methods backprop,magic", ["--methods magic"]),
         ("table1 --layers 1", ["--layers", "at least 2"]),
         ("table1 --precision half", ["precision 'half'", "float32, bfloat16"]),
-        ("tabel1", ["'tabel1'", "compare, table1, sparse, stale, unlock, copy"]),
+        ("tabel1", ["'tabel1'", "budgets, charlm, copy, lag, multinet"]),
     ],
 )
 def test_what_the_experiment_has_not(
@@ -132,7 +132,7 @@ def test_the_time_left_is_said_side_by_side_too(capsys: pytest.CaptureFixture[st
     with Display(runs, jobs=2, quiet=False) as display:
         display.skipped(runs[0])
         display.ended(runs[1], record)
-        display.ended(runs[2], record | {"status": "diverged"})
+        display.ended(runs[2], replace(record, status="diverged"))
         display.ended(runs[3], record)
         display.ended(runs[4], record)
     lines = capsys.readouterr().err.splitlines()

@@ -77,7 +77,7 @@ def test_what_the_engine_cannot_do_is_said_before_anything_runs() -> None:
         ("--methods cdni --update-prob 0.5", "skips no updates"),
         ("--methods cdni --arch cnn", r"'layer1' has shape \(B, 64, 14, 14\) and what crosses 'layer2'"),
         ("--methods cdni --layers 2", "2 modules, expected at least 3"),
-        ("--methods cdni --batch-size 1", "Expected more than 1 value"),
+        ("--methods cdni --batch-size 1", "BatchNorm, which needs at least 2 examples"),
         ("--methods sobolev --compile", "asked one by one"),
         ("--methods cdni --model own_models:Other", "lies inside a module that has a forward of its own"),
     ],

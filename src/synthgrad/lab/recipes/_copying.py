@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from ..names import RECURRENT
 from ..training.payloads import Copying
@@ -21,7 +22,7 @@ _QUICK = Schedule(8_000, 64, lr=1e-3, milestones=(), eval_every=500)
 
 
 def tiers(
-    task: str, rule: BoundarySettings, quick_steps: Mapping[int, int], **fields: int
+    task: str, rule: BoundarySettings, quick_steps: Mapping[int, int], **fields: Any
 ) -> dict[str, list[Group]]:
     """Return the tiers of a task.
 

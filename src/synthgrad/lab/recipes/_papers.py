@@ -26,5 +26,5 @@ def width_of(arch: str, data: str) -> int:
 
 def feed_forward(data: str, arch: str = "fcn", **fields: Any) -> FeedForward:
     """Return a payload with the target of its data set."""
-    target = TARGETS.get(data, 5.0)
-    return FeedForward(data=data, arch=arch, **{"target_error_pct": target, **fields})
+    fields.setdefault("target_error_pct", TARGETS.get(data, 5.0))
+    return FeedForward(data=data, arch=arch, **fields)

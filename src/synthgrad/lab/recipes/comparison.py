@@ -126,11 +126,13 @@ def _payload(data: str, given: Mapping[str, Any]) -> FeedForward:
             refuse(f"--model {model}: expected package.module:factory")
         if given.keys() & {"layers", "width"} or given.get("arch", "fcn") != "fcn":
             refuse("--model is given together with --arch, --layers or --width; its factory decides these")
-        return feed_forward(data, **{**given, "arch": model, "layers": None, "width": None})
-    arch = given.get("arch", "fcn")
+        given.pop("arch", None)
+        return feed_forward(data, model, layers=None, width=None, **given)
+    arch = given.pop("arch", "fcn")
     if arch not in ARCHS:
         refuse(f"network '{arch}' is unknown; accepted: {', '.join(ARCHS)}")
-    return feed_forward(data, **{"width": width_of(arch, data), **given})
+    given.setdefault("width", width_of(arch, data))
+    return feed_forward(data, arch, **given)
 
 
 def schedules(tier: str, data: str, given: Mapping[str, Any]) -> list[Schedule]:

@@ -104,7 +104,7 @@ class RecurrentNetwork(nn.Module):
 
 
 def recurrent_network(
-    kind: Kind, inputs: int, classes: int, width: int, layers: int = 1, embed: bool = False
+    kind: str, inputs: int, classes: int, width: int, layers: int = 1, embed: bool = False
 ) -> RecurrentNetwork:
     """Return a recurrent network with a linear output (DNI §2.2), with PyTorch's initial weights.
 

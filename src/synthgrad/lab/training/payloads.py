@@ -55,6 +55,8 @@ class Payload:
     Attributes:
         data: name of the data set, text or task.
         arch: kind of the network.
+        layers: number of layers, or None where the network's own code decides.
+        width: units of a layer, or None.
         task: name of the module in ``lab/training/tasks`` that trains it.
         settings: class of the settings of the rule.
         unrecorded: names of the schedule's fields that are not recorded.
@@ -63,6 +65,8 @@ class Payload:
 
     data: str = cell()
     arch: str = cell()
+    layers: int | None = cell(None)
+    width: int | None = cell(None)
     task: ClassVar[str]
     settings: ClassVar[type[Settings]]
     unrecorded: ClassVar[tuple[str, ...]] = ()
@@ -289,7 +293,6 @@ class Multirate(Payload):
 
     Attributes:
         data: labelled images of digits.
-        layers: None.
         width: units of either network.
         period: ``T``: steps to a tick of B, and to a report of A.
         hold_out: number of training images to measure on in place of the test set, for selections.
@@ -300,7 +303,6 @@ class Multirate(Payload):
     without_rule = "bptt"
 
     arch: str = cell("clocked")
-    layers: int | None = cell(None)
     width: int = cell(128)
     period: int = cell(4)
     hold_out: int = config(0, changed=True)

@@ -142,6 +142,11 @@ def rehearse(run: Run) -> Work | None:
         except Exception as error:  # whatever the user's network raises, a cut that cannot be made
             kind = "" if isinstance(error, SynthgradError) else f"{type(error).__name__}: "
             reason = kind + (str(error).splitlines() or [""])[0]
+            if "more than 1 value per channel" in reason:
+                raise ConfigError(
+                    f"--batch-size {run.schedule.batch_size}: the network or a rule has BatchNorm, which needs at least "
+                    "2 examples in a batch; give --batch-size 2 or more"
+                ) from error
             raise _unfit(task, reason) from error
         return Work(forward.get_total_flops(), step.get_total_flops())
 

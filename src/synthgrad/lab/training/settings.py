@@ -93,10 +93,9 @@ class Schedule:
         return [math.ceil(share * self.steps) for share in self.milestones]
 
 
+@dataclass(frozen=True, slots=True)
 class Settings:
-    """Settings of a method's rule, a frozen dataclass."""
-
-    __slots__ = ()
+    """Settings of a method's rule; each kind of network has a subclass of its own."""
 
     def recorded(self, method: str) -> dict[str, Any]:
         """Return the settings that the results of a method depend on."""

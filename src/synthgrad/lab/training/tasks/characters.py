@@ -43,7 +43,7 @@ class CharactersTask(TextTask):
         super().set_up()
         run, payload, classes = self.run, self.payload, self.text.classes
         assert isinstance(run.rule, BoundarySettings)
-        net = recurrent_network(payload.arch, classes, classes, payload.width, payload.layers)  # pyright: ignore[reportArgumentType]
+        net = recurrent_network(payload.arch, classes, classes, payload.width, payload.layers)
         self.net = net.to(run.device)
         self.trainer = make_recurrent(
             run.method,

@@ -63,7 +63,7 @@ class CopyingTask(Task):
         self._open = torch.zeros(rows, device=run.device)
         net = recurrent_network(
             payload.arch, self.task.inputs, self.task.classes, payload.width, payload.layers
-        )  # pyright: ignore[reportArgumentType]
+        )
         self.net = net.to(run.device)
         self.trainer = make_recurrent(
             run.method,
