@@ -14,15 +14,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click import Context
+from click import Context, Group
 
-from synthgrad.lab.bench.base import Benchmark, Scope, choose
-from synthgrad.lab.cli import work
+from synthgrad.lab.bench import base
+from synthgrad.lab.bench.base import choose
+from synthgrad.lab.bench.declaration import Declaration, Scope
 from synthgrad.lab.cli.main import cli
 from synthgrad.lab.recipes import Experiment
-from synthgrad.lab.training.run import Run
 from synthgrad.lab.tasks.cifar import FOLDER, OFFICIAL_MD5
 from synthgrad.lab.tasks.text import SHA256
+from synthgrad.lab.training.run import Run
 
 __all__ = ["ROOT", "cut_runs", "provide", "shortened", "stand_ins"]
 
@@ -103,18 +104,21 @@ def cut_runs(monkeypatch: pytest.MonkeyPatch) -> None:
             for run in reversed(runs.values())
         ]
 
-    def few_methods(benchmark: Benchmark, *args: Any, **options: Any) -> Scope:
-        scope = choose(benchmark, *args, **options)
-        kept = scope.methods[-NUM_METHODS.get(benchmark.name, len(scope.methods)) :]
-        return replace(scope, methods=kept, unrolls=scope.unrolls[:1], seconds=0.01)
+    def few_methods(declared: Declaration, *args: Any, **options: Any) -> Scope:
+        scope = choose(declared, *args, **options)
+        kept = scope.methods[-NUM_METHODS.get(declared.name, len(scope.methods)) :]
+        one = {"unrolls": scope.unrolls[:1]} if hasattr(scope, "unrolls") else {}
+        return replace(scope, methods=kept, seconds=0.01, **one)
 
     monkeypatch.setattr(Experiment, "runs", few_runs)
-    monkeypatch.setattr(work, "choose", few_methods)
+    monkeypatch.setattr(base, "choose", few_methods)
 
 
 def shortened(words: Sequence[str]) -> list[str]:
     """Return the options that cut a command short, of those that it has."""
     command = cli.get_command(Context(cli), words[0])
+    if isinstance(command, Group):
+        command = command.get_command(Context(command), words[1])
     if command is None or {"--help", "-h"} & set(words):
         return []
     known = {option for parameter in command.params for option in parameter.opts}
@@ -123,12 +127,10 @@ def shortened(words: Sequence[str]) -> list[str]:
         del extra[
             "--tier"
         ]  # what is named here may be in the line's own tier only; `cut_runs` cuts all short
-    if words[:2] == ["bench", "unroll"] or "lstm" in words:
+    if "lstm" in words:
         del extra["--layers"]  # recurrent networks have one
     if words[:2] == ["bench", "networks"]:
-        extra = {
-            option: value for option, value in extra.items() if option not in SHORTER["bench"]
-        }  # fixed there
+        del extra["--batch-size"]  # it is small
     if words[1:2] == ["memory"] and "--unroll" in words:
         extra = extra | {"--unroll": "4"}  # has to divide the horizon of 8
     if "--link" in words:

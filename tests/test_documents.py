@@ -16,11 +16,12 @@ from typing import Any
 import pooch
 import pytest
 
-from synthgrad.lab.bench.base import Benchmark, Scope
+from synthgrad.lab.bench import base
+from synthgrad.lab.bench.base import Benchmark
 from synthgrad.lab.cli import work
+from synthgrad.lab.names import METHODS as NAMES
 from synthgrad.lab.training.methods import METHODS
 from synthgrad.lab.training.run import Run
-from synthgrad.lab.names import METHODS as NAMES
 from synthgrad.lab.wan import available
 from tests.lab.cli.helpers import call
 from tests.short_lines import ROOT, cut_runs, provide, shortened, stand_ins
@@ -175,12 +176,12 @@ def test_shell_line_is_understood(words: list[str], monkeypatch: pytest.MonkeyPa
         made.extend(configs)
         return 0
 
-    def sweep(benchmark: Benchmark, scope: Scope, *args: Any, **options: Any) -> Iterator[Any]:
+    def sweep(benchmark: Benchmark, scope: Any, *args: Any, **options: Any) -> Iterator[Any]:
         made.extend(benchmark.settings(scope))
         return iter(())
 
     monkeypatch.setattr(work, "_train", train)
-    monkeypatch.setattr(work, "sweep", sweep)
+    monkeypatch.setattr(base, "sweep", sweep)
     assert call(*words[1:]) == 0
     assert made or words[1] in ("list", "report")
 

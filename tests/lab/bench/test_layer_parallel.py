@@ -12,48 +12,53 @@ from torch.utils.flop_counter import FlopCounterMode
 from synthgrad.core import ConfigError
 from synthgrad.engines import LayerParallel
 from synthgrad.lab.bench import layer_parallel as bench
-from synthgrad.lab.bench.layer_parallel import METHODS, LayerParallelBench, _Kind
+from synthgrad.lab.bench import turns
+from synthgrad.lab.bench.base import Size
+from synthgrad.lab.bench.batches import digits
+from synthgrad.lab.bench.declarations import LAYER_PARALLEL, LAYER_PARALLEL_METHODS
+from synthgrad.lab.bench.layer_parallel import LayerCase, LayerParallelBench
 from synthgrad.lab.bench.roofline import Machine, Work, dense_work, measure_machine
+from synthgrad.lab.records import Record
 
-SMOKE = LayerParallelBench.tiers["smoke"]
-CELL = {"width": 12, "layers": 6, "batch_size": 16, "threads": 1}
+SMOKE = LAYER_PARALLEL.tiers["smoke"]
+SIZE = Size(seed=0, width=12, layers=6, batch_size=16)
 
 
-def lines_of(**changes: Any) -> list[dict[str, Any]]:
+def lines_of(**changes: Any) -> list[Record]:
     (setting,) = LayerParallelBench().settings(replace(SMOKE, **changes))
     lines = list(setting.measure())
-    assert [line["cell"] for line in lines] == [line["cell"] for line in setting.lines]
+    assert [line.cell for line in lines] == [line.cell for line in setting.lines]
     return lines
 
 
 def test_every_peer_is_measured_and_compared_with_the_best() -> None:
     lines = lines_of()
-    assert [line["method"] for line in lines] == ["backprop_eager", "layer_parallel"]
+    assert [line.method for line in lines] == ["backprop_eager", "layer_parallel"]
     for line in lines:
-        assert line["status"] == "ok", line["error"]
-        assert line["experiment"] == "bench/layer-parallel"
-        assert line["cell"] == {
+        assert line.status == "ok", line.error
+        assert line.experiment == "bench/layer-parallel"
+        assert line.cell == {
             "width": 16, "layers": 4, "batch_size": 32, "threads": 1, "compiled": False,
         }  # fmt: skip
-        metrics = line["metrics"]
+        metrics = line.metrics
         assert metrics["step_ms_p10"] <= metrics["step_ms_median"] <= metrics["step_ms_p90"]
         assert metrics["ratio_to_roofline"] == pytest.approx(
             metrics["step_ms_median"] / metrics["roofline_ms"]
         )
         assert metrics["ratio_to_roofline"] > 1
-    assert lines[0]["metrics"]["ratio_to_best_backprop"] == 1.0
+    assert lines[0].metrics["ratio_to_best_backprop"] == 1.0
 
 
 def test_the_best_of_the_peers_is_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    def take(turns: dict[_Kind, Any], rounds: int, device: str) -> dict[_Kind, str]:
-        for kind, turn in turns.items():
-            turn.times_ms += [2.0, 4.0] if kind.is_ours else [4.0, 4.0] if kind.compiled else [6.0, 6.0]
+    def take(timed: dict[LayerCase, Any], rounds: int, device: str) -> dict[LayerCase, str]:
+        for case, turn in timed.items():
+            turn.times_ms += [2.0, 4.0] if case.is_ours else [4.0, 4.0] if case.compiled else [6.0, 6.0]
         return {}
 
-    monkeypatch.setattr(bench, "take_turns", take)
-    monkeypatch.setattr(bench, "_make_step", lambda *args: lambda: None)
-    lines = lines_of(compiled=(False, True))
-    found = [(r["method"], r["cell"]["compiled"], r["metrics"]["ratio_to_best_backprop"]) for r in lines]
+    monkeypatch.setattr(turns, "take_turns", take)
+    monkeypatch.setattr(bench, "make_step", lambda *args: lambda: None)
+    lines = lines_of(modes=("eager", "compiled"))
+    found = [(r.method, r.cell["compiled"], r.metrics["ratio_to_best_backprop"]) for r in lines]
     assert found == [
         ("backprop_eager", False, 1.5),
         ("backprop_compiled", True, 1.0),
@@ -63,16 +68,16 @@ def test_the_best_of_the_peers_is_the_reference(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_peer_that_fails_is_a_line_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = bench._make_step
+    made = bench.make_step
 
-    def make(kind: _Kind, *rest: Any) -> Any:
-        if kind.method == "backprop_compiled":
+    def make(case: LayerCase, *rest: Any) -> Any:
+        if case.method == "backprop_compiled":
             raise RuntimeError("no compiler\nis there")
-        return made(replace(kind, compiled=False), *rest)
+        return made(replace(case, compiled=False), *rest)
 
-    monkeypatch.setattr(bench, "_make_step", make)
-    lines = lines_of(compiled=(True,))
-    assert [(r["status"], r["error"]) for r in lines] == [
+    monkeypatch.setattr(bench, "make_step", make)
+    lines = lines_of(modes=("compiled",))
+    assert [(r.status, r.error) for r in lines] == [
         ("ok", None),
         ("failed", "RuntimeError: no compiler"),
         ("ok", None),
@@ -81,22 +86,22 @@ def test_a_peer_that_fails_is_a_line_that_says_so(monkeypatch: pytest.MonkeyPatc
 
 def test_learning_is_timed_along() -> None:
     for line in lines_of(learn=True):
-        metrics = line["metrics"]
+        metrics = line.metrics
         assert metrics["target_accuracy_pct"] == 92.0
         assert 10 < metrics["accuracy_pct"] < 100
         assert "learn_error" not in metrics
 
 
 def test_without_a_peer_there_is_no_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = bench._make_step
+    made = bench.make_step
 
-    def make(kind: _Kind, *rest: Any) -> Any:
-        if not kind.is_ours:
+    def make(case: LayerCase, *rest: Any) -> Any:
+        if not case.is_ours:
             raise RuntimeError("broken")
-        return made(kind, *rest)
+        return made(case, *rest)
 
-    monkeypatch.setattr(bench, "_make_step", make)
-    assert [(r["status"], r["metrics"]) for r in lines_of()] == [("failed", {})] * 2
+    monkeypatch.setattr(bench, "make_step", make)
+    assert [(r.status, r.metrics) for r in lines_of()] == [("failed", {})] * 2
 
 
 @pytest.mark.parametrize(
@@ -104,9 +109,7 @@ def test_without_a_peer_there_is_no_ratio(monkeypatch: pytest.MonkeyPatch) -> No
     [
         ({"methods": ("cdni",)}, "unknown to bench layer-parallel; accepted: backprop_eager"),
         ({"methods": ("backprop_cudagraph",)}, "needs --device cuda"),
-        ({"layers": (2,)}, "at least 3"),
         ({"batch_sizes": (1,)}, "expected 2 to"),
-        ({"precision": "bfloat16"}, "float32"),
     ],
 )
 def test_what_it_does_not_measure(changes: dict[str, Any], match: str) -> None:
@@ -115,47 +118,47 @@ def test_what_it_does_not_measure(changes: dict[str, Any], match: str) -> None:
 
 
 def test_tiers_have_all_methods_and_the_sweep_that_is_documented() -> None:
-    full = LayerParallelBench.tiers["full"]
+    full: Any = LAYER_PARALLEL.tiers["full"]
     assert (full.widths, full.batch_sizes, full.layers) == (
         (64, 256, 1024),
         (32, 256),
         (4, 8, 16, 32, 64, 128),
     )
-    assert full.methods == METHODS
-    usual = tuple(method for method in METHODS if method != "layer_parallel_general")
-    assert all(LayerParallelBench.tiers[tier].methods == usual for tier in ("smoke", "quick"))
+    assert full.methods == LAYER_PARALLEL_METHODS
+    usual = tuple(method for method in LAYER_PARALLEL_METHODS if method != "layer_parallel_general")
+    assert all(LAYER_PARALLEL.tiers[tier].methods == usual for tier in ("smoke", "quick"))
 
 
 def test_the_general_step_is_measured_beside_the_one_that_is_written_out() -> None:
     methods = ("layer_parallel", "layer_parallel_general")
-    lines = lines_of(methods=methods, compiled=(False,))
-    assert [(r["method"], r["status"]) for r in lines] == [
+    lines = lines_of(methods=methods, modes=("eager",))
+    assert [(r.method, r.status) for r in lines] == [
         ("backprop_eager", "ok"),
         ("layer_parallel", "ok"),
         ("layer_parallel_general", "ok"),
     ]
     general = lines[2]
-    assert general["config"]["rule"] == lines[1]["config"]["rule"]
-    assert general["metrics"]["flop"] == lines[1]["metrics"]["flop"] > lines[0]["metrics"]["flop"]
-    kinds = bench._kinds(replace(SMOKE, methods=methods, compiled=(False, True)))
-    assert [kind.compiled for kind in kinds if kind.is_general] == [False, True]
-    batches = bench._batches(16, 0, "cpu")
-    bodies = [_engine_of(bench._make_step(_Kind(m, compiled=False), CELL, batches, 0)) for m in methods]
+    assert general.config["rule"] == lines[1].config["rule"]
+    assert general.metrics["flop"] == lines[1].metrics["flop"] > lines[0].metrics["flop"]
+    cases = LayerParallelBench().cases(replace(SMOKE, methods=methods, modes=("eager", "compiled")), SIZE)
+    assert [case.compiled for case in cases if case.is_general] == [False, True]
+    batches = digits(16, 0, "cpu")
+    bodies = [_engine_of(bench.make_step(LayerCase(m, compiled=False), SIZE, batches)) for m in methods]
     assert bodies == ["Fused", "General"]
 
 
 def _engine_of(step: Any) -> str:
-    """Return the kind of step that the engine in a benchmark's function runs."""
+    """Return the case of step that the engine in a benchmark's function runs."""
     engines = [cell.cell_contents for cell in step.__closure__]
     (engine,) = (e for e in engines if isinstance(e, LayerParallel))
     return type(engine._body).__name__
 
 
 def test_what_the_general_step_learns_is_not_timed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "_learn", lambda kind, line, scope: {"accuracy_pct": 90.0})
+    monkeypatch.setattr(bench, "_learned", lambda case, size, scope: {"accuracy_pct": 90.0})
     lines = lines_of(methods=("layer_parallel", "layer_parallel_general"), learn=True)
-    assert ["accuracy_pct" in line["metrics"] for line in lines] == [True, True, False]
-    assert ["learn" in line["config"] for line in lines] == [True, True, False]
+    assert ["accuracy_pct" in line.metrics for line in lines] == [True, True, False]
+    assert ["learn" in line.config for line in lines] == [True, True, False]
 
 
 # The roofline
@@ -163,14 +166,14 @@ def test_what_the_general_step_learns_is_not_timed_again(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("method", ["backprop_eager", "layer_parallel", "layer_parallel_general"])
 def test_the_products_of_a_step_are_counted(method: str) -> None:
-    kind = _Kind(method, compiled=False)
-    step = bench._make_step(kind, CELL, bench._batches(16, 0, "cpu"), 0)
-    for _ in range(CELL["layers"] + 2):
+    case = LayerCase(method, compiled=False)
+    step = bench.make_step(case, SIZE, digits(16, 0, "cpu"))
+    for _ in range(SIZE.layers + 2):
         step()
     with FlopCounterMode(display=False) as counter:
         step()
     counted = counter.get_total_flops()
-    assert counted == dense_work(784, 10, 6, 12, 16, decoupled=kind.is_ours).flop
+    assert counted == dense_work(784, 10, 6, 12, 16, decoupled=case.is_ours).flop
 
 
 def test_bytes_grow_with_parameters_and_with_examples() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,27 +13,29 @@ import torch
 from torch import Tensor, nn
 
 from synthgrad.core import ConfigError, StageError
-from synthgrad.lab.bench.base import Scope, choose
-from synthgrad.lab.bench.networks import NetworksBench, bench, measure, trainers
+from synthgrad.lab.bench.base import choose, sweep
+from synthgrad.lab.bench.declarations import NETWORK_METHODS, NETWORKS, NETWORKS_BENCH, NetworksScope
+from synthgrad.lab.bench.networks import bench, measure, trainers
+from synthgrad.lab.bench.networks.bench import NetworksBench
 from synthgrad.lab.bench.networks.entry import CLASSES, Entry
 from synthgrad.lab.bench.networks.exactness import EXACT, FAULT, Faulty, compare
-from synthgrad.lab.bench.networks.measure import Answer, Job
-from synthgrad.lab.bench.networks.trainers import METHODS, Count, backprop
+from synthgrad.lab.bench.networks.measure import Answer, Case
+from synthgrad.lab.bench.networks.trainers import Count, backprop
 from synthgrad.lab.bench.networks.workers import Workers, worst
 from synthgrad.lab.bench.networks.zoo import ZOO
-from synthgrad.lab.records.shape import odd_part
+from synthgrad.lab.records import Record
 from synthgrad.rules import TrueGradient
 
 OWN = [entry for entry in ZOO.values() if entry.library == "torch"]
 
 
-def job(method: str = "in_process", network: str = "MLP", **changes: Any) -> Job:
+def case(method: str = "in_process", network: str = "MLP", **changes: Any) -> Case:
     settings = {"dropout": 0.0, "steps": 5, "batch_size": 8} | changes
-    return Job(network, method, **settings)
+    return Case(network, method, **settings)
 
 
 def measured(method: str, network: str = "MLP", **changes: Any) -> Answer:
-    return measure.measure(ZOO[network], job(method, network, **changes))
+    return measure.measure(ZOO[network], case(method, network, **changes))
 
 
 # What is compared
@@ -105,7 +108,7 @@ def test_targets_of_tokens_are_the_next_tokens() -> None:
 
 def test_batches_have_several_sizes() -> None:
     assert trainers.sizes(7, 16) == (16, 16, 10, 16, 6, 16, 16)
-    assert job("layer_parallel").sizes == (8,) * 5
+    assert case("layer_parallel").sizes == (8,) * 5
 
 
 # What is exact
@@ -172,7 +175,7 @@ def entry_of(make: Callable[[float], nn.Module], cuts: tuple[str, ...] | None) -
 
 
 def test_a_refusal_is_kept_with_its_reason() -> None:
-    answer = measure.measure(entry_of(lambda dropout: _Skip(), ("nothing",)), job())
+    answer = measure.measure(entry_of(lambda dropout: _Skip(), ("nothing",)), case())
     assert not answer.failed
     assert answer.metrics == {"exact": 0, "refused": 1, "steps": 0, "refused_at": "construction"}
     assert str(answer.error).startswith("CutError: cannot cut after 'nothing': the model has no submodule")
@@ -215,50 +218,46 @@ def test_cuts_are_proposed_where_none_are_named() -> None:
 # Lines
 
 
-def lines(scope: Scope) -> dict[tuple[str, str, float], dict[str, Any]]:
+def lines(scope: NetworksScope) -> dict[tuple[str, str, float], Record]:
     found = [line for setting in NetworksBench().settings(scope) for line in setting.lines]
-    return {(r["cell"]["network"], r["method"], r["cell"]["dropout"]): r for r in found}
+    return {(r.cell["network"], r.method, r.cell["dropout"]): r for r in found}
 
 
 def test_lines_of_the_tiers() -> None:
-    quick = lines(choose(NetworksBench(), "quick"))
+    quick = lines(choose(NETWORKS_BENCH, "quick"))
     assert {network for network, _, _ in quick} == set(ZOO)
-    assert {method for _, method, _ in quick} == set(METHODS)
+    assert {method for _, method, _ in quick} == set(NETWORK_METHODS)
     assert ("ViT", "in_process", 0.1) in quick
     assert ("ViT", "stages", 0.1) not in quick, "two processes draw other random numbers"
     assert ("ResNet-18", "in_process", 0.1) not in quick, "there is none in it"
     for line in quick.values():
-        assert odd_part(line) is None
-        assert line["experiment"] == "bench/networks"
-        assert {"network", "library", "dtype", "dropout", "batch_sizes"} <= set(line["cell"])
-    smoke = lines(choose(NetworksBench(), "smoke", rounds=2))
+        assert line.experiment == "bench/networks"
+        assert {"network", "library", "dtype", "dropout", "batch_sizes"} <= set(line.cell)
+    smoke = lines(choose(NETWORKS_BENCH, "smoke", rounds=2))
     assert {network for network, _, _ in smoke} == {"MLP", "TransformerEncoder, padding mask"}
-    assert {line["steps"] for line in smoke.values()} == {2}
+    assert {line.steps for line in smoke.values()} == {2}
 
 
 def test_one_network_alone() -> None:
-    alone = lines(choose(NetworksBench(), "quick", arch="BERT", methods=("stages",)))
+    alone = lines(choose(NETWORKS_BENCH, "quick", arch="BERT", methods=("stages",)))
     assert list(alone) == [("BERT", "stages", 0.0)]
 
 
+def test_the_names_are_those_of_the_zoo_and_of_its_trainers() -> None:
+    assert tuple(ZOO) == NETWORKS
+    assert (*trainers._TRAIN, "layer_parallel") == NETWORK_METHODS
+
+
 @pytest.mark.parametrize(
-    ("wrong", "words"),
+    ("given", "words"),
     [
         ({"methods": ("backprop",)}, "accepted: plain, in_process, stages, layer_parallel"),
-        ({"widths": (8,)}, "leave out --width"),
-        ({"layers": (3,)}, "leave out --layers"),
-        ({"learn": True}, "leave out --learn"),
-        ({"compiled": (True,)}, "leave out --modes compiled"),
-        ({"precision": "bfloat16"}, "leave out --precision"),
-        ({"device": "cuda"}, "use --device cpu"),
-        ({"batch_sizes": (8, 16)}, "one --batch-size"),
+        ({"arch": "VGG"}, "--arch 'VGG' is unknown to bench networks; accepted: MLP, residual CNN"),
     ],
 )
-def test_what_cannot_be_measured(wrong: dict[str, Any], words: str) -> None:
+def test_what_cannot_be_measured(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        NetworksBench().settings(
-            Scope(**({"widths": (), "layers": (), "batch_sizes": (8,), "methods": METHODS} | wrong))
-        )
+        NetworksBench().settings(choose(NETWORKS_BENCH, **given))
 
 
 class _Crew:
@@ -267,8 +266,8 @@ class _Crew:
     def __init__(self, *answers: Answer) -> None:
         self.answers, self.asked, self.stopped = list(answers), [], 0
 
-    def ask(self, job: Job) -> Answer:
-        self.asked.append(job)
+    def ask(self, case: Case) -> Answer:
+        self.asked.append(case)
         return self.answers.pop(0)
 
     def stop(self) -> None:
@@ -280,7 +279,7 @@ def record_of(
 ) -> tuple[Any, _Crew]:
     crew = _Crew(answer)
     monkeypatch.setattr(bench, "Workers", lambda *args: crew)
-    scope = choose(NetworksBench(), "quick", arch=arch, methods=(method,))
+    scope = choose(NETWORKS_BENCH, "quick", arch=arch, methods=(method,))
     (setting,) = NetworksBench().settings(scope)
     return next(iter(setting.measure())), crew
 
@@ -297,7 +296,7 @@ def record_of(
 )
 def test_what_a_line_says(answer: Answer, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
     record, crew = record_of(monkeypatch, "MLP", answer)
-    assert (record["status"], record["error"], record["metrics"]) == (status, answer.error, answer.metrics)
+    assert (record.status, record.error, record.metrics) == (status, answer.error, answer.metrics)
     assert [asked.network for asked in crew.asked] == ["MLP"]
 
 
@@ -310,20 +309,23 @@ def test_a_network_whose_library_is_not_there_is_skipped(monkeypatch: pytest.Mon
     monkeypatch.setattr(bench.importlib, "import_module", refuse)
     record, crew = record_of(monkeypatch, "ViT (timm)", Answer())
     bench._why_missing.cache_clear()
-    assert (record["status"], crew.asked) == ("ok", [])
-    assert record["metrics"] == {"exact": 0, "refused": 0, "skipped": 1}
-    assert record["error"] == "skipped: timm cannot be imported (operator of timm does not exist)"
+    assert (record.status, crew.asked) == ("ok", [])
+    assert record.metrics == {"exact": 0, "refused": 0, "skipped": 1}
+    assert record.error == "skipped: timm cannot be imported (operator of timm does not exist)"
 
 
-def test_processes_end_with_the_last_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = Answer({"exact": 1})
-    crew = _Crew(*[answer] * 20)
-    monkeypatch.setattr(bench, "Workers", lambda *args: crew)
-    first, last = NetworksBench().settings(choose(NetworksBench(), "smoke", methods=("plain",)))
-    list(first.measure())
-    assert crew.stopped == 0
-    list(last.measure())
-    assert crew.stopped == 2, "those of one, and those of two"
+def test_processes_end_with_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[_Crew] = []
+
+    def start(world: int, *rest: Any) -> _Crew:
+        made.append(_Crew(*[Answer({"exact": 1})] * 20))
+        return made[-1]
+
+    monkeypatch.setattr(bench, "Workers", start)
+    scope = choose(NETWORKS_BENCH, "smoke", methods=("plain", "stages"))
+    for _ in sweep(NetworksBench(), scope, tmp_path):
+        assert [crew.stopped for crew in made] == [0] * len(made)
+    assert [crew.stopped for crew in made] == [1, 1], "those of one, and those of two; once for all networks"
 
 
 # Processes
@@ -333,10 +335,10 @@ def test_processes_end_with_the_last_network(monkeypatch: pytest.MonkeyPatch) ->
 def test_two_processes_train_and_one_that_dies_costs_its_line_alone() -> None:
     others = set(multiprocessing.active_children())  # pools that tests share
     with Workers(2, 1, 60.0) as workers:
-        exact = workers.ask(job("stages"))
+        exact = workers.ask(case("stages"))
         assert (exact.error, exact.metrics.get("exact"), exact.metrics.get("cuts")) == (None, 1, "1")
         assert exact.metrics["control_deviation"] > EXACT
-        died = workers.ask(job("stages", "no such network"))
+        died = workers.ask(case("stages", "no such network"))
         assert (died.failed, died.error) == (
             True,
             "a process died without a word; the machine may be out of memory",
@@ -357,7 +359,7 @@ def test_a_process_that_does_not_answer_is_ended(monkeypatch: pytest.MonkeyPatch
     workers, process = Workers(1, 1, 0.05), Hanging()
     ours, theirs = multiprocessing.Pipe()
     workers._processes, workers._ends = [process], [ours]
-    answer = workers.ask(job())
+    answer = workers.ask(case())
     theirs.close()
     assert answer == Answer(error="no answer of process 0 within 0.05 s; it was ended", failed=True)
     assert process.killed

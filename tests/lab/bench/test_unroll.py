@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -11,16 +12,21 @@ import torch
 from synthgrad.core import ConfigError
 from synthgrad.lab.bench import unroll as bench_unroll
 from synthgrad.lab.bench.base import choose
+from synthgrad.lab.bench.declarations import MEMORY, UNROLL
 from synthgrad.lab.bench.memory.bench import MemoryBench
-from synthgrad.lab.bench.memory.lstm import _Job, _observe
-from synthgrad.lab.bench.unroll import METHODS, UnrollBench
-from synthgrad.lab.bench.unroll_maker import HAND_WRITTEN, WHOLE, UnrollSize, make_unroll
+from synthgrad.lab.bench.memory.lstm import observe
+from synthgrad.lab.bench.unroll import UnrollBench
+from synthgrad.lab.bench.unrolls import HAND_WRITTEN, WHOLE, UnrollSize, make_unroll
+from synthgrad.lab.names import RECURRENT
+
+METHODS = tuple(RECURRENT)
+SMOKE: Any = MEMORY.networks["lstm"]["smoke"]
 
 
 def test_the_hand_written_loop_learns_what_the_engine_learns() -> None:
-    size = UnrollSize(width=8, unroll=3, horizon=3, batch_size=4, tokens=7)
-    by_hand, theirs = make_unroll(HAND_WRITTEN, size, 0, "cpu")
-    by_engine, ours = make_unroll("bptt", size, 0, "cpu")
+    size = UnrollSize(seed=0, width=8, unroll=3, batch_size=4, tokens=7)
+    by_hand, theirs = make_unroll(HAND_WRITTEN, size, "cpu")
+    by_engine, ours = make_unroll("bptt", size, "cpu")
     for a, b in zip(theirs, ours, strict=True):
         assert torch.equal(a, b)  # same weights, same tokens
     before = copy.deepcopy(theirs)
@@ -34,14 +40,14 @@ def test_the_hand_written_loop_learns_what_the_engine_learns() -> None:
 
 def test_every_method_is_measured_beside_the_hand_written_loop() -> None:
     bench = UnrollBench()
-    (setting,) = bench.settings(bench.tiers["smoke"])
+    (setting,) = bench.settings(choose(UNROLL, "smoke"))
     records = list(setting.measure())
-    assert [r["method"] for r in records] == [HAND_WRITTEN, *METHODS]
+    assert [r.method for r in records] == [HAND_WRITTEN, *METHODS]
     for record in records:
-        assert record["status"] == "ok"
-        assert record["metrics"]["step_ms_median"] > 0
-    assert records[0]["metrics"]["ratio_to_hand_written"] == 1.0
-    assert records[0]["cell"]["unroll"] == 3
+        assert record.status == "ok"
+        assert record.metrics["step_ms_median"] > 0
+    assert records[0].metrics["ratio_to_hand_written"] == 1.0
+    assert records[0].cell["unroll"] == 3
 
 
 def test_a_peer_that_fails_is_a_line_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,16 +58,16 @@ def test_a_peer_that_fails_is_a_line_that_says_so(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(bench_unroll, "make_unroll", broken)
     bench = UnrollBench()
-    (setting,) = bench.settings(bench.tiers["smoke"])
-    found = {r["method"]: (r["status"], r["error"]) for r in setting.measure()}
+    (setting,) = bench.settings(choose(UNROLL, "smoke"))
+    found = {r.method: (r.status, r.error) for r in setting.measure()}
     assert found["dni"] == ("failed", "RuntimeError: out of luck")
     assert found["bptt"] == ("ok", None)
 
 
 @cache
 def held(method: str, unroll: int, horizon: int) -> int:
-    size = UnrollSize(16, unroll, horizon, 8)
-    return _observe(_Job(method, size, 0, torch.get_num_threads(), "cpu", 1))["saved_bytes_peak"]
+    size = UnrollSize(seed=0, width=16, unroll=unroll, horizon=horizon, batch_size=8)
+    return observe(SMOKE, size, method)["saved_bytes_peak"]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -78,12 +84,12 @@ def test_full_backpropagation_holds_the_whole_horizon() -> None:
 @pytest.mark.slow(reason="every line is measured in a process with a PyTorch of its own")
 def test_lines_of_memory_come_from_processes_of_their_own() -> None:
     bench = MemoryBench()
-    scope = choose(bench, "smoke", arch="lstm", unrolls=(4,), methods=("dni",))
+    scope = choose(MEMORY, "smoke", arch="lstm", unrolls=(4,), methods=("dni",))
     (setting,) = bench.settings(scope)
     records = list(setting.measure())
-    assert [(r["method"], r["status"]) for r in records] == [(WHOLE, "ok"), ("dni", "ok")]
-    assert records[1]["metrics"][f"ratio_to_{WHOLE}"] < 1
-    assert records[1]["cell"] == {
+    assert [(r.method, r.status) for r in records] == [(WHOLE, "ok"), ("dni", "ok")]
+    assert records[1].metrics[f"ratio_to_{WHOLE}"] < 1
+    assert records[1].cell == {
         **{"arch": "lstm", "width": 16, "layers": 1, "batch_size": 8},
         **{"unroll": 4, "horizon": 8, "threads": 1},
     }
@@ -92,12 +98,12 @@ def test_lines_of_memory_come_from_processes_of_their_own() -> None:
 def test_what_is_not_measured_is_told() -> None:
     bench, memory = UnrollBench(), MemoryBench()
     with pytest.raises(ConfigError, match="method 'cdni' is unknown to bench unroll"):
-        bench.settings(choose(bench, "smoke", methods=("cdni",)))
-    with pytest.raises(ConfigError, match="eager, in float32"):
-        bench.settings(choose(bench, "smoke", layers=(3,)))
+        bench.settings(choose(UNROLL, "smoke", methods=("cdni",)))
     with pytest.raises(ConfigError, match="unroll of 3: expected a number that divides"):
-        memory.settings(choose(memory, "smoke", arch="lstm", unrolls=(3,)))
-    with pytest.raises(ConfigError, match="unknown to bench memory --arch lstm"):
-        memory.settings(choose(memory, "smoke", arch="lstm", methods=("checkpointing",)))
-    with pytest.raises(ConfigError, match="has no unrolls; leave out --unroll"):
-        choose(memory, "smoke", unrolls=(3,))
+        memory.settings(choose(MEMORY, "smoke", arch="lstm", unrolls=(3,)))
+    with pytest.raises(ConfigError, match="unknown to bench memory; accepted: full_bptt"):
+        memory.settings(choose(MEMORY, "smoke", arch="lstm", methods=("checkpointing",)))
+    with pytest.raises(ConfigError, match="bench memory has no --unroll; leave it out"):
+        choose(MEMORY, "smoke", unrolls=(3,))
+    with pytest.raises(ConfigError, match="bench memory with --arch lstm has no --layers; leave it out"):
+        choose(MEMORY, "smoke", arch="lstm", layers=(3,))

@@ -347,7 +347,7 @@ def test_disk_that_is_full_at_the_end(
         ("bench step --width 0", ["--width", "at least 1"]),
         ("bench step --width 8,8", ["--width", "different"]),
         ("bench step --layers 1", ["--layers", "at least 2"]),
-        ("bench step --batch-size 20000", ["batch size 20000", "1 to 10000"]),
+        ("bench step --batch-size 20000", ["batch size 20000", "2 to 10000"]),
         ("bench step --device tpu", ["tpu", "cpu, cuda or auto"]),
         ("list surplus", ["surplus"]),
     ],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from synthgrad.lab.bench.registry import BENCHMARKS
+from synthgrad.lab.bench.declarations import BENCHMARKS
 from synthgrad.lab.recipes import experiments
 from synthgrad.lab.tasks import DATASETS, TEXTS
 from synthgrad.lab.training.methods import METHODS

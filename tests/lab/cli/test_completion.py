@@ -12,9 +12,7 @@ from pathlib import Path
 import pytest
 
 from synthgrad.lab import names as lab_names
-from synthgrad.lab.bench.memory.bench import METHODS as MEMORY_METHODS
-from synthgrad.lab.bench.registry import BENCHMARKS
-from synthgrad.lab.cli import names
+from synthgrad.lab.bench.declarations import BENCHMARKS
 from synthgrad.lab.recipes import experiments
 from synthgrad.lab.tasks import DATASETS, TEXTS
 from synthgrad.lab.training.methods import METHODS
@@ -59,7 +57,7 @@ def offered(line: str) -> list[str]:
         ("synthgrad run ", list(experiments())),
         ("synthgrad run dn", ["dni_search"]),
         ("synthgrad bench ", list(BENCHMARKS)),
-        ("synthgrad bench --mo", ["--modes"]),
+        ("synthgrad bench step --mo", ["--modes"]),
         ("synthgrad compare --data ", list(DATASETS)),
         ("synthgrad compare --data c", ["cifar10"]),
         ("synthgrad compare --methods ", list(METHODS)),
@@ -79,7 +77,10 @@ def offered(line: str) -> list[str]:
         ("synthgrad run table1 --methods st", ["stale"]),
         ("synthgrad run table1 --precision b", ["bfloat16"]),
         ("synthgrad bench step --methods d", ["dni", "delayed", "dni_unlock"]),
-        ("synthgrad bench memory --methods backprop,", ["backprop,checkpointing", "backprop,in_process"]),
+        ("synthgrad bench memory --methods backprop,c", ["backprop,checkpointing"]),
+        ("synthgrad bench faults --methods ", ["killed", "frozen", "raises"]),
+        ("synthgrad bench faults --tier ", ["smoke", "quick"]),
+        ("synthgrad bench memory --arch ", ["fcn", "lstm"]),
         ("synthgrad bench step --modes eager,", ["eager,compiled"]),
     ],
 )
@@ -145,7 +146,10 @@ def test_a_real_bash_completes_a_list(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["bench", "--help"], ["nothing"], ["compare", "--nix"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["bench", "step", "--help"], ["bench", "nothing"], ["nothing"], ["compare", "--nix"]],
+)
 def test_help_and_errors_of_usage_do_not_load_pytorch(arguments: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, timeout=60, check=False
@@ -159,8 +163,3 @@ def test_the_names_are_those_of_what_does_the_work() -> None:
     assert tuple(RECURRENT_METHODS) == tuple(lab_names.RECURRENT)
     assert tuple(DATASETS) == tuple(lab_names.DATA)
     assert tuple(TEXTS) == tuple(lab_names.TEXTS)
-    assert tuple(BENCHMARKS) == names.BENCHMARKS
-    assert tuple(names.METHODS_OF_BENCHMARKS["memory"]) == MEMORY_METHODS
-    for benchmark in BENCHMARKS.values():
-        offers = names.METHODS_OF_BENCHMARKS.get(benchmark.name, METHODS)
-        assert {m for scope in benchmark.tiers.values() for m in scope.methods} == set(offers)

@@ -41,7 +41,7 @@ STARTS = [
             r"\A\Z",
             r"\Asynthgrad: error: No such command 'train'; accepted: compare, run, .*\n\Z",
         ),
-        (["bench"], 2, r"\A\Z", r"\Asynthgrad: error: Missing argument 'NAME'\.\n\Z"),
+        (["bench"], 2, r"\A\Z", r"\Asynthgrad: error: Missing argument 'NAME'; accepted: step, .*\n\Z"),
     ],
     ids=["help", "help of a command", "nothing", "no command", "no name"],
 )

@@ -13,6 +13,7 @@ import pytest
 from synthgrad.core import ConfigError
 from synthgrad.lab.bench.base import choose
 from synthgrad.lab.bench.base import sweep as bench_sweep
+from synthgrad.lab.bench.declarations import STEP
 from synthgrad.lab.bench.step import StepBench
 from synthgrad.lab.records import FILE, LOCK, lock, locked
 from synthgrad.lab.training.sweep import Progress, Sweep
@@ -48,7 +49,7 @@ def test_runs_and_benchmarks_both_refuse_before_they_write(tmp_path: Path) -> No
         with pytest.raises(ConfigError, match="is in use by process"):
             next(Sweep([], tmp_path).records(Progress()), None)
         with pytest.raises(ConfigError, match="is in use by process"):
-            next(bench_sweep(bench, choose(bench, "smoke"), tmp_path))
+            next(bench_sweep(bench, choose(STEP, "smoke"), tmp_path))
     assert (tmp_path / FILE).read_bytes() == b""
 
 

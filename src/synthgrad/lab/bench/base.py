@@ -1,81 +1,107 @@
-"""What all benchmarks share: what to measure, the records, and the loop that can be stopped and resumed."""
+"""What all benchmarks share: a product of sizes, the lines of each, and a sweep that can be stopped and resumed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from ...core import ConfigError
+from ..records import (
+    Cell,
+    Config,
+    Env,
+    Metrics,
+    Record,
+    append,
+    finished,
+    identity,
+    locked,
+    open_folder,
+    read,
+)
 from ..training.machine import describe, prepare
-from ..records import SCHEMA, Record, append, finished, identity, locked, open_folder, read
+from .declaration import Declaration, Scope
+from .declarations import BENCHMARKS
+from .load import Load
 
 __all__ = [
+    "Bench",
     "Benchmark",
-    "Scope",
+    "Figures",
+    "Seeded",
     "Setting",
-    "blank_line",
+    "Size",
+    "benchmark_named",
     "choose",
-    "finish_line",
-    "median_and_spread",
+    "reason_of",
     "sweep",
 ]
 
+#: Options that may be given without leaving the tier: lines name them, or they say on what and how to measure.
+_FREE = (
+    *("seeds", "device", "threads", "data_dir"),
+    *("methods", "arch", "precision", "learn", "link"),
+)
 
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """What a benchmark measures, and how long.
+
+class Seeded(Protocol):
+    """What is measured in one setting."""
+
+    @property
+    def seed(self) -> int: ...
+
+
+ScopeT = TypeVar("ScopeT", bound=Scope)
+SizeT = TypeVar("SizeT", bound=Seeded)
+CaseT = TypeVar("CaseT")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """The size of a feed-forward network and of its batches.
 
     Attributes:
-        widths, layers, batch_sizes, seeds: every combination is measured.
-        methods: names of the methods; the reference is always measured along.
-        compiled: with ``torch.compile`` or not, or both; where the benchmark knows the difference.
-        rounds: how often the methods take turns.
-        seconds: length of a method's turn in a round, about.
-        threads, device: where.
-        unrolls, horizons: lengths of unrolls and of episodes, where the benchmark measures recurrent networks.
-        arch, precision: of the network, where the benchmark knows others than ``fcn`` and ``float32``.
-        stages: numbers of processes, where the benchmark divides a network among them.
-        link: what is emulated between these, such as ``rtt_ms=50,mbit_s=1000``; None for the loopback device.
-        learn: also train to an accuracy, and time that.
-        schedule: the tier of ``compare`` that such a training has the schedule of.
-        data_dir: directory of data files, or None.
-        tier: as recorded.
+        seed: of weights and data.
+        width: units or filters of a hidden layer.
+        layers: weight layers, the output layer included.
+        batch_size: examples in a batch.
     """
 
-    widths: Sequence[int]
-    layers: Sequence[int]
-    batch_sizes: Sequence[int]
-    methods: Sequence[str]
-    compiled: Sequence[bool] = (False,)
-    rounds: int = 15
-    seconds: float = 0.2
-    seeds: Sequence[int] = (0,)
-    threads: int = 1
-    device: str = "cpu"
-    unrolls: Sequence[int] = ()
-    horizons: Sequence[int] = ()
-    arch: str = "fcn"
-    precision: str = "float32"
-    stages: Sequence[int] = ()
-    link: str | None = None
-    learn: bool = False
-    schedule: str = "quick"
-    data_dir: str | None = None
-    tier: str = "custom"
+    seed: int
+    width: int
+    layers: int
+    batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What was measured of one case.
+
+    Attributes:
+        metrics: the figures; empty where there are none.
+        error: why there are none, or what is wrong with them; None for nothing.
+        failed: whether that is a failure; None for whether there is an error.
+    """
+
+    metrics: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    error: str | None = None
+    failed: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Lines that are measured together, in turns, so that they can be compared.
+    """Lines that are measured together, so that they can be compared.
 
     Attributes:
         label: a short name for progress.
         lines: their records, all but the figures.
-        measure: measures them; returns the finished records, in any order.
+        measure: measures them; returns the finished records, in the order of the lines.
     """
 
     label: str
@@ -84,58 +110,191 @@ class Setting:
 
 
 class Benchmark(Protocol):
-    """A benchmark: what a tier of it measures, and how."""
+    """What a sweep wants of a benchmark."""
 
     @property
-    def name(self) -> str: ...
-    @property
-    def about(self) -> str: ...
-    @property
-    def tiers(self) -> Mapping[str, Scope]: ...
-    @property
-    def networks(self) -> Mapping[str, Mapping[str, Scope]]:
-        """The tiers of each kind of network that is measured; those of ``fcn`` are `tiers`."""
+    def declared(self) -> Declaration:
+        """Name, parameters and tiers."""
         ...
 
-    def settings(self, scope: Scope) -> list[Setting]:
+    def settings(self, scope: Any) -> list[Setting]:
         """Return what is to be measured; raise `ConfigError` if it cannot be."""
         ...
 
+    def close(self) -> None:
+        """Let go of what was kept from one setting to the next; called at the end of a sweep."""
+        ...
 
-def choose(benchmark: Benchmark, tier: str, **given: Any) -> Scope:
+
+class Bench(ABC, Generic[ScopeT, SizeT, CaseT]):
+    """A benchmark of sizes, and at each of them cases, which are what the lines measure.
+
+    Attributes:
+        declared: name, parameters and tiers.
+        axes: by field of a size, the field of the scope that lists its values.
+        size: makes a size from a value of each.
+        optimizer: as recorded; empty where nothing is trained.
+    """
+
+    declared: ClassVar[Declaration]
+    axes: ClassVar[Mapping[str, str]] = {
+        "seed": "seeds",
+        "width": "widths",
+        "layers": "layers",
+        "batch_size": "batch_sizes",
+    }
+    size: ClassVar[Callable[..., Any]] = Size
+    optimizer: ClassVar[str] = "Adam, fused"
+
+    @property
+    def name(self) -> str:
+        """The benchmark's name."""
+        return self.declared.name
+
+    def settings(self, scope: ScopeT) -> list[Setting]:
+        """Return what is to be measured.
+
+        Raises:
+            ConfigError: if it cannot be.
+        """
+        self.check_methods(scope)
+        self.check(scope)
+        return [self._setting(scope, size) for size in self.sizes(scope)]
+
+    def check_methods(self, scope: ScopeT) -> None:
+        """Raise `ConfigError` for a method that the benchmark does not have."""
+        option = self.declared.options.get("methods")
+        _check_choices(self.name, "method", scope.methods, self.methods(scope) if option else ())
+
+    def methods(self, scope: ScopeT) -> Sequence[str]:
+        """Return the names of the methods that can be measured in this scope."""
+        return self.declared.options["methods"].choices
+
+    def check(self, scope: ScopeT) -> None:
+        """Raise `ConfigError` if something cannot be measured that the options alone allow."""
+
+    def sizes(self, scope: ScopeT) -> Iterable[SizeT]:
+        """Return the sizes: every combination of the values that the scope lists."""
+        for values in itertools.product(*(getattr(scope, name) for name in self.axes.values())):
+            yield type(self).size(**dict(zip(self.axes, values, strict=True)))
+
+    @abstractmethod
+    def cases(self, scope: ScopeT, size: SizeT) -> Sequence[CaseT]:
+        """Return what is measured at a size, in the order of the lines."""
+
+    def method(self, size: SizeT, case: CaseT) -> str:
+        """Return the method of a line."""
+        return case if isinstance(case, str) else getattr(case, "method")  # noqa: B009 - a case may be of any type
+
+    @abstractmethod
+    def cell(self, scope: ScopeT, size: SizeT, case: CaseT) -> Mapping[str, Any]:
+        """Return every parameter of a line."""
+
+    def config(self, scope: ScopeT, size: SizeT, case: CaseT) -> Mapping[str, Any]:
+        """Return the settings of a line that are no parameters."""
+        return {}
+
+    @abstractmethod
+    def label(self, scope: ScopeT, size: SizeT) -> str:
+        """Return a short name of a size, for progress."""
+
+    @abstractmethod
+    def measure(self, scope: ScopeT, size: SizeT, cases: Sequence[CaseT]) -> Iterator[Figures]:
+        """Measure all cases of a size; yield the figures of each, in their order."""
+
+    def close(self) -> None:
+        """Let go of what was kept from one setting to the next."""
+
+    def _setting(self, scope: ScopeT, size: SizeT) -> Setting:
+        cases = self.cases(scope, size)
+        lines = [self._line(scope, size, case) for case in cases]
+        label = f"{self.name}: {self.label(scope, size)}"
+        return Setting(label, lines, partial(self._records, scope, size, cases, lines))
+
+    def _line(self, scope: ScopeT, size: SizeT, case: CaseT) -> Record:
+        """Return the record of a line that is not measured yet."""
+        cell = self.cell(scope, size, case)
+        trained = {"optimizer": self.optimizer} if self.optimizer else {}
+        # The device stands here as well as under `env`: a line of another one is another line.
+        here = {"rounds": scope.rounds, "device": scope.device}
+        return Record(
+            experiment=f"bench/{self.name}",
+            tier=scope.tier,
+            method=self.method(size, case),
+            seed=size.seed,
+            cell=Cell(cell),
+            steps=scope.rounds,
+            batch_size=cell.get("batch_size"),
+            config=Config({**trained, **self.config(scope, size, case), **here}),
+        )
+
+    def _records(
+        self, scope: ScopeT, size: SizeT, cases: Sequence[CaseT], lines: Sequence[Record]
+    ) -> Iterator[Record]:
+        for line, found in zip(lines, self.measure(scope, size, cases), strict=True):
+            failed = found.error is not None if found.failed is None else found.failed
+            yield replace(
+                line,
+                metrics=Metrics(dict(found.metrics)),
+                status="failed" if failed else "ok",
+                error=found.error,
+                env=Env(describe(scope.device)),
+            )
+
+
+def benchmark_named(name: str) -> Benchmark:
+    """Load and return a benchmark.
+
+    Raises:
+        ConfigError: if there is none of that name.
+    """
+    if name not in BENCHMARKS:
+        raise ConfigError(f"benchmark '{name}' is unknown; accepted: {', '.join(BENCHMARKS)}")
+    return import_module(f".{BENCHMARKS[name].module}", __package__).BENCHMARK
+
+
+def reason_of(error: Exception) -> str:
+    """Return an error as one line for a record."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+def choose(declared: Declaration, tier: str = "quick", **given: Any) -> Any:
     """Return a tier's scope with what the user gave in place of it; None keeps the tier's.
 
     A sweep that is restricted to some of the tier's own values is still of that tier; with other
     values, or other rounds, it is recorded as ``custom``.
 
     Raises:
-        ConfigError: if the benchmark has no such tier, or nothing is named to measure.
+        ConfigError: if the benchmark has no such tier, a value is none of its choices, or nothing is named to measure.
     """
-    arch = given.get("arch") or "fcn"
-    networks = benchmark.networks
-    if arch not in networks:
-        raise ConfigError(
-            f"benchmark '{benchmark.name}' measures no network '{arch}'; accepted: {', '.join(networks)}"
-        )
-    tiers = networks[arch]
+    given = {name: value for name, value in given.items() if value is not None}
+    options = declared.options
+    for name in [name for name in given if name in options and name != "methods"]:
+        values = given[name] if options[name].listed else (given[name],)
+        _check_choices(declared.name, declared.flag(name), values, options[name].choices)
+    tiers = declared.networks.get(given.get("arch", ""), declared.tiers)
     if tier not in tiers:
-        raise ConfigError(f"benchmark '{benchmark.name}' has no tier '{tier}'; accepted: {', '.join(tiers)}")
+        raise ConfigError(f"benchmark '{declared.name}' has no tier '{tier}'; accepted: {', '.join(tiers)}")
     scope = tiers[tier]
-    kept = {k: v for k, v in given.items() if v is not None}
-    if empty := [k for k, v in kept.items() if isinstance(v, tuple | list) and not v]:
-        raise ConfigError(f"benchmark '{benchmark.name}': {empty[0]} is empty; name at least one to measure")
-    if kept.get("unrolls") and not scope.unrolls:
+    for name, value in given.items():
+        if value == ():
+            raise ConfigError(f"bench {declared.name}: {name} is empty; name at least one to measure")
+        if getattr(scope, name) == ():
+            where = f" with --arch {given['arch']}" if "arch" in given else ""
+            raise ConfigError(f"bench {declared.name}{where} has no {declared.flag(name)}; leave it out")
+    custom = any(_leaves(value, getattr(scope, name)) for name, value in given.items() if name not in _FREE)
+    return replace(scope, **given, tier="custom" if custom else tier)
+
+
+def _leaves(value: Any, usual: Any) -> bool:
+    return bool(set(value) - set(usual)) if isinstance(usual, tuple) else value != usual
+
+
+def _check_choices(bench: str, what: str, values: Iterable[str], choices: Sequence[str]) -> None:
+    if choices and (unknown := [value for value in values if value not in choices]):
         raise ConfigError(
-            f"benchmark '{benchmark.name}' with network '{arch}' has no unrolls; leave out --unroll"
+            f"{what} '{unknown[0]}' is unknown to bench {bench}; accepted: {', '.join(choices)}"
         )
-    if not scope.stages and (named := [name for name in ("stages", "link") if name in kept]):
-        raise ConfigError(
-            f"benchmark '{benchmark.name}' runs in one process; leave out --{named[0]}, which bench pipeline takes"
-        )
-    lists = ("widths", "layers", "batch_sizes", "unrolls", "stages", "compiled")
-    outside = any(set(kept[k]) - set(getattr(scope, k)) for k in lists if k in kept)
-    custom = outside or kept.get("rounds", scope.rounds) != scope.rounds
-    return replace(scope, **kept, tier="custom" if custom else tier)
 
 
 def sweep(
@@ -158,7 +317,10 @@ def sweep(
     settings = benchmark.settings(scope)
     path = open_folder(out)
     with locked(out):
-        yield from _measured(settings, scope, path, resume=resume, say=say)
+        try:
+            yield from _measured(settings, scope, path, resume=resume, say=say)
+        finally:
+            benchmark.close()
 
 
 def _measured(
@@ -181,42 +343,8 @@ def _measured(
             continue
         if say is not None:
             say(f"{setting.label} ({number} of {len(settings)})")
+        load = Load()
         for record in setting.measure():
+            record = replace(record, env=Env({**record.env, **load.so_far()}))
             append(path, record)
             yield record
-
-
-def blank_line(
-    name: str, method: str, scope: Scope, seed: int, cell: Mapping[str, Any], config: Mapping[str, Any]
-) -> Record:
-    """Return the record of a line that is not measured yet; ``cell`` names its every parameter."""
-    return {
-        "schema": SCHEMA,
-        "experiment": f"bench/{name}",
-        "tier": scope.tier,
-        "method": method,
-        "seed": seed,
-        "cell": dict(cell),
-        "steps": scope.rounds,
-        "batch_size": cell.get("batch_size"),
-        "metrics": {},
-        "time": {},
-        "curve": [],
-        "status": "ok",
-        "error": None,
-        # The device stands here as well as under `env`: a line of another one is another line.
-        "config": {**config, "rounds": scope.rounds, "device": scope.device},
-        "env": {},
-    }
-
-
-def finish_line(line: Record, device: str, metrics: Mapping[str, Any], error: str | None) -> Record:
-    """Return a line with its figures, or with the reason why it has none."""
-    status = "failed" if error is not None else "ok"
-    return {**line, "metrics": dict(metrics), "status": status, "error": error, "env": describe(device)}
-
-
-def median_and_spread(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return median, 10th and 90th percentile."""
-    p10, median, p90 = (float(v) for v in np.percentile(values, (10, 50, 90)))
-    return median, p10, p90

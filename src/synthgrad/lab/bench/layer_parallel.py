@@ -12,9 +12,8 @@ is named, for it answers no question of those who do not work on that step.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,258 +24,163 @@ from torch import Tensor, nn
 from ...core import ConfigError, decouple
 from ...engines import LayerParallel
 from ...rules import SyntheticGradient
-from ..recipes import comparison
-from ..records import Record
 from ..tasks import cut_names, fully_connected, load
-from .base import Scope, Setting, blank_line, finish_line
+from .base import Size
+from .batches import CLASSES, DATA, Batches, check_batch_sizes, digits
+from .declarations import LAYER_PARALLEL, LAYER_PARALLEL_METHODS, LayerParallelScope
 from .learning import time_to_accuracy
 from .roofline import dense_work, measure_machine
-from .turns import Turn, ratios, reason_of, take_turns, warmed_up
+from .steps import hand_written
+from .turns import TimedStep, TurnsBench
 
-__all__ = ["METHODS", "LayerParallelBench"]
+__all__ = ["BENCHMARK", "LayerCase", "LayerParallelBench"]
 
-METHODS = (
-    "backprop_eager",
-    "backprop_compiled",
-    "backprop_cudagraph",
-    "layer_parallel",
-    "layer_parallel_general",
-)
-
-_USUAL = METHODS[:-1]
-_DATA = "mnist-10k"
-_CLASSES = 10
-_NUM_BATCHES = 16
 _LR = 3e-4
-_BOTH = (False, True)
-#: Steps in which an accuracy is to be reached, and between evaluations, by schedule; otherwise those of `compare`.
+#: Steps in which an accuracy is to be reached, by schedule; otherwise those of ``compare``.
 _LEARNING_STEPS = {"quick": 30_000, "full": 100_000}
 _LEARNING_EVAL = 500
 
 
-class LayerParallelBench:
-    """Fully connected networks on embedded digits, Adam (fused); cDNI with a linear ``M`` after every hidden layer."""
-
-    name = "layer-parallel"
-    about = (
-        "time of a step over depth: all layers in one batch, and backprop eager, compiled, in a CUDA graph"
-    )
-    tiers = {
-        "smoke": Scope((16,), (4,), (32,), _USUAL, rounds=2, seconds=0.01, schedule="smoke", tier="smoke"),
-        "quick": Scope((64,), (4, 16, 32), (32,), _USUAL, _BOTH, rounds=15, seconds=0.1, tier="quick"),
-        "full": Scope(
-            (64, 256, 1024),
-            (4, 8, 16, 32, 64, 128),
-            (32, 256),
-            METHODS,
-            _BOTH,
-            rounds=15,
-            seconds=0.3,
-            tier="full",
-        ),
-    }
-    networks = {"fcn": tiers}
-
-    def settings(self, scope: Scope) -> list[Setting]:
-        """Return one setting for each width, depth, batch size and seed.
-
-        Raises:
-            ConfigError: if something is asked for that is not measured.
-        """
-        for method in scope.methods:
-            if method not in METHODS:
-                raise ConfigError(
-                    f"method '{method}' is unknown to bench layer-parallel; accepted: {', '.join(METHODS)}"
-                )
-        if tuple(scope.methods) == ("backprop_cudagraph",) and scope.device != "cuda":
-            raise ConfigError("method 'backprop_cudagraph' needs --device cuda; name another")
-        if scope.precision != "float32":
-            raise ConfigError(
-                f"bench layer-parallel measures in float32 only, not in {scope.precision}; leave out --precision"
-            )
-        if scope.learn:
-            load(_learning_data(scope), Path(scope.data_dir) if scope.data_dir else None)  # or nothing at all
-        if min(scope.layers) < 3:
-            raise ConfigError(
-                f"{min(scope.layers)} layers: expected at least 3, which have a layer between the first and the last"
-            )
-        size = len(load(_DATA).train)
-        for batch_size in scope.batch_sizes:
-            if not 2 <= batch_size <= size:
-                raise ConfigError(f"batch size {batch_size}: expected 2 to {size}")
-        return [
-            self._setting(scope, width, layers, batch_size, seed)
-            for seed, width, layers, batch_size in itertools.product(
-                scope.seeds, scope.widths, scope.layers, scope.batch_sizes
-            )
-        ]
-
-    def _setting(self, scope: Scope, width: int, layers: int, batch_size: int, seed: int) -> Setting:
-        cell = {"width": width, "layers": layers, "batch_size": batch_size, "threads": scope.threads}
-        config = {"optimizer": "Adam, fused", "seconds": scope.seconds}
-        learn: dict[str, Any] = {}
-        if scope.learn:
-            learn["learn"] = f"{scope.schedule}, {_learning_data(scope)}"
-            if scope.schedule in _LEARNING_STEPS:
-                learn["learning_steps"] = _LEARNING_STEPS[scope.schedule]
-        kinds = _kinds(scope)
-        lines = [
-            blank_line(
-                self.name,
-                kind.method,
-                scope,
-                seed,
-                {**cell, "compiled": kind.compiled},
-                {
-                    **config,
-                    **({} if kind.is_general else learn),
-                    **({"rule": "cdni, linear M"} if kind.is_ours else {}),
-                },
-            )
-            for kind in kinds
-        ]
-        label = f"layer-parallel: {layers} layers × {width}, batch {batch_size}, {scope.threads} threads"
-        return Setting(label, lines, partial(_measure, scope, kinds, lines))
-
-
 @dataclass(frozen=True, slots=True)
-class _Kind:
-    """What a line measures."""
+class LayerCase:
+    """What a line measures.
+
+    Attributes:
+        method: one of the benchmark's.
+        compiled: by ``torch.compile``.
+    """
 
     method: str
     compiled: bool
 
     @property
     def is_ours(self) -> bool:
+        """Whether it is the layer-parallel engine."""
         return self.method.startswith("layer_parallel")
 
     @property
     def is_general(self) -> bool:
+        """Whether it is the engine without the step that is written out."""
         return self.method == "layer_parallel_general"
 
 
-def _kinds(scope: Scope) -> list[_Kind]:
-    """Return what is measured: eager backpropagation first, then what the scope names."""
-    kinds = [_Kind("backprop_eager", compiled=False)]
-    for method in METHODS:
-        if method not in scope.methods or (method == "backprop_cudagraph" and scope.device != "cuda"):
-            continue
-        if method.startswith("layer_parallel"):
-            kinds += [_Kind(method, compiled) for compiled in scope.compiled]
-        elif method != "backprop_eager" and True in scope.compiled:
-            kinds.append(_Kind(method, compiled=True))
-    return kinds
+class LayerParallelBench(TurnsBench[LayerParallelScope, Size, LayerCase]):
+    """Fully connected networks on embedded digits, Adam (fused); cDNI with a linear ``M`` after every hidden layer."""
+
+    declared = LAYER_PARALLEL
+    compared_with = "best_backprop"
+    no_reference = "no loop of backpropagation, to which it is compared, could be measured"
+
+    def check(self, scope: LayerParallelScope) -> None:
+        if scope.methods == ("backprop_cudagraph",) and scope.device != "cuda":
+            raise ConfigError("method 'backprop_cudagraph' needs --device cuda; name another")
+        if scope.learn:
+            load(_learning_data(scope), Path(scope.data_dir) if scope.data_dir else None)  # or nothing at all
+        check_batch_sizes(scope.batch_sizes)
+
+    def cases(self, scope: LayerParallelScope, size: Size) -> Sequence[LayerCase]:
+        """Return eager backpropagation first, then what the scope names."""
+        modes = [mode == "compiled" for mode in scope.modes]
+        found = [LayerCase("backprop_eager", compiled=False)]
+        for method in LAYER_PARALLEL_METHODS:
+            if method not in scope.methods or (method == "backprop_cudagraph" and scope.device != "cuda"):
+                continue
+            if method.startswith("layer_parallel"):
+                found += [LayerCase(method, compiled) for compiled in modes]
+            elif method != "backprop_eager" and True in modes:
+                found.append(LayerCase(method, compiled=True))
+        return found
+
+    def cell(self, scope: LayerParallelScope, size: Size, case: LayerCase) -> Mapping[str, Any]:
+        return {
+            "width": size.width,
+            "layers": size.layers,
+            "batch_size": size.batch_size,
+            "threads": scope.threads,
+            "compiled": case.compiled,
+        }
+
+    def config(self, scope: LayerParallelScope, size: Size, case: LayerCase) -> Mapping[str, Any]:
+        found: dict[str, Any] = {"seconds": scope.seconds}
+        if scope.learn and not case.is_general:
+            found["learn"] = f"{scope.schedule}, {_learning_data(scope)}"
+            if scope.schedule in _LEARNING_STEPS:
+                found["learning_steps"] = _LEARNING_STEPS[scope.schedule]
+        return found | ({"rule": "cdni, linear M"} if case.is_ours else {})
+
+    def label(self, scope: LayerParallelScope, size: Size) -> str:
+        return f"{size.layers} layers × {size.width}, batch {size.batch_size}, {scope.threads} threads"
+
+    def material(self, scope: LayerParallelScope, size: Size, cases: Sequence[LayerCase]) -> Batches:
+        torch.compiler.reset()  # or graphs of other sizes would count against the limit of recompilations
+        return digits(size.batch_size, size.seed, scope.device)
+
+    def step(
+        self, scope: LayerParallelScope, size: Size, case: LayerCase, material: Batches
+    ) -> Callable[[], object]:
+        step = make_step(case, size, material)
+        for _ in range(size.layers + 2):  # until a batch has reached every layer
+            step()
+        return step
+
+    def reference(self, cases: Sequence[LayerCase], timed: Mapping[LayerCase, TimedStep]) -> TimedStep | None:
+        peers = [turn for case, turn in timed.items() if not case.is_ours]
+        return min(peers, key=lambda turn: median(turn.times_ms), default=None)
+
+    def more(
+        self,
+        scope: LayerParallelScope,
+        size: Size,
+        case: LayerCase,
+        material: Batches,
+        metrics: Mapping[str, Any],
+    ) -> Mapping[str, Any]:
+        found = _roofline(case, size, material[0][0], metrics["step_ms_median"])
+        return found | (_learned(case, size, scope) if scope.learn and not case.is_general else {})
 
 
-def _measure(scope: Scope, kinds: Sequence[_Kind], lines: Sequence[Record]) -> Iterator[Record]:
-    cell, seed = lines[0]["cell"], lines[0]["seed"]
-    torch.compiler.reset()  # or graphs of other sizes would count against the limit of recompilations
-    batches = _batches(cell["batch_size"], seed, scope.device)
-    turns: dict[_Kind, Turn] = {}
-    failed: dict[_Kind, str] = {}
-    for kind in kinds:
-        try:
-            step = _make_step(kind, cell, batches, seed)
-            for _ in range(cell["layers"] + 2):  # until a batch has reached every layer
-                step()
-            turns[kind] = warmed_up(step, scope.seconds, scope.device)
-        except Exception as error:  # a peer that fails is a line that says so
-            failed[kind] = reason_of(error)
-    failed |= take_turns(turns, scope.rounds, scope.device)
-    peers = [turn for kind, turn in turns.items() if not kind.is_ours]
-    best = min(peers, key=lambda turn: median(turn.times_ms), default=None)
-    for kind, line in zip(kinds, lines, strict=True):
-        error, metrics = failed.get(kind), dict[str, Any]()
-        if kind in turns and best is not None:
-            metrics = ratios(turns[kind].times_ms, best.times_ms, "best_backprop")
-            metrics |= _roofline(kind, cell, batches[0][0], metrics["step_ms_median"])
-            if scope.learn and not kind.is_general:
-                metrics |= _learn(kind, line, scope)
-        elif error is None:
-            error = "no loop of backpropagation, to which it is compared, could be measured"
-        yield finish_line(line, scope.device, metrics, error)
-
-
-def _batches(batch_size: int, seed: int, device: str) -> list[tuple[Tensor, Tensor]]:
-    train = load(_DATA).train.to(torch.device(device))
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
-    starts = [(k * batch_size) % (len(train) - batch_size + 1) for k in range(_NUM_BATCHES)]
-    ids = [order[s : s + batch_size].to(train.y.device) for s in starts]
-    return [(train.x[i], train.y[i]) for i in ids]
-
-
-def _make_step(
-    kind: _Kind, cell: dict[str, Any], batches: Sequence[tuple[Tensor, Tensor]], seed: int
-) -> Callable[[], object]:
+def make_step(case: LayerCase, size: Size, batches: Batches) -> Callable[[], object]:
     """Return a step as a function without arguments; every call takes the next batch."""
     feed = itertools.cycle(batches)
     x = batches[0][0]
-    criterion = nn.CrossEntropyLoss()
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = fully_connected(x.shape[1:], _CLASSES, cell["layers"], cell["width"]).to(x.device)
-        if kind.is_ours:
-            net = decouple(model, cut_names(model), SyntheticGradient(context=_CLASSES), x[:2])
-            fused = False if kind.is_general else None
-            engine = LayerParallel(net, criterion, _adam, fused=fused, compile=kind.compiled)
+        torch.manual_seed(size.seed)
+        model = fully_connected(x.shape[1:], CLASSES, size.layers, size.width).to(x.device)
+        if case.is_ours:
+            net = decouple(model, cut_names(model), SyntheticGradient(context=CLASSES), x[:2])
+            fused = False if case.is_general else None
+            engine = LayerParallel(net, nn.CrossEntropyLoss(), _adam, fused=fused, compile=case.compiled)
             return lambda: engine.step(*next(feed))
-    optimizer = _adam(model.parameters())
-
-    def loss_of(x: Tensor, y: Tensor) -> Tensor:
-        return criterion(model(x), y)
-
-    forward = loss_of
-    if kind.compiled:
-        options: dict[str, Any] = {"triton.cudagraphs": True} if kind.method == "backprop_cudagraph" else {}
-        forward = torch.compile(loss_of, fullgraph=True, options=options or None)
-
-    def step() -> None:
-        x, y = next(feed)
-        optimizer.zero_grad()
-        forward(x, y).backward()
-        optimizer.step()
-
-    return step
+    graph = {"triton.cudagraphs": True} if case.method == "backprop_cudagraph" else None
+    return hand_written(model, feed, compiled=case.compiled, options=graph)
 
 
-def _learning_data(scope: Scope) -> str:
-    return _DATA if scope.schedule == "smoke" else "mnist"
+def _learning_data(scope: LayerParallelScope) -> str:
+    return DATA if scope.schedule == "smoke" else "mnist"
 
 
-def _learn(kind: _Kind, line: Record, scope: Scope) -> dict[str, Any]:
-    """Train a network of the line's size as ``compare`` does; return when it was accurate enough."""
-    cell = line["cell"]
-    method = "cdni" if kind.is_ours else "backprop"
-    data = _learning_data(scope)
-    (run,) = comparison(
-        *(scope.schedule, data, [method], [line["seed"]], scope.device, scope.data_dir),
-        layers=cell["layers"],
-        width=cell["width"],
-        engine="layer-parallel",
-        batch_size=cell["batch_size"],
-        compiled=kind.compiled,
-    )
+def _learned(case: LayerCase, size: Size, scope: LayerParallelScope) -> dict[str, Any]:
     steps = _LEARNING_STEPS.get(scope.schedule)
-    if steps is not None:  # small batches see little of the data in the usual number of steps
-        schedule = replace(run.schedule, steps=steps, eval_every=_LEARNING_EVAL)
-        run = replace(run, schedule=schedule)
-    return time_to_accuracy(run)
+    return time_to_accuracy(
+        scope,
+        size,
+        scope.schedule,
+        data=_learning_data(scope),
+        method="cdni" if case.is_ours else "backprop",
+        engine="layer-parallel",
+        compiled=case.compiled,
+        # Small batches see little of the data in the usual number of steps.
+        steps=None if steps is None else (steps, _LEARNING_EVAL),
+    )
 
 
 def _adam(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, _LR, fused=True)
 
 
-def _roofline(kind: _Kind, cell: dict[str, Any], x: Tensor, step_ms: float) -> dict[str, Any]:
+def _roofline(case: LayerCase, size: Size, x: Tensor, step_ms: float) -> dict[str, Any]:
     """Return what the step must do, what the machine can, and how far the one is from the other."""
-    work = dense_work(
-        x[0].numel(),
-        _CLASSES,
-        cell["layers"],
-        cell["width"],
-        cell["batch_size"],
-        decoupled=kind.is_ours,
-    )
+    work = dense_work(x[0].numel(), CLASSES, size.layers, size.width, size.batch_size, decoupled=case.is_ours)
     machine = measure_machine(x.device.type, torch.get_num_threads(), work.moved_bytes)
     least_ms = machine.least_ms(work)
     return {
@@ -287,3 +191,6 @@ def _roofline(kind: _Kind, cell: dict[str, Any], x: Tensor, step_ms: float) -> d
         "peak_flop_per_s": machine.flop_per_s,
         "peak_bytes_per_s": machine.bytes_per_s,
     }
+
+
+BENCHMARK = LayerParallelBench()

@@ -1,87 +1,221 @@
-"""The command ``bench``."""
+"""``synthgrad bench``: a command for each benchmark, made from its declaration; PyTorch is loaded when one runs."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..training.payloads import ARCHS
-from ..training.run import PRECISIONS
-from .completion import list_of, methods, one_of
-from .from_fields import Names, Numbers
-from .names import BENCHMARKS, MODES
-from .options import Common, gathered
+from ..bench.declaration import Declaration, Scope
+from ..bench.declarations import BENCHMARKS
+from ..options import Option, options_of
+from .from_fields import with_options
+from .options import Common
+
+if TYPE_CHECKING:
+    from ..bench.base import Benchmark
+    from ..records import Record
 
 __all__ = ["bench_command"]
 
+#: Parameters that a line of the help tells, not the table of the tiers.
+_NOT_IN_TABLE = ("methods", "arch")
 
-@click.command("bench", short_help="Measure speed or memory.")
-@click.argument("name", shell_complete=one_of(BENCHMARKS))
-@click.option(
-    "--methods", type=Names(), shell_complete=methods, help="Methods to measure [default: the tier's]."
-)
-@click.option(
-    "--layers",
-    type=Numbers(2),
-    help="Weight layers, the output layer included, as a list [default: the tier's].",
-)
-@click.option(
-    "--width", "widths", type=Numbers(1), help="Units of a hidden layer, as a list [default: the tier's]."
-)
-@click.option(
-    "--batch-size",
-    "batch_sizes",
-    type=Numbers(1),
-    help="Examples in a batch, as a list [default: the tier's].",
-)
-@click.option(
-    "--modes",
-    type=Names(),
-    shell_complete=list_of(MODES),
-    help="eager, compiled, or both as a list [default: the tier's].",
-)
-@click.option(
-    "--unroll",
-    "unrolls",
-    type=Numbers(1),
-    help="Steps of an unroll, as a list; recurrent networks only [default: the tier's].",
-)
-@click.option(
-    "--rounds",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Rounds in which the methods take turns [default: the tier's].",
-)
-@click.option(
-    "--arch",
-    metavar="fcn|cnn|lstm|NAME",
-    shell_complete=one_of((*ARCHS, "lstm")),
-    help="Network: fcn, cnn (bench step), lstm (bench memory), or the name of one of bench networks [default: fcn; all].",
-)
-@click.option(
-    "--precision",
-    metavar="|".join(PRECISIONS),
-    shell_complete=one_of(PRECISIONS),
-    help="Precision of the arithmetic; bench step only [default: float32].",
-)
-@click.option(
-    "--stages",
-    type=Numbers(2),
-    help="Processes that the network is divided among, as a list; bench pipeline only [default: the tier's].",
-)
-@click.option(
-    "--link",
-    metavar="rtt_ms=X,mbit_s=Y",
-    help="Emulate this link between the processes; bench pipeline on Linux as root only.",
-)
-@click.option("--learn", is_flag=True, help="Also train to an accuracy, and time that.")
-@gathered(Common)
-def bench_command(options: Common, name: str, modes: tuple[str, ...] | None, **given: Any) -> int:
-    """Measure speed or memory: the benchmark NAME; see synthgrad list.
 
-    Lists restrict the tier's sweep, or put other values in place of its own.
+class _Benchmarks(click.Group):
+    """Lists the benchmarks in the order of their declaration; an unknown name is told in a line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in self.commands and not args[0].startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(f"benchmark '{args[0]}' is unknown; accepted: {', '.join(self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    "bench",
+    cls=_Benchmarks,
+    short_help="Measure speed or memory.",
+    subcommand_metavar="NAME [OPTIONS]",
+    no_args_is_help=False,
+    invoke_without_command=True,
+    epilog="\b\nExamples:\n  synthgrad bench step\n  synthgrad bench step --help",
+)
+@click.pass_context
+def bench_command(ctx: click.Context) -> None:
+    """Measure speed or memory: the benchmark NAME, beside its peers.
+
+    Each has options of its own; see synthgrad bench NAME --help.
     """
-    from . import work
+    if ctx.invoked_subcommand is None:
+        ctx.fail(f"Missing argument 'NAME'; accepted: {', '.join(BENCHMARKS)}")
 
-    return work.bench(options, name, modes, given)
+
+def _add(declared: Declaration) -> None:
+    """Add the command of a benchmark."""
+
+    @click.command(
+        declared.name,
+        short_help=_about(declared).splitlines()[0],
+        help=_about(declared),
+        epilog=_epilog(declared),
+    )
+    @with_options(_options(declared))
+    def command(**values: Any) -> int:
+        given = {f.name: values.pop(f.name) for f in fields(Common)}
+        common = Common(**{name: value for name, value in given.items() if value is not None})
+        return _bench(declared, common, values)
+
+    bench_command.add_command(command)
+
+
+def _about(declared: Declaration) -> str:
+    about = f"{declared.about[0].upper()}{declared.about[1:]}."
+    if not any(option.listed for option in declared.options.values()):
+        return about
+    return f"{about}\n\nLists restrict what the tier measures, or put other values in place of its own."
+
+
+def _options(declared: Declaration) -> dict[str, Option]:
+    """Return a benchmark's own options, and those of all commands that compute."""
+    common = options_of(Common)
+    common["tier"] = replace(common["tier"], choices=tuple(declared.tiers))
+    common["threads"] = replace(common["threads"], help="CPU threads of each process.", default="1")
+    if declared.cpu_only:
+        common["device"] = replace(
+            common["device"],
+            help="Where to compute; this benchmark runs on the CPU.",
+            choices=("auto", "cpu"),
+        )
+    own = {name: _with_choices(option) for name, option in declared.options.items()}
+    if "methods" in own:
+        own["methods"] = replace(own["methods"], default=_usual_methods(declared))
+    return {**own, **common}
+
+
+def _with_choices(option: Option) -> Option:
+    """Return an option whose help names the values that its metavar does not."""
+    if option.choices and (option.listed or option.metavar):
+        return replace(option, help=f"{option.help[:-1]}: {', '.join(option.choices)}.")
+    return option
+
+
+def _usual_methods(declared: Declaration) -> str:
+    """Return what is measured unless methods are named, as the help tells it."""
+    said: dict[str, str] = {}
+    networks = declared.networks or {"": declared.tiers}
+    for network, tiers in networks.items():
+        words = {tier: _those_of(scope, declared) for tier, scope in tiers.items()}
+        usual = words["quick"]
+        others = [f"{what} in the {tier} tier" for tier, what in words.items() if what != usual]
+        said[network] = "; ".join([usual, *others])
+    if len(set(said.values())) == 1:
+        return next(iter(said.values()))
+    return "; ".join(f"{network}: {words}" for network, words in said.items())
+
+
+def _those_of(scope: Scope, declared: Declaration) -> str:
+    names = declared.options["methods"].choices
+    missing = [name for name in names if name not in scope.methods]
+    if not missing:
+        return "all"
+    if len(missing) <= 2:
+        return f"all but {' and '.join(missing)}"
+    return ",".join(scope.methods)
+
+
+def _epilog(declared: Declaration) -> str:
+    """Return the values of the tiers as tables, and the examples; the escape keeps click from joining the lines."""
+    parts: list[str] = []
+    networks = declared.networks or {"": declared.tiers}
+    for network, tiers in networks.items():
+        title = f"Values of the tiers with --arch {network}:" if len(networks) > 1 else "Values of the tiers:"
+        rows = _rows(declared, tiers)
+        if rows:
+            parts.append("\n".join(["\b", title, *_aligned([("", *tiers), *rows])]))
+    examples = [f"  synthgrad bench {declared.name} {rest}".rstrip() for rest in declared.examples]
+    return "\n\n".join([*parts, "\n".join(["\b", "Examples:", *examples])])
+
+
+def _rows(declared: Declaration, tiers: Mapping[str, Scope]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for name, option in declared.options.items():
+        values = [getattr(scope, name) for scope in tiers.values()]
+        if name in _NOT_IN_TABLE or option.default or option.kind is bool or () in values:
+            continue
+        rows.append((declared.flag(name), *map(_text, values)))
+    return rows
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+for _declared in BENCHMARKS.values():
+    _add(_declared)
+
+
+def _bench(declared: Declaration, common: Common, given: dict[str, Any]) -> int:
+    """Measure a benchmark, print its table and write its page; return the exit status."""
+    from ..bench import base
+    from ..bench.load import warning_of
+    from . import show, work
+
+    benchmark = _loaded(declared.name)
+    scope = base.choose(
+        declared,
+        common.tier,
+        seeds=common.seeds,
+        threads=common.threads,
+        device=_device(declared, common.device),
+        data_dir=None if common.data_dir is None else str(common.data_dir),
+        **given,
+    )
+    folder = work.results_folder(common.out, f"bench-{declared.name}", resume=common.resume)
+    if not common.resume:
+        work.say_of_others(folder)
+    say = None if common.quiet else lambda text: click.echo(text, err=True)
+    records: list[Record] = []
+    written = True
+    try:
+        for record in base.sweep(benchmark, scope, folder, resume=common.resume, say=say):
+            records.append(record)
+    finally:  # also when interrupted: what is on the disk is shown
+        if records:
+            show.print_bench(records)
+            written = work.write_page(folder, records)
+            if warning := warning_of(records):
+                click.echo(f"synthgrad: warning: {warning}", err=True)
+    return 0 if written and all(r.status == "ok" for r in records) else 1
+
+
+def _loaded(name: str) -> Benchmark:
+    """Load a benchmark; that of damaged inputs gets those of the command line too."""
+    from ..bench.base import benchmark_named
+
+    if name == "damage":
+        from ..bench.survival.damage import INPUTS, DamageBench
+        from .damaged_lines import COMMAND_LINES
+
+        return DamageBench((*INPUTS, *COMMAND_LINES))
+    return benchmark_named(name)
+
+
+def _device(declared: Declaration, name: str) -> str:
+    from ...core import ConfigError
+    from ..training.machine import choose_device
+
+    if declared.cpu_only and name not in ("auto", "cpu"):
+        raise ConfigError(f"--device {name}: bench {declared.name} runs on the CPU; expected auto or cpu")
+    return "cpu" if declared.cpu_only else choose_device(name)

@@ -12,10 +12,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem, FishComplete, add_completion_class
 
-from ..names import METHODS
-from .names import METHODS_OF_BENCHMARKS
-
-__all__ = ["Offer", "folders", "list_of", "methods", "one_of"]
+__all__ = ["Offer", "folders", "list_of", "one_of"]
 
 #: Takes context, parameter and what is typed so far; returns what is offered.
 Offer = Callable[[click.Context, click.Parameter, str], list[CompletionItem[Any]]]
@@ -40,13 +37,6 @@ def list_of(names: Sequence[str]) -> Offer:
         return [CompletionItem(before + comma + name) for name in fitting]
 
     return offer
-
-
-def methods(ctx: click.Context, param: click.Parameter, typed: str) -> list[CompletionItem[Any]]:
-    """Offer a list of methods: those of the benchmark, if the command names one that has its own."""
-    # click keeps arguments there as long as an option waits for its value.
-    found = [METHODS_OF_BENCHMARKS[word] for word in ctx.args if word in METHODS_OF_BENCHMARKS]
-    return list_of(tuple((found or [METHODS])[0]))(ctx, param, typed)
 
 
 def folders(ctx: click.Context, param: click.Parameter, typed: str) -> list[CompletionItem[Any]]:

@@ -29,8 +29,9 @@ def _write(line: str, folder: Path) -> Path:
     return path
 
 
-def _take_line(path: Path) -> Any:
+def _read_line(path: Path) -> Any:
     """Call the command line up to where it would begin to work; a line that is not refused is one like any other."""
+    from ..bench import base
     from . import main, work
 
     asked = path.read_bytes().decode("utf-8", "surrogateescape").split("\0")
@@ -38,7 +39,7 @@ def _take_line(path: Path) -> Any:
     nothing = mock.Mock(return_value=0)
     with (
         mock.patch.object(work, "_train", nothing),
-        mock.patch.object(work, "sweep", mock.Mock(return_value=iter(()))),
+        mock.patch.object(base, "sweep", mock.Mock(return_value=iter(()))),
         mock.patch.object(work, "write_report", nothing),
         _noted_exit() as status,
     ):
@@ -65,5 +66,5 @@ def _noted_exit() -> Generator[list[Any]]:
 
 
 COMMAND_LINES = tuple(
-    Input(f"command line ({line.partition(chr(0))[0]})", partial(_write, line), _take_line) for line in _LINES
+    Input(f"command line ({line.partition(chr(0))[0]})", partial(_write, line), _read_line) for line in _LINES
 )

@@ -6,7 +6,7 @@ Apart from `commands`, so that help and completion need not wait for PyTorch.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,7 @@ from typing import Any
 import click
 
 from ...core import ConfigError
-from ..bench.base import Benchmark, choose, sweep
-from ..bench.registry import BENCHMARKS, benchmark_named
-from ..bench.survival.damage import INPUTS, DamageBench
+from ..bench.declarations import BENCHMARKS
 from ..names import DATA, METHODS, RECURRENT, TEXTS
 from ..recipes import Choice, comparison, experiment_named, experiments
 from ..recipes.comparison import METHODS as COMPARED
@@ -27,16 +25,10 @@ from ..training.rehearsal import rehearsed
 from ..training.run import Run
 from ..training.sweep import Sweep
 from ..training.tensorboard import check_installed
-from .damaged_lines import COMMAND_LINES
-from .names import MODES
 from .options import Common, Training
 from .show import Display, print_bench, print_tables
 
-__all__ = ["bench", "compare", "report", "run", "show_list"]
-
-
-#: Benchmarks that measure the command line too.
-_OWN: Mapping[str, Benchmark] = {"damage": DamageBench((*INPUTS, *COMMAND_LINES))}
+__all__ = ["compare", "report", "results_folder", "run", "say_of_others", "show_list", "write_page"]
 
 
 def compare(options: Training, given: dict[str, Any]) -> int:
@@ -60,37 +52,6 @@ def run(options: Training, name: str, choice: dict[str, Any]) -> int:
         options.tier, options.seeds, choose_device(options.device), _data_dir(options), Choice(**choice)
     )
     return _train(runs, experiment.name, options)
-
-
-def bench(options: Common, name: str, modes: Sequence[str] | None, given: dict[str, Any]) -> int:
-    """Measure a benchmark; return the exit status."""
-    benchmark = _OWN.get(name) or benchmark_named(name)
-    if unknown := set(modes or ()) - set(MODES):
-        raise ConfigError(f"--modes {','.join(sorted(unknown))}: expected eager, compiled or eager,compiled")
-    scope = choose(
-        benchmark,
-        options.tier,
-        compiled=None if modes is None else tuple(mode == "compiled" for mode in modes),
-        seeds=options.seeds,
-        threads=options.threads,
-        device=choose_device(options.device),
-        data_dir=_data_dir(options),
-        **given,
-    )
-    folder = _folder(options.out, f"bench-{name}", resume=options.resume)
-    if not options.resume:
-        _say_of_others(folder)
-    say = None if options.quiet else lambda text: click.echo(text, err=True)
-    records: list[Record] = []
-    written = True
-    try:
-        for record in sweep(benchmark, scope, folder, resume=options.resume, say=say):
-            records.append(record)
-    finally:  # also when interrupted: what is on the disk is shown
-        if records:
-            print_bench(records)
-            written = _write_page(folder, records)
-    return 0 if written and all(r.status == "ok" for r in records) else 1
 
 
 def report(folders: Sequence[Path], out: Path | None) -> int:
@@ -137,7 +98,12 @@ def _data_dir(options: Common) -> str | None:
     return str(options.data_dir) if options.data_dir else None
 
 
-def _folder(out: Path | None, name: str, *, resume: bool = False) -> Path:
+def results_folder(out: Path | None, name: str, *, resume: bool = False) -> Path:
+    """Return the folder of the results: the one that is named, or one whose name tells the time.
+
+    Raises:
+        ConfigError: if runs are to go on and no folder is named.
+    """
     if out is not None:
         return out
     if resume:
@@ -145,7 +111,7 @@ def _folder(out: Path | None, name: str, *, resume: bool = False) -> Path:
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _write_page(folder: Path, records: Sequence[Record]) -> bool:
+def write_page(folder: Path, records: Sequence[Record]) -> bool:
     """Write a folder's page and say where; return whether it could be. What is under way fails for another reason."""
     page = folder / "report.html"
     try:
@@ -165,12 +131,12 @@ def _train(runs: Sequence[Run], name: str, options: Training) -> int:
     """Train, write the records and a report; return the exit status."""
     if options.tensorboard:
         check_installed()
-    out = _folder(options.out, name, resume=options.resume)
+    out = results_folder(options.out, name, resume=options.resume)
     runs = rehearsed(runs)
     if options.tensorboard:
         runs = [replace(run, tensorboard=str(out / "tensorboard")) for run in runs]
     if not options.resume:
-        _say_of_others(out)
+        say_of_others(out)
     trained = Sweep(runs, out, options.resume, options.jobs, options.threads)
     records: list[Record] = []
     written = True
@@ -183,13 +149,13 @@ def _train(runs: Sequence[Run], name: str, options: Training) -> int:
         records = trained.written()
         if records:
             print_tables(records)
-            written = _write_page(out, records)
+            written = write_page(out, records)
             if options.tensorboard:
                 click.echo(f"tensorboard --logdir '{out / 'tensorboard'}'")
     return 0 if written and all(r.status == "ok" for r in records) else 1
 
 
-def _say_of_others(out: Path) -> None:
+def say_of_others(out: Path) -> None:
     """Say that a results folder holds records already: new ones are appended, which nobody may have meant."""
     found = read(out / FILE)[0]
     if found:

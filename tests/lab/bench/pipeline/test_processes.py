@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from synthgrad.lab.bench.pipeline.kinds import Kind
+from synthgrad.lab.bench.pipeline.cases import Case
 from synthgrad.lab.bench.pipeline.learn import Goal
 from synthgrad.lab.bench.pipeline.network import Size
 from synthgrad.lab.bench.pipeline.session import Session
@@ -21,7 +21,7 @@ from synthgrad.lab.wan import available, parse_link
 from tests.lab.cli.helpers import call, records_in
 
 SIZE = Size(width=16, layers=5, batch_size=16, stages=2, threads=1, seed=0)
-BACKPROP, OURS = Kind("backprop"), Kind("stages", observe_prob=1.0)
+BACKPROP, OURS = Case("backprop"), Case("stages", observe_prob=1.0)
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -94,33 +94,33 @@ def num_parameters() -> int:
 
 @pytest.mark.slow(reason="starts pipelines of processes anew")
 def test_schedules_compute_the_same_step_and_what_fails_takes_no_other_along(session: Session) -> None:
-    kinds = [
-        Kind("gpipe", 4),
-        Kind("1f1b", 4),
-        Kind("zero_bubble", 4, "interleaved"),
-        Kind("zero_bubble", 4, "zbv"),
+    cases = [
+        Case("gpipe", 4),
+        Case("1f1b", 4),
+        Case("zero_bubble", 4, "interleaved"),
+        Case("zero_bubble", 4, "zbv"),
     ]
     losses = []
-    for kind in kinds:
-        assert session.build(kind), session.failed
-        answers = session.run(kind, 3, 2)
+    for case in cases:
+        assert session.build(case), session.failed
+        answers = session.run(case, 3, 2)
         assert answers is not None, session.failed
         losses += [a["loss"] for a in answers if a["loss"] is not None]
     assert losses == pytest.approx([losses[0]] * 4, rel=1e-4)
     assert session.num_starts == 1
-    broken = Kind("1f1b", 1)  # fewer microbatches than stages: PyTorch refuses
+    broken = Case("1f1b", 1)  # fewer microbatches than stages: PyTorch refuses
     assert not session.build(broken)
     assert "ValueError" in session.failed[broken]
-    assert session.run(kinds[0], 1, 1) is not None
+    assert session.run(cases[0], 1, 1) is not None
     assert session.num_starts == 2
     assert list(session.failed) == [broken]
 
 
 def test_gradients_of_microbatches_add_up_to_that_of_the_batch(session: Session) -> None:
     losses = []
-    for kind in (BACKPROP, Kind("backprop_microbatches", 4), Kind("1f1b", 4)):
-        assert session.build(kind), session.failed
-        answers = session.run(kind, 3, 2)
+    for case in (BACKPROP, Case("backprop_microbatches", 4), Case("1f1b", 4)):
+        assert session.build(case), session.failed
+        answers = session.run(case, 3, 2)
         assert answers is not None, session.failed
         losses += [a["loss"] for a in answers if a["loss"] is not None]
     # BatchNorm normalises each part on its own, as it does in a schedule.
@@ -133,9 +133,9 @@ def test_half_as_many_bytes_cross_in_bfloat16(session: Session, method: str) -> 
     sent = []
     whole = method.removesuffix("_bfloat16")
     prob = 0.25 if "sparse" in method else 1.0
-    for kind in (Kind(whole, observe_prob=prob), Kind(method, observe_prob=prob, wire_dtype="bfloat16")):
-        assert session.build(kind), session.failed
-        answers = session.run(kind, 2, 20)
+    for case in (Case(whole, observe_prob=prob), Case(method, observe_prob=prob, wire_dtype="bfloat16")):
+        assert session.build(case), session.failed
+        answers = session.run(case, 2, 20)
         assert answers is not None, session.failed
         sent.append(sum(a["after"]["sent_bytes"] - a["before"]["sent_bytes"] for a in answers))
     assert 0.45 < sent[1] / sent[0] < 0.6
@@ -165,8 +165,8 @@ def test_processes_that_never_come_up_are_tried_once() -> None:
 def test_processes_end_and_rest_while_others_work() -> None:
     with Workers(SIZE, None, None, 60) as workers:
         pids = [process.pid for process in workers._processes]
-        kind = {"method": "backprop", "microbatches": None, "variant": None, "observe_prob": None}
-        workers.ask({"do": "build", "name": "b", "kind": kind, "lr": 1e-3}, [0])
+        case = {"method": "backprop", "microbatches": None, "variant": None, "observe_prob": None}
+        workers.ask({"do": "build", "name": "b", "case": case, "lr": 1e-3}, [0])
         before = [cpu_s(pid) for pid in pids]
         workers.ask({"do": "run", "name": "b", "warm": 0, "steps": 300}, [0])
         worked, rested = (cpu_s(pid) - start for pid, start in zip(pids, before, strict=True))
@@ -183,8 +183,8 @@ def test_processes_end_with_a_program_that_is_killed_in_the_middle() -> None:
 from synthgrad.lab.bench.pipeline.network import Size
 from synthgrad.lab.bench.pipeline.workers import Workers
 workers = Workers(Size(16, 5, 16, 2, 1, 0), None, None, 60)
-kind = {"method": "backprop", "microbatches": None, "variant": None, "observe_prob": None}
-workers.ask({"do": "build", "name": "b", "kind": kind, "lr": 1e-3}, [0])
+case = {"method": "backprop", "microbatches": None, "variant": None, "observe_prob": None}
+workers.ask({"do": "build", "name": "b", "case": case, "lr": 1e-3}, [0])
 print(*(process.pid for process in workers._processes), flush=True)
 workers.ask({"do": "run", "name": "b", "warm": 0, "steps": 10**9}, [0])
 """
@@ -212,13 +212,13 @@ def cpu_s(pid: int) -> float:
 
 
 def test_training_to_an_accuracy_ends_when_it_is_reached(session: Session) -> None:
-    def learned(kind: Kind, accuracy_pct: float) -> dict[str, object]:
+    def learned(case: Case, accuracy_pct: float) -> dict[str, object]:
         goal = {"data": "mnist-10k", "accuracy_pct": accuracy_pct, "most_steps": 20, "eval_every": 10}
         assert Goal(**goal)
-        return session.learn(kind, 3e-3, goal, 60)
+        return session.learn(case, 3e-3, goal, 60)
 
-    for kind in (BACKPROP, Kind("zero_bubble", 4, "interleaved"), OURS):
-        found = learned(kind, 5.0)
+    for case in (BACKPROP, Case("zero_bubble", 4, "interleaved"), OURS):
+        found = learned(case, 5.0)
         assert found["steps_to_accuracy"] == 10, found
         assert found["time_to_accuracy_s"] > 0
     found = learned(OURS, 99.9)
@@ -231,7 +231,7 @@ def test_a_link_slows_pipelines_down_and_its_counts_are_recorded() -> None:
     if (reason := available()) is not None:
         pytest.skip(reason)
     link = parse_link("rtt_ms=20,mbit_s=1000")
-    gpipe = Kind("gpipe", 2)
+    gpipe = Case("gpipe", 2)
     metrics, failed = measure(
         [BACKPROP, gpipe, OURS], SIZE, link=link, rounds=1, seconds=0.02, goal=None, data_dir=None
     )

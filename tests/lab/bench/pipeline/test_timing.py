@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from synthgrad.lab.bench.pipeline.kinds import Kind
+from synthgrad.lab.bench.pipeline.cases import Case
 from synthgrad.lab.bench.pipeline.learn import Goal
 from synthgrad.lab.bench.pipeline.network import Size
 from synthgrad.lab.bench.pipeline.session import Session
@@ -15,8 +15,8 @@ from synthgrad.lab.bench.pipeline.timing import LR, OTHER_LR, measure
 SIZE = Size(width=8, layers=5, batch_size=100, stages=2, threads=1, seed=0)
 GOAL = Goal("mnist", 98.0, 10, 5)
 
-BACKPROP, OURS = Kind("backprop"), Kind("stages", observe_prob=1.0)
-SLOW, FAST, OTHER = Kind("gpipe", 2), Kind("gpipe", 4), Kind("1f1b", 2)
+BACKPROP, OURS = Case("backprop"), Case("stages", observe_prob=1.0)
+SLOW, FAST, OTHER = Case("gpipe", 2), Case("gpipe", 4), Case("1f1b", 2)
 #: Milliseconds of a step in both processes.
 STEP_MS = {BACKPROP: (8.0,), OURS: (2.0, 3.0), SLOW: (9.0, 9.0), FAST: (6.0, 5.0), OTHER: (12.0, 1.0)}
 
@@ -24,37 +24,37 @@ STEP_MS = {BACKPROP: (8.0,), OURS: (2.0, 3.0), SLOW: (9.0, 9.0), FAST: (6.0, 5.0
 class Scripted(Session):
     """A session whose steps take what the script says."""
 
-    breaks: dict[Kind, int] = {}
+    breaks: dict[Case, int] = {}
 
     def __init__(self, size: Size, lr: float, data_dir: str | None, network: object) -> None:
         super().__init__(size, lr, data_dir, None)
         self.calls: list[tuple[Any, ...]] = []
-        self.num_runs: dict[Kind, int] = {}
+        self.num_runs: dict[Case, int] = {}
         made.append(self)
 
-    def build(self, kind: Kind) -> bool:
+    def build(self, case: Case) -> bool:
         return True
 
-    def run(self, kind: Kind, warm: int, steps: int, expected_s: float = 0.0) -> list[dict[str, Any]] | None:
-        self.calls.append((kind, warm, steps))
-        self.num_runs[kind] = self.num_runs.get(kind, 0) + 1
-        if self.num_runs[kind] == self.breaks.get(kind):
-            self.failed[kind] = "it broke"
+    def run(self, case: Case, warm: int, steps: int, expected_s: float = 0.0) -> list[dict[str, Any]] | None:
+        self.calls.append((case, warm, steps))
+        self.num_runs[case] = self.num_runs.get(case, 0) + 1
+        if self.num_runs[case] == self.breaks.get(case):
+            self.failed[case] = "it broke"
             return None
         return [
             {
                 "seconds": ms * 1e-3 * steps,
                 "loss": 1.5 if rank else None,
-                "before": facts(kind, 0),
-                "after": facts(kind, steps),
+                "before": facts(case, 0),
+                "after": facts(case, steps),
                 "peak_bytes": 1000 * (rank + 1),
             }
-            for rank, ms in enumerate(STEP_MS[kind])
+            for rank, ms in enumerate(STEP_MS[case])
         ]
 
-    def learn(self, kind: Kind, lr: float, goal: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        self.calls.append(("learn", kind, lr))
-        if kind == OTHER:
+    def learn(self, case: Case, lr: float, goal: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        self.calls.append(("learn", case, lr))
+        if case == OTHER:
             return {"learn_error": "it broke"}
         return {"time_to_accuracy_s": 1.0 if lr == LR else None, "steps_to_accuracy": 5}
 
@@ -62,20 +62,20 @@ class Scripted(Session):
 made: list[Scripted] = []
 
 
-def facts(kind: Kind, steps: int) -> dict[str, Any]:
+def facts(case: Case, steps: int) -> dict[str, Any]:
     found: dict[str, Any] = {"sent_bytes": 40 * steps}
-    if kind.is_ours:
+    if case.is_ours:
         found |= {"waited_s": 2e-3 * steps, "busy_s": 1e-3 * steps, "window": 7, "round_trip_s": 0.05}
         found["snapshot_s"] = 0.06
     return found
 
 
 def measured(
-    goal: Goal | None = None, kinds: tuple[Kind, ...] = tuple(STEP_MS)
-) -> tuple[dict[Kind, dict[str, Any]], dict[Kind, str], Scripted]:
+    goal: Goal | None = None, cases: tuple[Case, ...] = tuple(STEP_MS)
+) -> tuple[dict[Case, dict[str, Any]], dict[Case, str], Scripted]:
     made.clear()
     found = measure(
-        kinds, SIZE, link=None, rounds=3, seconds=0.06, goal=goal, data_dir=None, make_session=Scripted
+        cases, SIZE, link=None, rounds=3, seconds=0.06, goal=goal, data_dir=None, make_session=Scripted
     )
     return *found, made[0]
 
@@ -100,7 +100,7 @@ def test_of_each_schedule_the_best_number_of_microbatches_is_marked() -> None:
 
 
 def test_what_cutting_batches_costs_is_said_of_each_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
-    cut, alone = Kind("backprop_microbatches", 4), Kind("independent")
+    cut, alone = Case("backprop_microbatches", 4), Case("independent")
     monkeypatch.setitem(STEP_MS, cut, (11.0,))
     monkeypatch.setitem(STEP_MS, alone, (10.0, 10.0))
     metrics, _, session = measured(GOAL, tuple(STEP_MS))
@@ -127,7 +127,7 @@ def test_bytes_are_of_all_processes_and_memory_is_of_each() -> None:
 
 def test_turns_have_about_the_same_length_and_begin_without_a_clock() -> None:
     _, _, session = measured()
-    turns = {kind: (warm, steps) for kind, warm, steps in session.calls[-len(STEP_MS) :]}
+    turns = {case: (warm, steps) for case, warm, steps in session.calls[-len(STEP_MS) :]}
     assert turns == {BACKPROP: (2, 8), OURS: (4, 20), SLOW: (2, 7), FAST: (2, 10), OTHER: (1, 5)}
     order = [call[0] for call in session.calls[-2 * len(STEP_MS) :]]
     assert order == [*STEP_MS, *STEP_MS]  # in turn
@@ -146,7 +146,7 @@ def test_a_method_that_breaks_has_no_figures_and_the_others_go_on(
 
 
 def test_without_peers_there_are_no_ratios() -> None:
-    metrics, _, _ = measured(kinds=(OURS,))
+    metrics, _, _ = measured(cases=(OURS,))
     assert not [name for name in metrics[OURS] if name.startswith("ratio")]
 
 

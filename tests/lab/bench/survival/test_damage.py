@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from synthgrad.core import ConfigError, DataError
+from synthgrad.core import DataError
 from synthgrad.lab.bench.base import choose
+from synthgrad.lab.bench.declarations import DAMAGE
 from synthgrad.lab.bench.survival import damage as bench_damage
 from synthgrad.lab.bench.survival import damaged_inputs
 from synthgrad.lab.bench.survival.damage import INPUTS, DamageBench
@@ -33,7 +34,7 @@ def _warn(_: Path) -> int:
     return 2
 
 
-TAKES: dict[str, tuple[Any, bool]] = {
+READERS: dict[str, tuple[Any, bool]] = {
     "refused": (lambda _: _raise(DataError("in a line")), True),
     "warned": (_warn, True),
     "unchanged": (lambda _: 1, True),
@@ -44,17 +45,17 @@ TAKES: dict[str, tuple[Any, bool]] = {
 }
 
 
-@pytest.mark.parametrize("outcome", TAKES)
+@pytest.mark.parametrize("outcome", READERS)
 def test_outcomes_are_told_apart(outcome: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(damaged_inputs, "_PATIENCE_S", 0.05)
-    take, summed = TAKES[outcome]
-    kind = Input("x", _written, take, summed)
-    assert try_one(kind, _written(tmp_path), b"whole", 1, random.Random(0))[0] == outcome
+    read, summed = READERS[outcome]
+    sort = Input("x", _written, read, summed)
+    assert try_one(sort, _written(tmp_path), b"whole", 1, random.Random(0))[0] == outcome
 
 
 def test_an_error_of_several_lines_is_a_fault(tmp_path: Path) -> None:
-    kind = Input("x", _written, lambda _: _raise(DataError("two\nlines")))
-    assert try_one(kind, _written(tmp_path), b"whole", 1, random.Random(0))[0] == "traceback"
+    sort = Input("x", _written, lambda _: _raise(DataError("two\nlines")))
+    assert try_one(sort, _written(tmp_path), b"whole", 1, random.Random(0))[0] == "traceback"
 
 
 def test_damage_is_drawn_and_differs() -> None:
@@ -68,11 +69,11 @@ def test_damage_is_drawn_and_differs() -> None:
     assert any(len(m) > len(content) for m in made)
 
 
-@pytest.mark.parametrize("kind", [*INPUTS, *COMMAND_LINES], ids=lambda kind: kind.name)
-def test_no_damage_is_gone_on_with_in_silence(kind: Input, tmp_path: Path) -> None:
-    path = kind.make(tmp_path)
-    content, whole, draws = path.read_bytes(), kind.take(path), random.Random(1)
-    found = [try_one(kind, path, content, whole, draws) for _ in range(40)]
+@pytest.mark.parametrize("sort", [*INPUTS, *COMMAND_LINES], ids=lambda sort: sort.name)
+def test_no_damage_is_gone_on_with_in_silence(sort: Input, tmp_path: Path) -> None:
+    path = sort.make(tmp_path)
+    content, whole, draws = path.read_bytes(), sort.read(path), random.Random(1)
+    found = [try_one(sort, path, content, whole, draws) for _ in range(40)]
     assert not [words for outcome, words in found if outcome in ("silently_wrong", "traceback", "hang")]
     assert {outcome for outcome, _ in found} & {"refused", "warned"}
 
@@ -81,15 +82,9 @@ def test_no_damage_is_gone_on_with_in_silence(kind: Input, tmp_path: Path) -> No
 def test_a_tier_has_so_many_inputs(tier: str, total: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_damage, "try_one", lambda *args: ("traceback", "oh"))
     bench = DamageBench()
-    records = [r for s in bench.settings(choose(bench, tier)) for r in s.measure()]
-    assert sum(r["metrics"]["inputs"] for r in records) == total
-    assert [r["cell"]["input"] for r in records] == [kind.name for kind in INPUTS]
-    assert all(r["metrics"]["traceback"] == r["metrics"]["inputs"] for r in records)
-    assert {r["status"] for r in records} == {"failed"}
-    assert "are faults, the first: oh" in records[0]["error"]
-
-
-def test_what_it_does_not_measure_is_refused() -> None:
-    bench = DamageBench()
-    with pytest.raises(ConfigError, match="bench damage: widths"):
-        bench.settings(choose(bench, "smoke", widths=(8,)))
+    records = [r for s in bench.settings(choose(DAMAGE, tier)) for r in s.measure()]
+    assert sum(r.metrics["inputs"] for r in records) == total
+    assert [r.cell["input"] for r in records] == [sort.name for sort in INPUTS]
+    assert all(r.metrics["traceback"] == r.metrics["inputs"] for r in records)
+    assert {r.status for r in records} == {"failed"}
+    assert "are faults, the first: oh" in records[0].error

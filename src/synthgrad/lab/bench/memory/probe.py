@@ -7,80 +7,71 @@ import multiprocessing
 import platform
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from statistics import median
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ...training.machine import synchronize
-from ...records import Record
-from ..base import finish_line
-from ..turns import reason_of
+from ..base import Bench, Figures, Seeded, reason_of
+from ..declarations import MEMORY, MemoryScope
 from .held_bytes import HeldBytes
 
-__all__ = ["Memory", "measured", "probe"]
+__all__ = ["Memory", "OwnProcessBench", "in_own_process", "probe"]
 
 
-class Job(Protocol):
-    """What one process measures."""
+SizeT = TypeVar("SizeT", bound=Seeded)
+CaseT = TypeVar("CaseT")
 
-    @property
-    def method(self) -> str: ...
-    @property
-    def device(self) -> str: ...
+#: Ratios to the reference, and what they are taken of.
+_RATIOS = {"ratio": "saved_bytes_peak", "ratio_peak": "peak_bytes", "ratio_step": "step_ms_median"}
 
 
-JobT = TypeVar("JobT", bound=Job)
+class OwnProcessBench(Bench[MemoryScope, SizeT, CaseT]):
+    """A benchmark whose every line is measured in a process of its own.
 
-
-def measured(
-    jobs: Sequence[JobT],
-    lines: Sequence[Record],
-    observe: Callable[[JobT], dict[str, Any]],
-    reference: str,
-) -> Iterator[Record]:
-    """Yield the finished lines, each from a process of its own.
-
-    Args:
-        jobs: one for each line.
-        lines: their records, all but the figures.
-        observe: measures a job, in its process.
-        reference: the method that others are compared with; its line comes first.
+    Attributes:
+        reference: the method that the others are compared with; its line comes first.
+        observe: takes scope, size and case, and measures in the process that calls it; a function of a module.
     """
-    known: dict[str, Any] | None = None
-    for job, line in zip(jobs, lines, strict=True):
-        error = None
-        metrics: dict[str, Any] = {}
-        try:
-            metrics = _in_own_process(observe, job)
-        except BrokenProcessPool:
-            error = "its process died without a word; the machine may be out of memory"
-        except Exception as failure:  # a peer that fails is a line that says so
-            error = reason_of(failure)
-        if job.method == reference:
-            known = metrics or None
-        if metrics and known:
-            metrics |= {
-                name: metrics[key] / known[key]
-                for name, key in (
-                    (f"ratio_to_{reference}", "saved_bytes_peak"),
-                    (f"ratio_peak_to_{reference}", "peak_bytes"),
-                    (f"ratio_step_to_{reference}", "step_ms_median"),
-                )
-                if metrics[key] is not None and known[key]
-            }
-        yield finish_line(line, job.device, metrics, error)
+
+    declared = MEMORY
+    reference: ClassVar[str]
+    observe: ClassVar[Callable[..., dict[str, Any]]]
+
+    def measure(self, scope: MemoryScope, size: SizeT, cases: Sequence[CaseT]) -> Iterator[Figures]:
+        known: Mapping[str, Any] = {}
+        for case in cases:
+            try:
+                found = in_own_process(type(self).observe, scope, size, case)
+            except BrokenProcessPool:
+                yield Figures(error="its process died without a word; the machine may be out of memory")
+                continue
+            except Exception as error:  # a case that fails is a line that says so
+                yield Figures(error=reason_of(error))
+                continue
+            if self.method(size, case) == self.reference:
+                known = found
+            yield Figures(
+                found
+                | {
+                    f"{name}_to_{self.reference}": found[key] / known[key]
+                    for name, key in _RATIOS.items()
+                    if found[key] is not None and known.get(key)
+                }
+            )
 
 
-def _in_own_process(observe: Callable[[JobT], dict[str, Any]], job: JobT) -> dict[str, Any]:
+def in_own_process(observe: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
+    """Call a function in a process that is started for it; return what it returns."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(observe, job).result()
+        return pool.submit(observe, *args).result()
 
 
 def probe(step: Callable[[], object], alive: Sequence[Tensor], memory: Memory, rounds: int) -> dict[str, Any]:

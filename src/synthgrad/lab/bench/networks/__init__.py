@@ -2,7 +2,3 @@
 
 ``zoo.py`` has the networks, ``trainers.py`` trains them, ``exactness.py`` compares, ``workers.py`` are the processes.
 """
-
-from .bench import NetworksBench
-
-__all__ = ["NetworksBench"]

@@ -6,17 +6,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ....core import DivergedError, StageError, SynthgradError
-from ..turns import reason_of
+from ..base import reason_of
 from .entry import Entry
 from .exactness import EXACT, FAULT, compare
 from .trainers import Count, control, sizes, trained
 
-__all__ = ["Answer", "Job", "measure"]
+__all__ = ["Answer", "Case", "measure"]
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """What is measured, as it is sent to the processes that do it.
+class Case:
+    """What a line measures, as it is sent to the processes that do it.
 
     Attributes:
         network: name of the entry.
@@ -59,28 +59,28 @@ class Answer:
     told: bool = False
 
 
-def measure(entry: Entry, job: Job, rank: int = 0) -> Answer:
-    """Train as the job says, and compare. Every process of the job calls it; none raises."""
+def measure(entry: Entry, case: Case, rank: int = 0) -> Answer:
+    """Train as the case says, and compare. Every process that takes part calls it; none raises."""
     count = Count()
-    batches = entry.batches(job.sizes, job.seed)
+    batches = entry.batches(case.sizes, case.seed)
     try:
-        done = trained(entry, job.method, batches, job.dropout, count, job.seed, rank)
+        done = trained(entry, case.method, batches, case.dropout, count, case.seed, rank)
         found = compare(done.found, done.expected)
         metrics = {
             "exact": int(found.value <= EXACT),
             "refused": 0,
             "max_relative_deviation": found.value,
             "tensor": found.tensor,
-            "steps": job.steps,
+            "steps": case.steps,
             "parameters": sum(p.numel() for p in done.net.model.parameters()),
             "modules": len(done.net.graph.modules),
             "cuts": ", ".join(done.net.interfaces),
         }
         if not metrics["exact"]:
             return Answer(metrics, f"'{found.tensor}' deviates by {found.value:.1e}", failed=True)
-        if job.method == "layer_parallel" or job.dropout:
+        if case.method == "layer_parallel" or case.dropout:
             return Answer(metrics)
-        seen = compare(control(entry, job.method, batches, job.seed, rank), done.expected)
+        seen = compare(control(entry, case.method, batches, case.seed, rank), done.expected)
         metrics["control_deviation"] = seen.value
         if seen.value <= EXACT:
             why = f"the comparison is blind: gradients wrong by {FAULT:g} at every cut deviate by {seen.value:.1e}"

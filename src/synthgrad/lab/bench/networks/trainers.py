@@ -20,7 +20,6 @@ from .entry import SPREAD, Batch, Entry, Inputs
 from .exactness import Faulty, tensors
 
 __all__ = [
-    "METHODS",
     "Count",
     "Trained",
     "backprop",
@@ -147,9 +146,6 @@ def _stages(net: Decoupled, entry: Entry, batches: Sequence[Batch], count: Count
 _Train = Callable[[Decoupled, Entry, Sequence[Batch], Count, int], None]
 
 _TRAIN: dict[str, _Train] = {"plain": _plain, "in_process": _in_process, "stages": _stages}
-
-#: Names of the engines, as methods of the benchmark; the first are compared with backpropagation.
-METHODS = (*_TRAIN, "layer_parallel")
 
 
 def num_processes(method: str) -> int:

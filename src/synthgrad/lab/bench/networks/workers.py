@@ -1,4 +1,4 @@
-"""Processes that measure, started once for many jobs: one that hangs or dies costs its own line and nothing else."""
+"""Processes that measure, started once for many cases: one that hangs or dies costs its own line and nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ....engines.stages import join
-from .measure import Answer, Job, measure
+from .measure import Answer, Case, measure
 from .zoo import ZOO
 
 __all__ = ["Workers"]
@@ -25,14 +25,14 @@ _PARTING_S = 5.0
 
 
 class Workers:
-    """Processes that do one job at a time together; use as a context, or `stop` them.
+    """Processes that do one case at a time together; use as a context, or `stop` them.
 
-    They start with the first job, and anew after a job that ended them or left them waiting.
+    They start with the first case, and anew after a case that ended them or left them waiting.
 
     Args:
         world: number of processes.
         threads: of each.
-        timeout_s: how long a job may take, in seconds.
+        timeout_s: how long a case may take, in seconds.
     """
 
     def __init__(self, world: int, threads: int, timeout_s: float) -> None:
@@ -40,13 +40,13 @@ class Workers:
         self._processes: list[Any] = []
         self._ends: list[Any] = []
 
-    def ask(self, job: Job) -> Answer:
-        """Have all processes do a job, and return what came out: that of the one that fared worst."""
+    def ask(self, case: Case) -> Answer:
+        """Have all processes do a case, and return what came out: that of the one that fared worst."""
         try:
             if not self._processes:
                 self._start()
-            answers = self._answers(job, self._timeout_s)
-        except _Gone as gone:
+            answers = self._answers(case, self._timeout_s)
+        except _LostError as gone:
             self._kill()
             return Answer(error=str(gone), failed=True)
         if self._world > 1 and not all(map(_is_in_order, answers)):
@@ -95,35 +95,35 @@ class Workers:
             self._processes.append(process)
         self._answers(None, _START_S)
 
-    def _answers(self, job: Job | None, timeout_s: float) -> list[Answer]:
-        """Return an answer of each process, to a job or to its start.
+    def _answers(self, case: Case | None, timeout_s: float) -> list[Answer]:
+        """Return an answer of each process, to a case or to its start.
 
         Raises:
-            _Gone: if one ends, or gives none in time.
+            _LostError: if one ends, or gives none in time.
         """
         found: dict[int, Answer] = {}
         until = time.monotonic() + timeout_s
         try:
-            for end in self._ends if job else ():
-                end.send(job)
+            for end in self._ends if case else ():
+                end.send(case)
             while len(found) < self._world:
                 left = [end for rank, end in enumerate(self._ends) if rank not in found]
                 ready = wait(left, max(0.0, until - time.monotonic()))
                 if not ready:
                     ranks = ", ".join(str(k) for k in range(self._world) if k not in found)
-                    raise _Gone(f"no answer of process {ranks} within {timeout_s:g} s; it was ended")
+                    raise _LostError(f"no answer of process {ranks} within {timeout_s:g} s; it was ended")
                 found |= {rank: end.recv() for rank, end in enumerate(self._ends) if end in ready}
         except (EOFError, OSError) as error:
-            raise _Gone("a process died without a word; the machine may be out of memory") from error
+            raise _LostError("a process died without a word; the machine may be out of memory") from error
         return [found[rank] for rank in range(self._world)]
 
 
-class _Gone(Exception):
+class _LostError(Exception):
     """A process has ended, or does not answer."""
 
 
 def _is_in_order(answer: Answer) -> bool:
-    """Has a process done its job, or refused it before it has met the others?"""
+    """Has a process done its case, or refused it before it has met the others?"""
     return answer.error is None or answer.metrics.get("refused_at") == "construction"
 
 
@@ -150,14 +150,14 @@ def _serve(end: Connection, rank: int, world: int, port: int, threads: int) -> N
         }
         join("gloo", timeout_s=_START_S)
     end.send(Answer())
-    while (job := _next(end)) is not None:
-        end.send(measure(ZOO[job.network], job, rank))
+    while (case := _next(end)) is not None:
+        end.send(measure(ZOO[case.network], case, rank))
     # Threads may wait for processes that are gone already: nothing here is worth an orderly end.
     sys.stderr.flush()
     os._exit(0)
 
 
-def _next(end: Connection) -> Job | None:
+def _next(end: Connection) -> Case | None:
     try:
         return end.recv()
     except (EOFError, OSError):

@@ -7,12 +7,8 @@ starts: it starts ``worker.py`` once for each stage and tells all of them whose 
 
     bench.py ── settings ──► timing.py ── rounds ──► session.py ── restarts ──► workers.py
                                                                                     │ lines of JSON, over pipes
-    kinds.py   what a line measures                            worker.py  ◄─────────┘  one process for each stage
+    cases.py   what a line measures                             worker.py  ◄────────┘  one process for each stage
     network.py the network and its parts                          │
                                                      peers.py, ours.py   what a process does in a step
                                                      learn.py            training to an accuracy
 """
-
-from .bench import PipelineBench
-
-__all__ = ["PipelineBench"]

@@ -1,4 +1,4 @@
-"""The network that all methods train, its parts, and the batches."""
+"""The network that all methods train, and its parts."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...tasks import fully_connected
-from ...tasks.images import Split
+from ..batches import CLASSES
 
-__all__ = ["CLASSES", "IN_SHAPE", "Size", "adam", "batches", "network", "split_names"]
+__all__ = ["CLASSES", "IN_SHAPE", "Size", "adam", "network", "split_names"]
 
-CLASSES = 10
 IN_SHAPE = (1, 28, 28)
-_NUM_BATCHES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +58,3 @@ def split_names(model: nn.Sequential, parts: int) -> list[list[str]]:
 def adam(parameters: Any, lr: float) -> torch.optim.Optimizer:
     """Return the optimizer that all methods have."""
     return torch.optim.Adam(parameters, lr, fused=True)
-
-
-def batches(train: Split, size: Size) -> list[tuple[Tensor, Tensor]]:
-    """Return the batches that are timed, inputs ``(B, 1, 28, 28)`` and targets ``(B,)``."""
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(size.seed))
-    last = len(train) - size.batch_size + 1
-    starts = [k * size.batch_size % last for k in range(_NUM_BATCHES)]
-    ids = [order[start : start + size.batch_size] for start in starts]
-    return [(train.x[i], train.y[i]) for i in ids]

@@ -16,7 +16,7 @@ from ....core import decouple
 from ....engines.stages import Stages
 from ....rules import LocalLoss, SyntheticGradient
 from ...training.snapshot_file import Owner, write_snapshot
-from .kinds import Kind
+from .cases import Case
 from .network import CLASSES, IN_SHAPE, Size, adam, network, split_names
 
 __all__ = ["RULES", "Decoupled"]
@@ -31,19 +31,19 @@ class Decoupled:
     What is sent is counted, headers included. How long a snapshot takes is measured once, between two blocks of steps.
     """
 
-    def __init__(self, kind: Kind, size: Size, lr: float, timeout_s: float) -> None:
-        assert kind.observe_prob is not None
+    def __init__(self, case: Case, size: Size, lr: float, timeout_s: float) -> None:
+        assert case.observe_prob is not None
         model = network(size)
         cuts = [names[-1] for names in split_names(model, size.stages)[:-1]]
         example = next(model.parameters()).new_zeros(2, *IN_SHAPE)
-        rule = LocalLoss(CLASSES) if kind.rule == "local_loss" else SyntheticGradient(context=CLASSES)
+        rule = LocalLoss(CLASSES) if case.rule == "local_loss" else SyntheticGradient(context=CLASSES)
         net = decouple(model, cuts, rule, example)
         self._stages = Stages(
             net,
             nn.CrossEntropyLoss(),
             partial(adam, lr=lr),
-            observe_prob=kind.observe_prob,
-            wire_dtype=getattr(torch, kind.wire_dtype),
+            observe_prob=case.observe_prob,
+            wire_dtype=getattr(torch, case.wire_dtype),
             timeout_s=timeout_s,
             seed=size.seed,
         )

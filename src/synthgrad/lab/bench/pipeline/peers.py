@@ -21,7 +21,7 @@ from torch.distributed.pipelining import (
 from torch.nn.parallel import DistributedDataParallel
 
 from ....core.modes import evaluating
-from .kinds import Kind
+from .cases import Case
 from .network import CLASSES, IN_SHAPE, Size, adam, network, split_names
 from .program import forward_through
 
@@ -108,16 +108,16 @@ class DataParallel:
         pass
 
 
-def owners_of(kind: Kind, stages: int) -> list[int]:
+def owners_of(case: Case, stages: int) -> list[int]:
     """Return the rank of each part of the network.
 
-    >>> owners_of(Kind("zero_bubble", 4, "zbv"), 2)
+    >>> owners_of(Case("zero_bubble", 4, "zbv"), 2)
     [0, 1, 1, 0]
     """
     ranks = list(range(stages))
-    if kind.chunks_per_stage == 1:
+    if case.chunks_per_stage == 1:
         return ranks
-    return [*ranks, *(reversed(ranks) if kind.variant == "zbv" else ranks)]
+    return [*ranks, *(reversed(ranks) if case.variant == "zbv" else ranks)]
 
 
 class Scheduled:
@@ -126,10 +126,10 @@ class Scheduled:
     What is sent is the activation of every example at each boundary between processes, and its gradient back.
     """
 
-    def __init__(self, kind: Kind, size: Size, lr: float) -> None:
-        assert kind.microbatches is not None
+    def __init__(self, case: Case, size: Size, lr: float) -> None:
+        assert case.microbatches is not None
         rank = dist.get_rank()
-        self._owners = owners_of(kind, size.stages)
+        self._owners = owners_of(case, size.stages)
         count = len(self._owners)
         model = network(size)
         layers = dict(model.named_children())
@@ -139,7 +139,7 @@ class Scheduled:
             if self._owners[k] == rank
         }
         self._widths = [size.width] * (count - 1) + [CLASSES]
-        rows = size.batch_size // kind.microbatches
+        rows = size.batch_size // case.microbatches
         stages = [
             PipelineStage(
                 module,
@@ -154,7 +154,7 @@ class Scheduled:
             )
             for k, module in self._modules.items()
         ]
-        self._schedule: Any = _schedule(kind, stages)
+        self._schedule: Any = _schedule(case, stages)
         self._optimizer = adam([p for m in self._modules.values() for p in m.parameters()], lr)
         self.rows = slice(None)
         self.threads = size.threads
@@ -190,14 +190,14 @@ class Scheduled:
         pass
 
 
-def _schedule(kind: Kind, stages: list[PipelineStage]) -> Any:
-    criterion, count = nn.CrossEntropyLoss(), kind.microbatches
+def _schedule(case: Case, stages: list[PipelineStage]) -> Any:
+    criterion, count = nn.CrossEntropyLoss(), case.microbatches
     assert count is not None
-    if kind.method == "gpipe":
+    if case.method == "gpipe":
         return ScheduleGPipe(stages[0], count, criterion)
-    if kind.method == "1f1b":
+    if case.method == "1f1b":
         return Schedule1F1B(stages[0], count, criterion)
-    made = {"interleaved": ScheduleInterleavedZeroBubble, "zbv": ScheduleZBVZeroBubble}[kind.variant or ""]
+    made = {"interleaved": ScheduleInterleavedZeroBubble, "zbv": ScheduleZBVZeroBubble}[case.variant or ""]
     return made([*stages], count, criterion)
 
 

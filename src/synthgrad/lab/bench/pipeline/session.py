@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ...wan import Network
-from .kinds import Kind
+from .cases import Case
 from .network import Size
 from .workers import Workers, WorkersError
 
@@ -40,33 +40,33 @@ class Session:
         self._network = network
         self._timeout_s = timeout_s
         self._workers: Workers | None = None
-        self._built: list[Kind] = []
+        self._built: list[Case] = []
         self._broken: WorkersError | None = None
-        self.failed: dict[Kind, str] = {}
+        self.failed: dict[Case, str] = {}
         self.num_starts = 0
 
-    def build(self, kind: Kind) -> bool:
+    def build(self, case: Case) -> bool:
         """Make a method ready to run; return whether that went well."""
         if (
-            self._ask(kind, {"do": "build", "name": _name(kind), "kind": asdict(kind), "lr": self._lr})
+            self._ask(case, {"do": "build", "name": _name(case), "case": asdict(case), "lr": self._lr})
             is None
         ):
             return False
-        self._built.append(kind)
+        self._built.append(case)
         return True
 
-    def run(self, kind: Kind, warm: int, steps: int, expected_s: float = 0.0) -> list[dict[str, Any]] | None:
+    def run(self, case: Case, warm: int, steps: int, expected_s: float = 0.0) -> list[dict[str, Any]] | None:
         """Run steps of a method that was built; return the answers of its processes, None if it has failed."""
-        command = {"do": "run", "name": _name(kind), "warm": warm, "steps": steps}
-        return self._ask(kind, command, self._timeout_s + 20 * expected_s)
+        command = {"do": "run", "name": _name(case), "warm": warm, "steps": steps}
+        return self._ask(case, command, self._timeout_s + 20 * expected_s)
 
-    def learn(self, kind: Kind, lr: float, goal: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    def learn(self, case: Case, lr: float, goal: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         """Train a method anew; return when it was accurate enough, or why it was not trained."""
         known = dict(self.failed)
-        command = {"do": "learn", "kind": asdict(kind), "lr": lr, "goal": goal}
-        found = self._ask(kind, command, timeout_s)
+        command = {"do": "learn", "case": asdict(case), "lr": lr, "goal": goal}
+        found = self._ask(case, command, timeout_s)
         if found is None:
-            reason = self.failed[kind]
+            reason = self.failed[case]
             self.failed = known  # its steps have been timed
             return {"learn_error": reason}
         return found[0]
@@ -87,20 +87,20 @@ class Session:
         self.forget()
 
     def _ask(
-        self, kind: Kind, command: dict[str, Any], timeout_s: float | None = None
+        self, case: Case, command: dict[str, Any], timeout_s: float | None = None
     ) -> list[dict[str, Any]] | None:
-        ranks = [0] if kind.is_alone else range(self._size.stages)
+        ranks = [0] if case.is_alone else range(self._size.stages)
         try:
-            return self._ready(kind).ask(command, ranks, timeout_s)
+            return self._ready(case).ask(command, ranks, timeout_s)
         except WorkersError as error:
-            self.failed[kind] = str(error)
-            self._built = [other for other in self._built if other != kind]
+            self.failed[case] = str(error)
+            self._built = [other for other in self._built if other != case]
             if self._workers is not None:
                 self._workers.kill()
                 self._workers = None
             return None
 
-    def _ready(self, kind: Kind) -> Workers:
+    def _ready(self, case: Case) -> Workers:
         """Return workers in which all that was built is there, but for those that fail at it now."""
         while self._workers is None:
             if self._broken is not None:
@@ -116,10 +116,10 @@ class Session:
                 if not self.build(other):
                     self._built += [k for k in built if k not in self._built and k != other]
                     break
-        if kind in self.failed:
-            raise WorkersError(self.failed[kind])
+        if case in self.failed:
+            raise WorkersError(self.failed[case])
         return self._workers
 
 
-def _name(kind: Kind) -> str:
-    return "/".join(str(value) for value in asdict(kind).values())
+def _name(case: Case) -> str:
+    return "/".join(str(value) for value in asdict(case).values())

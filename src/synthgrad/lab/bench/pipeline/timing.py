@@ -16,9 +16,8 @@ from statistics import median
 from typing import Any
 
 from ...wan import Counts, Link, Network, emulated
-from ..base import median_and_spread
-from ..turns import ratios
-from .kinds import Kind
+from ..turns import median_and_spread, ratios
+from .cases import Case
 from .learn import Goal
 from .network import Size
 from .session import Session
@@ -39,8 +38,8 @@ _LEARN_TIMEOUT_S = 4 * 3600.0
 
 
 @dataclass(slots=True)
-class _Seen:
-    """What was measured of one method.
+class _Timings:
+    """The timings of one method.
 
     Attributes:
         warm, steps: of a turn.
@@ -61,7 +60,7 @@ class _Seen:
 
 
 def measure(
-    kinds: Sequence[Kind],
+    cases: Sequence[Case],
     size: Size,
     *,
     link: Link | None,
@@ -70,11 +69,11 @@ def measure(
     goal: Goal | None,
     data_dir: str | None,
     make_session: Callable[..., Session] = Session,
-) -> tuple[dict[Kind, dict[str, Any]], dict[Kind, str]]:
+) -> tuple[dict[Case, dict[str, Any]], dict[Case, str]]:
     """Measure methods in one run; return the metrics of each, and of those that failed the reasons.
 
     Args:
-        kinds: the methods.
+        cases: the methods.
         size: of what is trained.
         link: to be emulated between the processes; None for the loopback device.
         rounds: in which all take turns.
@@ -92,34 +91,34 @@ def measure(
         make_session(size, LR, data_dir, network) as session,
     ):
         rtt_s = 0.0 if link is None else link.rtt_ms * 1e-3
-        seen: dict[Kind, _Seen] = {}
-        for kind in kinds:
-            if (found := _calibrated(session, kind, rtt_s, seconds)) is not None:
-                seen[kind] = found
+        timings: dict[Case, _Timings] = {}
+        for case in cases:
+            if (found := _calibrated(session, case, rtt_s, seconds)) is not None:
+                timings[case] = found
         for _ in range(rounds):
-            for kind in [k for k in seen if k not in session.failed]:
+            for case in [k for k in timings if k not in session.failed]:
                 if link is not None:
                     time.sleep(_QUIET_ROUND_TRIPS * rtt_s)
-                _take_turn(session, kind, seen[kind], network)
-        well = {kind: s for kind, s in seen.items() if kind not in session.failed}
+                _take_turn(session, case, timings[case], network)
+        well = {case: s for case, s in timings.items() if case not in session.failed}
         metrics = _metrics(well, size)
         if goal is not None:
             session.forget()
-            for kind in well:
-                if metrics[kind].get("is_best", True) and not kind.is_bound:
-                    metrics[kind] |= _learned(session, kind, goal)
+            for case in well:
+                if metrics[case].get("is_best", True) and not case.is_bound:
+                    metrics[case] |= _learned(session, case, goal)
         return metrics, dict(session.failed)
 
 
-def _calibrated(session: Session, kind: Kind, rtt_s: float, seconds: float) -> _Seen | None:
+def _calibrated(session: Session, case: Case, rtt_s: float, seconds: float) -> _Timings | None:
     """Build a method, run it until it is warm, and find out how many steps its turn has; None if it fails."""
-    if not session.build(kind):
+    if not session.build(case):
         return None
     warm, steps = _FIRST_STEPS, _TRIAL_STEPS
     answers: list[dict[str, Any]] = []
     step_s = 0.0
     for _ in range(2):  # the first trial may be slow: Adam makes its state, connections are made
-        found = session.run(kind, warm, steps)
+        found = session.run(case, warm, steps)
         if found is None:
             return None
         answers = found
@@ -127,51 +126,51 @@ def _calibrated(session: Session, kind: Kind, rtt_s: float, seconds: float) -> _
         least_s = max(_WARM_ROUND_TRIPS * rtt_s, _WARM_SHARE * seconds)
         warm = min(max(1, math.ceil(least_s / step_s)), _MOST_WARM_STEPS)
     peaks = [a["peak_bytes"] for a in answers]
-    return _Seen(warm, max(1, round(seconds / step_s)), step_s, peak_bytes=peaks)
+    return _Timings(warm, max(1, round(seconds / step_s)), step_s, peak_bytes=peaks)
 
 
-def _take_turn(session: Session, kind: Kind, seen: _Seen, network: Network | None) -> None:
+def _take_turn(session: Session, case: Case, timings: _Timings, network: Network | None) -> None:
     before = None if network is None else network.counts()
-    answers = session.run(kind, seen.warm, seen.steps, seen.step_s * (seen.warm + seen.steps))
+    answers = session.run(case, timings.warm, timings.steps, timings.step_s * (timings.warm + timings.steps))
     if answers is None:
         return
     if network is not None and before is not None:
-        seen.link.append((before, network.counts()))
-    seen.times_ms.append(max(a["seconds"] for a in answers) / seen.steps * 1e3)
-    seen.turns.append(answers)
+        timings.link.append((before, network.counts()))
+    timings.times_ms.append(max(a["seconds"] for a in answers) / timings.steps * 1e3)
+    timings.turns.append(answers)
 
 
 # -- figures --------------------------------------------------------------------------------------------
 
 
-def _metrics(seen: dict[Kind, _Seen], size: Size) -> dict[Kind, dict[str, Any]]:
-    reference = next((s.times_ms for k, s in seen.items() if k.method == "backprop"), None)
-    middle = {kind: median(s.times_ms) for kind, s in seen.items()}
-    pipelines = [kind for kind in seen if kind.is_pipeline]
+def _metrics(timings: dict[Case, _Timings], size: Size) -> dict[Case, dict[str, Any]]:
+    reference = next((s.times_ms for k, s in timings.items() if k.method == "backprop"), None)
+    middle = {case: median(s.times_ms) for case, s in timings.items()}
+    pipelines = [case for case in timings if case.is_pipeline]
     best = min(pipelines, key=middle.__getitem__, default=None)
-    found: dict[Kind, dict[str, Any]] = {}
-    for kind, s in seen.items():
+    found: dict[Case, dict[str, Any]] = {}
+    for case, s in timings.items():
         metrics = _times(s.times_ms)
         if reference is not None:
             metrics |= ratios(s.times_ms, reference, "backprop")
         if best is not None:
-            metrics |= ratios(s.times_ms, seen[best].times_ms, "best_pipeline")
-        num_examples = size.batch_size * kind.batches(size.stages)
+            metrics |= ratios(s.times_ms, timings[best].times_ms, "best_pipeline")
+        num_examples = size.batch_size * case.batches(size.stages)
         metrics["examples_per_s"] = num_examples / (metrics["step_ms_median"] * 1e-3)
-        if kind.is_pipeline:
-            rivals = [k for k in pipelines if (k.method, k.variant) == (kind.method, kind.variant)]
-            metrics["is_best"] = kind == min(rivals, key=middle.__getitem__)
-            metrics |= _cut(seen, kind, size)
-        elif kind.method == "backprop_microbatches" and best is not None:
-            metrics["is_best"] = kind.microbatches == best.microbatches  # the one to compare with
-        found[kind] = metrics | _sent(s) | _memory(s) | _stages(s) | _link(s)
+        if case.is_pipeline:
+            rivals = [k for k in pipelines if (k.method, k.variant) == (case.method, case.variant)]
+            metrics["is_best"] = case == min(rivals, key=middle.__getitem__)
+            metrics |= _cut(timings, case, size)
+        elif case.method == "backprop_microbatches" and best is not None:
+            metrics["is_best"] = case.microbatches == best.microbatches  # the one to compare with
+        found[case] = metrics | _sent(s) | _memory(s) | _stages(s) | _link(s)
     return found
 
 
-def _cut(seen: dict[Kind, _Seen], kind: Kind, size: Size) -> dict[str, Any]:
+def _cut(timings: dict[Case, _Timings], case: Case, size: Size) -> dict[str, Any]:
     """Return what a stage loses because its batch is cut: of what one process loses, its share of the layers."""
-    whole = seen.get(Kind("backprop"))
-    cut = seen.get(Kind("backprop_microbatches", kind.microbatches))
+    whole = timings.get(Case("backprop"))
+    cut = timings.get(Case("backprop_microbatches", case.microbatches))
     if whole is None or cut is None:
         return {}
     more = median(a - b for a, b in zip(cut.times_ms, whole.times_ms, strict=True))
@@ -183,69 +182,70 @@ def _times(times_ms: Sequence[float]) -> dict[str, Any]:
     return {"step_ms_median": step_ms, "step_ms_p10": p10, "step_ms_p90": p90}
 
 
-def _sent(seen: _Seen) -> dict[str, Any]:
+def _sent(timings: _Timings) -> dict[str, Any]:
     """Return the bytes that all processes together send in a step."""
-    total = sum(a["after"]["sent_bytes"] - a["before"]["sent_bytes"] for turn in seen.turns for a in turn)
-    losses = [a["loss"] for a in seen.turns[-1] if a["loss"] is not None]
+    total = sum(a["after"]["sent_bytes"] - a["before"]["sent_bytes"] for turn in timings.turns for a in turn)
+    losses = [a["loss"] for a in timings.turns[-1] if a["loss"] is not None]
     return {
-        "sent_bytes_per_step": total / (len(seen.turns) * seen.steps),
+        "sent_bytes_per_step": total / (len(timings.turns) * timings.steps),
         "train_loss_last": losses[-1] if losses else None,
     }
 
 
-def _memory(seen: _Seen) -> dict[str, Any]:
-    known = [peak for peak in seen.peak_bytes if peak is not None]
+def _memory(timings: _Timings) -> dict[str, Any]:
+    known = [peak for peak in timings.peak_bytes if peak is not None]
     return {
         "peak_bytes": max(known, default=None),
-        **{f"peak_bytes_stage{k}": peak for k, peak in enumerate(seen.peak_bytes)},
+        **{f"peak_bytes_stage{k}": peak for k, peak in enumerate(timings.peak_bytes)},
     }
 
 
-def _stages(seen: _Seen) -> dict[str, Any]:
+def _stages(timings: _Timings) -> dict[str, Any]:
     """Return what stages tell of themselves: how long they waited in a step, how far they were ahead."""
-    if "window" not in seen.turns[-1][0]["after"]:
+    if "window" not in timings.turns[-1][0]["after"]:
         return {}
     found: dict[str, Any] = {
-        "window_steps": seen.turns[-1][0]["after"]["window"],
-        "round_trip_ms": 1e3 * seen.turns[-1][0]["after"]["round_trip_s"],
+        "window_steps": timings.turns[-1][0]["after"]["window"],
+        "round_trip_ms": 1e3 * timings.turns[-1][0]["after"]["round_trip_s"],
     }
-    snapshot_s = max(answer["after"]["snapshot_s"] for answer in seen.turns[-1])
+    snapshot_s = max(answer["after"]["snapshot_s"] for answer in timings.turns[-1])
     found |= {"snapshot_ms": 1e3 * snapshot_s, "throughput_ratio_saved_every_minute": 60 / (60 + snapshot_s)}
-    for stage in range(len(seen.turns[-1])):
+    for stage in range(len(timings.turns[-1])):
         for name in ("waited", "busy"):
             spent = [
-                turn[stage]["after"][f"{name}_s"] - turn[stage]["before"][f"{name}_s"] for turn in seen.turns
+                turn[stage]["after"][f"{name}_s"] - turn[stage]["before"][f"{name}_s"]
+                for turn in timings.turns
             ]
-            found[f"{name}_ms_stage{stage}"] = 1e3 * median(spent) / seen.steps
+            found[f"{name}_ms_stage{stage}"] = 1e3 * median(spent) / timings.steps
     return found
 
 
-def _link(seen: _Seen) -> dict[str, Any]:
+def _link(timings: _Timings) -> dict[str, Any]:
     """Return what the emulated link has carried and what it cost, over this method's turns; nothing without one."""
-    if not seen.link:
+    if not timings.link:
         return {}
 
     def total(name: str) -> float:
-        return sum(getattr(after, name) - getattr(before, name) for before, after in seen.link)
+        return sum(getattr(after, name) - getattr(before, name) for before, after in timings.link)
 
-    steps = len(seen.link) * (seen.warm + seen.steps)
+    steps = len(timings.link) * (timings.warm + timings.steps)
     return {
         "link_bytes_per_step": total("wire_bytes") / steps,
         "link_num_dropped": total("num_dropped"),
         "link_cpu_ms_per_step": 1e3 * total("cpu_s") / steps,
         "link_late_ms": 1e3 * total("late_s") / max(1.0, total("num_frames")),
         # Of the whole run so far: the relay keeps one maximum.
-        "link_latest_ms": 1e3 * seen.link[-1][1].latest_s,
+        "link_latest_ms": 1e3 * timings.link[-1][1].latest_s,
     }
 
 
-def _learned(session: Session, kind: Kind, goal: Goal) -> dict[str, Any]:
+def _learned(session: Session, case: Case, goal: Goal) -> dict[str, Any]:
     """Train a method to an accuracy; with true gradients also with the other learning rate."""
     to = asdict(goal)
-    found = session.learn(kind, LR, to, _LEARN_TIMEOUT_S)
-    if kind.is_ours or "learn_error" in found:
+    found = session.learn(case, LR, to, _LEARN_TIMEOUT_S)
+    if case.is_ours or "learn_error" in found:
         return found
-    other = session.learn(kind, OTHER_LR, to, _LEARN_TIMEOUT_S)
+    other = session.learn(case, OTHER_LR, to, _LEARN_TIMEOUT_S)
     names = {
         "time_to_accuracy_s": "time_to_accuracy_other_lr_s",
         "steps_to_accuracy": "steps_to_accuracy_other_lr",

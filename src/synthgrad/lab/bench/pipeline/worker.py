@@ -23,20 +23,19 @@ import torch
 from torch import Tensor
 
 from ....engines.stages import join
-from ...training.machine import prepare
 from ...tasks import Images, load
+from ...training.machine import prepare
+from ..base import reason_of
+from ..batches import digits
 from ..memory.probe import Memory
-from ..turns import reason_of
-from .kinds import Kind
+from .cases import Case
 from .learn import Goal, train
-from .network import Size, batches
+from .network import Size
 from .ours import Decoupled
 from .peers import Alone, DataParallel, Scheduled
 from .program import Program
 
 __all__ = ["main"]
-
-_DATA = "mnist-10k"
 
 
 @dataclass(slots=True)
@@ -61,15 +60,15 @@ class Worker:
         self._size = size
         self._data_dir = None if data_dir is None else Path(data_dir)
         self._timeout_s = timeout_s
-        self._batches = batches(load(_DATA).train, size)  # the same for all, and nobody's memory
+        self._batches = digits(size.batch_size, size.seed, "cpu")  # the same for all, and nobody's memory
         self._built: dict[str, _Built] = {}
         self._images: dict[str, Images] = {}
 
-    def build(self, name: str, kind: Mapping[str, Any], lr: float) -> dict[str, Any]:
+    def build(self, name: str, case: Mapping[str, Any], lr: float) -> dict[str, Any]:
         """Make a program, to be run under a name."""
         Memory("cpu").start()  # gives back what others have freed, or this one would be given it
         memory = Memory("cpu")
-        program = self._program(Kind(**kind), lr)
+        program = self._program(Case(**case), lr)
         rows, reads = program.rows, program.reads_input
         fed = itertools.cycle([(x[rows] if reads else None, y[rows]) for x, y in self._batches])
         memory.start()
@@ -103,9 +102,9 @@ class Worker:
             "peak_bytes": built.memory.peak(),
         }
 
-    def learn(self, kind: Mapping[str, Any], lr: float, goal: Mapping[str, Any]) -> dict[str, Any]:
+    def learn(self, case: Mapping[str, Any], lr: float, goal: Mapping[str, Any]) -> dict[str, Any]:
         """Train anew until an accuracy is reached."""
-        to, which = Goal(**goal), Kind(**kind)
+        to, which = Goal(**goal), Case(**case)
         program = self._program(which, lr)
         if to.data not in self._images:
             self._images[to.data] = load(to.data, self._data_dir)
@@ -118,18 +117,18 @@ class Worker:
             torch.set_num_threads(self._size.threads)
         return found
 
-    def _program(self, kind: Kind, lr: float) -> Program:
+    def _program(self, case: Case, lr: float) -> Program:
         size = self._size
-        if kind.is_alone:
-            threads = kind.threads(size.stages, size.threads)
-            return Alone(size, lr, threads=threads, microbatches=kind.microbatches or 1)
-        if kind.method == "independent":
+        if case.is_alone:
+            threads = case.threads(size.stages, size.threads)
+            return Alone(size, lr, threads=threads, microbatches=case.microbatches or 1)
+        if case.method == "independent":
             return Alone(size, lr, threads=size.threads)
-        if kind.method == "ddp":
+        if case.method == "ddp":
             return DataParallel(size, lr)
-        if kind.observe_prob is not None:
-            return Decoupled(kind, size, lr, self._timeout_s)
-        return Scheduled(kind, size, lr)
+        if case.observe_prob is not None:
+            return Decoupled(case, size, lr, self._timeout_s)
+        return Scheduled(case, size, lr)
 
 
 def _serve(asked: TextIO, answers: TextIO, settings: dict[str, Any]) -> None:

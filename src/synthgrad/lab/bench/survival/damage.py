@@ -1,4 +1,4 @@
-"""``bench damage``: inputs of every kind are damaged and read; a line counts what became of those of a kind.
+"""``bench damage``: inputs of every sort are damaged and read; a line counts what became of those of a sort.
 
 A line fails where one ended in a traceback, hung, or was gone on with as if nothing were wrong.
 """
@@ -8,85 +8,83 @@ from __future__ import annotations
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ....core import ConfigError
-from ...records import Record
-from ..base import Scope, Setting, blank_line, finish_line
+from ..base import Bench, Figures
+from ..declarations import DAMAGE, DamageScope
 from .damaged_inputs import INPUTS as FILES
 from .damaged_inputs import OUTCOMES, Input, try_one
 from .damaged_peers import PARCELS
 
-__all__ = ["INPUTS", "DamageBench"]
+__all__ = ["BENCHMARK", "INPUTS", "DamageBench"]
 
-#: All kinds of inputs but those of the command line.
+#: All sorts of inputs but those of the command line.
 INPUTS = (*FILES, *PARCELS)
 
 _FAULTS = OUTCOMES[-3:]
 
 
-class DamageBench:
-    """Small inputs; ``rounds`` is the number of damaged ones of all kinds together.
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """The damaged inputs of one sort.
+
+    Attributes:
+        input: the sort.
+        num: how many.
+        seed: of the damage.
+    """
+
+    input: Input
+    num: int
+    seed: int
+
+
+class DamageBench(Bench[DamageScope, _Share, str]):
+    """Small inputs; ``rounds`` is the number of damaged ones of all sorts together.
 
     Args:
-        inputs: the kinds. The command line adds its own, which this folder knows nothing of.
+        inputs: the sorts. The command line adds its own, which this folder knows nothing of.
     """
+
+    declared = DAMAGE
+    optimizer = ""
 
     def __init__(self, inputs: Sequence[Input] = INPUTS) -> None:
         self._inputs = inputs
 
-    name = "damage"
-    about = (
-        "damaged data, texts, records, snapshots, parcels and command lines: refused, told, or gone on with"
-    )
-    tiers = {
-        "smoke": Scope((16,), (3,), (32,), ("reader",), rounds=200, tier="smoke"),
-        "quick": Scope((16,), (3,), (32,), ("reader",), rounds=10_000, tier="quick"),
-        "full": Scope((16,), (3,), (32,), ("reader",), rounds=100_000, tier="full"),
-    }
-    networks = {"fcn": tiers}
+    def sizes(self, scope: DamageScope) -> Iterable[_Share]:
+        for seed in scope.seeds:
+            for k, each in enumerate(self._inputs):
+                if num := len(range(k, scope.rounds, len(self._inputs))):
+                    yield _Share(each, num, seed)
 
-    def settings(self, scope: Scope) -> list[Setting]:
-        """Return a setting for each kind of input and seed, with one line.
+    def cases(self, scope: DamageScope, size: _Share) -> Sequence[str]:
+        return ("reader",)
 
-        Raises:
-            ConfigError: if something else is asked for.
-        """
-        usual = self.tiers["quick"]
-        for name in ("widths", "layers", "batch_sizes", "methods", "compiled", "precision", "learn"):
-            if getattr(scope, name) != getattr(usual, name):
-                raise ConfigError(
-                    f"bench damage: {name} {getattr(scope, name)}: it trains nothing; leave that out"
-                )
-        scope = replace(scope, device="cpu")
-        return [
-            self._setting(scope, kind, len(range(k, scope.rounds, len(self._inputs))), seed)
-            for seed in scope.seeds
-            for k, kind in enumerate(self._inputs)
-            if k < scope.rounds
-        ]
+    def cell(self, scope: DamageScope, size: _Share, case: str) -> Mapping[str, Any]:
+        return {"input": size.input.name}
 
-    def _setting(self, scope: Scope, kind: Input, num: int, seed: int) -> Setting:
-        lines = [blank_line(self.name, "reader", scope, seed, {"input": kind.name}, {})]
-        return Setting(f"damage: {kind.name}, {num} times", lines, partial(_measure, kind, num, lines))
+    def label(self, scope: DamageScope, size: _Share) -> str:
+        return f"{size.input.name}, {size.num} times"
+
+    def measure(self, scope: DamageScope, size: _Share, cases: Sequence[str]) -> Iterator[Figures]:
+        counts: Counter[str] = Counter()
+        faults: list[str] = []
+        draws = random.Random(f"{size.seed} {size.input.name}")
+        with tempfile.TemporaryDirectory(prefix="synthgrad-damage-") as folder:
+            path = size.input.make(Path(folder))
+            content, whole = path.read_bytes(), size.input.read(path)
+            for _ in range(size.num):
+                outcome, words = try_one(size.input, path, content, whole, draws)
+                counts[outcome] += 1
+                if outcome in _FAULTS:
+                    faults.append(words.replace(folder, ""))
+        metrics = {"inputs": size.num, **{name: counts[name] for name in OUTCOMES}}
+        error = f"{len(faults)} of {size.num} are faults, the first: {faults[0]}" if faults else None
+        yield Figures(metrics, error)
 
 
-def _measure(kind: Input, num: int, lines: Sequence[Record]) -> Iterator[Record]:
-    (line,) = lines
-    counts: Counter[str] = Counter()
-    faults: list[str] = []
-    draws = random.Random(f"{line['seed']} {kind.name}")
-    with tempfile.TemporaryDirectory(prefix="synthgrad-damage-") as folder:
-        path = kind.make(Path(folder))
-        content, whole = path.read_bytes(), kind.take(path)
-        for _ in range(num):
-            outcome, words = try_one(kind, path, content, whole, draws)
-            counts[outcome] += 1
-            if outcome in _FAULTS:
-                faults.append(words.replace(folder, ""))
-    metrics = {"inputs": num, **{name: counts[name] for name in OUTCOMES}}
-    error = f"{len(faults)} of {num} are faults, the first: {faults[0]}" if faults else None
-    yield finish_line(line, "cpu", metrics, error)
+BENCHMARK = DamageBench()

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 
 from ....core import SynthgradError
-from ...training.snapshot import Snapshot
-from ...records import FILE, SCHEMA, append, read
+from ...records import FILE, SCHEMA, Record, append, read
 from ...tasks.cifar import parse_batch
 from ...tasks.idx import parse_idx, read_bytes
 from ...tasks.text import read_text
+from ...training.snapshot import Snapshot
 
 __all__ = ["INPUTS", "OUTCOMES", "Input", "try_one"]
 
@@ -36,18 +36,18 @@ _PATIENCE_S = 10
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A kind of input.
+    """A sort of input.
 
     Attributes:
-        name: of it.
+        name: as recorded.
         make: writes a whole one into a folder; returns its path.
-        take: reads it as the commands do; returns what is gone on with, to be compared.
-        summed: does it carry a sum, or is its sum known? Else what is still well-formed is taken as given.
+        read: reads it as the commands do; returns what they would go on with, to be compared.
+        summed: whether it carries a sum, or its sum is known; otherwise what is still well-formed is taken as given.
     """
 
     name: str
     make: Callable[[Path], Path]
-    take: Callable[[Path], Any]
+    read: Callable[[Path], Any]
     summed: bool = False
 
 
@@ -55,7 +55,7 @@ class _HangError(BaseException):
     """Raised by the alarm; no reader may take it for one of its own errors."""
 
 
-def try_one(kind: Input, path: Path, content: bytes, whole: Any, draws: random.Random) -> tuple[str, str]:
+def try_one(sort: Input, path: Path, content: bytes, whole: Any, draws: random.Random) -> tuple[str, str]:
     """Damage an input, have it read, and return what became of it, with a word about where it is a fault."""
     path.write_bytes(damaged(content, draws))
     told = StringIO()
@@ -63,8 +63,8 @@ def try_one(kind: Input, path: Path, content: bytes, whole: Any, draws: random.R
         warnings.simplefilter("always")
         try:
             with _alarm():
-                found = kind.take(path)
-        except _Told as error:
+                found = sort.read(path)
+        except _WarnedError as error:
             return ("warned" if error.value in (whole, None) else "silently_wrong"), str(error)[:200]
         except SynthgradError as error:
             lines = str(error).splitlines()
@@ -79,7 +79,7 @@ def try_one(kind: Input, path: Path, content: bytes, whole: Any, draws: random.R
         return "warned", ""
     if isinstance(found, list):  # records that are not as they were written
         return "silently_wrong", f"{found}"[:200]
-    return ("silently_wrong", "another value, without a word") if kind.summed else ("as_given", "")
+    return ("silently_wrong", "another value, without a word") if sort.summed else ("as_given", "")
 
 
 def damaged(content: bytes, draws: random.Random) -> bytes:
@@ -125,8 +125,13 @@ def _alarm() -> Generator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-class _Told(Exception):
-    """What was gone on with after something had been said about it; None for what is right."""
+class _WarnedError(Exception):
+    """A reader has said that something is wrong, and goes on.
+
+    Args:
+        value: what it goes on with; None for what is right.
+        said: what it has said.
+    """
 
     def __init__(self, value: Any, said: str) -> None:
         super().__init__(said)
@@ -145,7 +150,7 @@ def _idx_file(folder: Path) -> Path:
     return path
 
 
-def _take_idx(path: Path) -> Any:
+def _read_idx(path: Path) -> Any:
     return parse_idx(read_bytes(path), path, 3).tolist()
 
 
@@ -156,7 +161,7 @@ def _cifar_file(folder: Path) -> Path:
     return path
 
 
-def _take_cifar(path: Path) -> Any:
+def _read_cifar(path: Path) -> Any:
     images, labels = parse_batch(read_bytes(path), path)
     return images.tolist(), labels.tolist()
 
@@ -177,7 +182,7 @@ def _gzip_text(folder: Path) -> Path:
     return folder / "text.txt.gz"
 
 
-def _take_text(path: Path) -> Any:
+def _read_text(path: Path) -> Any:
     text = read_text(path)
     return text.alphabet, text.train.tolist(), text.valid.tolist(), text.test.tolist()
 
@@ -211,19 +216,23 @@ def _records_file(folder: Path) -> Path:
     return path
 
 
-def _take_records(path: Path) -> Any:
+def _read_records(path: Path) -> Any:
     records, problems = read(path)
-    changed = [r for r in records if {**{k: r.get(k) for k in _RECORD}, "seed": 0} != _RECORD]
+    changed = [
+        line
+        for line in map(Record.line, records)
+        if {**{k: line.get(k) for k in _RECORD}, "seed": 0} != _RECORD
+    ]
     if problems:
         told = sum(problem.endswith("kept") for problem in problems)
-        raise _Told(None if len(changed) <= told else changed, problems[0])
+        raise _WarnedError(None if len(changed) <= told else changed, problems[0])
     # Fewer lines, or more, are a file of records like any other.
     return changed or ("whole lines", len(records))
 
 
 # Snapshots
 
-_OWNER = {"method": "cdni", "seed": 0, "cell": {"data": "mnist"}, "steps": 20, "config": {"lr": 3e-4}}
+_OWNER = Record.of(_RECORD)
 
 
 def _snapshot(folder: Path) -> Snapshot:
@@ -240,7 +249,7 @@ def _snapshot_file(folder: Path) -> Path:
     return kept.path(20)
 
 
-def _take_snapshot(path: Path) -> Any:
+def _read_snapshot(path: Path) -> Any:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         state = _snapshot(path.parent).load("cpu")
@@ -249,14 +258,14 @@ def _take_snapshot(path: Path) -> Any:
         return found
     # The one before it, bit by bit, is right too.
     before = (10, (torch.arange(512.0).view(64, 8) + 10).tolist())
-    raise _Told(None if found == before else ("wrong", found), str(caught[0].message))
+    raise _WarnedError(None if found == before else ("wrong", found), str(caught[0].message))
 
 
 INPUTS: Sequence[Input] = (
-    Input("images (IDX, gzip)", _idx_file, _take_idx, summed=True),
-    Input("images (CIFAR-10 batch)", _cifar_file, _take_cifar),
-    Input("text", _text_file, _take_text),
-    Input("text (gzip)", _gzip_text, _take_text, summed=True),
-    Input("records", _records_file, _take_records),
-    Input("snapshot", _snapshot_file, _take_snapshot, summed=True),
+    Input("images (IDX, gzip)", _idx_file, _read_idx, summed=True),
+    Input("images (CIFAR-10 batch)", _cifar_file, _read_cifar),
+    Input("text", _text_file, _read_text),
+    Input("text (gzip)", _gzip_text, _read_text, summed=True),
+    Input("records", _records_file, _read_records),
+    Input("snapshot", _snapshot_file, _read_snapshot, summed=True),
 )

@@ -74,7 +74,7 @@ def _parcel_file(folder: Path) -> Path:
     return path
 
 
-def _take_parcel(path: Path) -> Any:
+def _read_parcel(path: Path) -> Any:
     line: Any = _Line(path.read_bytes())
     parcel = Incoming(line, _SLOTS, torch.device("cpu"), "the link").get(None)
     assert parcel is not None
@@ -86,4 +86,4 @@ def _take_parcel(path: Path) -> Any:
 
 
 #: A body carries no sum of its own: between processes TCP does.
-PARCELS = (Input("a neighbour's parcel", _parcel_file, _take_parcel),)
+PARCELS = (Input("a neighbour's parcel", _parcel_file, _read_parcel),)

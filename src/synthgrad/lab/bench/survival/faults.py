@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -24,15 +24,15 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ....core import ConfigError, decouple
+from ....core import decouple
 from ....engines import Stages
 from ....engines.stages import connect as connecting
 from ....engines.stages import join
 from ....rules import SyntheticGradient
-from ...records import Record
-from ..base import Scope, Setting, blank_line, finish_line
+from ..base import Bench, Figures
+from ..declarations import FAULTS_BENCH, FaultsScope
 
-__all__ = ["FAULTS", "MOMENTS", "FaultsBench"]
+__all__ = ["BENCHMARK", "MOMENTS", "FaultCase", "FaultsBench"]
 
 #: How long a stage waits for another, in seconds; after how long a run that has not ended counts as hanging; and how long
 #: its processes may take to begin.
@@ -45,55 +45,12 @@ _WIDTH, _BATCH, _CLASSES = 16, 8, 4
 
 MOMENTS = ("handshake", "making groups", "measuring links", "mid-step", "closing")
 
-FAULTS = ("killed", "frozen", "raises")
-
 #: What a rank says that knows nothing better.
 _NO_CAUSE = ("nobody has said why", "gloo", "third_party", "Connection closed", "processes at both ends live")
 
 
-class FaultsBench:
-    """Stages of small fully connected layers with cDNI; ``timeout_s`` of 3 s."""
-
-    name = "faults"
-    about = "one rank of a run on stages is killed, frozen or raises: how long until the others end, and what they say"
-    tiers = {
-        "smoke": Scope((_WIDTH,), (2,), (_BATCH,), ("killed",), rounds=1, stages=(2,), tier="smoke"),
-        "quick": Scope((_WIDTH,), (2,), (_BATCH,), FAULTS, rounds=1, stages=(2, 3), tier="quick"),
-    }
-
-    networks = {"fcn": tiers}
-
-    def settings(self, scope: Scope) -> list[Setting]:
-        """Return one setting for each run.
-
-        Raises:
-            ConfigError: if a fault is unknown, or the processes are others than two or more on the loopback device.
-        """
-        if unknown := [fault for fault in scope.methods if fault not in FAULTS]:
-            raise ConfigError(
-                f"fault '{unknown[0]}' is unknown to bench faults; accepted: {', '.join(FAULTS)}"
-            )
-        if scope.link is not None or min(scope.stages, default=0) < 2 or scope.device != "cpu":
-            raise ConfigError(
-                "bench faults runs two processes or more over gloo on the loopback device of this machine; leave out --link, "
-                "and give --stages from 2"
-            )
-        cases = [
-            _Case(stages, rank, moment, fault)
-            for stages, moment, fault in itertools.product(scope.stages, MOMENTS, scope.methods)
-            for rank in range(stages)
-        ]
-        return [self._setting(case, scope) for case in cases]
-
-    def _setting(self, case: _Case, scope: Scope) -> Setting:
-        config = {"timeout_s": TIMEOUT_S, "backend": "gloo", "rule": "cdni, linear M"}
-        line = blank_line(self.name, case.fault, scope, scope.seeds[0], case.cell, config)
-        label = f"faults: {case.stages} stages, rank {case.rank} {case.fault}, {case.moment}"
-        return Setting(label, [line], partial(_measured, case, line, scope.device))
-
-
-@dataclass(frozen=True, slots=True)
-class _Case:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultCase:
     """A run, and what happens in it.
 
     Attributes:
@@ -101,26 +58,24 @@ class _Case:
         rank: to which it happens.
         moment: when.
         fault: what.
+        seed: as recorded.
     """
 
     stages: int
     rank: int
     moment: str
     fault: str
-
-    @property
-    def cell(self) -> dict[str, Any]:
-        return {"stages": self.stages, "rank": self.rank, "moment": self.moment, "fault": self.fault}
+    seed: int = 0
 
 
 @dataclass(slots=True)
-class _Seen:
-    """What is seen of one rank.
+class _Rank:
+    """What became of one rank of a run.
 
     Attributes:
-        ended_s: when its engine had ended, well or by an error, after the fault; None if it never has.
-        has_exited: so has its process.
-        said: the error; empty if there was none.
+        ended_s: seconds from the fault to the end of its engine, well or by an error; None if it has not ended.
+        has_exited: whether its process has ended.
+        said: its error; empty if there was none.
     """
 
     ended_s: float | None = None
@@ -128,26 +83,51 @@ class _Seen:
     said: str = ""
 
 
-def _measured(case: _Case, line: Record, device: str) -> Iterator[Record]:
-    others = {rank: seen for rank, seen in enumerate(_outcome(case)) if rank != case.rank}
-    hanging = [rank for rank, seen in others.items() if seen.ended_s is None or not seen.has_exited]
-    sentences = list(dict.fromkeys(seen.said for seen in others.values() if seen.said))
-    error = None
-    if hanging:
-        error = f"rank {', '.join(map(str, hanging))} had not ended after {_HANGS_S:g} s"
-    elif untold := [s for s in sentences if any(words in s for words in _NO_CAUSE)]:
-        error = f"no cause was told: {untold[0]}"
-    elif not sentences:
-        error = "the others have noticed nothing"
-    metrics = {
-        "others_ended_s": max((seen.ended_s or _HANGS_S for seen in others.values()), default=None),
-        "sentence": " │ ".join(sentences) or None,
-    }
-    yield finish_line(line, device, metrics, error)
+class FaultsBench(Bench[FaultsScope, FaultCase, str]):
+    """Stages of small fully connected layers with cDNI; ``timeout_s`` of 3 s."""
+
+    declared = FAULTS_BENCH
+    optimizer = ""
+
+    def sizes(self, scope: FaultsScope) -> Iterable[FaultCase]:
+        for seed, stages, moment, fault in itertools.product(
+            scope.seeds, scope.stages, MOMENTS, scope.methods
+        ):
+            for rank in range(stages):
+                yield FaultCase(stages=stages, rank=rank, moment=moment, fault=fault, seed=seed)
+
+    def cases(self, scope: FaultsScope, size: FaultCase) -> Sequence[str]:
+        return (size.fault,)
+
+    def cell(self, scope: FaultsScope, size: FaultCase, case: str) -> Mapping[str, Any]:
+        return {"stages": size.stages, "rank": size.rank, "moment": size.moment, "fault": size.fault}
+
+    def config(self, scope: FaultsScope, size: FaultCase, case: str) -> Mapping[str, Any]:
+        return {"timeout_s": TIMEOUT_S, "backend": "gloo", "rule": "cdni, linear M"}
+
+    def label(self, scope: FaultsScope, size: FaultCase) -> str:
+        return f"{size.stages} stages, rank {size.rank} {size.fault}, {size.moment}"
+
+    def measure(self, scope: FaultsScope, size: FaultCase, cases: Sequence[str]) -> Iterator[Figures]:
+        others = {rank: watched for rank, watched in enumerate(_outcome(size)) if rank != size.rank}
+        hanging = [rank for rank, w in others.items() if w.ended_s is None or not w.has_exited]
+        sentences = list(dict.fromkeys(watched.said for watched in others.values() if watched.said))
+        error = None
+        if hanging:
+            error = f"rank {', '.join(map(str, hanging))} had not ended after {_HANGS_S:g} s"
+        elif untold := [s for s in sentences if any(words in s for words in _NO_CAUSE)]:
+            error = f"no cause was told: {untold[0]}"
+        elif not sentences:
+            error = "the others have noticed nothing"
+        metrics = {
+            "others_ended_s": max((w.ended_s or _HANGS_S for w in others.values()), default=None),
+            "sentence": " │ ".join(sentences) or None,
+        }
+        yield Figures(metrics, error)
 
 
-def _outcome(case: _Case) -> list[_Seen]:
-    """Run a case; return what was seen of its ranks."""
+def _outcome(case: FaultCase) -> list[_Rank]:
+    """Run a case; return what became of its ranks."""
     context = multiprocessing.get_context("forkserver")
     # PyTorch is loaded once, and its compiler, which optimizers load at their first step.
     context.set_forkserver_preload([__name__, "torch._dynamo"])
@@ -158,7 +138,7 @@ def _outcome(case: _Case) -> list[_Seen]:
     processes: list[Any] = []
     for rank in range(case.stages):
         end, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_rank, args=(theirs, case, rank, port), daemon=True)
+        process = context.Process(target=_run_rank, args=(theirs, case, rank, port), daemon=True)
         process.start()
         theirs.close()
         ends[end] = rank
@@ -171,15 +151,15 @@ def _outcome(case: _Case) -> list[_Seen]:
             process.join()
 
 
-def _watched(case: _Case, ends: dict[Any, int], processes: list[Any]) -> list[_Seen]:
+def _watched(case: FaultCase, ends: dict[Any, int], processes: list[Any]) -> list[_Rank]:
     began: float | None = None
-    seen = [_Seen() for _ in processes]
+    ranks = [_Rank() for _ in processes]
     waiting: dict[Any, int] = {p.sentinel: rank for rank, p in enumerate(processes) if rank != case.rank}
     until = time.monotonic() + _LOADS_S
     while waiting and time.monotonic() < until:
         for ready in wait([*ends, *waiting], 0.1):
             if ready in waiting:
-                seen[waiting.pop(ready)].has_exited = True
+                ranks[waiting.pop(ready)].has_exited = True
         for end, rank in list(ends.items()):
             try:
                 while end.poll():
@@ -187,18 +167,18 @@ def _watched(case: _Case, ends: dict[Any, int], processes: list[Any]) -> list[_S
                     if word == "fault":
                         began, until = at, at + _HANGS_S
                     else:
-                        seen[rank].ended_s, seen[rank].said = at, said
+                        ranks[rank].ended_s, ranks[rank].said = at, said
             except (EOFError, OSError):
                 del ends[end]
-    for one in seen:
+    for one in ranks:
         one.ended_s = None if one.ended_s is None or began is None else one.ended_s - began
-    return seen
+    return ranks
 
 
 # -- in the processes of a run ----------------------------------------------------------------------------
 
 
-def _rank(end: Connection, case: _Case, rank: int, port: int) -> None:
+def _run_rank(end: Connection, case: FaultCase, rank: int, port: int) -> None:
     """Train a stage; tell what it ended with."""
     torch.set_num_threads(1)
     os.environ |= {
@@ -227,7 +207,7 @@ def _break(end: Connection, fault: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL if fault == "killed" else signal.SIGSTOP)
 
 
-def _train(case: _Case, rank: int, happens: Callable[[], None] | None) -> None:
+def _train(case: FaultCase, rank: int, happens: Callable[[], None] | None) -> None:
     torch.manual_seed(0)
     layers = [nn.Sequential(nn.Linear(_WIDTH, _WIDTH), nn.ReLU()) for _ in range(case.stages - 1)]
     model = nn.Sequential(*layers, nn.Linear(_WIDTH, _CLASSES))
@@ -263,3 +243,6 @@ def _hook(moment: str, happens: Callable[[], None]) -> None:
             return before(*args, **kwargs)
 
         setattr(owner, name, hooked)
+
+
+BENCHMARK = FaultsBench()

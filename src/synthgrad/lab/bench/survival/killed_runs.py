@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...records import FILE, Record, read
 from ...training.run import Run
 from ...training.snapshot import EVERY
 from ...training.sweep import Progress, Sweep
-from ...records import FILE, Record, read
 
 __all__ = ["Killed", "Outcome", "difference", "get_ready", "kill_until_it_ends", "uninterrupted"]
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import random
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,11 @@ from ....core import ConfigError
 from ...training.payloads import Characters, Copying, FeedForward, LstmStack, Multirate
 from ...training.run import Run
 from ...training.settings import BoundarySettings, EdgeSettings, RuleSettings, Schedule
-from ...records import Record
-from ..base import Scope, Setting, blank_line, finish_line
+from ..base import Bench, Figures
+from ..declarations import KILLS, KillsScope
 from .killed_runs import Outcome, difference, get_ready, kill_until_it_ends, uninterrupted
 
-__all__ = ["KillsBench"]
+__all__ = ["BENCHMARK", "VICTIMS", "Kill", "Kills", "KillsBench", "Victim"]
 
 #: Seconds between two snapshots: small beside a run of seconds.
 _EVERY_S = 0.05
@@ -33,8 +32,8 @@ _MOST = 8
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
-    """What is killed.
+class Victim:
+    """A run that is killed.
 
     Attributes:
         loop, engine: as recorded.
@@ -46,6 +45,36 @@ class _Kind:
     engine: str
     config: Run
     stages: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Kills:
+    """The kills of one run.
+
+    Attributes:
+        victim: the run.
+        num: kills.
+        seed: of the run and of the moments.
+    """
+
+    victim: Victim
+    num: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """A kill that is planned.
+
+    Attributes:
+        number: among those of its run.
+        signal: its name.
+        share: of the time of a run that is not killed, after which it comes.
+    """
+
+    number: int
+    signal: str
+    share: float
 
 
 def _images(method: str, engine: str, **rule: Any) -> Run:
@@ -61,15 +90,15 @@ def _stack(engine: str, **rule: Any) -> Run:
     return Run("stacks", "custom", "cdni", 0, payload, schedule, RuleSettings(**rule))
 
 
-_KINDS = (
-    _Kind("feed-forward", "plain", _images("backprop", "plain")),
-    _Kind("feed-forward", "in-process", _images("cdni", "in-process")),
-    _Kind("feed-forward", "layer-parallel", _images("cdni", "layer-parallel")),
+VICTIMS = (
+    Victim("feed-forward", "plain", _images("backprop", "plain")),
+    Victim("feed-forward", "in-process", _images("cdni", "in-process")),
+    Victim("feed-forward", "layer-parallel", _images("cdni", "layer-parallel")),
     # Modules wait for the true gradient over steps: their graphs are built again.
-    _Kind("delayed gradients", "in-process", _images("delayed", "in-process", delay=2)),
+    Victim("delayed gradients", "in-process", _images("delayed", "in-process", delay=2)),
     # Of a given lag: then the same steps give the same bits.
-    _Kind("feed-forward", "stages", _images("cdni", "stages", delay=1), 2),
-    _Kind(
+    Victim("feed-forward", "stages", _images("cdni", "stages", delay=1), 2),
+    Victim(
         "characters",
         "recurrent",
         Run(
@@ -79,7 +108,7 @@ _KINDS = (
             BoundarySettings(),
         ),
     ),
-    _Kind(
+    Victim(
         "copy",
         "recurrent",
         Run(
@@ -89,7 +118,7 @@ _KINDS = (
             BoundarySettings(),
         ),
     ),
-    _Kind(
+    Victim(
         "two clocks",
         "clocked",
         Run(
@@ -99,110 +128,91 @@ _KINDS = (
             EdgeSettings(),
         ),
     ),
-    _Kind("stack", "in-process", _stack("in-process")),
-    _Kind("stack", "stages", _stack("stages", delay=1), 2),
+    Victim("stack", "in-process", _stack("in-process")),
+    Victim("stack", "stages", _stack("stages", delay=1), 2),
 )
 
 
-class KillsBench:
+class KillsBench(Bench[KillsScope, Kills, Kill]):
     """Tiny runs, killed some times each; ``rounds`` is the number of kills of all."""
 
-    name = "kills"
-    about = "runs killed at random moments and resumed, held bit by bit against runs that were not"
-    tiers = {
-        "smoke": Scope((16,), (3,), (32,), ("backprop", "cdni", "delayed", "dni"), rounds=10, tier="smoke"),
-        "quick": Scope((16,), (3,), (32,), ("backprop", "cdni", "delayed", "dni"), rounds=200, tier="quick"),
-        "full": Scope((16,), (3,), (32,), ("backprop", "cdni", "delayed", "dni"), rounds=2000, tier="full"),
-    }
-    networks = {"fcn": tiers}
+    declared = KILLS
+    optimizer = ""
 
-    def settings(self, scope: Scope) -> list[Setting]:
-        """Return a setting for each loop and engine, with a line for each of its kills.
-
-        Raises:
-            ConfigError: if something else is asked for, or the system has no such signals.
-        """
+    def check(self, scope: KillsScope) -> None:
         if os.name != "posix":
             raise ConfigError("bench kills: this system has no POSIX signals; run it on Linux or macOS")
-        usual = self.tiers["quick"]
-        for name in ("widths", "layers", "batch_sizes", "compiled", "precision"):
-            if getattr(scope, name) != getattr(usual, name):
-                raise ConfigError(
-                    f"bench kills: {name} {getattr(scope, name)}: its runs are given; leave that out"
-                )
-        if scope.learn:
-            raise ConfigError("bench kills trains to no accuracy; leave out --learn")
-        kinds = [kind for kind in _KINDS if kind.config.method in scope.methods]
-        if unknown := set(scope.methods) - {kind.config.method for kind in _KINDS}:
-            raise ConfigError(
-                f"method '{sorted(unknown)[0]}' is unknown to bench kills; accepted: {', '.join(usual.methods)}"
-            )
-        scope = replace(scope, device="cpu")  # whatever else there is
-        return [
-            self._setting(scope, kind, num, seed)
-            for seed in scope.seeds
-            for kind, num in zip(kinds, _shares(kinds, scope.rounds), strict=True)
-            if num
-        ]
 
-    def _setting(self, scope: Scope, kind: _Kind, num: int, seed: int) -> Setting:
-        draws = random.Random(f"{seed} {kind.loop} {kind.engine}")
-        plan = [(draws.choice(_SIGNALS), draws.random()) for _ in range(num)]
-        lines = [
-            blank_line(
-                self.name,
-                kind.config.method,
-                scope,
-                seed,
-                {"engine": kind.engine, "loop": kind.loop, "signal": name, "number": number},
-                {"every_s": _EVERY_S, "share": round(share, 4)},
-            )
-            for number, (name, share) in enumerate(plan)
-        ]
-        label = f"kills: {kind.loop}, {kind.engine}, {num} times"
-        return Setting(
-            label, lines, partial(_measure, replace(kind, config=_seeded(kind, seed)), lines, plan)
-        )
+    def sizes(self, scope: KillsScope) -> Iterable[Kills]:
+        victims = [victim for victim in VICTIMS if victim.config.method in scope.methods]
+        for seed in scope.seeds:
+            for victim, num in zip(victims, _shares(victims, scope.rounds), strict=True):
+                if num:
+                    yield Kills(victim, num, seed)
+
+    def cases(self, scope: KillsScope, size: Kills) -> Sequence[Kill]:
+        draws = random.Random(f"{size.seed} {size.victim.loop} {size.victim.engine}")
+        return [Kill(number, draws.choice(_SIGNALS), draws.random()) for number in range(size.num)]
+
+    def method(self, size: Kills, case: Kill) -> str:
+        return size.victim.config.method
+
+    def cell(self, scope: KillsScope, size: Kills, case: Kill) -> Mapping[str, Any]:
+        victim = size.victim
+        return {
+            "engine": victim.engine,
+            "loop": victim.loop,
+            "signal": case.signal,
+            "number": case.number,
+        }
+
+    def config(self, scope: KillsScope, size: Kills, case: Kill) -> Mapping[str, Any]:
+        return {"every_s": _EVERY_S, "share": round(case.share, 4)}
+
+    def label(self, scope: KillsScope, size: Kills) -> str:
+        return f"{size.victim.loop}, {size.victim.engine}, {size.num} times"
+
+    def measure(self, scope: KillsScope, size: Kills, cases: Sequence[Kill]) -> Iterator[Figures]:
+        stages, plan = size.victim.stages, [(case.signal, case.share) for case in cases]
+        config: Any = size.victim.config
+        config = replace(config, seed=size.seed)
+        with tempfile.TemporaryDirectory(prefix="synthgrad-kills-", ignore_cleanup_errors=True) as folder:
+            get_ready()
+            reference = uninterrupted(config, Path(folder, "whole"), _EVERY_S, stages)
+            done, run = 0, 0
+            while done < len(plan):
+                run += 1
+                part = [(name, share * reference.seconds) for name, share in plan[done : done + _MOST]]
+                outcome = kill_until_it_ends(config, Path(folder, f"run{run}"), _EVERY_S, stages, part)
+                error = _wrong(outcome, reference)
+                if not outcome.kills and error is None:
+                    # It ended before its first kill: the moment is drawn again, a little earlier.
+                    plan[done] = (plan[done][0], 0.9 * plan[done][1])
+                    continue
+                for kill in outcome.kills:
+                    yield Figures(
+                        {
+                            "after_s": round(kill.after_s, 3),
+                            "resumed_steps": kill.resumed_steps,
+                            "lost_s": round(kill.lost_s, 3),
+                        },
+                        error,
+                    )
+                if not outcome.kills:
+                    yield Figures(error=error)
+                done += max(1, len(outcome.kills))
 
 
-def _seeded(kind: _Kind, seed: int) -> Run:
-    return replace(kind.config, seed=seed)
-
-
-def _shares(kinds: Sequence[_Kind], total: int) -> list[int]:
-    """Return kills of each kind: a fifth, of few a tenth, for those of several processes, which start slowly."""
-    shares = [0] * len(kinds)
-    slow = [k for k, kind in enumerate(kinds) if kind.stages > 1]
-    quick = [k for k, kind in enumerate(kinds) if kind.stages == 1]
+def _shares(victims: Sequence[Victim], total: int) -> list[int]:
+    """Return kills of each run: a fifth, of few a tenth, for those of several processes, which start slowly."""
+    shares = [0] * len(victims)
+    slow = [k for k, victim in enumerate(victims) if victim.stages > 1]
+    quick = [k for k, victim in enumerate(victims) if victim.stages == 1]
     num_slow = total if not quick else 0 if not slow else total // 5 if total >= 100 else total // 10
     for group, num in ((slow, num_slow), (quick, total - num_slow)):
         for turn in range(num):
             shares[group[turn % len(group)]] += 1
     return shares
-
-
-def _measure(kind: _Kind, lines: Sequence[Record], plan: Sequence[tuple[str, float]]) -> Iterator[Record]:
-    with tempfile.TemporaryDirectory(prefix="synthgrad-kills-", ignore_cleanup_errors=True) as folder:
-        get_ready()
-        reference = uninterrupted(kind.config, Path(folder, "whole"), _EVERY_S, kind.stages)
-        done, run = 0, 0
-        while done < len(lines):
-            run += 1
-            part = [(name, share * reference.seconds) for name, share in plan[done : done + _MOST]]
-            outcome = kill_until_it_ends(kind.config, Path(folder, f"run{run}"), _EVERY_S, kind.stages, part)
-            error = _wrong(outcome, reference)
-            if not outcome.kills and error is None:
-                # It ended before its first kill: the moment is drawn again, a little earlier.
-                plan = [*plan[:done], (plan[done][0], 0.9 * plan[done][1]), *plan[done + 1 :]]
-                continue
-            for line, kill in zip(lines[done:], outcome.kills or (None,), strict=False):
-                metrics = {} if kill is None else {
-                    "after_s": round(kill.after_s, 3),
-                    "resumed_steps": kill.resumed_steps,
-                    "lost_s": round(kill.lost_s, 3),
-                }  # fmt: skip
-                yield finish_line(line, "cpu", metrics, error)
-            done += max(1, len(outcome.kills))
 
 
 def _wrong(outcome: Outcome, reference: Outcome) -> str | None:
@@ -212,3 +222,6 @@ def _wrong(outcome: Outcome, reference: Outcome) -> str | None:
     if outcome.error or outcome.record is None:
         return f"the run did not end: {outcome.error}"
     return difference(outcome.record, reference.record)
+
+
+BENCHMARK = KillsBench()

@@ -10,55 +10,56 @@ import pytest
 from synthgrad.core import ConfigError
 from synthgrad.core.errors import DataError
 from synthgrad.lab.bench.base import choose
-from synthgrad.lab.bench.pipeline import PipelineBench, bench
-from synthgrad.lab.bench.pipeline.kinds import DEFAULT, METHODS, Kind, kinds_of
+from synthgrad.lab.bench.declarations import PIPELINE
+from synthgrad.lab.bench.pipeline import bench
+from synthgrad.lab.bench.pipeline.bench import PipelineBench
+from synthgrad.lab.bench.pipeline.cases import DEFAULT, METHODS, Case, cases_of
 from synthgrad.lab.bench.pipeline.learn import goal_of
 from synthgrad.lab.bench.pipeline.network import Size, network, split_names
 from synthgrad.lab.bench.pipeline.peers import owners_of
-from synthgrad.lab.bench.step import StepBench
 
-SMOKE = PipelineBench.tiers["smoke"]
+SMOKE: Any = PIPELINE.tiers["smoke"]
 
 
-def counts(kinds: list[Kind], method: str, variant: str | None = None) -> list[int | None]:
-    return [k.microbatches for k in kinds if (k.method, k.variant) == (method, variant)]
+def counts(cases: list[Case], method: str, variant: str | None = None) -> list[int | None]:
+    return [k.microbatches for k in cases if (k.method, k.variant) == (method, variant)]
 
 
 def test_backprop_comes_first_and_each_schedule_has_several_microbatches() -> None:
-    kinds = kinds_of(METHODS, 2, 9, 256)
-    assert kinds[0] == Kind("backprop")
-    assert list(dict.fromkeys(k.method for k in kinds)) == list(METHODS)
+    cases = cases_of(METHODS, 2, 9, 256)
+    assert cases[0] == Case("backprop")
+    assert list(dict.fromkeys(k.method for k in cases)) == list(METHODS)
     for method, variant in (
         ("gpipe", None),
         ("1f1b", None),
         ("zero_bubble", "interleaved"),
         ("zero_bubble", "zbv"),
     ):
-        assert counts(kinds, method, variant) == [2, 4, 8, 16]
-    assert counts(kinds, "backprop_microbatches") == [2, 4, 8, 16]
-    assert [(k.observe_prob, k.wire_dtype) for k in kinds if k.is_ours and k.rule == "cdni"] == [
+        assert counts(cases, method, variant) == [2, 4, 8, 16]
+    assert counts(cases, "backprop_microbatches") == [2, 4, 8, 16]
+    assert [(k.observe_prob, k.wire_dtype) for k in cases if k.is_ours and k.rule == "cdni"] == [
         (1.0, "float32"), (0.25, "float32"), (1.0, "bfloat16"), (0.25, "bfloat16"),
     ]  # fmt: skip
-    assert [k.method for k in kinds if k.rule == "local_loss"] == ["stages_local"]
-    assert len(set(kinds)) == len(kinds)
+    assert [k.method for k in cases if k.rule == "local_loss"] == ["stages_local"]
+    assert len(set(cases)) == len(cases)
 
 
 def test_what_a_schedule_does_not_take_is_left_out() -> None:
-    assert counts(kinds_of(METHODS, 4, 9, 256), "1f1b") == [4, 8, 16]  # as many microbatches as stages
-    assert counts(kinds_of(METHODS, 3, 9, 48), "zero_bubble", "interleaved") == [
+    assert counts(cases_of(METHODS, 4, 9, 256), "1f1b") == [4, 8, 16]  # as many microbatches as stages
+    assert counts(cases_of(METHODS, 3, 9, 48), "zero_bubble", "interleaved") == [
         2,
         4,
         8,
     ]  # 16 are not 5 rounds
-    assert counts(kinds_of(METHODS, 2, 9, 12), "gpipe") == [2, 4]  # 12 examples have no 8 equal parts
-    assert counts(kinds_of(METHODS, 2, 9, 8), "gpipe") == [2, 4]  # BatchNorm needs two examples
+    assert counts(cases_of(METHODS, 2, 9, 12), "gpipe") == [2, 4]  # 12 examples have no 8 equal parts
+    assert counts(cases_of(METHODS, 2, 9, 8), "gpipe") == [2, 4]  # BatchNorm needs two examples
     assert not [
-        k for k in kinds_of(METHODS, 2, 4, 256) if k.method == "zero_bubble"
+        k for k in cases_of(METHODS, 2, 4, 256) if k.method == "zero_bubble"
     ]  # 4 parts, 3 hidden layers
 
 
 def test_only_what_is_named_is_measured_beside_backprop() -> None:
-    assert kinds_of(("stages",), 2, 9, 256) == [Kind("backprop"), Kind("stages", observe_prob=1.0)]
+    assert cases_of(("stages",), 2, 9, 256) == [Case("backprop"), Case("stages", observe_prob=1.0)]
 
 
 @pytest.mark.parametrize(
@@ -72,35 +73,35 @@ def test_parts_hold_every_layer_once(layers: int, parts: int, sizes: list[int]) 
 
 
 def test_parts_lie_in_processes_as_the_schedules_want_them() -> None:
-    assert owners_of(Kind("gpipe", 2), 3) == [0, 1, 2]
-    assert owners_of(Kind("zero_bubble", 2, "interleaved"), 2) == [0, 1, 0, 1]
-    assert owners_of(Kind("zero_bubble", 2, "zbv"), 2) == [0, 1, 1, 0]
+    assert owners_of(Case("gpipe", 2), 3) == [0, 1, 2]
+    assert owners_of(Case("zero_bubble", 2, "interleaved"), 2) == [0, 1, 0, 1]
+    assert owners_of(Case("zero_bubble", 2, "zbv"), 2) == [0, 1, 1, 0]
 
 
 def test_a_line_names_all_its_settings() -> None:
     (setting,) = PipelineBench().settings(SMOKE)
-    assert [line["method"] for line in setting.lines if line["cell"]["microbatches"] in (None, 4)] == [
+    assert [line.method for line in setting.lines if line.cell["microbatches"] in (None, 4)] == [
         *("backprop", "backprop_all_threads", "backprop_microbatches", "independent", "ddp"),
         *("gpipe", "1f1b", "zero_bubble", "zero_bubble"),
         *("stages", "stages_sparse", "stages_local"),
     ]
-    assert [line["config"].get("rule") for line in setting.lines[-3:]] == [
+    assert [line.config.get("rule") for line in setting.lines[-3:]] == [
         *["cdni, linear M"] * 2,
         "local loss",
     ]
-    assert setting.lines[-2]["cell"] == {
+    assert setting.lines[-2].cell == {
         "width": 16, "layers": 5, "batch_size": 8, "stages": 2, "threads": 1, "microbatches": None,
         "variant": None, "observe_prob": 0.25, "window": "follows the link", "wire_dtype": "float32",
         "link": "loopback", "rtt_ms": 0.0, "mbit_s": None, "lr": 3e-4,
     }  # fmt: skip
-    assert setting.lines[-1]["experiment"] == "bench/pipeline"
-    assert len({str(line["cell"]) + line["method"] for line in setting.lines}) == len(setting.lines)
+    assert setting.lines[-1].experiment == "bench/pipeline"
+    assert len({str(line.cell) + line.method for line in setting.lines}) == len(setting.lines)
 
 
 def test_an_emulated_link_stands_in_the_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "available", lambda: None)
     (setting,) = PipelineBench().settings(replace(SMOKE, link="rtt_ms=50,mbit_s=1000"))
-    cell = setting.lines[0]["cell"]
+    cell = setting.lines[0].cell
     assert (cell["link"], cell["rtt_ms"], cell["mbit_s"]) == ("emulated", 50.0, 1000.0)
     assert "round trip 50 ms, 1000 Mbit/s" in setting.label
 
@@ -115,9 +116,6 @@ def test_a_link_that_is_not_permitted_is_refused_with_the_reason(monkeypatch: py
     ("changes", "match"),
     [
         ({"methods": ("dni",)}, "unknown to bench pipeline; accepted: backprop, backprop_all_threads"),
-        ({"device": "cuda"}, "give --device cpu"),
-        ({"precision": "bfloat16"}, "leave out --precision"),
-        ({"compiled": (True,)}, "--modes compiled"),
         ({"stages": (5,)}, "5 stages of 5 layers"),
         ({"stages": (20,), "layers": (40,)}, "20 stages of 40 layers: .* at most 16"),
         ({"batch_sizes": (9,)}, "batch size 9 for 2 stages: expected a multiple of 2 from 4 to 10000"),
@@ -132,21 +130,13 @@ def test_what_it_does_not_measure(changes: dict[str, Any], match: str) -> None:
         PipelineBench().settings(replace(SMOKE, **changes))
 
 
-@pytest.mark.parametrize(
-    ("given", "name"), [({"stages": (2,)}, "--stages"), ({"link": "rtt_ms=5"}, "--link")]
-)
-def test_other_benchmarks_have_no_link(given: dict[str, Any], name: str) -> None:
-    with pytest.raises(ConfigError, match=f"benchmark 'step' runs in one process; leave out {name}"):
-        choose(StepBench(), "smoke", **given)
-
-
 def test_another_number_of_stages_is_no_tier_but_a_link_is() -> None:
-    assert choose(PipelineBench(), "quick", stages=(4,)).tier == "custom"
-    assert choose(PipelineBench(), "quick", link="rtt_ms=5").tier == "quick"
+    assert choose(PIPELINE, "quick", stages=(4,)).tier == "custom"
+    assert choose(PIPELINE, "quick", link="rtt_ms=5").tier == "quick"
 
 
 def test_the_sizes_of_the_issue_are_the_defaults() -> None:
-    quick = PipelineBench.tiers["quick"]
+    quick: Any = PIPELINE.tiers["quick"]
     assert (quick.widths, quick.layers, quick.batch_sizes, quick.stages, quick.threads) == (
         (512,), (9,), (256,), (2,), 1,
     )  # fmt: skip
@@ -163,6 +153,6 @@ def test_without_mnist_the_embedded_digits_are_learned(monkeypatch: pytest.Monke
     for load in (bench.load, missing):
         monkeypatch.setattr(bench, "load", load if load is missing else lambda name, folder: None)
         (setting,) = PipelineBench().settings(replace(SMOKE, schedule="quick", learn=True))
-        learned.append(setting.lines[0]["config"]["learn"])
+        learned.append(setting.lines[0].config["learn"])
     assert learned == ["98 % on mnist in 6000 steps", "95 % on mnist-10k in 3000 steps"]
     assert goal_of("smoke", "mnist-10k").most_steps <= 100

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..training.tasks.characters import per_sequence
+from ..tasks import recurrent_network
 from ..training.recurrent_methods import make_recurrent
 from ..training.settings import BoundarySettings
-from ..tasks import recurrent_network
+from ..training.tasks.characters import per_sequence
 
 __all__ = ["HAND_WRITTEN", "WHOLE", "UnrollSize", "make_unroll"]
 
@@ -22,41 +23,49 @@ WHOLE = "full_bptt"
 _LR = 1e-3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UnrollSize:
     """The size of an unroll.
 
     Attributes:
+        seed: of weights and tokens.
         width: units of the LSTM.
-        unroll: ``T``.
-        horizon: steps of an episode, over which `WHOLE` runs backward at once.
         batch_size: sequences.
+        unroll: ``T``.
+        horizon: steps of an episode, over which `WHOLE` runs backward at once; None where there are only unrolls.
         tokens: inputs and outputs.
     """
 
+    seed: int
     width: int
-    unroll: int
-    horizon: int
     batch_size: int
+    unroll: int
+    horizon: int | None = None
     tokens: int = 51
+
+    @property
+    def cell(self) -> dict[str, Any]:
+        """The parameters of a line."""
+        episode = {} if self.horizon is None else {"horizon": self.horizon}
+        shape = {"width": self.width, "layers": 1, "batch_size": self.batch_size, "unroll": self.unroll}
+        return {"arch": "lstm", **shape, **episode}
 
 
 Made = tuple[Callable[[], object], list[Tensor]]
 
 
-def make_unroll(method: str, size: UnrollSize, seed: int, device: str) -> Made:
+def make_unroll(method: str, size: UnrollSize, device: str) -> Made:
     """Return a closure that trains on the next unroll, and the tensors that live all the time.
 
     Args:
         method: `HAND_WRITTEN`, truncated BPTT of an ``nn.LSTM`` in PyTorch alone; `WHOLE`, which learns from a
             whole horizon in one backward pass; or one of ``RECURRENT_METHODS``.
         size: of the unroll.
-        seed: of weights and tokens.
         device: where.
     """
-    torch.manual_seed(seed)
-    length = size.horizon if method == WHOLE else size.unroll
-    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(size.seed)
+    length = size.horizon if method == WHOLE and size.horizon is not None else size.unroll
+    generator = torch.Generator().manual_seed(size.seed)
     drawn = torch.randint(size.tokens, (size.batch_size, length + 1), generator=generator).to(device)
     x, y = drawn[:, :-1].contiguous(), drawn[:, 1:].contiguous()
     if method in (HAND_WRITTEN, WHOLE):

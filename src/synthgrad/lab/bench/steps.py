@@ -5,17 +5,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..training.compiled import compile_network
-from ..training.settings import RuleSettings
-from ..training.methods import Facts, Method, method_named
-from ..training.trainers import CHANNELS_LAST, Plan, arithmetic, make_trainer
 from ..tasks import convolutional, cut_names, fully_connected
+from ..training.compiled import compile_network
+from ..training.methods import Facts, Method, method_named
+from ..training.settings import RuleSettings
+from ..training.trainers import CHANNELS_LAST, Plan, arithmetic, make_trainer
 
-__all__ = ["HAND_WRITTEN", "Network", "StepKind", "make_step"]
+__all__ = ["HAND_WRITTEN", "Network", "StepCase", "hand_written", "make_step"]
 
 #: The loop that anybody would write, in the place of an engine.
 HAND_WRITTEN = "hand-written loop"
@@ -24,7 +25,7 @@ _LR = 3e-4
 
 
 @dataclass(frozen=True, slots=True)
-class StepKind:
+class StepCase:
     """What a step is made of.
 
     Attributes:
@@ -63,12 +64,12 @@ class Network:
 
 
 def make_step(
-    kind: StepKind, network: Network, batches: Sequence[tuple[Tensor, Tensor]], seed: int
+    case: StepCase, network: Network, batches: Sequence[tuple[Tensor, Tensor]], seed: int
 ) -> Callable[[], object]:
     """Build a network and its trainer; every call of the result takes the next batch.
 
     Args:
-        kind: what to build.
+        case: what to build.
         network: the network.
         batches: inputs and labels in 10 classes, on the device, in the network's layout; taken in turn.
         seed: of the initial weights and of draws.
@@ -80,9 +81,9 @@ def make_step(
         torch.manual_seed(seed)
         model = make(x.shape[1:], 10, network.layers, network.width)
         model = model.to(x.device, memory_format=CHANNELS_LAST)  # pyright: ignore[reportCallIssue]
-        method = method_named(kind.method)
-        if kind.engine == HAND_WRITTEN:
-            return _hand_written(model, feed, network.precision, compiled=kind.compiled)
+        method = method_named(case.method)
+        if case.engine == HAND_WRITTEN:
+            return hand_written(model, feed, precision=network.precision, compiled=case.compiled)
         facts = Facts(10, sum(len(y) for _, y in batches))
         plan = Plan(
             method,
@@ -90,13 +91,13 @@ def make_step(
             facts,
             _LR,
             seed,
-            kind.engine,
-            kind.update_prob,
+            case.engine,
+            case.update_prob,
             network.precision,
         )
         net, trainer = make_trainer(plan, model, cut_names(model), x)
-    if kind.compiled:
-        compile_network(net, kind.engine)
+    if case.compiled:
+        compile_network(net, case.engine)
     ids = torch.arange(len(x), device=x.device)
     if network.precision == "float32":
         return lambda: trainer.step(*next(feed), ids=ids)
@@ -108,17 +109,30 @@ def make_step(
     return step
 
 
-def _hand_written(
-    model: nn.Module, feed: Iterator[tuple[Tensor, Tensor]], precision: str, *, compiled: bool
+def hand_written(
+    model: nn.Module,
+    feed: Iterator[tuple[Tensor, Tensor]],
+    *,
+    precision: str = "float32",
+    compiled: bool = False,
+    options: dict[str, Any] | None = None,
 ) -> Callable[[], None]:
-    """Return the loop that anybody would write: eager, it is the 1.0 of every ratio."""
+    """Return the loop that anybody would write: eager, it is the 1.0 of every ratio.
+
+    Args:
+        model: the network, on its device.
+        feed: batches.
+        precision: ``float32`` or ``bfloat16``.
+        compiled: compile the forward pass with its loss, as one graph.
+        options: of the compiler.
+    """
     optimizer = torch.optim.Adam(model.parameters(), _LR, fused=True)
     criterion = nn.CrossEntropyLoss()
 
     def loss_of(x: Tensor, y: Tensor) -> Tensor:
         return criterion(model(x).float(), y)
 
-    forward = torch.compile(loss_of, fullgraph=True) if compiled else loss_of
+    forward = torch.compile(loss_of, fullgraph=True, options=options) if compiled else loss_of
 
     def step() -> None:
         x, y = next(feed)

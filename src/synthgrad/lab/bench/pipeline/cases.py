@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["DEFAULT", "METHODS", "SCHEDULES", "SPARSE_PROB", "Kind", "kinds_of"]
+__all__ = ["DEFAULT", "METHODS", "SCHEDULES", "SPARSE_PROB", "Case", "cases_of"]
 
 #: Schedules of ``torch.distributed.pipelining``, with the variants of each.
 SCHEDULES = {"gpipe": (None,), "1f1b": (None,), "zero_bubble": ("interleaved", "zbv")}
@@ -39,7 +39,7 @@ DEFAULT = tuple(method for method in METHODS if not method.endswith("bfloat16"))
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class Case:
     """What a line measures.
 
     Attributes:
@@ -91,32 +91,32 @@ class Kind:
         return 2 if self.method == "zero_bubble" else 1
 
 
-def kinds_of(methods: Sequence[str], stages: int, layers: int, batch_size: int) -> list[Kind]:
+def cases_of(methods: Sequence[str], stages: int, layers: int, batch_size: int) -> list[Case]:
     """Return what is measured: backpropagation first, then what is named, as far as it can be made.
 
     A schedule is left out where the network has too few layers for its parts, and of the numbers of microbatches those
     that it does not take, or that leave no two examples for BatchNorm.
     """
-    kinds = [Kind("backprop")]
+    cases = [Case("backprop")]
     for method in METHODS[1:]:
         if method not in methods:
             continue
         if method in SCHEDULES:
             found = [
-                Kind(method, count, variant)
+                Case(method, count, variant)
                 for variant in SCHEDULES[method]
                 for count in _counts(batch_size)
                 if _takes(method, variant, count, stages)
             ]
-            kinds += [kind for kind in found if kind.chunks_per_stage * stages < layers]
+            cases += [case for case in found if case.chunks_per_stage * stages < layers]
         elif method == "backprop_microbatches":
-            kinds += [Kind(method, count) for count in _counts(batch_size)]
+            cases += [Case(method, count) for count in _counts(batch_size)]
         elif method in _OURS:
             prob, dtype, rule = _OURS[method]
-            kinds.append(Kind(method, observe_prob=prob, wire_dtype=dtype, rule=rule))
+            cases.append(Case(method, observe_prob=prob, wire_dtype=dtype, rule=rule))
         else:
-            kinds.append(Kind(method))
-    return kinds
+            cases.append(Case(method))
+    return cases
 
 
 def _counts(batch_size: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Steps that benchmarks call: every kind of them trains, and the reference is the loop it says it is."""
+"""Steps that benchmarks call: every case of them trains, and the reference is the loop it says it is."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from torch.nn import functional as F
 
 from synthgrad.core import Decoupled, decouple
 from synthgrad.engines import InProcess, Locked
-from synthgrad.lab.bench import step_maker
-from synthgrad.lab.bench.step_maker import HAND_WRITTEN, Network, StepKind, make_step
-from synthgrad.lab.experiments import trainers
-from synthgrad.lab.experiments.compiled import compile_modules
-from synthgrad.lab.experiments.methods import METHODS
+from synthgrad.lab.bench import steps
+from synthgrad.lab.bench.steps import HAND_WRITTEN, Network, StepCase, make_step
 from synthgrad.lab.tasks import convolutional, cut_names, fully_connected
+from synthgrad.lab.training import trainers
+from synthgrad.lab.training.compiled import compile_modules
+from synthgrad.lab.training.methods import METHODS
 from synthgrad.rules import SyntheticGradient
 
 WIDTH, LAYERS, SEED = 16, 3, 5
 NETWORK = Network(WIDTH, LAYERS)
-KINDS = [
-    StepKind("backprop", HAND_WRITTEN),
-    StepKind("backprop", "plain"),
-    *(StepKind(m, "in-process") for m in METHODS if m != "backprop"),
+CASES = [
+    StepCase("backprop", HAND_WRITTEN),
+    StepCase("backprop", "plain"),
+    *(StepCase(m, "in-process") for m in METHODS if m != "backprop"),
     # A plain loop uses no synthetic inputs, and teaches no rule of them.
-    *(StepKind(m, "plain") for m, method in METHODS.items() if m != "backprop" and method.inputs is None),
-    StepKind("cdni", "in-process", update_prob=0.5),
+    *(StepCase(m, "plain") for m, method in METHODS.items() if m != "backprop" and method.inputs is None),
+    StepCase("cdni", "in-process", update_prob=0.5),
 ]
 #: The compiler uses what PyTorch deprecates.
 OWN_WARNINGS = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -61,7 +61,7 @@ def networks(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
 
         return called
 
-    monkeypatch.setattr(step_maker, "fully_connected", remember(fully_connected))
+    monkeypatch.setattr(steps, "fully_connected", remember(fully_connected))
     monkeypatch.setattr(trainers, "decouple", remember(decouple))
     return made
 
@@ -89,9 +89,9 @@ def loss_of(net: nn.Module) -> float:
     return float(sum(F.cross_entropy(trial(x), y) for x, y in batches()))
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_every_kind_of_step_trains(kind: StepKind, networks: list[nn.Module]) -> None:
-    step = make_step(kind, NETWORK, batches(), SEED)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_kind_of_step_trains(case: StepCase, networks: list[nn.Module]) -> None:
+    step = make_step(case, NETWORK, batches(), SEED)
     net = networks[-1]
     first = weights(net)
     before = loss_of(net)
@@ -101,12 +101,12 @@ def test_every_kind_of_step_trains(kind: StepKind, networks: list[nn.Module]) ->
     last = weights(net)
     still = {n for n in first if torch.equal(first[n], last[n])}
     hidden = {n for n in first if n.startswith("model.layer")}
-    assert still == (hidden if kind.method == "no_bprop" else set())
+    assert still == (hidden if case.method == "no_bprop" else set())
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_all_start_from_the_same_weights(kind: StepKind, networks: list[nn.Module]) -> None:
-    make_step(kind, NETWORK, batches(), SEED)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_all_start_from_the_same_weights(case: StepCase, networks: list[nn.Module]) -> None:
+    make_step(case, NETWORK, batches(), SEED)
     started = weights(plain(networks[-1]))
     for name, value in weights(reference()).items():
         assert torch.equal(started[name], value), name
@@ -114,7 +114,7 @@ def test_all_start_from_the_same_weights(kind: StepKind, networks: list[nn.Modul
 
 def test_the_hand_written_loop_is_locked_training_bit_for_bit(networks: list[nn.Module]) -> None:
     feed = batches()
-    step = make_step(StepKind("backprop", HAND_WRITTEN), NETWORK, feed, SEED)
+    step = make_step(StepCase("backprop", HAND_WRITTEN), NETWORK, feed, SEED)
     engine = Locked(reference(), nn.CrossEntropyLoss(), adam)
     for k in range(20):
         step()
@@ -126,16 +126,16 @@ def test_the_hand_written_loop_is_locked_training_bit_for_bit(networks: list[nn.
 
 
 @pytest.mark.parametrize(
-    ("kind", "prob"),
+    ("case", "prob"),
     [
-        (StepKind("cdni", "in-process"), 1.0),
-        (StepKind("cdni", "in-process", update_prob=0.5), 0.5),
+        (StepCase("cdni", "in-process"), 1.0),
+        (StepCase("cdni", "in-process", update_prob=0.5), 0.5),
     ],
     ids=str,
 )
-def test_the_in_process_step_is_the_engines(kind: StepKind, prob: float, networks: list[nn.Module]) -> None:
+def test_the_in_process_step_is_the_engines(case: StepCase, prob: float, networks: list[nn.Module]) -> None:
     feed = batches()
-    step = make_step(kind, NETWORK, feed, SEED)
+    step = make_step(case, NETWORK, feed, SEED)
     model = reference()
     net = decouple(model, cut_names(model), SyntheticGradient(context=10), feed[0][0])
     generator = torch.Generator().manual_seed(SEED)
@@ -149,7 +149,7 @@ def test_the_in_process_step_is_the_engines(kind: StepKind, prob: float, network
 
 def test_making_a_step_leaves_the_random_state_alone() -> None:
     before = torch.random.get_rng_state()
-    make_step(KINDS[0], NETWORK, batches(), SEED)
+    make_step(CASES[0], NETWORK, batches(), SEED)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -177,16 +177,16 @@ def convolutions(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
         made.append(convolutional(*args))
         return made[-1]
 
-    monkeypatch.setattr(step_maker, "convolutional", remember)
+    monkeypatch.setattr(steps, "convolutional", remember)
     return made
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_kind_of_step_trains_a_convolutional_network(
-    kind: StepKind, precision: str, networks: list[nn.Module], convolutions: list[nn.Module]
+    case: StepCase, precision: str, networks: list[nn.Module], convolutions: list[nn.Module]
 ) -> None:
-    step = make_step(kind, Network(4, 3, "cnn", precision), images(), SEED)
+    step = make_step(case, Network(4, 3, "cnn", precision), images(), SEED)
     net = (networks or convolutions)[-1]
     first = {n: p.clone() for n, p in plain(net).named_parameters()}
     for _ in range(30):
@@ -194,7 +194,7 @@ def test_every_kind_of_step_trains_a_convolutional_network(
     last = dict(plain(net).named_parameters())
     still = {n for n in first if torch.equal(first[n], last[n])}
     hidden = {n for n in first if n.startswith("layer")}
-    assert still == (hidden if kind.method == "no_bprop" else set())
+    assert still == (hidden if case.method == "no_bprop" else set())
     assert all(bool(p.isfinite().all()) for p in last.values())
 
 
@@ -203,7 +203,7 @@ def test_locked_backpropagation_is_the_hand_written_loop_bit_for_bit(
     precision: str, convolutions: list[nn.Module]
 ) -> None:
     for engine in (HAND_WRITTEN, "plain"):
-        step = make_step(StepKind("backprop", engine), Network(4, 3, "cnn", precision), images(), SEED)
+        step = make_step(StepCase("backprop", engine), Network(4, 3, "cnn", precision), images(), SEED)
         for _ in range(5):
             step()
     by_hand, ours = (net.state_dict() for net in convolutions)
@@ -246,7 +246,7 @@ def test_the_compiled_loop_has_the_gradients_of_the_eager_one(networks: list[nn.
     trained: list[nn.Module] = []
     for compiled in (False, True):
         step = make_step(
-            StepKind("backprop", HAND_WRITTEN, compiled=compiled), Network(WIDTH, 2), batches(), SEED
+            StepCase("backprop", HAND_WRITTEN, compiled=compiled), Network(WIDTH, 2), batches(), SEED
         )
         trained.append(networks[-1])
         step()  # its gradients stay until the next

@@ -1,0 +1,370 @@
+"""The benchmarks: what each measures, its parameters, and their values by tier.
+
+A benchmark is an entry here, and a module with the code that measures. This module does not load PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..names import METHODS, RECURRENT
+from ..options import option
+from .declaration import Declaration, Scope, batch_sizes, by_tier, layers, methods, rounds, widths
+from .pipeline.cases import DEFAULT as PIPELINE_DEFAULT
+from .pipeline.cases import METHODS as PIPELINE_METHODS
+
+__all__ = [
+    "BENCHMARKS",
+    "DENSE_METHODS",
+    "FAULTS",
+    "KILLED_METHODS",
+    "LAYER_PARALLEL_METHODS",
+    "LSTM_METHODS",
+    "NETWORKS",
+    "NETWORK_METHODS",
+    "FaultsScope",
+    "KillsScope",
+    "LayerParallelScope",
+    "MemoryScope",
+    "NetworksScope",
+    "PipelineScope",
+    "StepScope",
+    "UnrollScope",
+]
+
+_LEARN = "Also train to an accuracy, and time that."
+_UNROLL = "Steps of an unroll."
+
+
+_EAGER, _BOTH = ("eager",), ("eager", "compiled")
+
+
+def _modes() -> Any:
+    return option(_EAGER, help="With torch.compile, without, or both.", listed=True, choices=_BOTH)
+
+
+# -- step -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepScope(Scope):
+    """Parameters of ``bench step``."""
+
+    widths: tuple[int, ...] = widths()
+    layers: tuple[int, ...] = layers()
+    batch_sizes: tuple[int, ...] = batch_sizes()
+    methods: tuple[str, ...] = methods(tuple(METHODS))
+    modes: tuple[str, ...] = _modes()
+    rounds: int = rounds()
+    arch: str = option(
+        "fcn", help="Network: fully connected or convolutional.", choices=("fcn", "cnn"), default="fcn"
+    )
+    precision: str = option(
+        "float32", help="Precision of the arithmetic.", choices=("float32", "bfloat16"), default="float32"
+    )
+    learn: bool = option(False, help=f"{_LEARN[:-1]}; fully connected networks only.", kind=bool)
+    seconds: float = 0.2
+    schedule: str = "quick"
+
+
+_FCN_STEPS = by_tier(
+    StepScope,
+    widths=[(32,), (64, 256), (64, 256, 1024)],
+    layers=[(3,), (2, 4, 8), (2, 4, 8, 16)],
+    batch_sizes=[(32,), (256,), (256,)],
+    modes=[_EAGER, _EAGER, _BOTH],
+    rounds=[2, 15, 15],
+    seconds=[0.01, 0.2, 0.2],
+    schedule=["smoke", "quick", "quick"],
+)
+_CNN_STEPS = by_tier(
+    StepScope,
+    arch="cnn",
+    widths=[(4,), (32,), (32, 128)],
+    layers=[(3,), (3, 4), (3, 4)],
+    batch_sizes=[(8,), (128,), (256,)],
+    modes=[_EAGER, _EAGER, _BOTH],
+    rounds=[2, 15, 15],
+    seconds=[0.01, 0.2, 0.2],
+)
+
+STEP = Declaration(
+    "step",
+    "time of a training step of every method, over a hand-written backprop loop",
+    "step",
+    _FCN_STEPS,
+    {"fcn": _FCN_STEPS, "cnn": _CNN_STEPS},
+    ("", "--width 64 --layers 4,8 --methods cdni,delayed", "--arch cnn --precision bfloat16"),
+)
+
+# -- memory -----------------------------------------------------------------------------------------------
+
+DENSE_METHODS = ("backprop", "checkpointing", "in_process")
+LSTM_METHODS = ("full_bptt", "bptt", "dni", "dni_aux")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryScope(Scope):
+    """Parameters of ``bench memory``."""
+
+    widths: tuple[int, ...] = widths()
+    layers: tuple[int, ...] = layers()
+    batch_sizes: tuple[int, ...] = batch_sizes()
+    methods: tuple[str, ...] = methods(tuple(dict.fromkeys((*DENSE_METHODS, *LSTM_METHODS))), DENSE_METHODS)
+    unrolls: tuple[int, ...] = option(
+        (), help=f"{_UNROLL[:-1]}, with --arch lstm.", flag="--unroll", kind=int, listed=True, least=1
+    )
+    horizons: tuple[int, ...] = ()
+    rounds: int = rounds("Steps that are timed.")
+    arch: str = option(
+        "fcn", help="Network: fully connected, or an LSTM.", choices=("fcn", "lstm"), default="fcn"
+    )
+
+
+_DENSE = by_tier(
+    MemoryScope,
+    widths=[(32,), (256,), (1024,)],
+    layers=[(3, 5), (5, 9, 17, 33), (5, 9, 17, 33)],
+    batch_sizes=[(64,), (1024,), (2048,)],
+    rounds=[1, 3, 3],
+)
+_LSTM = by_tier(
+    MemoryScope,
+    arch="lstm",
+    methods=LSTM_METHODS,
+    widths=[(16,), (256,), (1024,)],
+    layers=(),
+    batch_sizes=[(8,), (256,), (256,)],
+    unrolls=[(2, 4), (5, 10, 20), (5, 10, 20)],
+    horizons=[(8,), (40, 120, 360), (40, 120, 360)],
+    rounds=[1, 3, 3],
+)
+
+MEMORY = Declaration(
+    "memory",
+    "bytes held for backward, and peak memory: backprop, activation checkpointing, in-process",
+    "memory.bench",
+    _DENSE,
+    {"fcn": _DENSE, "lstm": _LSTM},
+    ("", "--layers 9,33 --methods in_process", "--arch lstm --unroll 5,20"),
+)
+
+# -- unroll -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnrollScope(Scope):
+    """Parameters of ``bench unroll``."""
+
+    widths: tuple[int, ...] = widths()
+    batch_sizes: tuple[int, ...] = batch_sizes(1)
+    unrolls: tuple[int, ...] = option(help=_UNROLL, flag="--unroll", kind=int, listed=True, least=1)
+    methods: tuple[str, ...] = methods(tuple(RECURRENT))
+    rounds: int = rounds()
+    seconds: float = 0.3
+
+
+UNROLL = Declaration(
+    "unroll",
+    "time of an unroll of a recurrent network, over a hand-written truncated BPTT",
+    "unroll",
+    by_tier(
+        UnrollScope,
+        widths=[(16,), (256,), (256, 1024)],
+        batch_sizes=[(8,), (256,), (256,)],
+        unrolls=[(3,), (3, 5, 10, 20), (2, 3, 4, 5, 8, 20, 40)],
+        rounds=[2, 15, 15],
+        seconds=[0.01, 0.3, 0.3],
+    ),
+    examples=("", "--unroll 3,10 --methods dni"),
+)
+
+# -- layer-parallel ---------------------------------------------------------------------------------------
+
+LAYER_PARALLEL_METHODS = (
+    *("backprop_eager", "backprop_compiled", "backprop_cudagraph"),
+    *("layer_parallel", "layer_parallel_general"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerParallelScope(Scope):
+    """Parameters of ``bench layer-parallel``."""
+
+    widths: tuple[int, ...] = widths()
+    layers: tuple[int, ...] = layers(3)  # one at least between the first and the last
+    batch_sizes: tuple[int, ...] = batch_sizes()
+    methods: tuple[str, ...] = methods(LAYER_PARALLEL_METHODS)
+    modes: tuple[str, ...] = _modes()
+    rounds: int = rounds()
+    learn: bool = option(False, help=_LEARN, kind=bool)
+    seconds: float = 0.1
+    schedule: str = "quick"
+
+
+LAYER_PARALLEL = Declaration(
+    "layer-parallel",
+    "time of a step over depth: all layers in one batch, and backprop eager, compiled, in a CUDA graph",
+    "layer_parallel",
+    by_tier(
+        LayerParallelScope,
+        widths=[(16,), (64,), (64, 256, 1024)],
+        layers=[(4,), (4, 16, 32), (4, 8, 16, 32, 64, 128)],
+        batch_sizes=[(32,), (32,), (32, 256)],
+        methods=[LAYER_PARALLEL_METHODS[:-1], LAYER_PARALLEL_METHODS[:-1], LAYER_PARALLEL_METHODS],
+        modes=[_EAGER, _BOTH, _BOTH],
+        rounds=[2, 15, 15],
+        seconds=[0.01, 0.1, 0.3],
+        schedule=["smoke", "quick", "quick"],
+    ),
+    examples=("", "--width 64 --layers 4,16,64", "--layers 16 --learn"),
+)
+
+# -- pipeline ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineScope(Scope):
+    """Parameters of ``bench pipeline``."""
+
+    widths: tuple[int, ...] = widths()
+    layers: tuple[int, ...] = layers(3)
+    batch_sizes: tuple[int, ...] = batch_sizes(4)
+    stages: tuple[int, ...] = option(
+        help="Processes that the network is divided among.", kind=int, listed=True, least=2
+    )
+    methods: tuple[str, ...] = methods(PIPELINE_METHODS)
+    rounds: int = rounds()
+    link: str | None = option(
+        None,
+        help="Emulate this link between the processes; on Linux, as root.",
+        metavar="rtt_ms=X,mbit_s=Y",
+        default="the loopback device",
+    )
+    learn: bool = option(False, help=_LEARN, kind=bool)
+    seconds: float = 1.0
+    schedule: str = "quick"
+
+
+PIPELINE = Declaration(
+    "pipeline",
+    "throughput of stages over a link, beside backprop, data parallel and pipeline schedules",
+    "pipeline.bench",
+    by_tier(
+        PipelineScope,
+        widths=[(16,), (512,), (512,)],
+        layers=[(5,), (9,), (9,)],
+        batch_sizes=[(8,), (256,), (256, 2048)],
+        stages=(2,),
+        methods=[PIPELINE_DEFAULT, PIPELINE_DEFAULT, PIPELINE_METHODS],
+        rounds=[2, 5, 7],
+        seconds=[0.02, 1.0, 3.0],
+        schedule=["smoke", "quick", "full"],
+    ),
+    examples=("", "--stages 2,4 --methods gpipe,stages", "--link rtt_ms=50,mbit_s=1000"),
+    cpu_only=True,
+)
+
+# -- networks ---------------------------------------------------------------------------------------------
+
+NETWORK_METHODS = ("plain", "in_process", "stages", "layer_parallel")
+
+#: The networks of the zoo, in its order.
+NETWORKS = (
+    *("MLP", "residual CNN", "DenseNet", "TransformerEncoder, padding mask", "LSTM classifier"),
+    *("two inputs", "dict output", "ResNet-18", "ViT", "Swin", "ConvNeXt", "EfficientNet", "GPT-2"),
+    *("GPT-2, tied embeddings", "Llama", "BERT", "ResNet-18 (timm)", "ViT (timm)"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworksScope(Scope):
+    """Parameters of ``bench networks``."""
+
+    methods: tuple[str, ...] = methods(NETWORK_METHODS, help="Engines that train the networks.")
+    arch: str | None = option(
+        None,
+        help="One network alone.",
+        metavar="NAME",
+        choices=NETWORKS,
+        default="all; MLP and an encoder in the smoke tier",
+    )
+    batch_size: int = option(8, help="Examples in the largest batches.", kind=int, least=2)
+    rounds: int = rounds("Steps of each training.")
+    names: tuple[str, ...] = NETWORKS
+
+
+NETWORKS_BENCH = Declaration(
+    "networks",
+    "which networks each engine trains exactly as backpropagation does, and which it refuses",
+    "networks.bench",
+    by_tier(NetworksScope, rounds=5, names=[("MLP", "TransformerEncoder, padding mask"), NETWORKS, NETWORKS]),
+    examples=("", "--arch BERT --methods in_process,stages"),
+    cpu_only=True,
+)
+
+# -- survival ---------------------------------------------------------------------------------------------
+
+KILLED_METHODS = ("backprop", "cdni", "delayed", "dni")
+FAULTS = ("killed", "frozen", "raises")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KillsScope(Scope):
+    """Parameters of ``bench kills``."""
+
+    methods: tuple[str, ...] = methods(KILLED_METHODS, help="Methods whose runs are killed.")
+    rounds: int = rounds("Kills of all runs together.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DamageScope(Scope):
+    """Parameters of ``bench damage``."""
+
+    methods: tuple[str, ...] = ("reader",)
+    rounds: int = rounds("Damaged inputs of all sorts together.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultsScope(Scope):
+    """Parameters of ``bench faults``."""
+
+    methods: tuple[str, ...] = methods(FAULTS, help="Faults that happen.")
+    stages: tuple[int, ...] = option(help="Processes of a run.", kind=int, listed=True, least=2)
+
+
+KILLS = Declaration(
+    "kills",
+    "runs killed at random moments and resumed, held bit by bit against runs that were not",
+    "survival.kills",
+    by_tier(KillsScope, rounds=[10, 200, 2000]),
+    examples=("", "--methods delayed --rounds 40"),
+    cpu_only=True,
+)
+DAMAGE = Declaration(
+    "damage",
+    "damaged data, texts, records, snapshots, parcels and command lines: refused, told, or gone on with",
+    "survival.damage",
+    by_tier(DamageScope, rounds=[200, 10_000, 100_000]),
+    examples=("", "--rounds 500"),
+    cpu_only=True,
+)
+FAULTS_BENCH = Declaration(
+    "faults",
+    "one rank of a run on stages is killed, frozen or raises: how long until the others end, and what they say",
+    "survival.faults",
+    by_tier(FaultsScope, "smoke", "quick", methods=[("killed",), FAULTS], stages=[(2,), (2, 3)]),
+    examples=("", "--stages 2 --methods frozen"),
+    cpu_only=True,
+)
+
+#: The benchmarks by name, in the order of lists.
+BENCHMARKS: Mapping[str, Declaration] = {
+    each.name: each
+    for each in (
+        *(STEP, MEMORY, UNROLL, LAYER_PARALLEL, PIPELINE, NETWORKS_BENCH),
+        *(KILLS, DAMAGE, FAULTS_BENCH),
+    )
+}
