@@ -6,7 +6,8 @@ them), ``cut.py`` (the plain loop), ``graph.py`` (what lies between cuts) and ``
 
 from . import timetable
 from .context import context, current
-from .decouple import Decoupled, decouple, propose_cuts, recouple
+from .decouple import decouple, propose_cuts, recouple
+from .decoupled import Decoupled
 from .errors import (
     ConfigError,
     ContextError,

@@ -90,6 +90,12 @@ def check_unlockable(net: Decoupled) -> None:
             "the network was decoupled with loss_scale, which is for the plain training loop: here modules "
             "learn from credit that no loss was scaled for; decouple it without"
         )
+    if net.units.counts_tokens:
+        raise ConfigError(
+            f"the network was decoupled with reduction={net.units.reduction!r}, which counts the labels of a batch in the "
+            "plain training loop; decouple it with reduction='mean' and give the mean over tokens of each example, or "
+            "with a callable"
+        )
     owner: dict[str, str] = {}
     for module in net.graph.modules:
         if module.hides_parameters:
