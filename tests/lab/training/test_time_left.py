@@ -36,8 +36,8 @@ def test_runs_that_ended_tell_of_those_alike() -> None:
     assert left.seconds() == pytest.approx(20 + 10 + 20)
     left.ended(runs[1], 50.0)  # dearer than was estimated: so will the next one be
     assert left.seconds() == pytest.approx(10 + 50)
-    left.stepped(runs[2], 50, 3.0)
-    assert left.seconds() == pytest.approx(5 + 50)
+    left.stepped(runs[2], 50, 3.0)  # its own pace counts for what is left of it
+    assert left.seconds() == pytest.approx(3 + 50)
 
 
 def test_jobs_share_what_is_left() -> None:

@@ -1,4 +1,4 @@
-"""What is said of a sweep under way: how long it will still take, and short names for its runs."""
+"""Progress of a sweep in words: how long it will still take, and short names for its runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .run import Run
 
 __all__ = ["TimeLeft", "run_key", "run_names"]
 
-#: What tells runs of different cost apart, the most alike first: the first of these that has ended is asked.
+#: What runs of about the same cost share, the most alike first. The pace of the most alike that has ended is used.
 _ALIKE: tuple[Callable[[Run], Any], ...] = (
     lambda run: (
         run.payload.data,
@@ -28,42 +28,42 @@ _ALIKE: tuple[Callable[[Run], Any], ...] = (
 
 
 class TimeLeft:
-    """Is told how a sweep goes, and says how many seconds of it are left.
+    """Estimates how many seconds of a sweep are left.
 
-    The work of a run is its number of steps times the estimated cost of one, and its seconds are that work
-    at the pace of the runs most alike that have ended.
+    The work of a run is its number of steps times the estimated cost of a step. A run takes that work at the pace of the
+    runs most alike that have ended; the one under way goes on at its own pace.
 
     Args:
         runs: the runs.
-        jobs: how many run side by side.
+        jobs: number of runs side by side.
     """
 
     def __init__(self, runs: Sequence[Run], jobs: int = 1) -> None:
         self._left = {run_key(run): run for run in runs}
         self._jobs = jobs
         self._paces: list[dict[Any, list[float]]] = [{} for _ in _ALIKE]
-        self._first: float | None = None  # pace of a run under way, until one has ended
-        self._under_way: tuple[str, float] = ("", 0.0)
+        self._own_pace: float | None = None  # of the run under way
+        self._under_way: tuple[str, float] = ("", 0.0)  # the run, and the share of it that is done
 
     def stepped(self, run: Run, step: int, seconds: float) -> None:
-        """Take note of a run under way, where runs come one after the other.
+        """Note how far a run is, where runs come one after the other.
 
         Args:
             run: the run.
-            step: steps that it has done.
-            seconds: what these took.
+            step: number of steps done.
+            seconds: the time they took.
         """
         share = step / run.schedule.steps
         self._under_way = (run_key(run), share)
         if share:
-            self._first = seconds / (_work(run) * share)
+            self._own_pace = seconds / (_work(run) * share)
 
     def ended(self, run: Run, seconds: float | None) -> None:
-        """Take a run off what is left.
+        """Note that a run has ended.
 
         Args:
             run: the run.
-            seconds: what it took; None if that says nothing of others: it was skipped, or failed.
+            seconds: the time it took; None if that says nothing of others, because it was skipped or failed.
         """
         self._left.pop(run_key(run), None)
         if seconds is not None:
@@ -71,13 +71,13 @@ class TimeLeft:
                 paces.setdefault(alike(run), []).append(seconds / _work(run))
 
     def seconds(self) -> float | None:
-        """Return the seconds that are left, about; None if nothing is known of them yet."""
+        """Return about how many seconds are left; None if nothing is known yet."""
         total = 0.0
         for key, run in self._left.items():
-            pace = self._pace(run)
+            done = self._under_way[1] if key == self._under_way[0] else 0.0
+            pace = self._own_pace if done else self._pace(run)
             if pace is None:
                 return None
-            done = self._under_way[1] if key == self._under_way[0] else 0.0
             total += (1 - done) * pace * _work(run)
         return total / max(1, min(self._jobs, len(self._left)))
 
@@ -86,7 +86,7 @@ class TimeLeft:
         for alike, paces in zip(_ALIKE, self._paces, strict=True):
             if found := paces.get(alike(run)):
                 return mean(found)
-        return self._first
+        return self._own_pace
 
 
 def run_key(run: Run) -> str:

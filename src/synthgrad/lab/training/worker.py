@@ -1,4 +1,4 @@
-"""What a process that was started for some runs does first, and what its parent keeps as it was."""
+"""Processes that are started for runs: what they do first, and what their parent keeps as it was."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ _SIGNALS = [
 
 
 def settle() -> None:
-    """End with the parent and at a signal, both without a traceback, and repeat no warning but those of snapshots."""
+    """Prepare this process to work for another one.
+
+    It ends at a signal, and when its parent ends, in both cases without a traceback. Warnings are not shown, because the
+    parent has shown them, except those about snapshots.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_follow_parent, daemon=True).start()
@@ -32,7 +36,7 @@ def settle() -> None:
 
 
 def _follow_parent() -> None:
-    """End this process when the one that started it is gone, killed say: nobody would take its records."""
+    """End this process when its parent has ended, because nobody would write its records."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -46,7 +50,7 @@ def _show(message: Warning | str, *rest: object, **more: object) -> None:
 
 @contextmanager
 def torchrun_tamed() -> Generator[None]:
-    """Keep the parts of torchrun from logging what errors say too, and put signals and environment back after them."""
+    """Keep torchrun's parts from logging what errors say anyway, and restore signals and environment at the end."""
     before = {which: signal.getsignal(which) for which in _SIGNALS}
     environment, level = dict(os.environ), logging.root.manager.disable
     logging.disable(logging.ERROR)
