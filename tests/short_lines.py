@@ -84,8 +84,8 @@ def provide(words: Sequence[str], folder: Path, data: Path) -> None:
     if "--data-dir" in values:
         (folder / values["--data-dir"]).symlink_to(data.resolve())
     if (file := folder / values.get("--data", "")).suffix == ".npz":  # which a program of the page writes
-        x, y = np.random.default_rng(0).normal(size=(120, 8)).astype(np.float32), np.arange(120) % 3
-        np.savez(file, x_train=x[:100], y_train=y[:100], x_test=x[100:], y_test=y[100:])
+        x, y = np.random.default_rng(0).normal(size=(1200, 8)).astype(np.float32), np.arange(1200) % 3
+        np.savez(file, x_train=x[:1000], y_train=y[:1000], x_test=x[1000:], y_test=y[1000:])
     if words[1] == "report":
         for name in [w for k, w in enumerate(words[2:], 2) if "--out" not in (w, words[k - 1])]:
             shutil.copytree(next((ROOT / "results/compare").iterdir()), folder / name)
@@ -99,7 +99,9 @@ def cut_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         runs = {run.method: run for run in reversed(all_runs(self, *args, **options))}
         return [
             replace(
-                run, payload=replace(run.payload, width=16), schedule=replace(run.schedule, steps=2, eval_every=2)
+                run,
+                payload=replace(run.payload, width=16),
+                schedule=replace(run.schedule, steps=2, eval_every=2),
             )
             for run in reversed(runs.values())
         ]
