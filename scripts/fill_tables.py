@@ -36,30 +36,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from synthgrad.lab.records import FILE, Record, read
-from synthgrad.lab.report import (
-    OVER,
-    Sheet,
-    bench_groups,
-    bench_markdown,
-    bench_picture,
-    budget_sheets,
-    grid_sheets,
-    has_lags,
-    lag_picture,
-    markdown,
-    measure_picture,
-    noted_markdown,
-    single_tables,
-    sparse_picture,
-    sparse_sheet,
-    sparse_sweeps,
-    standalone,
-    tabulate,
-    unroll_grids,
-    unroll_picture,
-    unroll_sheets,
-    unroll_sweeps,
-)
+from synthgrad.lab.report.bench_plots import bench_plot
+from synthgrad.lab.report.benches import bench_groups
+from synthgrad.lab.report.frame import frame_of
+from synthgrad.lab.report.grids import sparse_sweeps
+from synthgrad.lab.report.plot import Plot, draw, standalone
+from synthgrad.lab.report.plots import OVER, has_lags, lag_plot, measure_plot, sparse_group, unroll_plot
+from synthgrad.lab.report.sheet import markdown
+from synthgrad.lab.report.tables import document_sheets, grids_of, single_tables
+from synthgrad.lab.report.unrolls import unroll_sweeps
 
 ROOT = Path(__file__).parent.parent
 MARKED = re.compile(
@@ -80,17 +65,9 @@ def table(folder: str, only: dict[str, str], *, errors_only: bool) -> str:
     records = [r for r in records if all(_says(r, key) == value for key, value in only.items())]
     if problems or not records:
         sys.exit("\n".join(problems) or f"{path}: holds no records {only or ''}")
-    parts: list[str] = []
-    tables = tabulate(records)
-    # Of several budgets, and of sweeps over update probabilities or unrolls, the tables that gather them say it all.
-    parts += [noted_markdown(sparse_sheet(sweep)) for sweep in sparse_sweeps(records)]
-    parts += [noted_markdown(sheet) for sheet in unroll_sheets(records, errors_only=errors_only)]
-    parts += [noted_markdown(sheet) for sheet in budget_sheets(tables, errors_only=errors_only)]
-    for made in single_tables(tables):
-        parts += [f"**{made.title}**\n", markdown(made, errors_only=errors_only)]
-    benches = [r for r in records if str(r["experiment"]).startswith("bench/")]
-    if benches:
-        parts += [bench_markdown(benches)]
+    sheets = document_sheets(records, times=not errors_only)
+    # A benchmark's table says what it is by its columns.
+    parts = [markdown(sheet, titled=not sheet.title.startswith("bench/")) for sheet in sheets]
     return "\n".join([*parts, _machine(records)]) + "\n"
 
 
@@ -102,13 +79,13 @@ def grid(folders: Sequence[str]) -> str:
         if problems or not found:
             sys.exit("\n".join(problems) or f"{ROOT / folder / FILE}: holds no records")
         records += found
-    sheets: list[Sheet] = [*grid_sheets(records, least=1), *unroll_grids(records)]
+    sheets = grids_of(records)
     if not sheets:
         sys.exit(
             f"{' '.join(folders)}: no records for a grid; name folders of `compare`, or of `run` with table1, copy, "
             "repeat_copy or charlm"
         )
-    return "\n".join([*map(noted_markdown, sheets), _machine(records)]) + "\n"
+    return "\n".join([*map(markdown, sheets), _machine(records)]) + "\n"
 
 
 def plot(folder: str, words: dict[str, str]) -> str:
@@ -120,42 +97,46 @@ def plot(folder: str, words: dict[str, str]) -> str:
         sys.exit(f"{path}: over={over}; accepted: {', '.join(OVER)}")
     chosen = {key: value for key, value in words.items() if key not in ("over", "of")}
     records = [r for r in records if all(_says(r, key) == value for key, value in chosen.items())]
-    benches = bench_groups(records)
-    if benches and not problems:
-        svg = bench_picture(*next(iter(benches.items())), of) if len(benches) == 1 else ""
-        return (
-            standalone(svg)
-            if svg
-            else sys.exit(
-                f"{path}: expected lines of one benchmark, width and batch size that have {of or 'a measure to draw'}; "
-                "choose among them, as in width=64 batch_size=32"
-            )
+    if problems:
+        sys.exit("\n".join(problems))
+    drawn = _drawn(records, over, of)
+    return standalone(draw(drawn)) if isinstance(drawn, Plot) else sys.exit(f"{path}: {drawn}")
+
+
+def _drawn(records: list[Record], over: str, of: str) -> Plot | str:
+    """Return the plot of some records, or what is wrong with them."""
+    if benches := bench_groups(records):
+        plot = bench_plot(*next(iter(benches.items())), of) if len(benches) == 1 else None
+        return plot or (
+            f"expected lines of one benchmark, width and batch size that have {of or 'a measure to draw'}; "
+            "choose among them, as in width=64 batch_size=32"
         )
-    if records and has_lags(records) and not problems:
-        return standalone(lag_picture(records))
-    sweeps, unrolls = sparse_sweeps(records), unroll_sweeps(records, least=1)
-    tables = [] if unrolls else [t for t in tabulate(records) if t.recurrent]
-    num = len(sweeps) + len(unrolls) + len(tables)
-    if problems or num != 1:
-        sys.exit("\n".join(problems) or f"{path}: holds {num} sweeps {words or ''}, expected one")
-    if sweeps:
-        return standalone(sparse_picture(sweeps[0]))
-    svg = unroll_picture(unrolls[0], over) if unrolls else measure_picture(tables[0], of, over)
-    return standalone(svg) if svg else sys.exit(f"{path}: no run has what is to be plotted {words or ''}")
+    frame = frame_of(records)
+    tables, unrolls = single_tables(frame), unroll_sweeps(frame, least=1)
+    if len(tables) == 1 and has_lags(tables[0]):
+        return lag_plot(tables[0])
+    plots = [sparse_group(sweep).plots[0] for sweep in sparse_sweeps(frame)]
+    plots += [plot for sweep in unrolls if (plot := unroll_plot(sweep, over))]
+    plots += [] if unrolls else [p for t in tables if t.recurrent and (p := measure_plot(t, of, over))]
+    return (
+        plots[0]
+        if len(plots) == 1
+        else f"holds {len(plots)} sweeps of which a plot can be made, expected one"
+    )
 
 
 def _says(record: Record, key: str) -> str:
-    value = record["method"] if key == "method" else record["cell"].get(key)
+    value = record.method if key == "method" else record.cell.get(key)
     return str(value).lower()
 
 
 def _machine(records: list[Record]) -> str:
-    env = records[-1]["env"]
-    words = [str(env["device"])]
-    if len({(r["env"]["threads"], r["env"].get("jobs", 1)) for r in records}) == 1:
-        words += [f"{env['threads']} thread{'s' if env['threads'] > 1 else ''}"]
-        words += [f"{env['jobs']} runs side by side"] if env.get("jobs", 1) > 1 else []
-    return f"*{', '.join(words)}; torch {env['torch']}.*\n"
+    env = records[-1].env
+    words = [str(env.device)]
+    if len({(r.env.threads, r.env.jobs or 1) for r in records}) == 1:
+        words += [f"{env.threads or 1:g} thread{'' if env.threads == 1 else 's'}"]
+        words += [f"{env.jobs:g} runs side by side"] if (env.jobs or 1) > 1 else []
+    return f"*{', '.join(words)}; torch {env.torch}.*\n"
 
 
 def _filled(marked: re.Match[str]) -> str:

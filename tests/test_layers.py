@@ -59,7 +59,7 @@ THIRD: dict[str, set[str]] = {
     "lab/training": {"torch", "numpy"},
     "lab/recipes": {"torch"},
     "lab/bench": {"torch", "numpy"},
-    "lab/report": {"matplotlib", "jinja2"},
+    "lab/report": {"matplotlib", "jinja2", "pandas"},
     "lab/cli": {"click", "rich", "torch"},
 }
 

@@ -13,7 +13,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from ..records import Record
-from ..report import Sheet, bench_groups, bench_sheet, gathered_sheets, table_sheet, tabulate
+from ..report import Sheet, bench_sheets, gathered_sheets, training_sheets
 from ..training.run import Run
 from ..training.sweep import Progress as SweepProgress
 from ..training.time_left import TimeLeft, run_key, run_names
@@ -187,11 +187,9 @@ def _print_sheet(sheet: Sheet) -> None:
 
 def print_bench(records: Iterable[Record]) -> None:
     """Print the benchmark records among these, one table for each benchmark."""
-    for name, group in bench_groups(records).items():
-        sheet = bench_sheet(name, group)
+    for sheet in bench_sheets(records):
         _print_sheet(sheet)
-        for note in sheet.notes:
-            _stdout().print(note, highlight=False, markup=False)
+        _print_notes(sheet)
 
 
 def print_tables(records: Sequence[Record], problems: Sequence[str] = ()) -> None:
@@ -199,12 +197,18 @@ def print_tables(records: Sequence[Record], problems: Sequence[str] = ()) -> Non
     errors = Console(stderr=True, soft_wrap=True)
     for problem in problems:
         errors.print(problem, highlight=False, markup=False)
-    tables = tabulate(records)
-    for table in tables[:MOST_TABLES]:
-        _print_sheet(table_sheet(table))
-    for sheet in gathered_sheets(records, tables):
+    sheets = training_sheets(records)
+    for sheet in sheets[:MOST_TABLES]:
         _print_sheet(sheet)
-        for note in sheet.notes:
-            _stdout().print(note, highlight=False, markup=False)
-    if len(tables) > MOST_TABLES:
-        errors.print(f"{len(tables) - MOST_TABLES} more tables, left out; name fewer folders")
+        for warning in sheet.warnings:
+            _stdout().print(warning, highlight=False, markup=False)
+    for sheet in gathered_sheets(records):
+        _print_sheet(sheet)
+        _print_notes(sheet)
+    if len(sheets) > MOST_TABLES:
+        errors.print(f"{len(sheets) - MOST_TABLES} more tables, left out; name fewer folders")
+
+
+def _print_notes(sheet: Sheet) -> None:
+    for note in (*sheet.warnings, *sheet.notes):
+        _stdout().print(note, highlight=False, markup=False)

@@ -211,13 +211,13 @@ class Estimate(_Figures):
 
 
 class Env(Part):
-    """Machine and versions."""
+    """Machine and versions; ``other_load``: processors that other programs kept busy when the run began."""
 
     __slots__ = ()
     part = "env"
 
     device, torch, python, synthgrad, commit = _Text(), _Text(), _Text(), _Text(), _Text()
-    threads, jobs, load_average = _Number(), _Number(), _Number()
+    threads, jobs, other_load = _Number(), _Number(), _Number()
     dirty = _Flag()
 
 
@@ -249,6 +249,12 @@ class Rule(Part):
 
     __slots__ = ()
     part = "config"
+
+    hidden, aux_hidden, kernel = _Value(), _Value(), _Value()
+    like_layer, norm, constant_lr, per_example = _Flag(), _Flag(), _Flag(), _Flag()
+    receiver, true_messages = _Flag(), _Flag()
+    lr_factor, decay, delay, alpha = _Number(), _Number(), _Number(), _Number()
+    window, mix, aux_weight = _Number(), _Number(), _Number()
 
     @classmethod
     def _fits(cls, key: str, value: object) -> bool:

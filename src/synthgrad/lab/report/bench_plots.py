@@ -2,99 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from ..records import Record
-from .bench import bench_label
-from .bench_pipeline import without_rivals
-from .fields import key, number, part, text
-from .plots import Group, Plot
-from .svg import COLOURS, Legend, depth_axis, draw, log_scale, thin
+from .benches import bench_label, without_rivals
+from .plot import COLOURS, Group, Line, Plot, Point, thin
+from .words import key, text
 
-__all__ = ["bench_picture", "bench_plots"]
+__all__ = ["bench_plot", "bench_plot_groups"]
 
 _MIB = 2.0**20
-_MOST_PANELS = 12  # of a measure
-_MOST_POINTS = 60  # of a line
-_MOST_LINES = 32  # of a panel
+_MOST_PANELS, _MOST_LINES, _MOST_POINTS = 12, 32, 60
 
 
 @dataclass(frozen=True, slots=True)
 class _Measure:
-    """What is drawn over depth, or over the steps of recurrent networks.
-
-    Attributes:
-        title: stands over the plot.
-        label: of the axis, with the unit.
-        name: of the metric.
-        low, high: metrics of the ends of its error bar; empty for none.
-        scale: what to divide by.
-    """
+    """What is drawn: title of the plot, label of the axis, metric, what to divide by, whether it has a spread."""
 
     title: str
     label: str
     name: str
-    low: str = ""
-    high: str = ""
     scale: float = 1.0
+    bars: bool = False
 
 
-_MEASURES: dict[str, tuple[_Measure, ...]] = {
-    "step": (
-        _Measure(
-            "ratio of a step to backprop",
-            "ratio to backprop (×)",
-            "ratio_to_backprop",
-            "ratio_to_backprop_p10",
-            "ratio_to_backprop_p90",
-        ),
-    ),
+def _ratio(title: str, to: str, name: str) -> _Measure:
+    return _Measure(title, f"ratio to {to} (×)", name, bars=True)
+
+
+_MEASURES: Mapping[str, Sequence[_Measure]] = {
+    "step": (_ratio("ratio of a step to backprop", "backprop", "ratio_to_backprop"),),
     "memory": (
-        _Measure("held for the backward pass", "held for backward (MiB)", "saved_bytes_peak", scale=_MIB),
-        _Measure("peak memory", "peak memory (MiB)", "peak_bytes", scale=_MIB),
+        _Measure("held for the backward pass", "held for backward (MiB)", "saved_bytes_peak", _MIB),
+        _Measure("peak memory", "peak memory (MiB)", "peak_bytes", _MIB),
         _Measure("time of a step", "step (ms)", "step_ms_median"),
     ),
-    "unroll": (
-        _Measure(
-            "ratio of an unroll to a hand-written loop",
-            "ratio to hand-written (×)",
-            "ratio_to_hand_written",
-            "ratio_to_hand_written_p10",
-            "ratio_to_hand_written_p90",
-        ),
+    "memory of unrolls": (
+        _Measure("held for the backward pass", "held for backward (MiB)", "saved_bytes_peak", _MIB),
+        _Measure("time of an unroll", "unroll (ms)", "unroll_ms_median"),
     ),
+    "unroll": (_ratio("ratio of an unroll to a hand-written loop", "hand-written", "ratio_to_hand_written"),),
     "layer-parallel": (
-        _Measure("time of a step", "step (ms)", "step_ms_median", "step_ms_p10", "step_ms_p90"),
-        _Measure(
-            "ratio of a step to the best backprop",
-            "ratio to best backprop (×)",
-            "ratio_to_best_backprop",
-            "ratio_to_best_backprop_p10",
-            "ratio_to_best_backprop_p90",
-        ),
+        _Measure("time of a step", "step (ms)", "step_ms_median", bars=True),
+        _ratio("ratio of a step to the best backprop", "best backprop", "ratio_to_best_backprop"),
         _Measure("ratio of a step to its limit", "ratio to limit (×)", "ratio_to_roofline"),
     ),
     "pipeline": (
-        _Measure("throughput", "throughput (10³ examples/s)", "examples_per_s", scale=1e3),
-        _Measure(
-            "ratio of a step to the best pipeline",
-            "ratio to best pipeline (×)",
-            "ratio_to_best_pipeline",
-            "ratio_to_best_pipeline_p10",
-            "ratio_to_best_pipeline_p90",
-        ),
-        _Measure("sent in a step by all processes", "sent (MiB)", "sent_bytes_per_step", scale=_MIB),
+        _Measure("throughput", "throughput (10³ examples/s)", "examples_per_s", 1e3),
+        _ratio("ratio of a step to the best pipeline", "best pipeline", "ratio_to_best_pipeline"),
+        _Measure("sent in a step by all processes", "sent (MiB)", "sent_bytes_per_step", _MIB),
     ),
 }
-_LSTM_MEMORY = (
-    _MEASURES["memory"][0],
-    _Measure("time of an unroll", "unroll (ms)", "unroll_ms_median"),
-)
 #: What a panel has one value of, with the words for it.
 _PANEL = {
     "width": "width {}",
@@ -107,251 +66,156 @@ _PANEL = {
 }
 #: What is drawn over: the first of these that a cell names, with the words for axis and title.
 _OVER = {
-    "rtt_ms": ("round trip (ms)", "round trip {} ms"),
-    "horizon": ("horizon (steps)", "{} steps"),
-    "unroll": ("T (steps)", "T {}"),
-    "layers": ("layers", "{} layers"),
+    "rtt_ms": ("round trip (ms)", "round trip {:g} ms"),
+    "horizon": ("horizon (steps)", "{:g} steps"),
+    "unroll": ("T (steps)", "T {:g}"),
+    "layers": ("layers", "{:g} layers"),
 }
 
-#: Place on the axis, value, and how far the error bar reaches down and up.
-Points = list[tuple[float, float, float, float]]
+#: A row of the table by its label, and whether it is compiled.
+_Rows = dict[tuple[str, bool], list[Record]]
 
 
-def bench_plots(name: str, records: Sequence[Record]) -> list[Group]:
+def bench_plot_groups(name: str, records: Sequence[Record]) -> list[Group]:
     """Return the plots of a benchmark; none if nothing is known of how to draw it.
 
     Args:
         name: of the benchmark, without ``bench/``.
         records: its lines.
     """
-    groups: list[Group] = []
+    found: list[Group] = []
     records = without_rivals(name, records)
-    over = _over(records)
-    panels = _panels(records, over)
-    measures = _measures(name, over)
-    more = f" {len(panels) - _MOST_PANELS} more panels are not drawn." if len(panels) > _MOST_PANELS else ""
-    for k, measure in enumerate(measures):
-        plots = [
-            plot
-            for n, (words, lines) in enumerate(list(panels.items())[:_MOST_PANELS])
-            if (plot := _drawn_over(over, measure, words, lines, f"bench-{name}-{k}-{n}"))
-        ]
-        note = "Bars reach from the 10 % to the 90 % point of the rounds." if measure.low else ""
-        if plots:
-            groups.append(Group(measure.title[0].upper() + measure.title[1:], plots, (note + more).strip()))
+    over, panels = _panels(records)
+    for measure in _measures(name, over):
+        drawn = list(panels.items())[:_MOST_PANELS]
+        plots = [plot for words, lines in drawn if (plot := _over(over, measure, words, lines))]
+        note = "Bars reach from the 10 % to the 90 % point of the rounds." if measure.bars else ""
+        note += (
+            f" {len(panels) - _MOST_PANELS} more panels are not drawn." if len(panels) > _MOST_PANELS else ""
+        )
+        found += [Group(measure.title[0].upper() + measure.title[1:], plots, note.strip())] if plots else []
     if name == "step" and (plot := _against_arithmetic(records)):
         note = "On the dotted line a step takes as long as its matrix products say; rows that skip updates have no place here."
-        groups.append(Group("Measured against arithmetic", [plot], note))
-    return groups
+        found.append(Group("Measured against arithmetic", [plot], note))
+    return found
 
 
-def bench_picture(name: str, records: Sequence[Record], of: str = "") -> str:
-    """Return one plot of a benchmark as SVG text, to be made `standalone`.
+def bench_plot(name: str, records: Sequence[Record], of: str = "") -> Plot | None:
+    """Return one plot of a benchmark; None if there is no such metric, or more than one panel of it.
 
     Args:
         name: of the benchmark, without ``bench/``.
         records: its lines, which have one value of all but what is drawn over: one width, one batch size.
         of: the metric; empty for what comes first.
-
-    Returns:
-        The plot; empty if there is no such metric, or more than one panel of it.
     """
     records = without_rivals(name, records)
-    over = _over(records)
-    panels = _panels(records, over)
+    over, panels = _panels(records)
     measure = next((m for m in _measures(name, over) if of in ("", m.name)), None)
     if measure is None or len(panels) != 1:
-        return ""
+        return None
     ((words, lines),) = panels.items()
-    plot = _drawn_over(over, measure, words, lines, f"bench-{name}")
-    return plot.draw() if plot else ""
+    return _over(over, measure, words, lines)
 
 
-def _measures(name: str, over: str) -> tuple[_Measure, ...]:
-    return _LSTM_MEMORY if (name, over) == ("memory", "horizon") else _MEASURES.get(name, ())
+def _measures(name: str, over: str) -> Sequence[_Measure]:
+    return _MEASURES.get("memory of unrolls" if (name, over) == ("memory", "horizon") else name, ())
 
 
-def _over(records: Sequence[Record]) -> str:
-    """Return what the lines are drawn over."""
-    cells = [part(r, "cell") for r in records]
-    return next((name for name in _OVER if any(number(cell, name) is not None for cell in cells)), "layers")
-
-
-def _panels(records: Sequence[Record], over: str) -> dict[str, list[Record]]:
-    """Group the lines by what a panel has one value of; its words name what differs between panels."""
-    cells = [part(r, "cell") for r in records]
-    varied = [k for k in _PANEL if k == "width" or (k != over and len({key(c.get(k)) for c in cells}) > 1)]
+def _panels(records: Sequence[Record]) -> tuple[str, dict[str, list[Record]]]:
+    """Return what the lines are drawn over, and the lines by what a panel has one value of, in words."""
+    cells = [r.cell for r in records]
+    over = next((name for name in _OVER if any(cell.number(name) is not None for cell in cells)), "layers")
+    varied = [
+        k for k in _PANEL if k == "width" or (k != over and len({key(cell.get(k)) for cell in cells}) > 1)
+    ]
     panels: dict[str, list[Record]] = {}
     for record, cell in zip(records, cells, strict=True):
-        words = ", ".join(
-            _PANEL[k].format("any" if cell.get(k) is None else text(cell[k], 12)) for k in varied
+        values = {k: "any" if cell.get(k) is None else text(cell[k], 12) for k in varied}
+        panels.setdefault(", ".join(_PANEL[k].format(value) for k, value in values.items()), []).append(
+            record
         )
-        panels.setdefault(words, []).append(record)
-    return panels
+    return over, panels
 
 
-def _rows(records: Sequence[Record]) -> dict[tuple[str, bool], list[Record]]:
+def _rows(records: Sequence[Record]) -> _Rows:
     """Group the lines by row label, apart for compiled and eager; without the rule where no two differ in it alone."""
     short = len({bench_label(r, with_rule=False) for r in records}) == len({bench_label(r) for r in records})
-    rows: dict[tuple[str, bool], list[Record]] = {}
+    rows: _Rows = {}
     for record in records:
-        compiled = part(record, "cell").get("compiled") is True
-        rows.setdefault((bench_label(record, with_rule=not short), compiled), []).append(record)
-    return rows
+        label = bench_label(record, with_rule=not short)
+        rows.setdefault((label, record.cell.compiled is True), []).append(record)
+    return dict(list(rows.items())[:_MOST_LINES])
 
 
-def _points(over: str, measure: _Measure, records: Sequence[Record]) -> Points:
-    points: Points = []
-    for record in records:
-        metrics = part(record, "metrics")
-        depth, value = number(part(record, "cell"), over), number(metrics, measure.name)
-        if depth is not None and value is not None:
-            low, high = number(metrics, measure.low), number(metrics, measure.high)
-            down = 0.0 if low is None else max(0.0, value - low)
-            up = 0.0 if high is None else max(0.0, high - value)
-            points.append((depth, value / measure.scale, down / measure.scale, up / measure.scale))
-    points.sort()
-    # Of many points some are drawn, the first and the last among them.
-    most = min(len(points), _MOST_POINTS)
-    return [points[round(k * (len(points) - 1) / max(1, most - 1))] for k in range(most)]
-
-
-def _drawn_over(
-    over: str, measure: _Measure, words: str, records: Sequence[Record], salt: str
-) -> Plot | None:
-    lines = {
-        label: points for label, rows in _rows(records).items() if (points := _points(over, measure, rows))
-    }
-    lines = dict(list(lines.items())[:_MOST_LINES])
-    if not lines:
+def _over(over: str, measure: _Measure, words: str, records: Sequence[Record]) -> Plot | None:
+    """Return a measure over what differs; where that is one place, a row of the plot for each row of the table."""
+    rows = {row: _points(over, measure, lines) for row, lines in _rows(records).items()}
+    rows = {row: points for row, points in rows.items() if points}
+    if not rows:
         return None
-    depths = sorted({p[0] for points in lines.values() for p in points})
-    paint = (
-        _dots(measure, lines) if len(depths) == 1 else _depths(over, measure, lines, depths)
-    )  # over one place there is no line to draw
-    title = words + (", " + _OVER[over][1].format(f"{depths[0]:g}") if len(depths) == 1 else "")
-    height = 0.9 + 0.3 * len(lines) if len(depths) == 1 else 3.2
-    along = "" if len(depths) == 1 else f" over {_OVER[over][0]}"
-    return Plot(title, lambda: draw(paint, salt, f"{measure.title}{along}, {title}", height), 0)
+    places = sorted({p[0] for points in rows.values() for p in points})
+    single = len(places) == 1
+    label, at = _OVER[over]
+    title = words + (f", {at.format(places[0])}" if single else "")
+    about = f"{measure.title}{'' if single else f' over {label}'}, {title}"
+    lines = _lines(rows, named=single)
+    plot = Plot(
+        title, label, measure.label, lines, about, log_y=None, ticks=tuple(places[:: -(-len(places) // 10)])
+    )
+    return replace(plot, rows=single, guide="one" if measure.name.startswith("ratio") else "")
 
 
-def _styles(lines: dict[tuple[str, bool], Points]) -> dict[tuple[str, bool], dict[str, Any]]:
-    names = list(dict.fromkeys(label for label, _ in lines))
-    return {
-        (label, compiled): {
-            "color": COLOURS[names.index(label) % len(COLOURS)],
-            "marker": "osD^v"[names.index(label) // len(COLOURS) % 5],
-            "linestyle": "--" if compiled else "-",
-            "markerfacecolor": "none" if compiled else None,
-        }
-        for label, compiled in lines
-    }
+def _points(over: str, measure: _Measure, records: Sequence[Record]) -> list[Point]:
+    points: list[Point] = []
+    base = measure.name.removesuffix("_median")
+    for record in records:
+        place, value = record.cell.number(over), record.metrics.number(measure.name)
+        if place is not None and value is not None:
+            low, high = (record.metrics.number(f"{base}_p{p}") if measure.bars else None for p in (10, 90))
+            down = max(0.0, value - low) if low is not None else 0.0
+            up = max(0.0, high - value) if high is not None else 0.0
+            points.append((place, value / measure.scale, down / measure.scale, up / measure.scale))
+    return thin(sorted(points), _MOST_POINTS)
 
 
-def _legend(styles: dict[tuple[str, bool], dict[str, Any]]) -> Legend:
-    """Name each row once, by its colour, and, where some are compiled, what is dashed."""
-    first: dict[str, dict[str, Any]] = {}
-    for (label, _), style in styles.items():
-        first.setdefault(label, style | {"linestyle": "-", "markerfacecolor": None})
-    if any(compiled for _, compiled in styles):
-        grey = {"color": "#7f7f7f", "marker": "o"}
-        first["eager"] = grey | {"linestyle": "-"}
-        first["compiled"] = grey | {"linestyle": "--", "markerfacecolor": "none"}
-    handles = [Line2D([], [], linewidth=1.5, markersize=4.5, **style) for style in first.values()]
-    return handles, list(first)
+def _lines(
+    rows: Mapping[tuple[str, bool], Sequence[Point]], *, named: bool = False, join: bool = True
+) -> tuple[Line, ...]:
+    """Return a line for each row, dashed and hollow where it is compiled.
 
-
-def _name(label: str, compiled: bool) -> str:
-    return f"{label}, compiled" if compiled else label
-
-
-def _depths(
-    over: str, measure: _Measure, lines: dict[tuple[str, bool], Points], depths: Sequence[float]
-) -> Callable[[Axes], Legend]:
-    def paint(axes: Axes) -> Legend:
-        styles = _styles(lines)
-        for label, style in styles.items():
-            points = lines[label]
-            # Several values at one depth, of seeds or forms: a line through them would say nothing.
-            several = len({p[0] for p in points}) < len(points)
-            drawn: dict[str, Any] = style | ({"linestyle": "none"} if several else {})
-            axes.errorbar(
-                [p[0] for p in points],
-                [p[1] for p in points],
-                yerr=([p[2] for p in points], [p[3] for p in points]) if measure.low else None,
-                linewidth=1.5,
-                markersize=4.5,
-                capsize=2.5,
-                elinewidth=1,
-                **drawn,
+    Args:
+        rows: places and heights, by label and whether the row is compiled.
+        named: does every row have a name of its own, in place of a legend?
+        join: are the points joined?
+    """
+    names = list(dict.fromkeys(label for label, _ in rows))
+    lines: list[Line] = []
+    for (label, compiled), points in rows.items():
+        k = names.index(label)
+        # Several values at one place, of seeds or forms: a line through them would say nothing.
+        joined = join and len({p[0] for p in points}) == len(points)
+        style = Line("", (), k % len(COLOURS), int(compiled), "osD^v"[k // len(COLOURS) % 5], hollow=compiled)
+        name = f"{label}, compiled" if compiled else label
+        lines.append(
+            replace(
+                style, name=name if named else "", points=tuple(points), dash=style.dash if joined else None
             )
-        depth_axis(axes, depths[:: -(-len(depths) // 10)], _OVER[over][0])
-        axes.set_ylabel(measure.label)
-        heights = [p[1] for points in lines.values() for p in points]
-        if min(heights) > 0 and max(heights) > 12 * min(heights):
-            log_scale(axes)
-        else:
-            axes.set_ylim(bottom=0)
-        if measure.name.startswith("ratio"):
-            axes.axhline(1, color="#7f7f7f", linewidth=1, linestyle=":")
-        return _legend(styles)
-
-    return paint
-
-
-def _dots(measure: _Measure, lines: dict[tuple[str, bool], Points]) -> Callable[[Axes], Legend]:
-    """One depth only: a row of the plot for each row of the table, named at its side."""
-
-    def paint(axes: Axes) -> Legend:
-        shown = list(_styles(lines).items())
-        for k, (label, style) in enumerate(shown):
-            for _, value, down, up in lines[label]:
-                # What a column has no room for is said above the mark.
-                axes.errorbar(
-                    [value],
-                    [k],
-                    xerr=([down], [up]) if measure.low else None,
-                    markersize=6,
-                    capsize=3,
-                    **style,
-                )
-            axes.annotate(
-                _name(*label), (0, k), (6, 4), xycoords=("axes fraction", "data"), textcoords="offset points",
-                fontsize=9, va="bottom",
-            )  # fmt: skip
-        axes.set_ylim(len(shown) - 0.4, -0.9)
-        axes.set_yticks([])
-        axes.set_xlim(left=0)
-        axes.set_xlabel(measure.label)
-        if measure.name.startswith("ratio"):
-            axes.axvline(1, color="#7f7f7f", linewidth=1, linestyle=":")
-        return [], []
-
-    return paint
+        )
+        lines += [] if named else [replace(style, name=label, dash=0, hollow=False)]
+    if any(compiled for _, compiled in rows) and not named:
+        lines += [Line("eager", (), 6, 0, "o"), Line("compiled", (), 6, 1, "o", hollow=True)]
+    return tuple(lines)
 
 
 def _against_arithmetic(records: Sequence[Record]) -> Plot | None:
-    points: dict[tuple[str, bool], list[tuple[float, float]]] = {}
-    for label, rows in _rows(records).items():
-        for record in rows:
-            metrics = part(record, "metrics")
-            x, y = number(metrics, "ratio_arithmetic"), number(metrics, "ratio_to_backprop")
-            whole = number(part(record, "cell"), "update_prob") in (None, 1)
-            if x is not None and y is not None and whole:
-                points.setdefault(label, []).append((x, y))
-    points = {label: thin(pairs) for label, pairs in list(points.items())[:_MOST_LINES]}
-    if not points:
+    rows: dict[tuple[str, bool], list[Point]] = {}
+    for row, lines in _rows(records).items():
+        for r in lines:
+            x, y = r.metrics.ratio_arithmetic, r.metrics.ratio_to_backprop
+            if x is not None and y is not None and r.cell.update_prob in (None, 1):
+                rows.setdefault(row, []).append((x, y, 0.0, 0.0))
+    if not rows:
         return None
-
-    def paint(axes: Axes) -> Legend:
-        styles = _styles({label: [] for label in points})
-        right, top = (1.08 * max(pair[k] for pairs in points.values() for pair in pairs) for k in (0, 1))
-        axes.plot([0, right], [0, right], color="#7f7f7f", linewidth=1, linestyle=":")
-        for label, pairs in points.items():
-            style: dict[str, Any] = styles[label] | {"linestyle": "none", "markersize": 5.5}
-            axes.plot([a for a, _ in pairs], [b for _, b in pairs], **style)
-        axes.set(xlim=(0, right), ylim=(0, top), xlabel="arithmetic ratio (×)", ylabel="measured ratio (×)")
-        return _legend(styles)
-
     about = "measured ratio of a step to backprop against the ratio of its arithmetic"
-    return Plot("measured and arithmetic ratio", lambda: draw(paint, "bench-arithmetic", about), 1)
+    labels = ("measured and arithmetic ratio", "arithmetic ratio (×)", "measured ratio (×)")
+    return Plot(*labels, _lines(rows, join=False), about, rank=1, guide="diagonal")

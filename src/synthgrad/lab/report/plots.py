@@ -1,38 +1,444 @@
-"""Plots that wait to be drawn: a page chooses how many it can hold before any work is done."""
+"""Which plots the tables of trainings have: descriptions, made of the points of curves and of finished runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
-__all__ = ["Group", "Plot"]
+import pandas as pd
+
+from . import published
+from .frame import figures, first, good, groups, records_of
+from .grids import EQUAL_STEPS, EQUAL_UPDATES, MANY, Sweep
+from .labels import position
+from .measures import ERROR, Measure, measure_named
+from .plot import COLOURS, DASHES, Group, Line, Plot, Point, styled, thin
+from .trainings import Table
+from .unrolls import UnrollSweep
+from .words import text
+
+__all__ = [
+    "OVER",
+    "has_lags",
+    "lag_plot",
+    "measure_plot",
+    "sparse_group",
+    "sweep_groups",
+    "table_groups",
+    "unroll_plot",
+]
+
+MOST_RUNS = 10  # of a row that are drawn
+#: What a picture for a document can run over.
+OVER = ("data", "seconds", "unroll")
+_BARS = "Bars reach from the best to the worst seed; every point is the mean of its runs."
+_SEEDS = "Thin: every seed. Bold: their median, as far as all of them go."
+_QUALITY = {"cosine": "cosine with the true message", "relative_error": "relative error"}
+_QUALITY_NOTE = (
+    "The credit that a module learns from, held against the true message when that comes: a cosine of 1 is its "
+    "direction, a relative error of 1 is no better than no credit at all. Means over seeds."
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Plot:
-    """One plot.
+class Axis:
+    """What curves show or run over: a value of their points.
 
     Attributes:
-        title: stands over it.
-        draw: returns it as SVG text.
-        rank: where not all plots of a table have room, those of lower rank stay.
+        name: of the value.
+        title: of the plot, or of the group over it.
+        label: of the axis.
+        unit: in brackets after the label; empty for none.
+        stairs: does a value last until the next?
+        falls: does it fall steeply at first, so that the rest needs the room?
     """
 
+    name: str
     title: str
-    draw: Callable[[], str]
-    rank: int
+    label: str
+    unit: str = ""
+    stairs: bool = False
+    falls: bool = False
+
+    @property
+    def words(self) -> str:
+        """The label with its unit."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Plots under one heading.
+_STEPS = Axis("step", "Over steps", "step")
+_SECONDS = Axis("elapsed_s", "Over seconds of training", "training time", "s")
+#: Of these a plot of recurrent runs goes over the first that is measured.
+_DATA = (
+    Axis("sequences_seen", "Over sequences seen", "sequences seen"),
+    Axis("chars_seen", "Over characters seen", "characters seen"),
+    Axis("examples_seen", "Over examples seen", "examples seen"),
+    _STEPS,
+)
+_HEIGHTS = (
+    Axis("test_error_pct", "test error", "test error", "%"),
+    Axis("val_error_pct", "validation error", "validation error", "%"),
+    Axis("train_error_pct", "training error", "training error", "%"),
+    Axis("test_loss", "test loss", "test loss", "nats"),
+    Axis("val_loss", "validation loss", "validation loss", "nats"),
+    Axis("train_loss", "training loss", "training loss", "nats"),
+)
+_RECURRENT = (
+    Axis("sequence_length", "sequence length", "longest sequence solved", stairs=True),
+    Axis("val_bits_per_char", "validation bits per character", "bits per character, validation", falls=True),
+    Axis("a_accuracy_pct", "accuracy of A", "accuracy of A", "%"),
+    Axis("b_accuracy_pct", "accuracy of B", "accuracy of B", "%"),
+    Axis("train_bits_per_char", "training bits per character", "bits per character, training", falls=True),
+)
 
-    Attributes:
-        heading: stands over them.
-        plots: in the order in which they are shown.
-        note: what a reader must know of them; empty if nothing.
+
+def has_lags(table: Table) -> bool:
+    """Are these runs of the sweep over lags?"""
+    return all(r.experiment == "lag" for r in table.records)
+
+
+def table_groups(table: Table) -> list[Group]:
+    """Return the plots of a table of trainings: over steps or data, over seconds where times may be compared."""
+    points, more = _drawn(table)
+    data, heights = _measured(points, table.recurrent)
+    found = [Group("Test error over lag", [lag_plot(table)], _BARS)] if has_lags(table) else []
+    for place in (data, _SECONDS) if table.timed else (data,):
+        plots = [
+            plot for k, height in enumerate(heights) if (plot := _curves(points, place, height, data, k))
+        ]
+        note = f"{_SEEDS} " if points.groupby("label")["run"].nunique().max() > 1 else ""
+        note += f"The rows with the least error are drawn, {more} more are not." if more else ""
+        found += [Group(place.title, plots, note.strip())] if plots else []
+    return [*found, *_quality_group(points, _STEPS, "Quality of each interface")]
+
+
+def _points(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the points of some runs' curves: ``run``, ``label``, ``unroll``, ``ok``, ``quality``, and every figure."""
+    rows = [
+        {"run": k, "label": label, "unroll": unroll, "ok": record.status == "ok", "quality": point.quality}
+        | {name: point.number(name) for name in point if name != "quality"}
+        for (label, unroll), own in groups(runs, "label", "unroll")
+        for k, record in own["record"].head(MOST_RUNS).items()
+        for point in record.curve
+    ]
+    return pd.DataFrame(rows, columns=None if rows else ["run", "label", "unroll", "ok", "quality"])
+
+
+def _drawn(table: Table) -> tuple[pd.DataFrame, int]:
+    """Return the points of the rows to draw, those with the least error if there are many; how many more there are."""
+    runs = pd.concat(table.rows())
+    runs = runs[[len(r.curve) > 0 for r in records_of(runs)]]
+    error = Measure(f"{table.part}_error_pct", "", 2)
+    means = {
+        row: sum(v) / len(v) if (v := error.values(own)) else float("inf")
+        for row, own in groups(runs, "label")
+    }
+    best = sorted(means, key=means.__getitem__)[: len(COLOURS)]
+    return _points(runs[runs["label"].isin(best)]), len(means) - len(best)
+
+
+def _measured(points: pd.DataFrame, recurrent: bool) -> tuple[Axis, list[Axis]]:
+    """Return the amount of data that was measured, and what the curves show."""
+    found = [
+        h
+        for h in (_RECURRENT if recurrent else _HEIGHTS)
+        if h.name in points and points[h.name].notna().any()
+    ]
+    # What training measures itself need not stand beside the length of sequences.
+    heights = [h for h in found if not (found[0].stairs and h.falls)]
+    data = (axis for axis in _DATA if axis.name in points and points[axis.name].notna().any())
+    return next(data, _STEPS) if recurrent else _STEPS, heights
+
+
+def _pairs(own: pd.DataFrame, place: Axis, height: Axis) -> list[tuple[float, float]]:
+    """Return a run's points; stairs from their foot, for nothing was solved before."""
+    if place.name not in own or height.name not in own:
+        return []
+    both = zip(own[place.name].astype(float), own[height.name].astype(float), strict=True)
+    pairs = [(a, b) for a, b in both if a == a and b == b]
+    return [(0.0, 0.0), *pairs] if height.stairs and pairs and min(pairs)[0] > 0 else pairs
+
+
+def _median(points: pd.DataFrame, place: Axis, height: Axis, data: Axis) -> list[tuple[float, float]]:
+    """Return the median of the runs that ended well, wherever all of them are known.
+
+    Both place and height are medians at equal amounts of data: at equal times the curve would end with the fastest
+    run, and a slow one would be held against what others had learned from more data.
     """
+    sides: list[pd.Series] = []
+    for axis in (place, height):
+        how = replace(axis, stairs=height.stairs)
+        curves = {run: dict(_pairs(own, data, how)) for run, own in groups(points[points["ok"]], "run")}
+        whole = pd.DataFrame({run: pd.Series(curve, dtype=float) for run, curve in curves.items() if curve})
+        if not len(whole):
+            return []
+        whole = whole.sort_index()
+        shown = whole.ffill() if axis.stairs else whole.interpolate(method="index", limit_area="inside")
+        end = min(column.last_valid_index() for _, column in whole.items())
+        sides.append(shown.dropna().loc[:end].median(axis=1))
+    return list(zip(*sides, strict=True))
 
-    heading: str
-    plots: list[Plot]
-    note: str = ""
+
+def _flat(pairs: Iterable[tuple[float, float]]) -> tuple[Point, ...]:
+    return tuple((float(a), float(b), 0.0, 0.0) for a, b in pairs)
+
+
+def _curves(points: pd.DataFrame, place: Axis, height: Axis, data: Axis, rank: int = 0) -> Plot | None:
+    """Return a plot of some rows: every run, thin where there are several, and then their median, bold."""
+    lines: list[Line] = []
+    rows = {row: own for row, own in groups(points, "label") if _pairs(own, place, height)}
+    values = pd.Series([b for own in rows.values() for _, b in _pairs(own, place, height)], dtype=float)
+    if not len(values):
+        return None
+    top = 100 * values.median()  # what a diverging run reached far above all others would hide these
+    for row, (colour, dash) in styled(list(rows)).items():
+        runs = {run: pairs for run, own in groups(rows[row], "run") if (pairs := _pairs(own, place, height))}
+        bad = set(rows[row].loc[~rows[row]["ok"], "run"]) & set(runs)
+        cross = "" if not bad else " ×" if len(bad) == len(runs) else f" × ({len(bad)} of {len(runs)})"
+        for run, pairs in runs.items():
+            shown = [(a, min(b, top)) for a, b in pairs] if run in bad and top > 0 else pairs
+            marker = "." if len(shown) < 12 and not height.stairs else ""
+            only = len(runs) == 1
+            line = Line(row + cross if only else "", _flat(shown), colour, dash, marker, stairs=height.stairs)
+            lines.append(replace(line, faint=not only, ended=run in bad, width=1.8))
+        if len(runs) > 1:
+            bold = _flat(_median(rows[row], place, height, data))
+            lines.append(Line(row + cross, bold, colour, dash, width=2.0, stairs=height.stairs))
+    plot = Plot(height.title, place.words, height.words, tuple(lines), rank=rank, log_y=height.falls)
+    if height in _HEIGHTS:
+        above = values[values > 0]  # an error of zero has no place on a logarithmic axis
+        zero = ", 0 at edge" if len(above) and values.min() <= 0 else ""
+        floor = above.min() / 2 if len(above) else None
+        plot = replace(plot, floor=floor, log_y=len(above) > 0, y_label=plot.y_label + zero)
+    return _scaled(_ranged(plot, height), place)
+
+
+def _ranged(plot: Plot, height: Axis) -> Plot:
+    """Return a plot whose heights begin at zero for stairs, and leave out the steep beginning of what falls."""
+    whole = [line.points for line in plot.lines if line.points]
+    if height.stairs:
+        return replace(plot, y_range=(0.0, 1.06 * max([1.0, *(p[1] for points in whole for p in points)])))
+    if not height.falls or not whole:
+        return plot
+    low = min(p[1] for points in whole for p in points)
+    high = max(p[1] for points in whole for p in points if p[0] >= points[-1][0] / 10)
+    margin = 0.03 * (high - low)
+    return replace(plot, y_range=(low - margin, high + margin)) if margin > 0 else plot
+
+
+def _scaled(plot: Plot, place: Axis) -> Plot:
+    """Return a plot whose places are counted in units that keep their numbers short."""
+    furthest = max((p[0] for line in plot.lines for p in line.points), default=0.0)
+    size, word = 1.0, place.unit
+    if place is _SECONDS and furthest >= 2e4:
+        size, word = 3600.0, "hours"
+    elif place in _DATA[:3] and furthest >= 2e4:
+        size, word = (1e6, "millions") if furthest >= 2e6 else (1e3, "thousands")
+    lines = tuple(
+        replace(line, points=tuple((p[0] / size, *p[1:]) for p in line.points)) for line in plot.lines
+    )
+    return replace(plot, lines=lines, x_label=replace(place, unit=word).words)
+
+
+def measure_plot(table: Table, of: str = "", over: str = "data") -> Plot | None:
+    """Return one plot of recurrent runs: of what ``of`` names, else of the first thing that their curves have."""
+    points, _ = _drawn(table)
+    data, heights = _measured(points, recurrent=True)
+    chosen = [axis for axis in (_RECURRENT if of else heights) if of in ("", axis.name)]
+    return _curves(points, _SECONDS if over == "seconds" else data, chosen[0], data) if chosen else None
+
+
+# Sweeps over lengths of unrolls
+
+
+def sweep_groups(sweep: UnrollSweep) -> list[Group]:
+    """Return the plots of a sweep: over data, over seconds where times may be compared, and over ``T``."""
+    points, data, height = _sweep_points(sweep)
+    found: list[Group] = []
+    for place in (data, _SECONDS) if sweep.timed else (data,):
+        plots = [_together(points, place, height, data)]
+        for unroll, own in sorted(groups(points, "unroll")):
+            plot = _curves(own, place, height, data, 1)
+            plots += [replace(plot, title=f"T={unroll:g}: {plot.title}")] if plot else []
+        note = f"First the medians over the seeds for several lengths together, then each length. {_SEEDS}"
+        note += " What is steep at the beginning may lie above the axes." if height.falls else ""
+        found += [Group(place.title, plots, note)] if len(plots) > 1 else []
+    over = _over_unrolls(sweep)
+    found += [Group("Over the length of unrolls", [over], _BARS)] if over else []
+    return [*found, *_quality_group(points, data, "Quality at the end of unrolls")]
+
+
+def _sweep_points(sweep: UnrollSweep) -> tuple[pd.DataFrame, Axis, Axis]:
+    """Return the points of a sweep's first rows, the amount of data that they name, and what they are measured by."""
+    rows = [runs for runs in sweep.rows() if any(r.curve for r in records_of(runs))][: len(COLOURS) - 1]
+    points = _points(pd.concat(rows) if rows else sweep.runs.head(0))
+    data = next(axis for axis in _DATA if axis.name == sweep.kind.data)
+    return points, data, next(axis for axis in _RECURRENT if axis.name == sweep.kind.level)
+
+
+def unroll_plot(sweep: UnrollSweep, over: str = "data") -> Plot | None:
+    """Return the main plot of a sweep: of one length every seed is drawn, of several the medians.
+
+    Args:
+        sweep: the runs.
+        over: ``data``, ``seconds``, or ``unroll`` for what was reached at the end, over ``T``.
+    """
+    if over == "unroll":
+        return _over_unrolls(sweep)
+    points, data, height = _sweep_points(sweep)
+    place = data if over == "data" else _SECONDS
+    several = len(sweep.unrolls) > 1
+    return _together(points, place, height, data) if several else _curves(points, place, height, data)
+
+
+def _together(points: pd.DataFrame, place: Axis, height: Axis, data: Axis) -> Plot:
+    """Return the plot of all lengths: a colour for each row, dashes for each length; medians only."""
+    unrolls = thin(sorted(set(points["unroll"])), len(DASHES))
+    styles = styled(list(dict.fromkeys(points["label"])))
+    lines = [
+        Line("", bold, styles[row][0], unrolls.index(unroll), width=1.8, stairs=height.stairs)
+        for (row, unroll), own in groups(points, "label", "unroll")
+        if unroll in unrolls and (bold := _flat(_median(own, place, height, data)))
+    ]
+    lines += [Line(row, (), colour, 0, width=2.2) for row, (colour, _) in styles.items()]
+    lines += [Line(f"T={unroll:g}", (), len(COLOURS) - 1, k) for k, unroll in enumerate(unrolls)]
+    about = f"{height.title} over {place.label}: {', '.join(styles)}, medians, for several T"
+    plot = Plot(f"{height.title}, T together", "", height.words, tuple(lines), about, log_y=height.falls)
+    return _scaled(_ranged(plot, height), place)
+
+
+def _over_unrolls(sweep: UnrollSweep) -> Plot | None:
+    """Return the plot of what was reached at the end, over ``T``, with the published figures."""
+    measure = measure_named(sweep.kind.metric)
+    ours: list[Line] = []
+    theirs: list[Line] = []
+    rows = {runs["label"].iloc[0]: runs for runs in sweep.rows()[: len(COLOURS) - 1]}
+    for row, (colour, _) in styled(list(rows)).items():
+        ours.append(Line(row, _means(rows[row], measure, "unroll"), colour, marker="o", width=1.8))
+        cells = {unroll: first(own) for unroll, own in sorted(groups(rows[row], "unroll"))}
+        found = {unroll: published.recurrent_figure(r.cell, r.method) for unroll, r in cells.items()}
+        known = _flat((unroll, figure.value) for unroll, figure in found.items() if figure is not None)
+        theirs += [Line("", known, colour, 3, "s", hollow=True)] if known else []
+    if not any(line.points for line in ours):
+        return None
+    signs = (
+        [Line("these runs", (), 6, marker="o"), Line("published", (), 6, 3, "s", hollow=True)]
+        if theirs
+        else []
+    )
+    about = f"{measure.heading} over the length of unrolls: {', '.join(rows)}"
+    ticks, lines = tuple(thin(sweep.unrolls, 10)), (*ours, *theirs, *signs)
+    plot = Plot(measure.heading, "T, steps of an unroll", measure.heading, lines, about, ticks=ticks)
+    return replace(plot, y_range=(None, None) if sweep.kind.least else (0.0, None))
+
+
+def _means(runs: pd.DataFrame, measure: Measure, at: str) -> tuple[Point, ...]:
+    """Return of each place the mean of its runs, and how far the best and the worst lie from it."""
+    name = f"metrics.{measure.metric}"
+    if name not in runs:
+        return ()
+    found = good(runs).dropna(subset=[name]).groupby(at)[name].agg(["mean", "min", "max"])
+    return tuple(
+        (float(p), float(m), float(m - low), float(high - m)) for p, m, low, high in found.itertuples()
+    )
+
+
+# Test errors over what differs
+
+
+def lag_plot(table: Table) -> Plot:
+    """Return the plot of a sweep over lags: a line for each method, dotted for what has no lag."""
+    runs = pd.concat(table.rows())
+    runs["lag"] = [r.config.rule.delay or 0.0 for r in records_of(runs)]
+    lines: list[Line] = []
+    for method, own in groups(runs, "method")[: len(COLOURS)]:
+        colour = position(method) % len(COLOURS)  # as in every plot of the page
+        line = Line(method, _means(own, ERROR, "lag"), colour, marker="o")
+        if method == "backprop" and (errors := figures(good(own), f"metrics.{ERROR.metric}")):
+            mean = sum(errors) / len(errors)
+            line = Line(method, _flat((lag, mean) for lag in (0.0, runs["lag"].max())), colour, 3)
+        lines.append(line)
+    about = "test error over lag: " + ", ".join(line.name for line in lines)
+    ticks = tuple(sorted(set(runs.loc[runs["method"] != "backprop", "lag"])))
+    labels = ("test error", "lag of the messages (steps)", "test error (%)")
+    return Plot(*labels, tuple(lines), about, log_y=True, ticks=ticks)
+
+
+def sparse_group(sweep: Sweep) -> Group:
+    """Return the plot of a sweep over update probabilities: solid at equal updates, dashed at equal steps."""
+    lines: list[Line] = []
+    drawn: dict[str, Line] = {}
+    for method in sweep.methods:
+        own = sweep.runs[sweep.runs["method"] == method]
+        colour = position(method) % len(COLOURS)  # as in every plot of the page
+        lines.append(Line(method, (), colour, width=2.2))
+        for dash, kind in enumerate((EQUAL_UPDATES, EQUAL_STEPS)):
+            points = _means(own[[kind in kinds for kinds in own["kinds"]]], ERROR, "prob")
+            if not points or (kind == EQUAL_STEPS and len(points) == 1 and EQUAL_UPDATES in drawn):
+                continue  # p = 1 alone stands on the other line already
+            many = len(points) > MANY
+            line = Line("", points, colour, None if many else dash, "os"[dash], hollow=dash == 1 and not many)
+            drawn[kind] = Line(kind, (), len(COLOURS) - 1, dash, "os"[dash], hollow=dash == 1)
+            lines.append(line)
+    about = "test error over the probability of an update: " + ", ".join(sweep.methods)
+    labels = ("test error", "probability of an update, p", "test error (%)")
+    plot = Plot(*labels, (*lines, *drawn.values()), about, log_y=True)
+    return Group("Test error over p", [plot], _BARS)
+
+
+# Quality of the credit
+
+
+def _quality_group(points: pd.DataFrame, place: Axis, heading: str) -> list[Group]:
+    """Return two plots for each row whose interfaces were measured, with a line for each interface and length."""
+    plots = [
+        plot
+        for row, own in groups(points, "label")
+        for k, measure in enumerate(_QUALITY)
+        if (plot := _quality_plot(row, measure, own, place, 4 + k))
+    ]
+    return [Group(heading, plots, _QUALITY_NOTE)] if plots else []
+
+
+def _quality_plot(row: str, measure: str, points: pd.DataFrame, place: Axis, rank: int) -> Plot | None:
+    found = pd.DataFrame(
+        [
+            (p["unroll"], name, p[place.name], values.get(measure))
+            for p in points.to_dict("records")
+            for name, values in p["quality"].items()
+            if place.name in p
+        ],
+        columns=["unroll", "interface", "at", "value"],
+    ).astype({"at": float, "value": float})
+    found = found.dropna(subset=["at", "value"])
+    if not len(found):
+        return None
+    means = {k: own.groupby("at")["value"].mean() for k, own in groups(found, "unroll", "interface")}
+    several = found["interface"].nunique() > 1
+    names = {
+        k: _interface_words(*k, several=several)
+        for k in sorted(means, key=lambda k: (str(k[0]), _natural(k[1])))
+    }
+    lines = [
+        Line(names[k], _flat(means[k].items()), *style, marker="." if len(means[k]) < 12 else "")
+        for k, style in zip(
+            thin(list(names), len(COLOURS)), [(n, n % len(DASHES)) for n in range(8)], strict=False
+        )
+    ]
+    cosine = measure == "cosine"
+    title, words = f"{row}: {measure.replace('_', ' ')}", _QUALITY[measure]
+    plot = Plot(title, "", words, tuple(lines), rank=rank, log_y=False if cosine else None)
+    least = min(0.0, found["value"].min())
+    return _scaled(replace(plot, y_range=(least - 0.05, 1.05) if cosine else (None, None)), place)
+
+
+def _interface_words(unroll: float, name: str, *, several: bool) -> str:
+    if unroll == unroll:
+        return f"T={unroll:g}" + (f", {text(name, 30)}" if several else "")
+    return f"after {text(name, 30)}"
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Return what to sort by so that layer10 comes after layer9."""
+    return [(int(word), "") if word.isdecimal() else (-1, word) for word in re.split(r"(\d{1,9})", name)]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
+
+from ..records import Cell
 
 __all__ = [
     "SOURCE",
@@ -25,7 +27,7 @@ _NAMED = ("data", "arch", "layers")
 _UNLOCKED = frozenset({"dni_unlock", "cdni_unlock"})
 
 #: The network whose speed was published.
-_BENCHMARKED = {"data": "mnist", "arch": "fcn", "layers": 4, "width": 256}
+_BENCHMARKED = Cell({"data": "mnist", "arch": "fcn", "layers": 4, "width": 256})
 
 
 @cache
@@ -55,36 +57,34 @@ def widths_note() -> str:
     return f"Published for these numbers of units or filters: {listed}."
 
 
-def errors_pct(cell: Mapping[str, Any], *, any_width: bool = False) -> dict[str, float]:
+def errors_pct(cell: Cell, *, any_width: bool = False) -> dict[str, float]:
     """Return the published test errors of a cell by method; none if the cell is not one of the paper's.
 
     Args:
-        cell: the ``cell`` of a record: ``data``, ``arch``, ``layers`` and ``width`` tell. A
-            convolutional cell need not say its number of filters.
+        cell: of a record. A convolutional one need not say its number of filters.
         any_width: also for a network of another width, where that is named beside.
     """
     for entry in _figures()["feed_forward"]["cells"]:
-        width = cell.get("width")
-        fits = any_width or width == entry["width"] or (width is None and entry["arch"] == "cnn")
+        fits = any_width or cell.width == entry["width"] or (cell.width is None and entry["arch"] == "cnn")
         if fits and all(cell.get(k) == entry[k] for k in _NAMED):
             return dict(entry["error_pct"])
     return {}
 
 
-def notes(cell: Mapping[str, Any], methods: Collection[str]) -> list[str]:
+def notes(cell: Cell, methods: Collection[str]) -> list[str]:
     """Return what was published about a cell and has no place in the column of errors.
 
     Args:
-        cell: the ``cell`` of a record.
+        cell: of a record.
         methods: names of the methods of the table.
     """
-    data = str(cell.get("data"))
-    whole = {**cell, "data": _SUBSETS.get(data, data)}
+    data = str(cell.data)
+    whole = Cell({**cell, "data": _SUBSETS.get(data, data)})
     found: list[str] = []
     if data in _SUBSETS and (errors := errors_pct(whole)):
         listed = ", ".join(f"{method} {value:g} %" for method, value in errors.items())
         schedule = _figures()["feed_forward"]["schedule"]
-        found += [f"Published for this network on all of {whole['data']} ({SOURCE}; {schedule}): {listed}."]
+        found += [f"Published for this network on all of {whole.data} ({SOURCE}; {schedule}): {listed}."]
     if errors_pct(whole) == errors_pct(_BENCHMARKED):
         figures = _figures()
         found += [figures["unlock"]["note"]] if not _UNLOCKED.isdisjoint(methods) else []
@@ -108,32 +108,30 @@ class Figure:
         return f"{self.value:g}" + ("†" if self.recalled else "")
 
 
-def _recurrent(cell: Mapping[str, Any]) -> dict[str, Any]:
+def _recurrent(cell: Cell) -> dict[str, Any]:
     """Return what was published of a task, whatever the network's width; empty if nothing was."""
     entries = (v for v in _figures()["dni_recurrent"].values() if isinstance(v, dict))
     return next((e for e in entries if all(cell.get(k) == e[k] for k in ("data", "arch"))), {})
 
 
-def recurrent_figure(cell: Mapping[str, Any], method: Any) -> Figure | None:
+def recurrent_figure(cell: Cell, method: str) -> Figure | None:
     """Return the published figure of a recurrent network; None if there is none.
 
     Args:
-        cell: the ``cell`` of a record: ``data``, ``arch`` and ``unroll`` tell. A network of any width has the
-            figure of the paper's, which `recurrent_notes` names.
+        cell: of a record. A network of any width has the figure of the paper's, which `recurrent_notes` names.
         method: name of the method.
     """
     entry, unrolls = _recurrent(cell), _figures()["dni_recurrent"]["T"]
-    unroll = cell.get("unroll")
-    row = entry.get("figures", {}).get(method) if isinstance(method, str) else None
-    value = row[unrolls.index(unroll)] if row and unroll in unrolls else None
-    return None if value is None else Figure(value, unroll not in entry["read"])
+    row = entry.get("figures", {}).get(method)
+    value = row[unrolls.index(cell.unroll)] if row and cell.unroll in unrolls else None
+    return None if value is None else Figure(value, cell.unroll not in entry["read"])
 
 
-def recurrent_notes(cell: Mapping[str, Any], shown: Collection[Figure], where: str) -> list[str]:
+def recurrent_notes(cell: Cell, shown: Collection[Figure], where: str) -> list[str]:
     """Say whose figures they are, which network they are of, and which of them are recalled.
 
     Args:
-        cell: the ``cell`` of a record.
+        cell: of a record.
         shown: the figures that the table shows.
         where: how the sentence begins: where in the table they stand.
     """

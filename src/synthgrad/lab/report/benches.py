@@ -1,0 +1,360 @@
+"""The tables of benchmarks, each declared by its columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from ..records import Record
+from .frame import figures, groups
+from .measures import is_unsteady, ratio_text
+from .networks import networks_sheet
+from .sheet import Column, Sheet, sheet_of
+from .words import DASH, TEXTS, heading_of, text, unit
+
+__all__ = ["bench_groups", "bench_label", "bench_sheet", "without_rivals"]
+
+_MOST = 24  # columns of parameters, and of metrics, of a benchmark that nothing is known of
+
+#: Peers of `bench pipeline` that send nothing: what their cell says of a link does not concern them.
+_WITHOUT_LINK = ("backprop", "backprop_all_threads", "backprop_microbatches", "independent")
+
+BenchColumn = Column[Record]
+
+
+def bench_groups(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Return the lines of every benchmark among the records, by its name without ``bench/``."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        if record.experiment.startswith("bench/"):
+            found.setdefault(text(record.experiment.removeprefix("bench/"), 40), []).append(record)
+    return found
+
+
+def without_rivals(name: str, records: Sequence[Record]) -> list[Record]:
+    """Return the lines of a benchmark without those of schedules that were faster with other microbatches."""
+    return [r for r in records if name != "pipeline" or r.metrics.is_best is not False]
+
+
+def bench_label(record: Record, *, with_rule: bool = True) -> str:
+    """Name of a row: the method, its rule and engine, and what is skipped; not whether it is compiled."""
+    cell, method, rule = record.cell, text(record.method, 40), record.config.rule_text
+    words = [
+        TEXTS["peers"].get(method, method),
+        text(rule, 60) if with_rule and method not in ("backprop", "no_bprop") else "",
+        text(cell.engine or "", 40),
+        text(cell.variant or "", 40),
+        f"p={cell.update_prob:g}" if cell.update_prob not in (None, 1) else "",
+        f"{100 * cell.observe_prob:g} % of messages" if cell.observe_prob not in (None, 1) else "",
+    ]
+    return ", ".join(word for word in words if word)
+
+
+# Columns
+
+
+def _key(
+    heading: str, cell: Callable[[Record], str], *, optional: bool = False, partly: str = ""
+) -> BenchColumn:
+    return Column(heading, cell, key=True, optional=optional, partly=partly)
+
+
+def _figure(heading: str, metric: str, *, late: bool = False, optional: bool = False) -> BenchColumn:
+    def cell(record: Record) -> str:
+        return unit(metric, record.metrics.number(metric))
+
+    return Column(heading, cell, late=late, optional=optional)
+
+
+def _ratio(heading: str, metric: str) -> list[BenchColumn]:
+    """Return a ratio, marked where it is unsteady, and the column of its spread."""
+
+    def cell(record: Record) -> str:
+        ratio, low, high = _spread(record, metric)
+        return ratio_text(ratio, unsteady=is_unsteady(ratio, low, high, [record]))
+
+    def spread(record: Record) -> str:
+        _, low, high = _spread(record, metric)
+        return DASH if low is None or high is None else f"{low:.2f}–{high:.2f}"
+
+    return [Column(heading, cell), Column("10–90 %", spread)]
+
+
+def _spread(record: Record, metric: str) -> tuple[float | None, ...]:
+    return tuple(record.metrics.number(f"{metric}{end}") for end in ("", "_p10", "_p90"))
+
+
+def _size(record: Record) -> str:
+    """Return depth and width; a fully connected network in float32 is what nothing is said of."""
+    cell = record.cell
+    words = (cell.arch or "", f"{text(cell.layers, 12)} × {text(cell.width, 12)}", cell.precision or "")
+    return " ".join(text(word, 32) for word in words if word)
+
+
+def _threads(record: Record) -> str:
+    cell = record.cell
+    if record.method == "backprop_all_threads" and cell.threads is not None and cell.stages is not None:
+        return f"{cell.threads * cell.stages:g}"  # a cell names those of a stage
+    return text(cell.get("threads"), 12) if "threads" in cell or cell.stages is None else DASH
+
+
+def _arithmetic(record: Record) -> str:
+    prob = record.cell.update_prob
+    if record.metrics and prob not in (None, 1):
+        return f"{100 * (1 - prob):.0f} % of updates skipped"
+    return unit("ratio", record.metrics.ratio_arithmetic)
+
+
+def _linked(record: Record, value: float | None, sign: str) -> str:
+    alone = record.method in _WITHOUT_LINK or record.cell.link == "loopback"
+    return DASH if alone or value is None else f"{value:g} {sign}"
+
+
+def _count(name: str) -> Callable[[Record], str]:
+    def cell(record: Record) -> str:
+        found = record.cell.number(name)
+        return DASH if found is None else f"{found:g}"
+
+    return cell
+
+
+def _said(name: str, most: int = 20) -> Callable[[Record], str]:
+    return lambda record: text(record.cell.get(name), most)
+
+
+def _target(record: Record) -> str:
+    target = record.metrics.target_accuracy_pct
+    return DASH if target is None else f"{target:g} %"
+
+
+_METHOD = _key("method", bench_label)
+_BATCH = _key("batch", lambda r: text(r.cell.batch_size, 12))
+_THREADS = _key("threads", _threads)
+_COMPILED = _key("compiled", lambda r: "compiled" if r.cell.compiled else DASH, optional=True)
+_LAYERS = _key("layers × width", _size)
+_SIZES = (_METHOD, _LAYERS, _BATCH, _THREADS)
+_HORIZON = _key("horizon", _count("horizon"), optional=True)
+_UNROLLED = (
+    _METHOD,
+    _key("network", lambda r: f"{text(r.cell.arch, 12)} {text(r.cell.width, 12)}"),
+    _key("T", _said("unroll", 12)),
+    _HORIZON,
+    _BATCH,
+    _THREADS,
+)
+_STEP = _figure("step", "step_ms_median")
+_LEARNED = (
+    _figure("time to it", "time_to_accuracy_s", optional=True),
+    Column("target accuracy", _target, late=True, optional=True),
+    _figure("accuracy", "accuracy_pct", late=True, optional=True),
+)
+
+
+#: For benchmarks that are known: the columns of a line.
+_COLUMNS: Mapping[str, Sequence[BenchColumn]] = {
+    "step": (
+        *(*_SIZES, _COMPILED, _STEP),
+        *_ratio("ratio to backprop", "ratio_to_backprop"),
+        *(Column("arithmetic", _arithmetic), *_LEARNED),
+    ),
+    "memory": (
+        *(_METHOD, _LAYERS, _BATCH),
+        _key("threads", _threads, optional=True),
+        _COMPILED,
+        _key("segments", _count("segments"), optional=True),
+        _figure("held for backward", "saved_bytes_peak"),
+        _figure("ratio to backprop", "ratio_to_backprop"),
+        _figure("peak memory", "peak_bytes", optional=True),
+        _figure("ratio of peaks", "ratio_peak_to_backprop", optional=True),
+        _figure("step", "step_ms_median", optional=True, late=True),
+        _figure("ratio of steps", "ratio_step_to_backprop", optional=True, late=True),
+    ),
+    "memory of unrolls": (
+        *_UNROLLED,
+        _figure("held for backward", "saved_bytes_peak"),
+        _figure("ratio to whole horizon", "ratio_to_full_bptt"),
+        _figure("peak memory", "peak_bytes"),
+        _figure("unroll", "unroll_ms_median"),
+    ),
+    "unroll": (
+        *_UNROLLED,
+        _figure("unroll", "step_ms_median"),
+        *_ratio("ratio to hand-written", "ratio_to_hand_written"),
+    ),
+    "layer-parallel": (
+        *(*_SIZES, _COMPILED, _STEP),
+        *_ratio("ratio to best backprop", "ratio_to_best_backprop"),
+        _figure("limit", "roofline_ms", late=True),
+        _figure("ratio to limit", "ratio_to_roofline", late=True),
+        *_LEARNED,
+    ),
+    "pipeline": (
+        *(*_SIZES, _COMPILED),
+        _key("stages", _count("stages")),
+        _key(
+            "round trip", lambda r: _linked(r, r.cell.rtt_ms, "ms"), optional=True, partly="Between processes"
+        ),
+        _key(
+            "rate", lambda r: _linked(r, r.cell.mbit_s, "Mbit/s"), optional=True, partly="Between processes"
+        ),
+        _key("microbatches", _count("microbatches"), optional=True),
+        _STEP,
+        _figure("throughput", "examples_per_s"),
+        *_ratio("ratio to best pipeline", "ratio_to_best_pipeline"),
+        _LEARNED[0],
+        _figure("ratio to backprop", "ratio_to_backprop", late=True),
+        _figure("of it for microbatches", "microbatch_overhead_ms", late=True, optional=True),
+        _figure("sent", "sent_bytes_per_step", late=True),
+        _figure("peak memory", "peak_bytes", late=True, optional=True),
+        _figure("with the other rate", "time_to_accuracy_other_lr_s", late=True, optional=True),
+        *_LEARNED[1:],
+    ),
+    "faults": (
+        *(_key(name, _said(name)) for name in ("stages", "rank", "moment", "fault")),
+        Column("others ended", lambda r: DASH if (s := r.metrics.others_ended_s) is None else f"{s:.2f} s"),
+        Column("they say", lambda r: text(r.metrics.sentence or DASH, 400)),
+    ),
+}
+
+
+def _generic(records: Sequence[Record]) -> list[BenchColumn]:
+    """Return every parameter and every metric of the lines, for a benchmark that nothing more is known of."""
+
+    def parameter(name: str) -> BenchColumn:
+        return _key(heading_of(name), lambda r: text(r.cell.get(name, DASH), 30))
+
+    def measured(name: str) -> BenchColumn:
+        def cell(record: Record) -> str:
+            value = record.metrics.get(name)
+            if value is None:
+                return DASH
+            found = record.metrics.number(name)
+            return text(value, 40) if found is None else unit(name, found)
+
+        return Column(heading_of(name), cell)
+
+    cells = list(dict.fromkeys(name for r in records for name in r.cell))[:_MOST]
+    metrics = list(dict.fromkeys(name for r in records for name in r.metrics))[:_MOST]
+    method = _key("method", lambda r: text(r.method, 40))
+    return [method, *map(parameter, cells), *map(measured, metrics)]
+
+
+def bench_sheet(name: str, records: Sequence[Record]) -> Sheet:
+    """Return the lines of one benchmark as text.
+
+    Args:
+        name: of the benchmark, without ``bench/``.
+        records: its lines, at least one.
+    """
+    if name in _GATHERED:
+        return _GATHERED[name](records)
+    records = without_rivals(name, records)
+    unrolled = name == "memory" and any("horizon" in r.cell for r in records)
+    columns = _COLUMNS.get("memory of unrolls" if unrolled else name) or _generic(records)
+    sheet = sheet_of(
+        f"bench/{name}", columns, records, is_bad=lambda r: r.status != "ok", failures=_failures(records)
+    )
+    rows = [_with_reason(sheet, row, r) for row, r in zip(sheet.rows, records, strict=True)]
+    return replace(sheet, rows=tuple(rows))
+
+
+def _with_reason(sheet: Sheet, row: tuple[str, ...], record: Record) -> tuple[str, ...]:
+    """Return a row whose first column that was not measured says why."""
+    if record.metrics:
+        return row
+    measures = [k for k, column in enumerate(sheet.columns) if not column.key]
+    first = measures[0] if measures else len(row) - 1
+    said = text(record.error or record.status, 40)
+    return (*row[:first], said, *row[first + 1 :])
+
+
+def _failures(records: Iterable[Record]) -> list[str]:
+    """Return what went wrong, a line for each reason with the rows that it ended."""
+    rows: dict[str, list[str]] = {}
+    for record in records:
+        if record.status != "ok":
+            compiled = ", compiled" if record.cell.compiled else ""
+            reason = f"{text(record.status, 30)}: {text(record.error, 400)}"
+            rows.setdefault(reason, []).append(f"{bench_label(record)}{compiled}, {_size(record)}")
+    return [f"{reason} ({text('; '.join(names), 300)})" for reason, names in rows.items()]
+
+
+# What runs survived
+
+
+@dataclass(frozen=True, slots=True)
+class _Kills:
+    """The kills of one loop and engine."""
+
+    engine: str
+    loop: str
+    runs: pd.DataFrame
+
+    def lost(self, *, most: bool) -> str:
+        """Return how much work the middle kill cost, or the one that cost most."""
+        lost = sorted(figures(self.runs, "lost_s"))
+        return unit("s", lost[-1 if most else len(lost) // 2]) if lost else DASH
+
+
+_KILLS: Sequence[Column[_Kills]] = (
+    Column("engine", lambda k: k.engine, key=True),
+    Column("loop", lambda k: k.loop, key=True),
+    Column("kills", lambda k: str(len(k.runs))),
+    Column("by SIGKILL", lambda k: str(int((k.runs["signal"] == "SIGKILL").sum()))),
+    Column("equal", lambda k: str(int(k.runs["ok"].sum()))),
+    Column("lost, median", lambda k: k.lost(most=False)),
+    Column("lost, most", lambda k: k.lost(most=True)),
+)
+
+
+def _kills_sheet(records: Sequence[Record]) -> Sheet:
+    runs = pd.DataFrame(
+        {
+            "engine": [text(r.cell.engine, 30) for r in records],
+            "loop": [text(r.cell.loop, 30) for r in records],
+            "signal": [r.cell.signal for r in records],
+            "ok": [r.status == "ok" for r in records],
+            "lost_s": pd.Series([r.metrics.lost_s for r in records], dtype=float),
+        }
+    )
+    found = [_Kills(engine, loop, kills) for (engine, loop), kills in groups(runs, "engine", "loop")]
+    failures = [text(r.error, 300) for r in records if r.status != "ok"]
+    return sheet_of("bench/kills", _KILLS, found, is_bad=lambda k: not k.runs["ok"].all(), failures=failures)
+
+
+_OUTCOMES: Mapping[str, str] = {
+    "inputs": "damaged",
+    "refused": "refused in a line",
+    "warned": "told, went on",
+    "unchanged": "no change",
+    "as_given": "as given",
+    "silently_wrong": "silently wrong",
+    "traceback": "traceback",
+    "hang": "hang",
+}
+
+
+def _damage_sheet(records: Sequence[Record]) -> Sheet:
+    def counted(name: str, heading: str) -> BenchColumn:
+        def cell(record: Record) -> str:
+            count = record.metrics.number(name)
+            return DASH if count is None else f"{count:,.0f}"
+
+        return Column(heading, cell)
+
+    columns = [
+        _key("input", lambda r: text(r.cell.input, 40)),
+        *(counted(*pair) for pair in _OUTCOMES.items()),
+    ]
+    failures = [text(r.error, 300) for r in records if r.status != "ok"]
+    return sheet_of("bench/damage", columns, records, is_bad=lambda r: r.status != "ok", failures=failures)
+
+
+#: Benchmarks whose lines are gathered into rows.
+_GATHERED: Mapping[str, Callable[[Sequence[Record]], Sheet]] = {
+    "networks": networks_sheet,
+    "kills": _kills_sheet,
+    "damage": _damage_sheet,
+}
