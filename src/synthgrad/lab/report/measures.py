@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -85,6 +85,11 @@ MEASURES = (
 def measure_named(metric: str) -> Measure:
     """Return the measure of that name."""
     return next(m for m in MEASURES if m.metric == metric)
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """Return the mean; None of nothing."""
+    return sum(values) / len(values) if values else None
 
 
 def median(values: Iterable[float]) -> float | None:

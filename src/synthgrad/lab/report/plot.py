@@ -182,24 +182,24 @@ def _draw_line(axes: Axes, line: Line, floor: float | None) -> None:
     shown = thin(line.points, 150 if line.faint else 300)
     places = [p[0] for p in shown]
     heights = [p[1] if floor is None else max(p[1], floor) for p in shown]
-    style = _style(line) | ({"drawstyle": "steps-post"} if line.stairs else {})
+    style: Any = _style(line) | ({"drawstyle": "steps-post"} if line.stairs else {})
     if any(p[2] or p[3] for p in shown):
         bars = ([p[2] for p in shown], [p[3] for p in shown])
         axes.errorbar(places, heights, yerr=bars, capsize=2.5, elinewidth=1, **style)
     else:
         axes.plot(places, heights, **style)
     if line.ended:
-        cross = {"marker": "x", "markersize": 9, "markeredgewidth": 2.2, "zorder": 5}
+        cross: Any = {"marker": "x", "markersize": 9, "markeredgewidth": 2.2, "zorder": 5}
         axes.plot(places[-1:], heights[-1:], color=COLOURS[line.colour], **cross)
 
 
 def _draw_rows(axes: Axes, plot: Plot) -> None:
+    at: Any = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "bottom"}
     for k, line in enumerate(plot.lines):
+        style: Any = _style(line) | {"markersize": 6, "linestyle": "none"}
         for _, value, down, up in line.points:
-            style = _style(line) | {"markersize": 6, "linestyle": "none"}
             axes.errorbar([value], [k], xerr=([down], [up]) if down or up else None, capsize=3, **style)
         # What a column has no room for is said above the mark.
-        at: Any = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "bottom"}
         axes.annotate(line.name, (0, k), (6, 4), fontsize=9, **at)
     axes.set_ylim(len(plot.lines) - 0.4, -0.9)
     axes.set_yticks([])

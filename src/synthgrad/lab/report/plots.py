@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 
@@ -12,7 +13,7 @@ from . import published
 from .frame import figures, first, good, groups, records_of
 from .grids import EQUAL_STEPS, EQUAL_UPDATES, MANY, Sweep
 from .labels import position
-from .measures import ERROR, Measure, measure_named
+from .measures import ERROR, Measure, mean, measure_named
 from .plot import COLOURS, DASHES, Group, Line, Plot, Point, styled, thin
 from .trainings import Table
 from .unrolls import UnrollSweep
@@ -29,11 +30,12 @@ __all__ = [
     "unroll_plot",
 ]
 
-MOST_RUNS = 10  # of a row that are drawn
+MOST_RUNS, _MOST_ROWS = 10, len(COLOURS)  # of a row that are drawn, and of a table
 #: What a picture for a document can run over.
 OVER = ("data", "seconds", "unroll")
 _BARS = "Bars reach from the best to the worst seed; every point is the mean of its runs."
 _SEEDS = "Thin: every seed. Bold: their median, as far as all of them go."
+_STEEP = "What is steep at the beginning may lie above the axes."
 _QUALITY = {"cosine": "cosine with the true message", "relative_error": "relative error"}
 _QUALITY_NOTE = (
     "The credit that a module learns from, held against the true message when that comes: a cosine of 1 is its "
@@ -43,23 +45,22 @@ _QUALITY_NOTE = (
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """What curves show or run over: a value of their points.
+    """What curves show or run over.
 
     Attributes:
-        name: of the value.
+        name: of the value, in the points of a curve.
         title: of the plot, or of the group over it.
         label: of the axis.
         unit: in brackets after the label; empty for none.
-        stairs: does a value last until the next?
-        falls: does it fall steeply at first, so that the rest needs the room?
+        kind: of heights: ``stairs`` if a value lasts until the next, ``falls`` if it falls steeply at first, so that
+            the rest needs the room, ``log`` if heights are logarithmic, with zero at the edge.
     """
 
     name: str
     title: str
     label: str
     unit: str = ""
-    stairs: bool = False
-    falls: bool = False
+    kind: str = ""
 
     @property
     def words(self) -> str:
@@ -76,20 +77,19 @@ _DATA = (
     Axis("examples_seen", "Over examples seen", "examples seen"),
     _STEPS,
 )
-_HEIGHTS = (
-    Axis("test_error_pct", "test error", "test error", "%"),
-    Axis("val_error_pct", "validation error", "validation error", "%"),
-    Axis("train_error_pct", "training error", "training error", "%"),
-    Axis("test_loss", "test loss", "test loss", "nats"),
-    Axis("val_loss", "validation loss", "validation loss", "nats"),
-    Axis("train_loss", "training loss", "training loss", "nats"),
+_HEIGHTS = tuple(
+    Axis(f"{part}_{what}", title := f"{words} {what.partition('_')[0]}", title, unit, "log")
+    for what, unit in (("error_pct", "%"), ("loss", "nats"))
+    for part, words in (("test", "test"), ("val", "validation"), ("train", "training"))
 )
 _RECURRENT = (
-    Axis("sequence_length", "sequence length", "longest sequence solved", stairs=True),
-    Axis("val_bits_per_char", "validation bits per character", "bits per character, validation", falls=True),
+    Axis("sequence_length", "sequence length", "longest sequence solved", kind="stairs"),
+    Axis(
+        "val_bits_per_char", "validation bits per character", "bits per character, validation", kind="falls"
+    ),
     Axis("a_accuracy_pct", "accuracy of A", "accuracy of A", "%"),
     Axis("b_accuracy_pct", "accuracy of B", "accuracy of B", "%"),
-    Axis("train_bits_per_char", "training bits per character", "bits per character, training", falls=True),
+    Axis("train_bits_per_char", "training bits per character", "bits per character, training", kind="falls"),
 )
 
 
@@ -130,25 +130,19 @@ def _drawn(table: Table) -> tuple[pd.DataFrame, int]:
     runs = pd.concat(table.rows())
     runs = runs[[len(r.curve) > 0 for r in records_of(runs)]]
     error = Measure(f"{table.part}_error_pct", "", 2)
-    means = {
-        row: sum(v) / len(v) if (v := error.values(own)) else float("inf")
-        for row, own in groups(runs, "label")
-    }
-    best = sorted(means, key=means.__getitem__)[: len(COLOURS)]
-    return _points(runs[runs["label"].isin(best)]), len(means) - len(best)
+    means = {row: mean(error.values(own)) for row, own in groups(runs, "label")}
+    errors = {row: float("inf") if found is None else found for row, found in means.items()}
+    best = sorted(errors, key=errors.__getitem__)[:_MOST_ROWS]
+    return _points(runs[runs["label"].isin(best)]), len(errors) - len(best)
 
 
 def _measured(points: pd.DataFrame, recurrent: bool) -> tuple[Axis, list[Axis]]:
     """Return the amount of data that was measured, and what the curves show."""
-    found = [
-        h
-        for h in (_RECURRENT if recurrent else _HEIGHTS)
-        if h.name in points and points[h.name].notna().any()
-    ]
+    known = {name for name in points if points[name].notna().any()}
+    found = [height for height in (_RECURRENT if recurrent else _HEIGHTS) if height.name in known]
     # What training measures itself need not stand beside the length of sequences.
-    heights = [h for h in found if not (found[0].stairs and h.falls)]
-    data = (axis for axis in _DATA if axis.name in points and points[axis.name].notna().any())
-    return next(data, _STEPS) if recurrent else _STEPS, heights
+    heights = [h for h in found if not (found[0].kind == "stairs" and h.kind == "falls")]
+    return next((axis for axis in _DATA if axis.name in known), _STEPS) if recurrent else _STEPS, heights
 
 
 def _pairs(own: pd.DataFrame, place: Axis, height: Axis) -> list[tuple[float, float]]:
@@ -157,84 +151,79 @@ def _pairs(own: pd.DataFrame, place: Axis, height: Axis) -> list[tuple[float, fl
         return []
     both = zip(own[place.name].astype(float), own[height.name].astype(float), strict=True)
     pairs = [(a, b) for a, b in both if a == a and b == b]
-    return [(0.0, 0.0), *pairs] if height.stairs and pairs and min(pairs)[0] > 0 else pairs
+    return [(0.0, 0.0), *pairs] if height.kind == "stairs" and pairs and min(pairs)[0] > 0 else pairs
 
 
-def _median(points: pd.DataFrame, place: Axis, height: Axis, data: Axis) -> list[tuple[float, float]]:
+def _median(points: pd.DataFrame, place: Axis, height: Axis, data: Axis) -> tuple[Point, ...]:
     """Return the median of the runs that ended well, wherever all of them are known.
 
     Both place and height are medians at equal amounts of data: at equal times the curve would end with the fastest
     run, and a slow one would be held against what others had learned from more data.
     """
-    sides: list[pd.Series] = []
+    sides: list[pd.Series[float]] = []
     for axis in (place, height):
-        how = replace(axis, stairs=height.stairs)
-        curves = {run: dict(_pairs(own, data, how)) for run, own in groups(points[points["ok"]], "run")}
+        curves = {run: dict(_pairs(own, data, axis)) for run, own in groups(points[points["ok"]], "run")}
+        if height.kind == "stairs":
+            curves = {run: {0.0: 0.0} | curve for run, curve in curves.items() if curve}
         whole = pd.DataFrame({run: pd.Series(curve, dtype=float) for run, curve in curves.items() if curve})
         if not len(whole):
-            return []
+            return ()
         whole = whole.sort_index()
-        shown = whole.ffill() if axis.stairs else whole.interpolate(method="index", limit_area="inside")
-        end = min(column.last_valid_index() for _, column in whole.items())
-        sides.append(shown.dropna().loc[:end].median(axis=1))
-    return list(zip(*sides, strict=True))
+        shown = (
+            whole.ffill() if axis.kind == "stairs" else whole.interpolate(method="index", limit_area="inside")
+        )
+        ends = [float(column.dropna().index[-1]) for _, column in whole.items()]
+        sides.append(shown.dropna().loc[: min(ends)].median(axis=1))
+    return _flat(zip(*sides, strict=True))
 
 
-def _flat(pairs: Iterable[tuple[float, float]]) -> tuple[Point, ...]:
+def _flat(pairs: Iterable[tuple[Any, Any]]) -> tuple[Point, ...]:
     return tuple((float(a), float(b), 0.0, 0.0) for a, b in pairs)
 
 
 def _curves(points: pd.DataFrame, place: Axis, height: Axis, data: Axis, rank: int = 0) -> Plot | None:
     """Return a plot of some rows: every run, thin where there are several, and then their median, bold."""
-    lines: list[Line] = []
     rows = {row: own for row, own in groups(points, "label") if _pairs(own, place, height)}
     values = pd.Series([b for own in rows.values() for _, b in _pairs(own, place, height)], dtype=float)
-    if not len(values):
-        return None
-    top = 100 * values.median()  # what a diverging run reached far above all others would hide these
-    for row, (colour, dash) in styled(list(rows)).items():
+    lines: list[Line] = []
+    top = 100 * values.median() if len(values) else 0.0  # a diverging run would hide all others
+    for row, style in styled(list(rows)).items():
         runs = {run: pairs for run, own in groups(rows[row], "run") if (pairs := _pairs(own, place, height))}
         bad = set(rows[row].loc[~rows[row]["ok"], "run"]) & set(runs)
-        cross = "" if not bad else " ×" if len(bad) == len(runs) else f" × ({len(bad)} of {len(runs)})"
+        name = row + ("" if not bad else " ×" if len(bad) == len(runs) else f" × ({len(bad)} of {len(runs)})")
+        usual = Line(name, (), *style, width=2.0, stairs=height.kind == "stairs")
         for run, pairs in runs.items():
-            shown = [(a, min(b, top)) for a, b in pairs] if run in bad and top > 0 else pairs
-            marker = "." if len(shown) < 12 and not height.stairs else ""
-            only = len(runs) == 1
-            line = Line(row + cross if only else "", _flat(shown), colour, dash, marker, stairs=height.stairs)
-            lines.append(replace(line, faint=not only, ended=run in bad, width=1.8))
-        if len(runs) > 1:
-            bold = _flat(_median(rows[row], place, height, data))
-            lines.append(Line(row + cross, bold, colour, dash, width=2.0, stairs=height.stairs))
-    plot = Plot(height.title, place.words, height.words, tuple(lines), rank=rank, log_y=height.falls)
-    if height in _HEIGHTS:
+            shown = _flat((a, min(b, top)) if run in bad and top > 0 else (a, b) for a, b in pairs)
+            one = replace(usual, points=shown, marker="." if len(shown) < 12 and not usual.stairs else "")
+            several = len(runs) > 1
+            lines.append(replace(one, name="" if several else name, faint=several, ended=run in bad))
+        lines += [replace(usual, points=_median(rows[row], place, height, data))] if len(runs) > 1 else []
+    plot = Plot(
+        height.title, place.words, height.words, tuple(lines), rank=rank, log_y=height.kind == "falls"
+    )
+    if height.kind == "log":
         above = values[values > 0]  # an error of zero has no place on a logarithmic axis
         zero = ", 0 at edge" if len(above) and values.min() <= 0 else ""
-        floor = above.min() / 2 if len(above) else None
+        floor = float(above.min()) / 2 if len(above) else None
         plot = replace(plot, floor=floor, log_y=len(above) > 0, y_label=plot.y_label + zero)
-    return _scaled(_ranged(plot, height), place)
+    return _scaled(plot, place, height) if lines else None
 
 
-def _ranged(plot: Plot, height: Axis) -> Plot:
-    """Return a plot whose heights begin at zero for stairs, and leave out the steep beginning of what falls."""
+def _scaled(plot: Plot, place: Axis, height: Axis) -> Plot:
+    """Return a plot in units that keep numbers short, whose heights leave out the steep beginning of what falls."""
     whole = [line.points for line in plot.lines if line.points]
-    if height.stairs:
-        return replace(plot, y_range=(0.0, 1.06 * max([1.0, *(p[1] for points in whole for p in points)])))
-    if not height.falls or not whole:
-        return plot
-    low = min(p[1] for points in whole for p in points)
-    high = max(p[1] for points in whole for p in points if p[0] >= points[-1][0] / 10)
-    margin = 0.03 * (high - low)
-    return replace(plot, y_range=(low - margin, high + margin)) if margin > 0 else plot
-
-
-def _scaled(plot: Plot, place: Axis) -> Plot:
-    """Return a plot whose places are counted in units that keep their numbers short."""
-    furthest = max((p[0] for line in plot.lines for p in line.points), default=0.0)
+    furthest = max((p[0] for points in whole for p in points), default=0.0)
     size, word = 1.0, place.unit
     if place is _SECONDS and furthest >= 2e4:
         size, word = 3600.0, "hours"
     elif place in _DATA[:3] and furthest >= 2e4:
         size, word = (1e6, "millions") if furthest >= 2e6 else (1e3, "thousands")
+    high = max((p[1] for points in whole for p in points if p[0] >= points[-1][0] / 10), default=0.0)
+    low = min((p[1] for points in whole for p in points), default=0.0)
+    if height.kind == "stairs":
+        plot = replace(plot, y_range=(0.0, 1.06 * max(1.0, high)))
+    elif height.kind == "falls" and high > low:
+        plot = replace(plot, y_range=(low - 0.03 * (high - low), high + 0.03 * (high - low)))
     lines = tuple(
         replace(line, points=tuple((p[0] / size, *p[1:]) for p in line.points)) for line in plot.lines
     )
@@ -262,7 +251,7 @@ def sweep_groups(sweep: UnrollSweep) -> list[Group]:
             plot = _curves(own, place, height, data, 1)
             plots += [replace(plot, title=f"T={unroll:g}: {plot.title}")] if plot else []
         note = f"First the medians over the seeds for several lengths together, then each length. {_SEEDS}"
-        note += " What is steep at the beginning may lie above the axes." if height.falls else ""
+        note += f" {_STEEP}" if height.kind == "falls" else ""
         found += [Group(place.title, plots, note)] if len(plots) > 1 else []
     over = _over_unrolls(sweep)
     found += [Group("Over the length of unrolls", [over], _BARS)] if over else []
@@ -271,8 +260,7 @@ def sweep_groups(sweep: UnrollSweep) -> list[Group]:
 
 def _sweep_points(sweep: UnrollSweep) -> tuple[pd.DataFrame, Axis, Axis]:
     """Return the points of a sweep's first rows, the amount of data that they name, and what they are measured by."""
-    rows = [runs for runs in sweep.rows() if any(r.curve for r in records_of(runs))][: len(COLOURS) - 1]
-    points = _points(pd.concat(rows) if rows else sweep.runs.head(0))
+    points = _points(pd.concat(sweep.rows()[: _MOST_ROWS - 1]))
     data = next(axis for axis in _DATA if axis.name == sweep.kind.data)
     return points, data, next(axis for axis in _RECURRENT if axis.name == sweep.kind.level)
 
@@ -287,9 +275,8 @@ def unroll_plot(sweep: UnrollSweep, over: str = "data") -> Plot | None:
     if over == "unroll":
         return _over_unrolls(sweep)
     points, data, height = _sweep_points(sweep)
-    place = data if over == "data" else _SECONDS
-    several = len(sweep.unrolls) > 1
-    return _together(points, place, height, data) if several else _curves(points, place, height, data)
+    draw = _together if len(sweep.unrolls) > 1 else _curves
+    return draw(points, data if over == "data" else _SECONDS, height, data)
 
 
 def _together(points: pd.DataFrame, place: Axis, height: Axis, data: Axis) -> Plot:
@@ -297,15 +284,23 @@ def _together(points: pd.DataFrame, place: Axis, height: Axis, data: Axis) -> Pl
     unrolls = thin(sorted(set(points["unroll"])), len(DASHES))
     styles = styled(list(dict.fromkeys(points["label"])))
     lines = [
-        Line("", bold, styles[row][0], unrolls.index(unroll), width=1.8, stairs=height.stairs)
+        Line(
+            "",
+            _median(own, place, height, data),
+            styles[row][0],
+            unrolls.index(unroll),
+            stairs=height.kind == "stairs",
+        )
         for (row, unroll), own in groups(points, "label", "unroll")
-        if unroll in unrolls and (bold := _flat(_median(own, place, height, data)))
+        if unroll in unrolls
     ]
     lines += [Line(row, (), colour, 0, width=2.2) for row, (colour, _) in styles.items()]
     lines += [Line(f"T={unroll:g}", (), len(COLOURS) - 1, k) for k, unroll in enumerate(unrolls)]
     about = f"{height.title} over {place.label}: {', '.join(styles)}, medians, for several T"
-    plot = Plot(f"{height.title}, T together", "", height.words, tuple(lines), about, log_y=height.falls)
-    return _scaled(_ranged(plot, height), place)
+    plot = Plot(
+        f"{height.title}, T together", "", height.words, tuple(lines), about, log_y=height.kind == "falls"
+    )
+    return _scaled(plot, place, height)
 
 
 def _over_unrolls(sweep: UnrollSweep) -> Plot | None:
@@ -313,15 +308,13 @@ def _over_unrolls(sweep: UnrollSweep) -> Plot | None:
     measure = measure_named(sweep.kind.metric)
     ours: list[Line] = []
     theirs: list[Line] = []
-    rows = {runs["label"].iloc[0]: runs for runs in sweep.rows()[: len(COLOURS) - 1]}
+    rows = {runs["label"].iloc[0]: runs for runs in sweep.rows()[: _MOST_ROWS - 1]}
     for row, (colour, _) in styled(list(rows)).items():
-        ours.append(Line(row, _means(rows[row], measure, "unroll"), colour, marker="o", width=1.8))
+        ours.append(Line(row, _means(rows[row], measure, "unroll"), colour, marker="o"))
         cells = {unroll: first(own) for unroll, own in sorted(groups(rows[row], "unroll"))}
         found = {unroll: published.recurrent_figure(r.cell, r.method) for unroll, r in cells.items()}
         known = _flat((unroll, figure.value) for unroll, figure in found.items() if figure is not None)
         theirs += [Line("", known, colour, 3, "s", hollow=True)] if known else []
-    if not any(line.points for line in ours):
-        return None
     signs = (
         [Line("these runs", (), 6, marker="o"), Line("published", (), 6, 3, "s", hollow=True)]
         if theirs
@@ -330,7 +323,8 @@ def _over_unrolls(sweep: UnrollSweep) -> Plot | None:
     about = f"{measure.heading} over the length of unrolls: {', '.join(rows)}"
     ticks, lines = tuple(thin(sweep.unrolls, 10)), (*ours, *theirs, *signs)
     plot = Plot(measure.heading, "T, steps of an unroll", measure.heading, lines, about, ticks=ticks)
-    return replace(plot, y_range=(None, None) if sweep.kind.least else (0.0, None))
+    plot = replace(plot, y_range=(None if sweep.kind.least else 0.0, None))
+    return plot if any(line.points for line in ours) else None
 
 
 def _means(runs: pd.DataFrame, measure: Measure, at: str) -> tuple[Point, ...]:
@@ -352,13 +346,15 @@ def lag_plot(table: Table) -> Plot:
     runs = pd.concat(table.rows())
     runs["lag"] = [r.config.rule.delay or 0.0 for r in records_of(runs)]
     lines: list[Line] = []
-    for method, own in groups(runs, "method")[: len(COLOURS)]:
+    for method, own in groups(runs, "method")[:_MOST_ROWS]:
         colour = position(method) % len(COLOURS)  # as in every plot of the page
-        line = Line(method, _means(own, ERROR, "lag"), colour, marker="o")
-        if method == "backprop" and (errors := figures(good(own), f"metrics.{ERROR.metric}")):
-            mean = sum(errors) / len(errors)
-            line = Line(method, _flat((lag, mean) for lag in (0.0, runs["lag"].max())), colour, 3)
-        lines.append(line)
+        if (
+            method == "backprop"
+            and (middle := mean(figures(good(own), f"metrics.{ERROR.metric}"))) is not None
+        ):
+            lines.append(Line(method, _flat((lag, middle) for lag in (0.0, runs["lag"].max())), colour, 3))
+        else:
+            lines.append(Line(method, _means(own, ERROR, "lag"), colour, marker="o"))
     about = "test error over lag: " + ", ".join(line.name for line in lines)
     ticks = tuple(sorted(set(runs.loc[runs["method"] != "backprop", "lag"])))
     labels = ("test error", "lag of the messages (steps)", "test error (%)")
@@ -375,12 +371,11 @@ def sparse_group(sweep: Sweep) -> Group:
         lines.append(Line(method, (), colour, width=2.2))
         for dash, kind in enumerate((EQUAL_UPDATES, EQUAL_STEPS)):
             points = _means(own[[kind in kinds for kinds in own["kinds"]]], ERROR, "prob")
-            if not points or (kind == EQUAL_STEPS and len(points) == 1 and EQUAL_UPDATES in drawn):
-                continue  # p = 1 alone stands on the other line already
-            many = len(points) > MANY
-            line = Line("", points, colour, None if many else dash, "os"[dash], hollow=dash == 1 and not many)
-            drawn[kind] = Line(kind, (), len(COLOURS) - 1, dash, "os"[dash], hollow=dash == 1)
-            lines.append(line)
+            # p = 1 alone stands on the other line already.
+            if points and not (kind == EQUAL_STEPS and len(points) == 1 and EQUAL_UPDATES in drawn):
+                drawn[kind] = Line(kind, (), len(COLOURS) - 1, dash, "os"[dash], hollow=dash == 1)
+                joined = None if len(points) > MANY else dash
+                lines.append(replace(drawn[kind], name="", points=points, colour=colour, dash=joined))
     about = "test error over the probability of an update: " + ", ".join(sweep.methods)
     labels = ("test error", "probability of an update, p", "test error (%)")
     plot = Plot(*labels, (*lines, *drawn.values()), about, log_y=True)
@@ -392,51 +387,44 @@ def sparse_group(sweep: Sweep) -> Group:
 
 def _quality_group(points: pd.DataFrame, place: Axis, heading: str) -> list[Group]:
     """Return two plots for each row whose interfaces were measured, with a line for each interface and length."""
-    plots = [
-        plot
-        for row, own in groups(points, "label")
-        for k, measure in enumerate(_QUALITY)
-        if (plot := _quality_plot(row, measure, own, place, 4 + k))
-    ]
+    rows = [(row, measure, own) for row, own in groups(points, "label") for measure in _QUALITY]
+    plots = [plot for row, measure, own in rows if (plot := _quality_plot(row, measure, own, place))]
     return [Group(heading, plots, _QUALITY_NOTE)] if plots else []
 
 
-def _quality_plot(row: str, measure: str, points: pd.DataFrame, place: Axis, rank: int) -> Plot | None:
+def _quality_plot(row: str, measure: str, points: pd.DataFrame, place: Axis) -> Plot | None:
     found = pd.DataFrame(
         [
-            (p["unroll"], name, p[place.name], values.get(measure))
+            (p["unroll"], name, p.get(place.name), values.get(measure))
             for p in points.to_dict("records")
             for name, values in p["quality"].items()
-            if place.name in p
         ],
         columns=["unroll", "interface", "at", "value"],
     ).astype({"at": float, "value": float})
     found = found.dropna(subset=["at", "value"])
     if not len(found):
         return None
-    means = {k: own.groupby("at")["value"].mean() for k, own in groups(found, "unroll", "interface")}
-    several = found["interface"].nunique() > 1
-    names = {
-        k: _interface_words(*k, several=several)
-        for k in sorted(means, key=lambda k: (str(k[0]), _natural(k[1])))
+    several, cosine = found["interface"].nunique() > 1, measure == "cosine"
+
+    def named(unroll: float, interface: str) -> str:
+        words = f", {text(interface, 30)}" if several else ""
+        return f"T={unroll:g}{words}" if unroll == unroll else f"after {text(interface, 30)}"
+
+    means = {
+        named(*k): _flat(own.groupby("at")["value"].mean().items())
+        for k, own in groups(found, "unroll", "interface")
     }
     lines = [
-        Line(names[k], _flat(means[k].items()), *style, marker="." if len(means[k]) < 12 else "")
-        for k, style in zip(
-            thin(list(names), len(COLOURS)), [(n, n % len(DASHES)) for n in range(8)], strict=False
-        )
+        Line(name, means[name], k, k % len(DASHES), "." if len(means[name]) < 12 else "")
+        for k, name in enumerate(thin(sorted(means, key=_natural), len(COLOURS)))
     ]
-    cosine = measure == "cosine"
-    title, words = f"{row}: {measure.replace('_', ' ')}", _QUALITY[measure]
-    plot = Plot(title, "", words, tuple(lines), rank=rank, log_y=False if cosine else None)
-    least = min(0.0, found["value"].min())
-    return _scaled(replace(plot, y_range=(least - 0.05, 1.05) if cosine else (None, None)), place)
-
-
-def _interface_words(unroll: float, name: str, *, several: bool) -> str:
-    if unroll == unroll:
-        return f"T={unroll:g}" + (f", {text(name, 30)}" if several else "")
-    return f"after {text(name, 30)}"
+    title = f"{row}: {measure.replace('_', ' ')}"
+    y_range = (min(0.0, float(found["value"].min())) - 0.05, 1.05) if cosine else (None, None)
+    log = False if cosine else None
+    plot = Plot(
+        title, "", _QUALITY[measure], tuple(lines), rank=4 if cosine else 5, y_range=y_range, log_y=log
+    )
+    return _scaled(plot, place, Axis("", "", ""))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -230,9 +230,16 @@ def budget_sheet(tables: Sequence[Table], *, times: bool = True) -> Sheet:
     columns: list[Column[pd.DataFrame]] = [Column("method", lambda r: r["label"].iloc[0], key=True)]
     for table in chosen:
         columns += _budget_columns(table)
+
+    def ratio(runs: pd.DataFrame) -> str:
+        return _longest(sheets, runs)[0]
+
+    def cause(runs: pd.DataFrame) -> str:
+        return _longest(sheets, runs)[1]
+
     columns += [
-        Column("ratio to backprop", lambda r: _longest(sheets, r)[0], late=True, timed=True, optional=True),
-        Column("cause of speed-up", lambda r: _longest(sheets, r)[1], late=True, timed=True, optional=True),
+        Column("ratio to backprop", ratio, late=True, timed=True, optional=True),
+        Column("cause of speed-up", cause, late=True, timed=True, optional=True),
     ]
     rows = [group for _, group in groups(runs, "label")]
     sheet = sheet_of(
