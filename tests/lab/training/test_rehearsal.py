@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -187,3 +188,36 @@ def test_nothing_is_written_if_a_later_run_cannot_begin(
     assert call(*small, *own, "--out", tmp_path / "out") == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+VECTORS = """
+import torch
+
+
+def make():
+    x, y = torch.rand(64, 5), torch.arange(64) % 2
+    return x, y, x, y
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"arch": "cnn"}, "a convolutional network expects (C, Y, X), an image; take a fully connected one"),
+        (
+            {"augment": True},
+            "--augment: flips and shifts images (C, Y, X), and 'vectors:make' has inputs of shape (5,)",
+        ),
+        ({"batch_size": 1}, "--batch-size 1: the network or a rule has BatchNorm"),
+    ],
+)
+def test_data_that_are_no_images(
+    given: dict[str, Any], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = write_module("vectors", VECTORS, tmp_path, monkeypatch)
+    usual = {"steps": 2, "batch_size": 16}
+    runs = comparison("smoke", f"{module}:make", ["cdni"], **{**usual, **given})
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        with_estimates(runs)
+    (fitting,) = with_estimates(comparison("smoke", f"{module}:make", ["cdni"], **usual))
+    assert train(fitting).status == "ok"

@@ -31,7 +31,9 @@ class Split:
         return self.y.shape[0]
 
     def to(self, device: torch.device, layout: torch.memory_format = torch.preserve_format) -> Split:
-        """Return the split on a device, whole; batches taken from it have its layout too."""
+        """Return the split on a device, whole; batches of images taken from it have its layout too."""
+        if self.x.ndim != 4:  # no images
+            layout = torch.preserve_format
         return Split(self.x.to(device, memory_format=layout), self.y.to(device))
 
 

@@ -66,7 +66,10 @@ def convolutional(in_shape: Sequence[int], classes: int, layers: int, filters: i
     if filters < 1:
         raise ConfigError(f"filters={filters}: expected at least 1")
     if len(in_shape) != 3:
-        raise ConfigError(f"in_shape={tuple(in_shape)}: expected (C, Y, X) of an image")
+        raise ConfigError(
+            f"in_shape={tuple(in_shape)}: a convolutional network expects (C, Y, X), an image; take a fully connected "
+            "one (--arch fcn), or give your own (--model)"
+        )
     channels, *size = in_shape
     blocks: list[tuple[str, nn.Module]] = []
     for k in range(1, layers):

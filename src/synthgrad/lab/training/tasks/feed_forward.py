@@ -81,6 +81,11 @@ class FeedForwardTask(Task):
         layout = CHANNELS_LAST if payload.arch == "cnn" else torch.preserve_format
         self.data = data_for(payload.data, run.data_dir, payload.hold_out, run.device, layout)
         self.data_sha256 = self.data.sha256
+        if payload.augment and self.data.train.x.ndim != 4:
+            raise ConfigError(
+                f"--augment: flips and shifts images (C, Y, X), and '{payload.data}' has inputs of shape "
+                f"{tuple(self.data.train.x.shape[1:])}; leave out --augment"
+            )
         if payload.augment:
             self._augment = Augment(run.seed, flip=self.data.mirrored)
         model = build_model(payload, self.data).to(run.device, memory_format=CHANNELS_LAST)  # pyright: ignore[reportCallIssue]
