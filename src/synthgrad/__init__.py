@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .core import InputRule, Monitor, Rule, SynthgradError, context, decouple, propose_cuts, recouple
     from .rules import (
         HandOver,
+        LeastSquaresGradient,
         LocalLoss,
         NoBackprop,
         Oracle,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "HandOver",
     "InputRule",
+    "LeastSquaresGradient",
     "LocalLoss",
     "Monitor",
     "NoBackprop",

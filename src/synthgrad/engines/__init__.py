@@ -7,18 +7,21 @@ different rates. ``layer_parallel/`` runs all layers of one as a batch,
 ``stages/`` parts of one in processes of their own.
 """
 
-from .base import Criterion, StepRecord
-from .boundary import Boundary
-from .carry import Carry
-from .clocked import Clocked, ClockedRecord, Edge, Node
-from .in_process import InProcess
-from .lags import Lag
-from .layer_parallel import LayerParallel
-from .locked import Locked
-from .optimizers import OptimizerFactory, Parameters
-from .penalty import Penalty
-from .recurrent import Recurrent
-from .stages import Stages
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .base import Criterion, StepRecord
+    from .boundary import Boundary
+    from .carry import Carry
+    from .clocked import Clocked, ClockedRecord, Edge, Node
+    from .in_process import InProcess
+    from .lags import Lag
+    from .layer_parallel import LayerParallel
+    from .locked import Locked
+    from .optimizers import OptimizerFactory, Parameters
+    from .penalty import Penalty
+    from .recurrent import Recurrent
+    from .stages import Stages
 
 __all__ = [
     "Boundary",
@@ -39,3 +42,34 @@ __all__ = [
     "Stages",
     "StepRecord",
 ]
+
+if not TYPE_CHECKING:
+    # Each is loaded when it is asked for: who trains in one process is not to wait for transports and compilers.
+    _WHERE = {
+        "base": ("Criterion", "StepRecord"),
+        "boundary": ("Boundary",),
+        "carry": ("Carry",),
+        "clocked": ("Clocked", "ClockedRecord", "Edge", "Node"),
+        "in_process": ("InProcess",),
+        "lags": ("Lag",),
+        "layer_parallel": ("LayerParallel",),
+        "locked": ("Locked",),
+        "optimizers": ("OptimizerFactory", "Parameters"),
+        "penalty": ("Penalty",),
+        "recurrent": ("Recurrent",),
+        "stages": ("Stages",),
+    }
+    _MODULES = {name: module for module, names in _WHERE.items() for name in names}
+
+    def __getattr__(name: str) -> object:
+        from importlib import import_module
+
+        if name in _MODULES:
+            found = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+            return globals().setdefault(name, found)
+        if name in _WHERE:
+            return import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__, *_WHERE})

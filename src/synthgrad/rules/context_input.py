@@ -33,7 +33,7 @@ def check_context(c: Tensor | None, width: int, h: Tensor, name: str, *, by_plac
     if c is None:
         raise ContextError(
             f"interface '{name}': its rule needs a context (labels) and got none; call net(x, context=y), "
-            "or run the network inside `with synthgrad.context(y):`"
+            "or run the network inside `with synthgrad.context(y):`; to predict, net.eval() first"
         )
     indices = not c.is_floating_point()
     most = h.ndim - 1 if by_place else 1

@@ -71,7 +71,7 @@ def check_target(
     if c is None:
         raise ContextError(
             f"interface '{name}': its rule needs labels as context and got none; call net(x, context=y), "
-            "or run the network inside `with synthgrad.context(y):`"
+            "or run the network inside `with synthgrad.context(y):`; to predict, net.eval() first"
         )
     size = h.shape[0]
     if loss is not None:
