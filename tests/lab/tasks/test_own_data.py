@@ -113,10 +113,10 @@ def _raises() -> None:
     [
         (_raises, "OSError: no disk; expected an importable factory that takes no arguments"),
         (lambda n: n, "TypeError"),
-        (3, "returned a int; expected an importable factory"),
-        ((1, 2, 3), "returned a tuple"),
+        (3, "returned int; expected an importable factory"),
+        ((1, 2, 3), "returned tuple"),
         ((1, 2), "train set: TypeError"),
-        ("text", "returned a str"),
+        ("text", "returned str"),
         ({"x_train": torch.ones(2, 2)}, "has no y_train, x_test, y_test; it has x_train, expected x_train"),
         (arrays(y_train=torch.arange(5)), "x_train has 6 examples, y_train 5"),
         (

@@ -139,7 +139,7 @@ def _from_factory(name: str) -> Mapping[str, Any]:
             for part, examples in zip(("train", "test"), made, strict=True):
                 with_labels[f"x_{part}"], with_labels[f"y_{part}"] = _stacked(name, part, examples)
             return with_labels
-    raise ConfigError(f"--data {name}: returned a {type(made).__name__}; {what}")
+    raise ConfigError(f"--data {name}: returned {type(made).__name__}; {what}")
 
 
 def _stacked(name: str, part: str, examples: Any) -> tuple[Tensor, Tensor]:
