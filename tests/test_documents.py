@@ -17,7 +17,6 @@ import pooch
 import pytest
 
 from synthgrad.lab.bench import base
-from synthgrad.lab.bench.base import Benchmark
 from synthgrad.lab.cli import work
 from synthgrad.lab.names import METHODS as NAMES
 from synthgrad.lab.training.methods import METHODS
@@ -176,7 +175,7 @@ def test_shell_line_is_understood(words: list[str], monkeypatch: pytest.MonkeyPa
         made.extend(configs)
         return 0
 
-    def sweep(benchmark: Benchmark, scope: Any, *args: Any, **options: Any) -> Iterator[Any]:
+    def sweep(benchmark: Any, scope: Any, *args: Any, **options: Any) -> Iterator[Any]:
         made.extend(benchmark.settings(scope))
         return iter(())
 

@@ -12,7 +12,7 @@ import pytest
 
 from synthgrad.core import ConfigError
 from synthgrad.lab.bench import base
-from synthgrad.lab.bench.base import Bench, Figures, Size, benchmark_named, choose, sweep
+from synthgrad.lab.bench.base import Bench, Figures, Size, benchmark_of, choose, sweep
 from synthgrad.lab.bench.declaration import Declaration, Scope, batch_sizes, layers, methods, rounds, widths
 from synthgrad.lab.bench.declarations import BENCHMARKS
 from synthgrad.lab.options import option
@@ -153,22 +153,13 @@ def test_every_combination_is_a_setting() -> None:
     assert [size.seed for size in sizes] == [0] * 8 + [1] * 8
 
 
-def test_an_unknown_benchmark_is_refused_with_the_names() -> None:
-    with pytest.raises(ConfigError, match="'nix' is unknown; accepted: step, memory, unroll"):
-        benchmark_named("nix")
-
-
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_declaration_leads_to_its_benchmark(name: str) -> None:
-    declared = benchmark_named(name).declared
-    assert declared is BENCHMARKS[name]
+    declared = BENCHMARKS[name]
+    scopes = [scope for tiers in (declared.tiers, *declared.networks.values()) for scope in tiers.values()]
+    assert all(benchmark_of(declared, scope).declared is declared for scope in scopes)
     assert set(declared.tiers) <= {"smoke", "quick", "full"}
-    named = {
-        method
-        for tiers in (declared.tiers, *declared.networks.values())
-        for t in tiers.values()
-        for method in t.methods
-    }
+    named = {method for scope in scopes for method in scope.methods}
     if "methods" in declared.options:
         assert named == set(declared.options["methods"].choices)
 

@@ -13,8 +13,7 @@ from synthgrad.core import ConfigError
 from synthgrad.lab.bench import unroll as bench_unroll
 from synthgrad.lab.bench.base import choose
 from synthgrad.lab.bench.declarations import MEMORY, UNROLL
-from synthgrad.lab.bench.memory.bench import MemoryBench
-from synthgrad.lab.bench.memory.lstm import observe
+from synthgrad.lab.bench.memory.lstm import LstmBench, observe
 from synthgrad.lab.bench.unroll import UnrollBench
 from synthgrad.lab.bench.unrolls import HAND_WRITTEN, WHOLE, UnrollSize, make_unroll
 from synthgrad.lab.names import RECURRENT
@@ -83,7 +82,7 @@ def test_full_backpropagation_holds_the_whole_horizon() -> None:
 
 @pytest.mark.slow(reason="every line is measured in a process with a PyTorch of its own")
 def test_lines_of_memory_come_from_processes_of_their_own() -> None:
-    bench = MemoryBench()
+    bench = LstmBench()
     scope = choose(MEMORY, "smoke", arch="lstm", unrolls=(4,), methods=("dni",))
     (setting,) = bench.settings(scope)
     records = list(setting.measure())
@@ -96,7 +95,7 @@ def test_lines_of_memory_come_from_processes_of_their_own() -> None:
 
 
 def test_what_is_not_measured_is_told() -> None:
-    bench, memory = UnrollBench(), MemoryBench()
+    bench, memory = UnrollBench(), LstmBench()
     with pytest.raises(ConfigError, match="method 'cdni' is unknown to bench unroll"):
         bench.settings(choose(UNROLL, "smoke", methods=("cdni",)))
     with pytest.raises(ConfigError, match="unroll of 3: expected a number that divides"):

@@ -27,17 +27,15 @@ from ..records import (
 )
 from ..training.machine import describe, prepare
 from .declaration import Declaration, Scope
-from .declarations import BENCHMARKS
 from .load import Load
 
 __all__ = [
     "Bench",
-    "Benchmark",
     "Figures",
     "Seeded",
     "Setting",
     "Size",
-    "benchmark_named",
+    "benchmark_of",
     "choose",
     "reason_of",
     "sweep",
@@ -107,23 +105,6 @@ class Setting:
     label: str
     lines: Sequence[Record]
     measure: Callable[[], Iterator[Record]]
-
-
-class Benchmark(Protocol):
-    """What a sweep wants of a benchmark."""
-
-    @property
-    def declared(self) -> Declaration:
-        """Name, parameters and tiers."""
-        ...
-
-    def settings(self, scope: Any) -> list[Setting]:
-        """Return what is to be measured; raise `ConfigError` if it cannot be."""
-        ...
-
-    def close(self) -> None:
-        """Let go of what was kept from one setting to the next; called at the end of a sweep."""
-        ...
 
 
 class Bench(ABC, Generic[ScopeT, SizeT, CaseT]):
@@ -242,15 +223,10 @@ class Bench(ABC, Generic[ScopeT, SizeT, CaseT]):
             )
 
 
-def benchmark_named(name: str) -> Benchmark:
-    """Load and return a benchmark.
-
-    Raises:
-        ConfigError: if there is none of that name.
-    """
-    if name not in BENCHMARKS:
-        raise ConfigError(f"benchmark '{name}' is unknown; accepted: {', '.join(BENCHMARKS)}")
-    return import_module(f".{BENCHMARKS[name].module}", __package__).BENCHMARK
+def benchmark_of(declared: Declaration, scope: Scope) -> Bench[Any, Any, Any]:
+    """Load and return the code that measures a scope."""
+    module = declared.module.format(arch=getattr(scope, "arch", ""))
+    return import_module(f".{module}", __package__).BENCHMARK
 
 
 def reason_of(error: Exception) -> str:
@@ -298,7 +274,7 @@ def _check_choices(bench: str, what: str, values: Iterable[str], choices: Sequen
 
 
 def sweep(
-    benchmark: Benchmark,
+    benchmark: Bench[Any, Any, Any],
     scope: Scope,
     out: Path,
     *,

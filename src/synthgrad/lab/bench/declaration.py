@@ -92,7 +92,8 @@ class Declaration:
     Attributes:
         name: as the command line has it.
         about: one line for lists.
-        module: module of this package that has the measuring code as ``BENCHMARK``.
+        module: module of this package that has the measuring code as ``BENCHMARK``; where networks have modules of their
+            own, ``{arch}`` stands for the network's name.
         tiers: the scope of each tier.
         networks: the tiers of each value of ``--arch`` that has tiers of its own; the first are `tiers`.
         examples: what follows ``synthgrad bench NAME`` in the help.

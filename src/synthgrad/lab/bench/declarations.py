@@ -145,7 +145,7 @@ _LSTM = by_tier(
 MEMORY = Declaration(
     "memory",
     "bytes held for backward, and peak memory: backprop, activation checkpointing, in-process",
-    "memory.bench",
+    "memory.{arch}",
     _DENSE,
     {"fcn": _DENSE, "lstm": _LSTM},
     ("", "--layers 9,33 --methods in_process", "--arch lstm --unroll 5,20"),

@@ -15,7 +15,7 @@ from .from_fields import with_options
 from .options import Common
 
 if TYPE_CHECKING:
-    from ..bench.base import Benchmark
+    from ..bench.base import Bench
     from ..records import Record
 
 __all__ = ["bench_command"]
@@ -172,7 +172,6 @@ def _bench(declared: Declaration, common: Common, given: dict[str, Any]) -> int:
     from ..bench.load import warning_of
     from . import show, work
 
-    benchmark = _loaded(declared.name)
     scope = base.choose(
         declared,
         common.tier,
@@ -182,6 +181,7 @@ def _bench(declared: Declaration, common: Common, given: dict[str, Any]) -> int:
         data_dir=None if common.data_dir is None else str(common.data_dir),
         **given,
     )
+    benchmark = _benchmark(declared, scope)
     folder = work.results_folder(common.out, f"bench-{declared.name}", resume=common.resume)
     if not common.resume:
         work.say_of_others(folder)
@@ -200,16 +200,16 @@ def _bench(declared: Declaration, common: Common, given: dict[str, Any]) -> int:
     return 0 if written and all(r.status == "ok" for r in records) else 1
 
 
-def _loaded(name: str) -> Benchmark:
+def _benchmark(declared: Declaration, scope: Scope) -> Bench[Any, Any, Any]:
     """Load a benchmark; that of damaged inputs gets those of the command line too."""
-    from ..bench.base import benchmark_named
+    from ..bench.base import benchmark_of
 
-    if name == "damage":
+    if declared.name == "damage":
         from ..bench.survival.damage import INPUTS, DamageBench
         from .damaged_lines import COMMAND_LINES
 
         return DamageBench((*INPUTS, *COMMAND_LINES))
-    return benchmark_named(name)
+    return benchmark_of(declared, scope)
 
 
 def _device(declared: Declaration, name: str) -> str:

@@ -15,8 +15,7 @@ from synthgrad.core import ConfigError
 from synthgrad.lab.bench.base import Size, choose
 from synthgrad.lab.bench.declarations import MEMORY, MemoryScope
 from synthgrad.lab.bench.memory import probe
-from synthgrad.lab.bench.memory.bench import MemoryBench
-from synthgrad.lab.bench.memory.dense import MAKERS, DenseBench, DenseCase, observe, segments_of
+from synthgrad.lab.bench.memory.fcn import MAKERS, DenseBench, DenseCase, observe, segments_of
 from synthgrad.lab.tasks import fully_connected
 
 WIDTH, BATCH = 24, 32
@@ -129,7 +128,7 @@ def _report_process(scope: MemoryScope, size: Size, case: DenseCase) -> dict[str
 @pytest.mark.slow(reason="measures memory in a process for each line")
 def test_every_line_has_a_process_of_its_own_and_failures_are_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DenseBench, "observe", staticmethod(_report_process))
-    (setting,) = MemoryBench().settings(replace(SCOPE, methods=("checkpointing", "in_process")))
+    (setting,) = DenseBench().settings(replace(SCOPE, methods=("checkpointing", "in_process")))
     found = {r.method: r for r in setting.measure()}
     assert list(found) == ["backprop", "checkpointing", "in_process"]
     assert found["backprop"].metrics["saved_bytes_peak"] != os.getpid()
@@ -151,7 +150,7 @@ def test_without_its_reference_a_line_has_no_ratios(monkeypatch: pytest.MonkeyPa
         return {"saved_bytes_peak": 1, "peak_bytes": 2, "step_ms_median": 3.0}
 
     monkeypatch.setattr(probe, "in_own_process", measure)
-    (setting,) = MemoryBench().settings(replace(SCOPE, layers=(5,), methods=("in_process",)))
+    (setting,) = DenseBench().settings(replace(SCOPE, layers=(5,), methods=("in_process",)))
     backprop, ours = setting.measure()
     assert (backprop.status, backprop.error) == ("failed", "MemoryError: ")
     assert (ours.status, set(ours.metrics)) == (
@@ -162,7 +161,7 @@ def test_without_its_reference_a_line_has_no_ratios(monkeypatch: pytest.MonkeyPa
 
 
 def test_lines_of_a_setting() -> None:
-    settings = MemoryBench().settings(choose(MEMORY))
+    settings = DenseBench().settings(choose(MEMORY))
     assert len(settings) == 4
     for setting in settings:
         cells = [(line.method, line.cell["segments"]) for line in setting.lines]
@@ -186,7 +185,7 @@ def test_lines_of_a_setting() -> None:
 )
 def test_what_cannot_be_measured(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        MemoryBench().settings(replace(SCOPE, **wrong))
+        DenseBench().settings(replace(SCOPE, **wrong))
 
 
 def test_networks_of_two_layers_have_one_segment() -> None:

@@ -17,7 +17,7 @@ from ..declarations import LSTM_METHODS, MemoryScope
 from ..unrolls import WHOLE, UnrollSize, make_unroll
 from .probe import Memory, OwnProcessBench, probe
 
-__all__ = ["LstmBench", "observe"]
+__all__ = ["BENCHMARK", "LstmBench", "observe"]
 
 
 def observe(scope: MemoryScope, size: UnrollSize, method: str) -> dict[str, Any]:
@@ -66,3 +66,6 @@ class LstmBench(OwnProcessBench[UnrollSize, str]):
 
     def label(self, scope: MemoryScope, size: UnrollSize) -> str:
         return f"LSTM {size.width}, batch {size.batch_size}, {size.horizon} steps, T {size.unroll}"
+
+
+BENCHMARK = LstmBench()

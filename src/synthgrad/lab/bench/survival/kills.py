@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ....core import ConfigError
-from ...training.payloads import Characters, Copying, FeedForward, LstmStack, Multirate
+from ...training.payloads import Characters, Copying, FeedForward, LstmStack, Multirate, Payload
 from ...training.run import Run
-from ...training.settings import BoundarySettings, EdgeSettings, RuleSettings, Schedule
+from ...training.settings import BoundarySettings, EdgeSettings, RuleSettings, Schedule, Settings
 from ..base import Bench, Figures
 from ..declarations import KILLS, KillsScope
 from .killed_runs import Outcome, difference, get_ready, kill_until_it_ends, uninterrupted
@@ -84,11 +84,19 @@ def _images(method: str, engine: str, **rule: Any) -> Run:
     return Run("compare", "custom", method, 0, payload.of_method(method), schedule, RuleSettings(**rule))
 
 
+def _recurrent(experiment: str, method: str, payload: Payload, rule: Settings, steps: int = 200) -> Run:
+    schedule = Schedule(steps, 16, lr=3e-3, milestones=(), eval_every=steps // 2)
+    return Run(experiment, "custom", method, 0, payload, schedule, rule)
+
+
 def _stack(engine: str, **rule: Any) -> Run:
     payload = LstmStack(data="shakespeare-50k", layers=2, width=16, engine=engine, most_valid=1000)
-    schedule = Schedule(200, 16, lr=3e-3, milestones=(), eval_every=100)
-    return Run("stacks", "custom", "cdni", 0, payload, schedule, RuleSettings(**rule))
+    return _recurrent("stacks", "cdni", payload, RuleSettings(**rule))
 
+
+_CHARACTERS = Characters(data="shakespeare-50k", width=32, most_valid=1000)
+_COPYING = Copying(data="copy", width=32, unroll=3)
+_MULTIRATE = Multirate(data="mnist-10k", width=16, period=2)
 
 VICTIMS = (
     Victim("feed-forward", "plain", _images("backprop", "plain")),
@@ -98,36 +106,9 @@ VICTIMS = (
     Victim("delayed gradients", "in-process", _images("delayed", "in-process", delay=2)),
     # Of a given lag: then the same steps give the same bits.
     Victim("feed-forward", "stages", _images("cdni", "stages", delay=1), 2),
-    Victim(
-        "characters",
-        "recurrent",
-        Run(
-            *("charlm", "custom", "dni", 0),
-            Characters(data="shakespeare-50k", width=32, most_valid=1000),
-            Schedule(200, 16, lr=3e-3, milestones=(), eval_every=100),
-            BoundarySettings(),
-        ),
-    ),
-    Victim(
-        "copy",
-        "recurrent",
-        Run(
-            *("copy", "custom", "dni", 0),
-            Copying(data="copy", width=32, unroll=3),
-            Schedule(120, 16, lr=3e-3, milestones=(), eval_every=60),
-            BoundarySettings(),
-        ),
-    ),
-    Victim(
-        "two clocks",
-        "clocked",
-        Run(
-            *("multinet", "custom", "dni", 0),
-            Multirate(data="mnist-10k", width=16, period=2),
-            Schedule(100, 16, lr=3e-3, milestones=(), eval_every=50),
-            EdgeSettings(),
-        ),
-    ),
+    Victim("characters", "recurrent", _recurrent("charlm", "dni", _CHARACTERS, BoundarySettings())),
+    Victim("copy", "recurrent", _recurrent("copy", "dni", _COPYING, BoundarySettings(), 120)),
+    Victim("two clocks", "clocked", _recurrent("multinet", "dni", _MULTIRATE, EdgeSettings(), 100)),
     Victim("stack", "in-process", _stack("in-process")),
     Victim("stack", "stages", _stack("stages", delay=1), 2),
 )

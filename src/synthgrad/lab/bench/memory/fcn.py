@@ -23,7 +23,7 @@ from ..batches import CLASSES, DATA, check_batch_sizes
 from ..declarations import DENSE_METHODS, MemoryScope
 from .probe import Memory, OwnProcessBench, probe
 
-__all__ = ["DenseBench", "DenseCase", "observe"]
+__all__ = ["BENCHMARK", "DenseBench", "DenseCase", "observe"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,3 +160,6 @@ MAKERS: Mapping[str, Callable[[nn.Sequential, Tensor, Tensor, int | None], tuple
     "checkpointing": _checkpointing,
     "in_process": _in_process,
 }
+
+
+BENCHMARK = DenseBench()
