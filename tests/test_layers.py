@@ -111,11 +111,6 @@ def test_imports_go_one_way(folder: str) -> None:
                 assert name in THIRD[folder], f"{path.name} imports {name}"
 
 
-def test_files_stay_small() -> None:
-    long = {p.name: n for p in ROOT.rglob("*.py") if (n := len(p.read_text().splitlines())) > 400}
-    assert not long, "a question at 400 lines: is it one purpose?"
-
-
 #: What no part of the library may load, though it stands beside it in the tests' environment.
 OTHERS = (
     *("matplotlib", "rich", "click", "pooch", "numpy", "jinja2", "tqdm", "synthgrad.lab"),

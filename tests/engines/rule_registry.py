@@ -15,8 +15,8 @@ from torch import nn
 import synthgrad as sg
 from synthgrad import rules
 from synthgrad.core import Rule, Site
-from synthgrad.lab.training.settings import RuleSettings
 from synthgrad.lab.training.methods import METHODS, Facts
+from synthgrad.lab.training.settings import RuleSettings
 from tests.networks import CLASSES
 
 __all__ = ["EXAMPLES", "RULES", "exported"]

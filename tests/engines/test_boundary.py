@@ -387,7 +387,7 @@ def test_the_rule_may_learn_now_and_then_and_gives_credit_always(every: int) -> 
     x, y = episode()
     for k, (now, target) in enumerate(zip(x, y, strict=True)):
         features, state = net["core"](now, boundary.start(state, fresh=k == 0))
-        ended = boundary.finish(loss_of(net, features, target), state)
+        ended = boundary.end_unroll(loss_of(net, features, target), state)
         boundary.zero_grad()
         ended.loss.backward()
         learned = all(p.grad is not None for p in boundary.rule.parameters())

@@ -195,7 +195,7 @@ def two(b_period: int, rule: sg.Rule, timeline: Timeline | None = None) -> Clock
     )
 
 
-def watched(b_period: int, rule: sg.Rule) -> Timeline:
+def check_loss_once(b_period: int, rule: sg.Rule) -> Timeline:
     timeline = Timeline()
     trainer = two(b_period, rule, timeline)
     for x, y in stream(16, ["A"], {"A": 2, "B": 2 * b_period}):
@@ -209,7 +209,7 @@ def updates(timeline: Timeline, name: str) -> list[int]:
 
 @pytest.mark.parametrize("period", [2, 4, 8])
 def test_a_updates_when_its_own_unroll_ends_whatever_the_period_of_b(period: int) -> None:
-    timeline = watched(period, sg.SyntheticGradient(receiver=True))
+    timeline = check_loss_once(period, sg.SyntheticGradient(receiver=True))
     assert updates(timeline, "A") == list(range(1, 16, 2))
     assert updates(timeline, "B") == list(range(2 * period - 1, 16, 2 * period))
     first_b = timeline.order().index("forward B")
@@ -218,7 +218,7 @@ def test_a_updates_when_its_own_unroll_ends_whatever_the_period_of_b(period: int
 
 @pytest.mark.parametrize("period", [2, 4, 8])
 def test_locked_it_updates_when_the_slowest_does(period: int) -> None:
-    timeline = watched(period, TrueGradient())
+    timeline = check_loss_once(period, TrueGradient())
     assert updates(timeline, "A") == updates(timeline, "B") == list(range(2 * period - 1, 16, 2 * period))
 
 

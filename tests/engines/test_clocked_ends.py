@@ -242,7 +242,7 @@ def test_a_run_resumed_between_updates_goes_on_without_what_was_in_graphs(after:
         ConfigError, match=f"step {4 + after} of the episode lies inside an unroll.*multiple of 4 steps"
     ):
         half.state_dict()
-    state = through_a_file({"net": half.net.state_dict(), "engine": half.state_dict(exact=False)})
+    state = through_a_file({"net": half.net.state_dict(), "engine": half.state_dict(strict=False)})
     fresh = pair(seed=1)
     fresh.net.load_state_dict(state["net"])
     fresh.load_state_dict(state["engine"])
@@ -294,7 +294,7 @@ def test_the_gradient_of_a_message_that_was_half_read_when_the_run_was_saved_is_
     for x, y in data[:5]:
         half.step(x, y)
     rule.heard.clear()
-    saved = through_a_file(half.state_dict(exact=False))
+    saved = through_a_file(half.state_dict(strict=False))
     fresh.load_state_dict(saved)
     for x, y in data[5:]:
         fresh.step(x, y)

@@ -42,7 +42,7 @@ CELL = made(Cell("input"))[0]
         ([Node("A", CELL), Node("A", CELL)], "two nodes are named 'A'"),
         (
             [Node("A", CELL), Node("B", CELL)],
-            "parameter 'weights.input.weight' of node 'B' is one of node 'A'",
+            "parameter 'weights.input.weight' of node 'B' belongs to node 'A'",
         ),
         ([Node("A", CELL, 0)], "node 'A': period=0, expected a whole number from 1"),
         ([Node("A", CELL, 1.5)], "period=1.5"),  # type: ignore[arg-type]
@@ -54,7 +54,7 @@ CELL = made(Cell("input"))[0]
         ([Node("A:1", CELL)], "node name 'A:1'"),
         ([Node("A->", CELL)], "node name 'A->'"),
         ([Node("values", CELL)], "'values' is taken"),
-        ([Node("A", CELL, state_rule=TrueGradient())], "its state_rule has it wait"),
+        ([Node("A", CELL, state_rule=TrueGradient())], "its state_rule makes it wait"),
         ([Node("A", CELL, state_rule="none")], "state_rule of node 'A': got a str, expected a rule"),  # type: ignore[arg-type]
         (
             [Node("A", CELL, state_rule=sg.SyntheticGradient(error_to_h=True))],

@@ -104,7 +104,7 @@ def test_resuming_in_the_middle_with_messages_under_way() -> None:
     [
         ("linear", {"nowhere": Lag(1)}, "expected one of"),
         ("linear", {"1": Lag(-1)}, "from 0"),
-        ("two_headed", {"trunk": Lag(1)}, "no chain"),
+        ("two_headed", {"trunk": Lag(1)}, "not a chain"),
     ],
 )
 def test_lags_that_cannot_be(case: str, lags: dict[str, Lag], match: str) -> None:

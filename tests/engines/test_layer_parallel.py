@@ -182,7 +182,7 @@ def test_equals_it_with_maps_of_the_label() -> None:
 @pytest.mark.parametrize("fused", [True, False])
 def test_equals_it_fused_and_not(rule: str, stack: str, fused: bool) -> None:
     engine = compare(STACKS[stack], RULES[rule](), fused=fused)
-    assert type(engine._body).__name__ == ("Fused" if fused else "General")
+    assert type(engine._backend).__name__ == ("FusedBackend" if fused else "GeneralBackend")
 
 
 @pytest.mark.parametrize("rule", ["cdni", "cdni-hidden", "local_loss"])
@@ -216,7 +216,7 @@ def test_equals_it_with_a_summed_criterion(fused: bool) -> None:
     net = stack.net(RULES["cdni"](), reduction="sum")
     twin = copy.deepcopy(net)
     engine = LayerParallel(net, lambda o, y: F.cross_entropy(o, y, reduction="sum"), sgd, fused=fused)
-    reference = InProcess(twin, engine._body._top._criterion, sgd, lags=engine.lags)
+    reference = InProcess(twin, engine._backend._top._criterion, sgd, lags=engine.lags)
     batches = [stack.batch(k) for k in range(STEPS)]
     run(engine, batches)
     run(reference, batches)

@@ -128,7 +128,7 @@ def test_an_engine_whose_network_was_moved_says_so() -> None:
     engine = LayerParallel(net, F.cross_entropy, sgd)
     engine.step(*DENSE.batch(0))
     LayerParallel(net, F.cross_entropy, sgd)
-    with pytest.raises(ConfigError, match="put elsewhere"):
+    with pytest.raises(ConfigError, match="have been moved"):
         engine.step(*DENSE.batch(0))
 
 
@@ -229,7 +229,7 @@ def test_no_guard_no_error() -> None:
     )
     records = run(engine, [DENSE.batch(k) for k in range(6)])
     assert not records[-1].loss.isfinite()
-    engine.finish()
+    engine.flush()
 
 
 # Bad input
@@ -293,7 +293,7 @@ def case_of(name: str) -> Any:
             "block '1' changes its input in place",
         ),
         (lambda: case_of("residual"), "interface 'stem' lies inside|'join_one' lies inside"),
-        (lambda: case_of("two_headed"), "no chain"),
+        (lambda: case_of("two_headed"), "not a chain"),
         (
             lambda: dense(8, 8, 8, rule=rules.TrueGradient()),
             "rule at interface '0' has the module below wait",

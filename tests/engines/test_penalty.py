@@ -140,7 +140,7 @@ def test_layer_parallel_adds_the_same() -> None:
     with pytest.raises(ConfigError, match="leave out compile"):
         LayerParallel(net(), F.cross_entropy, sgd, penalty=decay, compile=True)
     left = {"1": lambda own: torch.zeros(())}
-    with pytest.raises(ConfigError, match="module '1' is no function of parameters"):
+    with pytest.raises(ConfigError, match="module '1' does not depend on parameters"):
         LayerParallel(net(), F.cross_entropy, sgd, penalty=left)
 
 

@@ -210,9 +210,9 @@ def test_a_window_that_is_not_full_is_closed_at_the_end() -> None:
     before = copy.deepcopy(net.state_dict())
     (x, y), *_ = unrolls(1)
     assert trainer.step(x, y).updated == []
-    with pytest.raises(ConfigError, match="under way; call finish"):
+    with pytest.raises(ConfigError, match="is not full, and its graphs cannot be saved; call flush"):
         trainer.state_dict()
-    trainer.finish()
+    trainer.flush()
     assert any(not torch.equal(v, before[k]) for k, v in net.state_dict().items())
     trainer.state_dict()
 

@@ -229,8 +229,8 @@ def test_a_run_with_other_weights_under_way_is_another_run() -> None:
     state = {"net": net.state_dict(), "engine": trainer.state_dict()}
     ends: list[Tensor] = []
     for factor in (1.0, 1.01):
-        for held in state["engine"]["mail"]["held"]:
-            held["stash"]["1.0.weight"].mul_(factor)
+        for replay in state["engine"]["mail"]["replays"]:
+            replay["stash"]["1.0.weight"].mul_(factor)
         twin, second = build(case, TrueGradient(), lags=lags_of(case, "observe"))
         twin.load_state_dict(state["net"])
         second.load_state_dict(state["engine"])

@@ -200,7 +200,7 @@ def test_bad_settings() -> None:
         InProcess(net, case.criterion, sgd, lags={"1": Lag(forward=1)})
     heads = CASES["two_headed"]
     branched = unlocked(heads)
-    with pytest.raises(ConfigError, match="no chain"):
+    with pytest.raises(ConfigError, match="not a chain"):
         InProcess(branched, heads.criterion, sgd, lags={"trunk": Lag(forward=-1)})
     waiting = unlocked(case, TrueGradient())
     with pytest.raises(ConfigError, match="use one of the two"):

@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .base import Criterion, StepRecord
-    from .boundary import Boundary
     from .carry import Carry
     from .clocked import Clocked, ClockedRecord, Edge, Node
-    from .in_process import InProcess
-    from .lags import Lag
+    from .in_process import InProcess, Lag
     from .layer_parallel import LayerParallel
     from .locked import Locked
     from .optimizers import OptimizerFactory, Parameters
     from .penalty import Penalty
-    from .recurrent import Recurrent
+    from .recurrent import Boundary, Recurrent
     from .stages import Stages
 
 __all__ = [
@@ -47,16 +45,14 @@ if not TYPE_CHECKING:
     # Each is loaded when it is asked for: who trains in one process is not to wait for transports and compilers.
     _WHERE = {
         "base": ("Criterion", "StepRecord"),
-        "boundary": ("Boundary",),
         "carry": ("Carry",),
         "clocked": ("Clocked", "ClockedRecord", "Edge", "Node"),
-        "in_process": ("InProcess",),
-        "lags": ("Lag",),
+        "in_process": ("InProcess", "Lag"),
         "layer_parallel": ("LayerParallel",),
         "locked": ("Locked",),
         "optimizers": ("OptimizerFactory", "Parameters"),
         "penalty": ("Penalty",),
-        "recurrent": ("Recurrent",),
+        "recurrent": ("Boundary", "Recurrent"),
         "stages": ("Stages",),
     }
     _MODULES = {name: module for module, names in _WHERE.items() for name in names}

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ..core import ConfigError, ShapeError, SynthgradError
 from ..core.given import brief
+from ..core.instruments import Instruments
+from ..core.quality import is_finite
 from ..core.units import Units
 
-__all__ = ["Criterion", "Passed", "StepRecord", "loads_state", "model_inputs", "reduced"]
+__all__ = [
+    "Criterion",
+    "ForwardArgs",
+    "StepRecord",
+    "explain_load_errors",
+    "forward_args",
+    "reduce_loss",
+    "restore_buffers_after_skips",
+]
 
 #: The positional and keyword arguments of a forward pass.
-Passed = tuple[tuple[Any, ...], dict[str, Any]]
+ForwardArgs = tuple[tuple[Any, ...], dict[str, Any]]
 
 #: Takes the network's output and the target, returns a scalar loss, or the loss of each example, ``(B,)``.
 Criterion = Callable[[Any, Any], Tensor]
@@ -38,7 +50,7 @@ class StepRecord:
     updated: list[str] = field(default_factory=list[str])
 
 
-def reduced(loss: Tensor, units: Units | None) -> tuple[Tensor, Tensor | None]:
+def reduce_loss(loss: Tensor, units: Units | None) -> tuple[Tensor, Tensor | None]:
     """Return a criterion's loss as a scalar, and the loss of each example where it gave these.
 
     Args:
@@ -61,7 +73,7 @@ def reduced(loss: Tensor, units: Units | None) -> tuple[Tensor, Tensor | None]:
     return (Units() if units is None else units).reduce(loss), loss.detach()
 
 
-def model_inputs(x: Any, keywords: Mapping[str, Any]) -> Passed:
+def forward_args(x: Any, keywords: Mapping[str, Any]) -> ForwardArgs:
     """Return the positional and keyword arguments of a forward pass.
 
     Args:
@@ -84,7 +96,7 @@ def model_inputs(x: Any, keywords: Mapping[str, Any]) -> Passed:
 _Engine = TypeVar("_Engine")
 
 
-def loads_state(
+def explain_load_errors(
     load: Callable[[_Engine, Mapping[str, Any]], None],
 ) -> Callable[[_Engine, Mapping[str, Any]], None]:
     """Decorate a ``load_state_dict``: what is no state of an engine like this one is refused in one sentence."""
@@ -103,3 +115,25 @@ def loads_state(
             ) from error
 
     return checked
+
+
+@contextmanager
+def restore_buffers_after_skips(model: nn.Module, instruments: Instruments) -> Generator[None]:
+    """Run a step; at its end put buffers back as they were that are not finite any more, if the guard has skipped something.
+
+    Does nothing where the guard stops: the run is over then.
+    """
+    guard = instruments.guard
+    if guard is None or not guard.skip:
+        yield
+        return
+    kept = [(b, b.detach().clone()) for b in model.buffers() if b.is_floating_point()]
+    before = guard.skipped.total()
+    try:
+        yield
+    finally:
+        if guard.skipped.total() > before:
+            with torch.no_grad():
+                for b, was in kept:
+                    if not is_finite(b) and is_finite(was):
+                        b.copy_(was)

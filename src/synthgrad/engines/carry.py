@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from ..core import ShapeError
 
-__all__ = ["Carry", "carried", "carry_on"]
+__all__ = ["Carry", "carried_states", "set_carried_states"]
 
 
 class Carry(nn.Module):
@@ -69,7 +69,7 @@ class Carry(nn.Module):
         return outputs
 
 
-def carried(model: nn.Module) -> dict[str, dict[bool, tuple[int, Any]]]:
+def carried_states(model: nn.Module) -> dict[str, dict[bool, tuple[int, Any]]]:
     """Return the states that the `Carry` modules of a network have now, by name."""
     return {
         name: dict(module._states)  # pyright: ignore[reportPrivateUsage]
@@ -78,7 +78,7 @@ def carried(model: nn.Module) -> dict[str, dict[bool, tuple[int, Any]]]:
     }
 
 
-def carry_on(model: nn.Module, states: Mapping[str, Mapping[bool, tuple[int, Any]]]) -> None:
+def set_carried_states(model: nn.Module, states: Mapping[str, Mapping[bool, tuple[int, Any]]]) -> None:
     """Have the `Carry` modules of a network go on from the states that `carried` returned."""
     for name, module in model.named_modules():
         if isinstance(module, Carry):

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..core import ConfigError, Decoupled, Rule
 from ..core.given import brief, mismatch, takes
-from .base import Passed
+from .base import ForwardArgs
 
 __all__ = [
     "check_criterion",
@@ -60,7 +60,7 @@ def check_draws(update_prob: Any, generator: Any) -> None:
         )
 
 
-def check_first_batch(net: nn.Module, passed: Passed) -> None:
+def check_first_batch(net: nn.Module, passed: ForwardArgs) -> None:
     """Refuse a first batch that the network cannot take, and a step in which nothing could learn.
 
     Raises:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..core import ConfigError, Decoupled, Guard, Timeline, context
+from ..core.devices import cuda_devices
 from ..core.instruments import Instruments
+from ..core.interface import Interface
 from ..core.units import Units
-from .base import Criterion, StepRecord, loads_state, model_inputs, reduced
-from .buffers import sparing_buffers
-from .carry import carried, carry_on
+from .base import (
+    Criterion,
+    StepRecord,
+    explain_load_errors,
+    forward_args,
+    reduce_loss,
+    restore_buffers_after_skips,
+)
+from .carry import carried_states, set_carried_states
 from .checks import check_criterion, check_draws, check_first_batch
-from .optimizers import OptimizerFactory, Parameters, clear_casts, make_optimizers, zero_grad
+from .optimizers import OptimizerFactory, Parameters, clear_autocast_cache, make_optimizers, zero_grad
 from .penalty import Penalties, Penalty
-from .truth import true_messages
-from .watch import check_learned
+from .watch import check_gradients_have_optimizers
 
-__all__ = ["Locked"]
+__all__ = ["Locked", "true_messages"]
 
 
 class Locked:
@@ -111,13 +118,13 @@ class Locked:
         Returns:
             The loss, and ``["all"]`` as what was updated; nothing if no update was drawn.
         """
-        args, kwargs = model_inputs(x, inputs)
+        args, kwargs = forward_args(x, inputs)
         self._instruments.step = self._step
         if not self._step:
             check_first_batch(self.net, (args, kwargs))
         if not self._draw():
             return self._only_forward(args, kwargs, y)
-        with sparing_buffers(self.net, self._instruments):
+        with restore_buffers_after_skips(self.net, self._instruments):
             return self._learn(args, kwargs, y, context, ids)
 
     def _learn(
@@ -129,7 +136,7 @@ class Locked:
         ids: Tensor | None,
     ) -> StepRecord:
         """Run forward, backward and the update, all locked."""
-        clear_casts()
+        clear_autocast_cache()
         for optimizer in self.optimizers:
             zero_grad(optimizer)
         if isinstance(self.net, Decoupled):
@@ -145,7 +152,7 @@ class Locked:
             self._with_penalty(loss).backward()
         fine = self._instruments.check("loss", loss.detach())
         self._log_backward()
-        check_learned(self.net.named_parameters(), self.optimizers)
+        check_gradients_have_optimizers(self.net.named_parameters(), self.optimizers)
         for optimizer in self.optimizers if fine else ():
             optimizer.step()
         self._instruments.log("update" if fine else "skip", "all", self._step)
@@ -164,13 +171,15 @@ class Locked:
 
     def _with_penalty(self, loss: Tensor) -> Tensor:
         if self._penalties is not None and isinstance(self.net, Decoupled):
-            terms = [self._penalties.of(m.name) for m in self.net.graph.modules] if self._penalties else []
+            terms = (
+                [self._penalties.compute(m.name) for m in self.net.graph.modules] if self._penalties else []
+            )
         else:
             terms = [self._penalty(self._parameters)] if callable(self._penalty) else []
         return sum((t for t in terms if t is not None), start=loss)
 
     def _loss(self, output: Any, y: Any, units: Units | None) -> Tensor:
-        return reduced(self.criterion(output, y), units)[0]
+        return reduce_loss(self.criterion(output, y), units)[0]
 
     def _draw(self) -> bool:
         """Is this step one that updates? Nothing is drawn where every step is."""
@@ -187,7 +196,7 @@ class Locked:
         self._step += 1
         return StepRecord(self._step - 1, loss)
 
-    def finish(self) -> None:
+    def flush(self) -> None:
         """Read what the guard has queued.
 
         Raises:
@@ -201,19 +210,46 @@ class Locked:
             "optimizers": [o.state_dict() for o in self.optimizers],
             "step": self._step,
             "generator": None if self._generator is None else self._generator.get_state(),
-            "carried": carried(self.net),
+            "carried": carried_states(self.net),
         }
 
-    @loads_state
+    @explain_load_errors
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the state that `state_dict` returned."""
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self._step = int(state["step"])
-        carry_on(self.net, state["carried"])
+        set_carried_states(self.net, state["carried"])
         drawn = state.get("generator")  # snapshots of earlier versions have none
         if self._generator is not None and drawn is not None:
             self._generator.set_state(drawn.cpu())
+
+
+def true_messages(net: Decoupled, loss_of: Callable[[], Tensor]) -> dict[str, Tensor]:
+    """Return the true gradient at every interface, ``(B, ...)`` in per-example units, by name.
+
+    The network runs once more, forward and backward, as if it had no cuts. Its buffers (BatchNorm's
+    statistics) and the state of random numbers (Dropout) are left as they were, so that the pass which
+    learns sees the same.
+
+    Args:
+        net: a decoupled network in training mode.
+        loss_of: runs ``net.model`` on the batch, returns the loss as the criterion reduces it.
+    """
+    kept: dict[str, Tensor] = {}
+
+    def keep(interface: Interface, h: Tensor) -> Tensor:
+        kept[interface.name] = h
+        return h.clone() if interface.copies else h
+
+    buffers = [(b, b.clone()) for b in net.model.buffers()]
+    with torch.random.fork_rng(cuda_devices(net)), net.crossed_by(keep):
+        loss = loss_of()
+        gradients = torch.autograd.grad(loss, list(kept.values()))
+    for buffer, before in buffers:
+        buffer.copy_(before)
+    unscaled = Units(net.units.reduction)
+    return {name: unscaled.to_example(g) for name, g in zip(kept, gradients, strict=True)}
 
 
 _context = context  # `step` has a keyword of the same name

@@ -10,18 +10,21 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..core import ConfigError
+from ..core import ConfigError, Decoupled, Module
 from ..core.given import brief
+from ..core.graph import OUTPUT
+from ..core.site import AtInterface
 
 __all__ = [
     "Named",
     "OptimizerFactory",
     "Parameters",
     "check_optimizer",
-    "clear_casts",
+    "clear_autocast_cache",
     "has_gradient",
+    "parameters_by_role",
     "make_optimizers",
-    "step_all",
+    "step_optimizers",
     "zero_grad",
 ]
 
@@ -199,7 +202,7 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
 
 
-def step_all(optimizers: Iterable[Optimizer]) -> None:
+def step_optimizers(optimizers: Iterable[Optimizer]) -> None:
     """Step the optimizers of a module, and drop its gradients."""
     for optimizer in optimizers:
         optimizer.step()
@@ -218,7 +221,39 @@ def has_gradient(optimizers: Iterable[Optimizer]) -> bool:
     return any(p.grad is not None for o in optimizers for group in o.param_groups for p in group["params"])
 
 
-def clear_casts() -> None:
+def clear_autocast_cache() -> None:
     """Forget the casts of weights that an autocast around the whole loop has kept: they are those of an older step."""
     if torch.is_autocast_cache_enabled():
         torch.clear_autocast_cache()
+
+
+def parameters_by_role(net: Decoupled, module: Module, position: int) -> tuple[Sequence[Named], ...]:
+    """Return names and parameters of a module, and those of the rules and of the input rules updated with it.
+
+    A rule that learns from messages is updated with the module that sends them, the last of those that its
+    interface feeds. A rule that learns from its own loss alone, with the module below it; so is an input
+    rule, which learns from what that module makes.
+
+    Args:
+        net: the decoupled network.
+        module: one of ``net.graph.modules``.
+        position: its place there.
+    """
+    interfaces, consumers = net.interfaces, net.graph.consumers
+    ends = [n for n in module.ends if n != OUTPUT]
+    rules = [interfaces[n].rule for n in ends if not interfaces[n].rule.listens]
+    rules += [
+        interfaces[n].rule
+        for n in module.inputs
+        if interfaces[n].rule.listens and consumers(n)[-1] == position
+    ]
+    supplies = [rule for n in ends if (rule := interfaces[n].input_rule) is not None]
+    own = [(n, net.model.get_parameter(n)) for n in module.parameters]
+    return own, _named(rules, "rules"), _named(supplies, "inputs")
+
+
+def _named(rules: Sequence[AtInterface], what: str) -> list[Named]:
+    """Return names, as in the decoupled network, and parameters of rules."""
+    return [
+        (f"{what}.{rule.name.replace('.', '_')}.{n}", p) for rule in rules for n, p in rule.named_parameters()
+    ]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core import ConfigError, Decoupled
 from .optimizers import Parameters
-from .watch import reached
+from .watch import leaves_of
 
 __all__ = ["Penalties", "Penalty", "Term"]
 
@@ -56,16 +56,16 @@ class Penalties:
             name: Parameters([(n, net.model.get_parameter(n)) for n in modules[name].parameters], name)
             for name in terms
         }
-        self._others = {name: _without(own, net) for name, own in self._own.items()}
+        self._others = {name: _names_of_others(own, net) for name, own in self._own.items()}
 
-    def term(self, module: str) -> Callable[[], Tensor | None] | None:
+    def function(self, module: str) -> Callable[[], Tensor | None] | None:
         """Return what gives the penalty of a module, as `of` does; None if it never has any."""
-        return (lambda: self.of(module)) if module in self._terms else None
+        return (lambda: self.compute(module)) if module in self._terms else None
 
     def __bool__(self) -> bool:
         return bool(self._terms)
 
-    def of(self, module: str) -> Tensor | None:
+    def compute(self, module: str) -> Tensor | None:
         """Return the penalty of a module as it is now, a scalar with its graph; None if there is none.
 
         Raises:
@@ -86,7 +86,7 @@ class Penalties:
     def _check(self, module: str, found: Tensor) -> None:
         """Refuse a penalty that depends on a parameter of another module. Once: it walks the whole graph."""
         others = self._others[module]
-        for variable in reached(found, ()):
+        for variable in leaves_of(found, ()):
             if id(variable) in others:
                 raise ConfigError(
                     f"the penalty of module '{module}' depends on parameter '{others[id(variable)]}', which is not that "
@@ -95,7 +95,7 @@ class Penalties:
         self._checked.add(module)
 
 
-def _without(own: Parameters, net: Decoupled) -> dict[int, str]:
+def _names_of_others(own: Parameters, net: Decoupled) -> dict[int, str]:
     """Return the names of all parameters of a network but some, by ``id``."""
     known = set(map(id, own))
     return {id(p): n for n, p in net.named_parameters() if id(p) not in known}

@@ -17,10 +17,18 @@ from ..core import ConfigError, CutError, Decoupled
 from ..core.outputs import tensors_in
 from .base import Criterion
 
-__all__ = ["Watch", "beyond_the_output", "check_learned", "reached", "reused", "thawed", "watched"]
+__all__ = [
+    "GradientWatch",
+    "stray_gradient_error",
+    "check_gradients_have_optimizers",
+    "leaves_of",
+    "explain_backward_error",
+    "thawed_error",
+    "check_loss_once",
+]
 
 
-class Watch:
+class GradientWatch:
     """Knows to which module every parameter of a network belongs, and looks for gradients in the wrong place.
 
     Args:
@@ -39,29 +47,29 @@ class Watch:
             for n, p in net.named_parameters()
             if n.startswith(("rules.", "inputs.")) and p.requires_grad
         ]
-        self._of = {
+        self._by_module = {
             m.name: [(n, net.model.get_parameter(n)) for n in m.parameters] for m in net.graph.modules
         }
         self._trained = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
 
-    def forget(self) -> None:
+    def clear_gradients(self) -> None:
         """Drop the gradients that something else has left, before a step: a plain loop that warmed the network up, say."""
         for _, p in self._named:
             p.grad = None
         for _, p in self._rules:
             p.grad = None
 
-    def before_learning(self, module: str) -> None:
+    def check_before_backward(self, module: str) -> None:
         """Look at a module before it runs backward: nothing of it may have a gradient yet.
 
         Raises:
             CutError: naming the parameter.
         """
-        for name, p in self._of[module]:
+        for name, p in self._by_module[module]:
             if p.grad is not None:
                 raise self._stray(name, p)
 
-    def after_step(self) -> None:
+    def check_after_step(self) -> None:
         """Look at all parameters when a step is over: every gradient has been used.
 
         Raises:
@@ -74,7 +82,7 @@ class Watch:
             if p.grad is not None:
                 raise self._stray(name, p)
 
-    def criterion(self, loss: Tensor, outputs: Sequence[Tensor]) -> None:
+    def check_loss(self, loss: Tensor, outputs: Sequence[Tensor]) -> None:
         """Look at what a criterion has made of the network's output, before anything learns from it.
 
         Args:
@@ -89,10 +97,10 @@ class Watch:
                 "the criterion returned a loss without a graph, from which nothing can learn; let it compute the loss of the "
                 "output itself, without .detach(), .item() or torch.no_grad()"
             )
-        last = next(reversed(self._of))
-        own = {id(p) for _, p in self._of[last]}
+        last = next(reversed(self._by_module))
+        own = {id(p) for _, p in self._by_module[last]}
         known = {id(p): n for n, p in (*self._named, *self._rules)}
-        for variable in reached(loss, outputs):
+        for variable in leaves_of(loss, outputs):
             if id(variable) in known and id(variable) not in own:
                 raise self._elsewhere(known[id(variable)])
 
@@ -100,7 +108,7 @@ class Watch:
         p.grad = None
         is_here = self._module is None or self._owner.get(name) == self._module
         if is_here and name not in self._unowned and id(p) not in self._trained:
-            return thawed(name)
+            return thawed_error(name)
         return self._elsewhere(name)
 
     def _elsewhere(self, name: str) -> CutError:
@@ -110,33 +118,33 @@ class Watch:
                 "it: no module's optimizer has it; give decouple an example that reaches it (in training mode, if it "
                 "is used there only)"
             )
-        return beyond_the_output(name, self._owner.get(name, "a rule"))
+        return stray_gradient_error(name, self._owner.get(name, "a rule"))
 
 
-def watched(criterion: Criterion, net: Decoupled) -> Criterion:
+def check_loss_once(criterion: Criterion, net: Decoupled) -> Criterion:
     """Return a criterion that looks, the first time, whether its loss depends on the network by the output only.
 
     One of PyTorch's own is returned as it is.
     """
     if (getattr(criterion, "__module__", None) or "").startswith("torch.nn"):
         return criterion
-    return _Watched(criterion, Watch(net, ()))
+    return _CheckedCriterion(criterion, GradientWatch(net, ()))
 
 
-class _Watched:
-    def __init__(self, criterion: Criterion, watch: Watch) -> None:
+class _CheckedCriterion:
+    def __init__(self, criterion: Criterion, watch: GradientWatch) -> None:
         self._criterion = criterion
-        self._watch: Watch | None = watch
+        self._watch: GradientWatch | None = watch
 
     def __call__(self, output: Any, target: Any) -> Tensor:
         loss = self._criterion(output, target)
         if self._watch is not None and not torch.compiler.is_compiling():
-            self._watch.criterion(loss, tensors_in(output))
+            self._watch.check_loss(loss, tensors_in(output))
             self._watch = None
         return loss
 
 
-def thawed(name: str) -> ConfigError:
+def thawed_error(name: str) -> ConfigError:
     """Return the error for a parameter that has a gradient and no optimizer."""
     return ConfigError(
         f"parameter '{name}' has a gradient, and no optimizer of this engine has it: it was frozen when the engine was "
@@ -145,7 +153,7 @@ def thawed(name: str) -> ConfigError:
     )
 
 
-def beyond_the_output(name: str, module: str) -> CutError:
+def stray_gradient_error(name: str, module: str) -> CutError:
     """Return the error for a gradient that has reached a parameter by another way than the cuts."""
     return CutError(
         f"a gradient reached parameter '{name}' of module '{module}' by another way than through the cuts: the criterion "
@@ -155,7 +163,7 @@ def beyond_the_output(name: str, module: str) -> CutError:
     )
 
 
-def reached(loss: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
+def leaves_of(loss: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
     """Return the leaves that a loss depends on, without going through a network's outputs."""
     stops = {t.grad_fn for t in outputs if t.grad_fn is not None}
     found: list[Tensor] = []
@@ -173,7 +181,9 @@ def reached(loss: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
     return found
 
 
-def check_learned(named: Iterable[tuple[str, Tensor]], optimizers: Iterable[Optimizer]) -> None:
+def check_gradients_have_optimizers(
+    named: Iterable[tuple[str, Tensor]], optimizers: Iterable[Optimizer]
+) -> None:
     """Refuse parameters that have a gradient and no optimizer, in engines that train all of a network at once.
 
     Raises:
@@ -183,10 +193,10 @@ def check_learned(named: Iterable[tuple[str, Tensor]], optimizers: Iterable[Opti
     for name, p in named:
         if p.grad is not None and id(p) not in trained:
             p.grad = None
-            raise thawed(name)
+            raise thawed_error(name)
 
 
-def reused(module: str, error: RuntimeError) -> Exception:
+def explain_backward_error(module: str, error: RuntimeError) -> Exception:
     """Return what is to be said of an error in a module's backward pass."""
     if isinstance(error, CutError) or "backward through the graph a second time" not in str(error):
         return error

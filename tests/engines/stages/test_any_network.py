@@ -14,7 +14,7 @@ import synthgrad as sg
 from synthgrad.core import Decoupled
 from synthgrad.engines import Stages
 from tests.engines.stages.places import InMemory, Place
-from tests.engines.test_apart import Beside, Masked, Sized
+from tests.engines.test_parts import Beside, Masked, Sized
 from tests.engines.test_penalty import Gated
 
 Batch = tuple[Any, Tensor]

@@ -126,5 +126,5 @@ def test_another_model_is_refused() -> None:
     whole = assemble(saved(["0", "2"], TrueGradient))
     wider = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 4)).double()
     net = sg.decouple(wider, ["1"], TrueGradient(), programs.batches(1)[0][0])
-    with pytest.raises(ConfigError, match="the run has nothing for 'model.0.weight'.*of another model"):
+    with pytest.raises(ConfigError, match="the run has nothing for 'model.0.weight'.*this is another model"):
         whole.load_into(net)

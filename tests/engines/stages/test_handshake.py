@@ -12,7 +12,7 @@ from torch import nn
 from synthgrad import SyntheticGradient, decouple
 from synthgrad.core import ConfigError, StageError
 from synthgrad.engines import Stages
-from synthgrad.engines.stages import meeting
+from synthgrad.engines.stages import coordinator
 from tests.engines.stages import programs
 from tests.engines.stages.places import InMemory, Place
 
@@ -117,12 +117,9 @@ def test_settings_are_checked(rule: str, options: dict[str, Any], error: str) ->
 
 
 def _one(rule: str, options: dict[str, Any]) -> None:
-    from synthgrad.engines.stages.checks import check_rules
-    from synthgrad.engines.stages.connect import Settings
+    from synthgrad.engines.stages.settings import Settings, check_rules
 
-    settings = Settings(
-        **{{"deterministic": "exact"}.get(k, k): v for k, v in options.items()}  # pyright: ignore[reportArgumentType]
-    )
+    settings = Settings(**options)
     settings.check()
     check_rules(programs.network(2, rule), settings, 1)
 
@@ -146,7 +143,7 @@ def test_another_version_is_refused_by_name(three: InMemory, monkeypatch: pytest
     def greeting() -> str:
         return "synthgrad 9.0" if "rank 2" in threading.current_thread().name else "synthgrad 8.0"
 
-    monkeypatch.setattr(meeting, "greeting", greeting)
+    monkeypatch.setattr(coordinator, "greeting", greeting)
     for outcome in three.outcomes(_of_versions):
         assert "synthgrad 9.0, and rank" in (outcome.error or "") or "and rank 2 synthgrad 9.0" in (
             outcome.error or ""

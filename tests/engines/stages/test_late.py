@@ -109,7 +109,7 @@ def test_it_needs_the_input_everywhere(two: InMemory) -> None:
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        ({"deterministic": True, "window": 1}, "wants runs alike"),
+        ({"deterministic": True, "window": 1}, "so runs differ"),
         ({"target": torch.zeros(4, dtype=torch.int64)}, "not together with"),
     ],
 )

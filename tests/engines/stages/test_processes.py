@@ -101,17 +101,17 @@ def test_a_header_that_nobody_agreed_upon_is_refused(two_processes: Processes) -
     assert "which nobody agreed upon" in (two_processes.outcomes(_writes_nonsense)[0].error or "")
 
 
-def _settles(place: Place, settles: bool) -> dict[str, torch.Tensor]:
+def _trains(place: Place, drains: bool) -> dict[str, torch.Tensor]:
     net = programs.network(2, "cdni")
     with Stages(net, programs.per_example, programs.adam, window=3, deterministic=True) as stages:
         for k, (x, y) in enumerate(programs.batches(12)):
             stages.step(x if place.rank == 0 else None, y)
-            if settles and k % 3 == 1:
-                stages._links.settle()
+            if drains and k % 3 == 1:
+                stages._links.drain()
         stages.gather()
     return programs.weights(net)
 
 
-def test_a_settled_link_goes_on_as_if_nothing_had_been(two_processes: Processes) -> None:
-    plain, settled = (two_processes.run(_settles, settles)[0] for settles in (False, True))
-    same(settled, plain)
+def test_a_drained_link_goes_on_as_if_nothing_had_been(two_processes: Processes) -> None:
+    plain, drained = (two_processes.run(_trains, drains)[0] for drains in (False, True))
+    same(drained, plain)

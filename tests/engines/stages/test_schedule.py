@@ -140,7 +140,7 @@ def _wrong(place: Place, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "error"),
     [
-        ("waits", "that is what Schedule1F1B does"),
+        ("waits", "as Schedule1F1B does"),
         ("no example", "the first stage needs an example"),
         ("microbatches", "n_microbatches=0"),
         ("no target", "pass target=… on every rank"),

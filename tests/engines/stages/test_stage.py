@@ -13,8 +13,8 @@ from torch import Tensor
 
 import synthgrad as sg
 from synthgrad.core import Decoupled, Info, Instruments, Message, Rule
-from synthgrad.engines.apart import take_apart
-from synthgrad.engines.stages.links import Answer, Arrived
+from synthgrad.engines.parts import split_network
+from synthgrad.engines.stages.links import Activation, Answer
 from synthgrad.engines.stages.stage import Stage
 from synthgrad.engines.stages.window import Window
 from synthgrad.rules import HandOver, Sobolev
@@ -39,8 +39,10 @@ class Above:
     def send(self, kind: Any, step: int, h: Tensor, *rest: Any, **more: Any) -> None:
         self.sent[step] = h
 
-    def take(self, until: int, upto: int, *, exact: bool, took: Callable[[int], None]) -> list[Answer]:
-        took(self.busy_us)
+    def receive_answers(
+        self, until: int, upto: int, *, deterministic: bool, on_step_time: Callable[[int], None]
+    ) -> list[Answer]:
+        on_step_time(self.busy_us)
         return list(self.come.get(upto, ()))
 
 
@@ -56,9 +58,9 @@ class Below:
         default_factory=list[tuple[int, Tensor | None, float]]
     )
 
-    def take(self, kind: Any, step: int) -> Arrived:
+    def receive(self, kind: Any, step: int) -> Activation:
         generator = torch.Generator().manual_seed(step)
-        return Arrived(torch.randn(B, 7, generator=generator, dtype=torch.float64), None, [], 0)
+        return Activation(torch.randn(B, 7, generator=generator, dtype=torch.float64), None, [], 0)
 
     def draw(self) -> bool:
         return True
@@ -73,8 +75,8 @@ def stage_of(net: Decoupled, position: int, above: Above, below: Below | None, w
     links: Any = {"above": above, "below": below}
     rules = [i.rule for i in net.interfaces.values()]
     return Stage(
-        take_apart(net)[position], net.units, None, rules[position],
-        **links, window=window, exact=False, instruments=Instruments(), name=str(position),
+        split_network(net)[position], net.units, None, rules[position],
+        **links, window=window, deterministic=False, instruments=Instruments(), name=str(position),
     )  # fmt: skip
 
 
@@ -130,7 +132,7 @@ def test_a_rule_learns_the_mean_of_the_answers_that_have_come(rule: str, come: l
 
 def test_the_window_hears_how_long_the_stage_above_takes() -> None:
     window = Window(None, 0.1)
-    window.took(0.002)
+    window.record_step(0.002)
     stage = stage_of(chain(sg.SyntheticGradient(), modules=2), 0, Above({}, busy_us=26_000), None, window)
     assert window.size == 52
     x, y, _ = batches(1)[0]
@@ -140,7 +142,7 @@ def test_the_window_hears_how_long_the_stage_above_takes() -> None:
 
 def test_the_stage_below_hears_how_long_this_one_takes() -> None:
     window, below = Window(2), Below()
-    window.took(0.003)
+    window.record_step(0.003)
     stage = stage_of(chain(sg.SyntheticGradient(), modules=3), 1, Above({}), below, window)
     _, y, _ = batches(1)[0]
     stage.run(0, None, y)

@@ -12,7 +12,7 @@ from torch import Tensor
 from synthgrad import SyntheticGradient, decouple
 from synthgrad.core import Credit, Info, Message
 from synthgrad.engines import Stages
-from synthgrad.engines.stages.wire import Kind
+from synthgrad.engines.stages.wire import ParcelKind
 from tests.engines.stages import programs
 from tests.engines.stages.places import InMemory, Place
 
@@ -167,7 +167,7 @@ def _writes_nonsense(place: Place, change: dict[int, int]) -> None:
             assert below is not None
             header = [
                 0,
-                int(Kind.MESSAGE),
+                int(ParcelKind.MESSAGE),
                 0,
                 0,
                 0,

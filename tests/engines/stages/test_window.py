@@ -10,9 +10,9 @@ from synthgrad.engines.stages.window import MOST, Window
 def window(round_trip_s: float, own_s: float = 0.0, above_us: int = 0) -> int:
     found = Window(None, round_trip_s)
     if own_s:
-        found.took(own_s)
+        found.record_step(own_s)
     if above_us:
-        found.above_took(above_us)
+        found.record_above(above_us)
     return found.size
 
 
@@ -42,8 +42,8 @@ def test_before_anything_is_known_it_is_two() -> None:
 
 def test_a_size_that_is_given_stays() -> None:
     found = Window(5, 1.0)
-    found.took(0.001)
-    found.above_took(1_000)
+    found.record_step(0.001)
+    found.record_above(1_000)
     assert found.size == 5
     assert Window(0, 1.0).size == 0
 
@@ -51,21 +51,21 @@ def test_a_size_that_is_given_stays() -> None:
 def test_a_step_is_the_median_of_the_last_sixteen() -> None:
     found = Window(None, 0.099)
     for _ in range(15):
-        found.took(0.010)
-    found.took(5.0)  # one step that was held up
+        found.record_step(0.010)
+    found.record_step(5.0)  # one step that was held up
     assert found.busy_s == 0.010
     assert found.size == 12
     for _ in range(9):
-        found.took(0.020)  # nine of sixteen
+        found.record_step(0.020)  # nine of sixteen
     assert found.busy_s == 0.020
     assert found.size == 7
 
 
 def test_what_the_stage_above_says_last_counts() -> None:
     found = Window(None, 0.099)
-    found.took(0.010)
+    found.record_step(0.010)
     sizes = list[int]()
     for above_us in (51_000, 21_000, 1_000):
-        found.above_took(above_us)
+        found.record_above(above_us)
         sizes.append(found.size)
     assert sizes == [4, 7, 12]

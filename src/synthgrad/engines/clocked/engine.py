@@ -32,14 +32,21 @@ from ...core.in_flight import InFlight
 from ...core.instruments import Instruments
 from ...core.port import run_backward
 from ...core.units import Reduction
-from ..base import Criterion, StepRecord, loads_state, reduced
-from ..optimizers import OptimizerFactory, clear_casts, has_gradient, make_optimizers, step_all, zero_grad
-from ..watch import beyond_the_output, thawed
-from .episode import Episode, Window, detached
+from ..base import Criterion, StepRecord, explain_load_errors, reduce_loss
+from ..optimizers import (
+    OptimizerFactory,
+    clear_autocast_cache,
+    has_gradient,
+    make_optimizers,
+    step_optimizers,
+    zero_grad,
+)
+from ..watch import stray_gradient_error, thawed_error
+from .episode import Episode, PendingUpdate, detached
 from .exchange import Exchange
-from .given import Given, check_names
 from .network import ClockedNetwork, message_of
-from .wiring import Edge, Group, Node, Wiring
+from .step_inputs import StepInputs, check_names
+from .wiring import Edge, LockGroup, Node, Wiring
 
 __all__ = ["Clocked", "ClockedRecord"]
 
@@ -108,7 +115,7 @@ class Clocked:
         self._instruments = Instruments(Guard.of(guard, skips=False), monitor, timeline)
         self._exchange = Exchange(self.net, self._units, self._instruments)
         # Which rules are updated with which node.
-        self._taught = {name: self._rules_of(node) for name, node in wiring.nodes.items()}
+        self._rules_by_node = {name: self._rules_updated_with(node) for name, node in wiring.nodes.items()}
         self._optimizers = {
             name: make_optimizers(
                 optimizer,
@@ -117,7 +124,7 @@ class Clocked:
                 (
                     [
                         (f"rule {rule}.{n}", p)
-                        for rule in self._taught[name]
+                        for rule in self._rules_by_node[name]
                         for n, p in self.net.rule(rule).named_parameters()
                     ],
                     rule_options,
@@ -165,20 +172,20 @@ class Clocked:
             ShapeError: if the batch size, a message or a state changes its form.
             DivergedError: if a message or a loss is not finite.
         """
-        clear_casts()
-        given = Given(self._step, inputs, targets or {}, context, ids, last)
+        clear_autocast_cache()
+        step_inputs = StepInputs(self._step, inputs, targets or {}, context, ids, last)
         episode = self._episode
-        given.check(self._wiring, self.losses, self.net.rules, episode.clock)
-        episode.fit(inputs)
+        step_inputs.check(self._wiring, self.losses, self.net.rules, episode.clock)
+        episode.check_batch_size(inputs)
         self._record = record = ClockedRecord(self._step)
         self._instruments.step = self._step
         try:
             for name, node in self._wiring.nodes.items():
                 if node.ticks(episode.clock):
-                    self._tick(node, given)
-                group = self._wiring.closes(name)
+                    self._tick(node, step_inputs)
+                group = self._wiring.group_closed_by(name)
                 if group is not None and (last or (episode.clock + 1) % group.interval == 0):
-                    self._learn(group, given)
+                    self._learn(group, step_inputs)
         except BaseException:
             self.reset()  # what this step has begun must not leak into the next
             for optimizer in self.optimizers:
@@ -194,7 +201,7 @@ class Clocked:
             episode.settle()
         return record
 
-    def finish(self) -> None:
+    def flush(self) -> None:
         """Read what the guard has queued on an accelerator.
 
         Raises:
@@ -204,35 +211,35 @@ class Clocked:
 
     # -- a tick ---------------------------------------------------------------------------------------
 
-    def _tick(self, node: Node, given: Given) -> None:
+    def _tick(self, node: Node, step_inputs: StepInputs) -> None:
         """Run a node: it reads, moves to another state, is judged, and sends."""
         name, episode, wiring = node.name, self._episode, self._wiring
-        window = episode.window_of(name)
-        window.begun = True
-        read = {e.name: self._read(e, window) for e in wiring.incoming[name] if e.name in episode.latest}
+        pending = episode.pending_of(name)
+        pending.begun = True
+        read = {e.name: self._read(e, pending) for e in wiring.incoming[name] if e.name in episode.latest}
         assert episode.batch_size is not None
-        fed = self.net.feed(node, given.inputs, read, episode.batch_size)
+        fed = self.net.feed(node, step_inputs.inputs, read, episode.batch_size)
         outputs, state = self.net.call(node, fed, episode.states.get(name))
         self._instruments.log("forward", name, self._step)
-        episode.move(node, state)
+        episode.set_state(node, state)
         self._record.outputs[name] = detached(outputs)
-        target = given.targets.get(name)
+        target = step_inputs.targets.get(name)
         if target is not None:
-            loss, _ = reduced(self.losses[name](outputs, target), self._units)
+            loss, _ = reduce_loss(self.losses[name](outputs, target), self._units)
             self._instruments.check("loss", loss.detach())
-            window.losses.append(loss)
+            pending.losses.append(loss)
             self._record.losses[name] = loss.detach()
         for edge in wiring.outgoing[name]:
-            self._send(edge, message_of(edge, outputs), given, window)
+            self._send(edge, message_of(edge, outputs), step_inputs, pending)
 
-    def _read(self, edge: Edge, window: Window) -> Tensor:
+    def _read(self, edge: Edge, pending: PendingUpdate) -> Tensor:
         """Return the latest message on an edge, for one more reader."""
         flight = self._episode.latest[edge.name]
         if flight.missing:
-            window.read.append(flight)
+            pending.read.append(flight)
         return self._exchange.read(flight)
 
-    def _send(self, edge: Edge, h: Tensor, given: Given, window: Window) -> None:
+    def _send(self, edge: Edge, h: Tensor, step_inputs: StepInputs, pending: PendingUpdate) -> None:
         """Put a message where its receiver finds it, and ask for credit if it will be read."""
         name, episode = edge.name, self._episode
         expected = (episode.batch_size, *self.net.sites[name].shape[1:])
@@ -241,16 +248,16 @@ class Clocked:
                 f"edge '{name}': got a message of shape {tuple(h.shape)}, expected {expected} as in the example; a "
                 "message must not change its form"
             )
-        reads = self._reads(edge, given)
+        reads = self._reads(edge, step_inputs)
         if edge.rule.waits or not reads:
             episode.latest[name] = self._exchange.hand_over(name, h, attached=edge.rule.waits)
             return
-        info = given.info(name, edge.sender, episode.packed_state(edge.receiver))
-        episode.latest[name] = self._ask(name, h, info, reads, window)
+        info = step_inputs.info(name, edge.sender, episode.packed_state(edge.receiver))
+        episode.latest[name] = self._ask(name, h, info, reads, pending)
 
-    def _reads(self, edge: Edge, given: Given) -> int:
+    def _reads(self, edge: Edge, step_inputs: StepInputs) -> int:
         """Return how often a message that is sent now will be read."""
-        if given.last:
+        if step_inputs.last:
             return int(self._is_read_at_once(edge))
         return self._wiring.reads(edge, self._episode.clock)
 
@@ -259,33 +266,35 @@ class Clocked:
         receiver = self._wiring.nodes[edge.receiver]
         return not self._wiring.is_delayed(edge) and receiver.ticks(self._episode.clock)
 
-    def _ask(self, name: str, h: Tensor, info: Info, reads: int, window: Window) -> InFlight:
+    def _ask(self, name: str, h: Tensor, info: Info, reads: int, pending: PendingUpdate) -> InFlight:
         """Ask the rule at an interface for credit, and keep it until the sender learns."""
         flight, grad = self._exchange.send(name, h, info, reads)
         if grad is not None:
-            window.credited.append((h, grad, flight))
+            pending.credited.append((h, grad, flight))
         return flight
 
     # -- an update ------------------------------------------------------------------------------------
 
-    def _learn(self, group: Group, given: Given) -> None:
+    def _learn(self, group: LockGroup, step_inputs: StepInputs) -> None:
         """Run the backward pass of a group, let the rules that speak for it learn, and step its optimizers."""
-        window, last = self._episode.windows[group], given.last
-        starts = {} if last else self._end_unrolls(group, given, window)
-        credited = [(h, grad) for h, grad, flight in window.credited if not last or self._counts(flight)]
-        roots = [*window.losses, *(h for h, _ in credited)]
-        grads = [*(torch.ones_like(loss) for loss in window.losses), *(grad for _, grad in credited)]
+        pending, last = self._episode.pending[group], step_inputs.last
+        starts = {} if last else self._end_unrolls(group, step_inputs, pending)
+        credited = [(h, grad) for h, grad, flight in pending.credited if not last or self._counts(flight)]
+        roots = [*pending.losses, *(h for h, _ in credited)]
+        grads = [*(torch.ones_like(loss) for loss in pending.losses), *(grad for _, grad in credited)]
         if run_backward(roots, grads):
             for node in group.nodes:
                 self._instruments.log("backward", node.name, self._step)
-        for flight in self._arrived(group, window, last=last):
+        for flight in self._complete_messages(group, pending, last=last):
             self._exchange.observe(flight)
         for node in group.nodes:
             self._update(node)
         self._check_used()
-        self._episode.open(group, starts)
+        self._episode.begin_update(group, starts)
 
-    def _end_unrolls(self, group: Group, given: Given, window: Window) -> dict[str, InFlight]:
+    def _end_unrolls(
+        self, group: LockGroup, step_inputs: StepInputs, pending: PendingUpdate
+    ) -> dict[str, InFlight]:
         """Ask for credit for the states that the members hand on; return these."""
         starts: dict[str, InFlight] = {}
         for node in group.nodes:
@@ -293,7 +302,7 @@ class Clocked:
             if node.state_rule is not None and layout is not None:
                 flat = layout.pack(self._episode.states[node.name])
                 starts[node.name] = self._ask(
-                    node.state_name, flat, given.info(node.state_name, node.name), 1, window
+                    node.state_name, flat, step_inputs.info(node.state_name, node.name), 1, pending
                 )
         return starts
 
@@ -302,11 +311,11 @@ class Clocked:
         soon = self._is_read_at_once(self._wiring.edges[flight.name])
         return flight.reads > 0 or (soon and self._episode.latest[flight.name] is flight)
 
-    def _arrived(self, group: Group, window: Window, *, last: bool) -> list[InFlight]:
+    def _complete_messages(self, group: LockGroup, pending: PendingUpdate, *, last: bool) -> list[InFlight]:
         """Return the messages whose gradient is complete, now that the group has run backward."""
-        for flight in window.read:
+        for flight in pending.read:
             flight.missing -= 1
-        read = list(dict.fromkeys(window.read))
+        read = list(dict.fromkeys(pending.read))
         if not last:
             return [flight for flight in read if not flight.missing]
         # What was to be read later will not be: what has come back by now is all.
@@ -320,8 +329,8 @@ class Clocked:
         optimizers = self._optimizers[node.name]
         if not has_gradient(optimizers):
             return
-        step_all(optimizers)
-        self._exchange.learned(self._taught[node.name])
+        step_optimizers(optimizers)
+        self._exchange.count_updates(self._rules_by_node[node.name])
         self._record.updated.append(node.name)
         self._instruments.log("update", node.name, self._step)
 
@@ -337,7 +346,11 @@ class Clocked:
             for path, p in node.module.named_parameters():
                 if p.grad is not None:
                     p.grad = None
-                    raise beyond_the_output(path, name) if id(p) in trained else thawed(f"{name}.{path}")
+                    raise (
+                        stray_gradient_error(path, name)
+                        if id(p) in trained
+                        else thawed_error(f"{name}.{path}")
+                    )
 
     # -- the rest -------------------------------------------------------------------------------------
 
@@ -346,7 +359,7 @@ class Clocked:
         """Is no graph held now, so that `state_dict` is exact? So it is at a multiple of `interval` steps."""
         return self._episode.clock % self.interval == 0
 
-    def state_dict(self, *, exact: bool = True) -> dict[str, Any]:
+    def state_dict(self, *, strict: bool = True) -> dict[str, Any]:
         """Return what a resumed run needs beside ``net.state_dict()``: optimizers, clocks, states, messages under way.
 
         Args:
@@ -356,10 +369,10 @@ class Clocked:
         Raises:
             ConfigError: if it is to be exact and graphs are held; see `can_save`.
         """
-        if exact and not self.can_save:
+        if strict and not self.can_save:
             raise ConfigError(
                 f"step {self._episode.clock} of the episode lies inside an unroll, whose graph cannot be saved; save at a "
-                f"multiple of {self.interval} steps (can_save), or with state_dict(exact=False), which loses it"
+                f"multiple of {self.interval} steps (can_save), or with state_dict(strict=False), which loses it"
             )
         return {
             "optimizers": [o.state_dict() for o in self.optimizers],
@@ -367,7 +380,7 @@ class Clocked:
             "episode": self._episode.state_dict(),
         }
 
-    @loads_state
+    @explain_load_errors
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the state that `state_dict` returned, in an engine built in the same way."""
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -376,7 +389,7 @@ class Clocked:
         self._step = int(state["step"])
         self._episode.load_state_dict(state["episode"])
 
-    def _rules_of(self, node: Node) -> list[str]:
+    def _rules_updated_with(self, node: Node) -> list[str]:
         """Return the rules that learn with a node: those that speak for it, and those that need nothing from above."""
         wiring, rule = self._wiring, self.net.rule
         names = [e.name for e in wiring.incoming[node.name] if rule(e.name).listens]

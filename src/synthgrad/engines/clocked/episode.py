@@ -13,13 +13,13 @@ from torch.utils import _pytree as pytree
 from ...core import ShapeError
 from ...core.in_flight import InFlight
 from .network import ClockedNetwork, batch_of
-from .wiring import Group, Node
+from .wiring import LockGroup, Node
 
-__all__ = ["Episode", "Window", "detached"]
+__all__ = ["Episode", "PendingUpdate", "detached"]
 
 
 @dataclass(slots=True)
-class Window:
+class PendingUpdate:
     """What a lock group holds from one update to the next.
 
     Attributes:
@@ -58,15 +58,15 @@ class Episode:
         self.batch_size: int | None = None
         self.states: dict[str, Any] = {}
         self.latest: dict[str, InFlight] = {}
-        self.windows = {group: Window() for group in net.wiring.groups}
+        self.pending = {group: PendingUpdate() for group in net.wiring.groups}
         # The states that unrolls have begun with, where a rule learns from what comes back to them.
         self._starts: dict[str, InFlight] = {}
 
-    def window_of(self, name: str) -> Window:
+    def pending_of(self, name: str) -> PendingUpdate:
         """Return what the group of a node holds."""
-        return self.windows[self._net.wiring.group_of[name]]
+        return self.pending[self._net.wiring.group_of[name]]
 
-    def fit(self, inputs: Mapping[str, Any]) -> None:
+    def check_batch_size(self, inputs: Mapping[str, Any]) -> None:
         """Learn the batch size from the first external data; refuse another one.
 
         Raises:
@@ -84,7 +84,7 @@ class Episode:
         if self.batch_size is None:
             self.batch_size = self._net.batch_size
 
-    def move(self, node: Node, state: Any) -> None:
+    def set_state(self, node: Node, state: Any) -> None:
         """Give a node another state.
 
         Raises:
@@ -109,17 +109,17 @@ class Episode:
         assert self.batch_size is not None
         return torch.zeros(self.batch_size, layout.num_features, dtype=layout.dtype, device=layout.device)
 
-    def open(self, group: Group, starts: Mapping[str, InFlight]) -> None:
+    def begin_update(self, group: LockGroup, starts: Mapping[str, InFlight]) -> None:
         """Begin the next window of a group: all that it goes on with is cut from the graph of the last one.
 
         Args:
             group: which.
             starts: states to begin with, of members whose states have a rule.
         """
-        self.windows[group] = Window()
+        self.pending[group] = PendingUpdate()
         for node in group.nodes:
             if node.name in starts:
-                self._take_over(node.name, starts[node.name])
+                self._start_from(node.name, starts[node.name])
             else:
                 self.states[node.name] = detached(self.states.get(node.name))
             for edge in self._net.wiring.outgoing[node.name]:
@@ -127,14 +127,14 @@ class Episode:
                 if edge.rule.waits and sent is not None and sent.fed is not None:
                     sent.fed = sent.fed.detach()
 
-    def _take_over(self, name: str, start: InFlight) -> None:
+    def _start_from(self, name: str, start: InFlight) -> None:
         """Let a node go on from a state whose rule learns from what comes back to it."""
         layout = self._net.layouts[name]
         assert layout is not None
         self.states[name] = layout.unpack(start.h if start.fed is None else start.fed)
         self._starts[name] = start
         if start.missing:
-            self.window_of(name).read.append(start)
+            self.pending_of(name).read.append(start)
 
     def settle(self) -> None:
         """Drop the rules' own predictions, so that a run that is resumed from here does the same as this one."""
@@ -147,13 +147,13 @@ class Episode:
         Messages and states whose gradient is in part in a graph are kept, but will not be learned from.
         """
         states = {name: self.packed_state(name) for name, s in self.states.items() if s is not None}
-        begun = [window for window in self.windows.values() if window.begun]
-        half_read = {id(sent) for window in begun for sent in window.read}
+        begun = [pending for pending in self.pending.values() if pending.begun]
+        half_read = {id(sent) for pending in begun for sent in pending.read}
         return {
             "clock": self.clock,
             "batch_size": self.batch_size,
             "states": states,
-            "starts": {n: s.state_dict() for n, s in self._starts.items() if not self.window_of(n).begun},
+            "starts": {n: s.state_dict() for n, s in self._starts.items() if not self.pending_of(n).begun},
             "latest": {n: _saved(s, lost=id(s) in half_read) for n, s in self.latest.items()},
         }
 
@@ -165,7 +165,7 @@ class Episode:
             assert layout is not None
             self.states[name] = layout.unpack(flat)
         for name, saved in state["starts"].items():
-            self._take_over(name, InFlight.from_state(saved))
+            self._start_from(name, InFlight.from_state(saved))
         self.latest = {name: InFlight.from_state(saved) for name, saved in state["latest"].items()}
 
 

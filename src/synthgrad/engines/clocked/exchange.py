@@ -80,7 +80,7 @@ class Exchange:
         port.observe(flight, self._versions[name])
         flight.credit = flight.message = None  # prediction and answer can go; the message may be read again
 
-    def learned(self, names: Iterable[str]) -> None:
+    def count_updates(self, names: Iterable[str]) -> None:
         """Note that the parameters of these rules have changed."""
         for name in names:
             self._versions[name] += 1

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ...core import ConfigError, Rule, ShapeError, Site, StateLayout
-from .given import check_names
+from .step_inputs import check_names
 from .wiring import INPUT, Edge, Node, Wiring
 
 __all__ = ["ClockedNetwork", "batch_of"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...core import ConfigError, Rule
 from ...rules import TrueGradient
 
-__all__ = ["INPUT", "Edge", "Group", "Node", "Wiring"]
+__all__ = ["INPUT", "Edge", "LockGroup", "Node", "Wiring"]
 
 #: The name under which a module finds the external data of a tick among its inputs.
 INPUT = "input"
@@ -88,7 +88,7 @@ class Edge:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Group:
+class LockGroup:
     """Nodes that learn together, since edges between them are not cut: a *lock group*, often of one node.
 
     Attributes:
@@ -141,12 +141,12 @@ class Wiring:
         period = self.nodes[edge.receiver].period
         return (first + self.nodes[edge.sender].period) // period - first // period
 
-    def closes(self, name: str) -> Group | None:
+    def group_closed_by(self, name: str) -> LockGroup | None:
         """Return the group of which this node is the last to run in a step, if it is."""
         group = self.group_of[name]
         return group if group.nodes[-1].name == name else None
 
-    def _find_groups(self) -> tuple[Group, ...]:
+    def _find_groups(self) -> tuple[LockGroup, ...]:
         """Join what edges that are not cut connect."""
         joined = {name: {name} for name in self.nodes}
         for edge in self.edges.values():
@@ -155,7 +155,7 @@ class Wiring:
                 joined |= dict.fromkeys(both, both)
         unique = {id(names): names for names in joined.values()}
         members = [tuple(n for n in self.nodes.values() if n.name in names) for names in unique.values()]
-        return tuple(Group(nodes, lcm(*(n.interval for n in nodes))) for nodes in members)
+        return tuple(LockGroup(nodes, lcm(*(n.interval for n in nodes))) for nodes in members)
 
 
 def _check_nodes(nodes: Sequence[Node]) -> None:

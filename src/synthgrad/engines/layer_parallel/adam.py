@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .merged import kind_of
-from .storage import Bound
+from .storage import StackedParameter
 
 __all__ = ["RowAdam"]
 
@@ -30,45 +30,53 @@ class RowAdam:
         guarded: do nothing where losses or messages are not finite.
     """
 
-    def __init__(self, bounds: Sequence[Bound], optimizers: Sequence[Optimizer], *, guarded: bool) -> None:
-        self.bounds = bounds
+    def __init__(
+        self, stacked: Sequence[StackedParameter], optimizers: Sequence[Optimizer], *, guarded: bool
+    ) -> None:
+        self.stacked = stacked
         self._guarded = guarded
         self._flags = _flags(optimizers[0].param_groups[0])
-        first, size = bounds[0].values, sum(len(bound.parameters) for bound in bounds)
+        first, size = (
+            stacked[0].values,
+            sum(len(stacked_parameter.parameters) for stacked_parameter in stacked),
+        )
         # One count for each parameter, so that an optimizer that goes on by itself counts right.
         self._counts = torch.zeros(size, dtype=torch.float32, device=first.device)
-        self._moments = [(torch.zeros_like(bound.values), torch.zeros_like(bound.values)) for bound in bounds]
+        self._moments = [
+            (torch.zeros_like(stacked_parameter.values), torch.zeros_like(stacked_parameter.values))
+            for stacked_parameter in stacked
+        ]
         self._settings = torch.zeros(size, 5, dtype=torch.float64, device=first.device)
         self._rates = torch.zeros(size, 7, dtype=first.dtype, device=first.device)
-        self.take_state(optimizers)
+        self.adopt_state(optimizers)
 
     @staticmethod
-    def fits(bounds: Sequence[Bound], optimizers: Sequence[Optimizer]) -> bool:
+    def fits(stacked: Sequence[StackedParameter], optimizers: Sequence[Optimizer]) -> bool:
         """Are these the parameters of all the optimizers, and all of these Adam of one kind, without amsgrad?"""
-        bound = {id(p) for each in bounds for p in each.parameters}
+        stacked_parameter = {id(p) for each in stacked for p in each.parameters}
         groups = [(o, group) for o in optimizers for group in o.param_groups]
-        if bound != {id(p) for _, group in groups for p in group["params"]}:
+        if stacked_parameter != {id(p) for _, group in groups for p in group["params"]}:
             return False
         kinds = [kind_of(o, group) for o, group in groups]
-        if any(kind is None or kind[0] for kind in kinds) or len({b.values.dtype for b in bounds}) > 1:
+        if any(kind is None or kind[0] for kind in kinds) or len({b.values.dtype for b in stacked}) > 1:
             return False
         flags = [_flags(group) for _, group in groups]
         has_states = all(len(o.state.get(p, ())) for o, group in groups for p in group["params"])
         return has_states and all(each == flags[0] for each in flags) and not flags[0][2]
 
     @torch.no_grad()
-    def take_state(self, optimizers: Sequence[Optimizer]) -> bool:
+    def adopt_state(self, optimizers: Sequence[Optimizer]) -> bool:
         """Take up the optimizers' state and settings; False if they ask for another kind of update."""
         groups = {id(p): (o, g) for o in optimizers for g in o.param_groups for p in g["params"]}
-        parameters = [p for bound in self.bounds for p in bound.parameters]
+        parameters = [p for stacked_parameter in self.stacked for p in stacked_parameter.parameters]
         own = [groups[id(p)] for p in parameters]
         if any(_flags(group) != self._flags for _, group in own):
             return False
         states = [o.state[p] for p, (o, _) in zip(parameters, own, strict=True)]
         _make_views(states, "step", self._counts)
         at = 0
-        for bound, moments in zip(self.bounds, self._moments, strict=True):
-            some = states[at : at + len(bound.parameters)]
+        for stacked_parameter, moments in zip(self.stacked, self._moments, strict=True):
+            some = states[at : at + len(stacked_parameter.parameters)]
             at += len(some)
             for name, moment in zip(("exp_avg", "exp_avg_sq"), moments, strict=True):
                 _make_views(some, name, moment.view(len(some), *some[0][name].shape))
@@ -88,11 +96,11 @@ class RowAdam:
         fine = total.isfinite() if self._guarded else None
         decoupled, maximize, _ = self._flags
         at = 0
-        for bound, given, moments in zip(self.bounds, grads, self._moments, strict=True):
-            p, (mean, square) = bound.values, moments
-            within = len(bound.parameters) // len(p)
-            rows = self._rates[at : at + len(bound.parameters) : within]
-            at += len(bound.parameters)
+        for stacked_parameter, given, moments in zip(self.stacked, grads, self._moments, strict=True):
+            p, (mean, square) = stacked_parameter.values, moments
+            within = len(stacked_parameter.parameters) // len(p)
+            rows = self._rates[at : at + len(stacked_parameter.parameters) : within]
+            at += len(stacked_parameter.parameters)
             columns = rows.view(-1, 7, *[1] * (p.ndim - 1)).unbind(1)
             rate, root, forget, keep, add, eps, decay = columns
             g = -given if maximize else given

@@ -11,16 +11,17 @@ from torch import Tensor, nn
 from ...core import ConfigError, Decoupled, Instruments, Monitor, Rule, ShapeError, Timeline
 from ...core.given import check_whole
 from ..base import Criterion
-from ..checks import check_criterion
+from ..checks import check_criterion, check_unlockable, refuse_output_error
 from ..optimizers import OptimizerFactory
-from .alike import check_alike, check_hooks, check_stackable
-from .chain import take_apart
+from ..parts import Part, check_parts
+from ..parts.sequences import sequences
+from .comparison import check_alike, check_hooks, check_stackable
 
-__all__ = ["Parts", "check_parts", "check_settings", "find_parts"]
+__all__ = ["LayerGroups", "check_run_dimension", "check_settings", "find_layer_groups"]
 
 
 @dataclass(frozen=True)
-class Parts:
+class LayerGroups:
     """The modules and rules of some networks of one shape, layer by layer and run by run within a layer.
 
     Attributes:
@@ -39,13 +40,13 @@ class Parts:
     shape: tuple[int, ...]
 
 
-def find_parts(nets: Sequence[Decoupled]) -> Parts:
+def find_layer_groups(nets: Sequence[Decoupled]) -> LayerGroups:
     """Take networks apart that are to be trained as one batch.
 
     Raises:
         ConfigError: if they cannot be; names the blocks.
     """
-    chains = [take_apart(net) for net in nets]
+    chains = [_split_chain(net) for net in nets]
     names = [module.name for module in nets[0].graph.modules]
     depth = len(names)
     if depth < 3:
@@ -65,7 +66,7 @@ def find_parts(nets: Sequence[Decoupled]) -> Parts:
     _check_sites(nets[0])
     interfaces = list(nets[0].interfaces)
     check_alike([nets[0].interfaces[name].rule for name in interfaces], interfaces, "rule at interface")
-    return Parts(
+    return LayerGroups(
         first=[chain[0] for chain in chains],
         inner=inner,
         last=[chain[-1] for chain in chains],
@@ -73,6 +74,43 @@ def find_parts(nets: Sequence[Decoupled]) -> Parts:
         names=names,
         shape=tuple(nets[0].graph.sites[interfaces[0]].shape[1:]),
     )
+
+
+def _split_chain(net: Decoupled) -> list[nn.Sequential]:
+    """Return the network's modules in the order of the forward pass, as sequences of the model's own parts.
+
+    Args:
+        net: a decoupled network; its parts are shared, not copied.
+
+    Raises:
+        ConfigError: if modules branch, a cut lies inside a part, synthetic inputs or waiting rules are asked
+            for, or a container has hooks, which would not run.
+        CutError: if the modules, run one after the other on the example, do not give the network's output.
+    """
+    check_unlockable(net)
+    for name, interface in net.interfaces.items():
+        if interface.input_rule is not None:
+            raise ConfigError(
+                f"interface '{name}' has synthetic inputs: in the layer-parallel engine no module waits for "
+                "another as it is; decouple without inputs, or use InProcess"
+            )
+        refuse_output_error(interface.rule, name, "all modules run at once here, each on another batch")
+        if interface.rule.waits:
+            raise ConfigError(
+                f"the rule at interface '{name}' has the module below wait for its message, and here all modules "
+                "run at once; use a rule that gives credit at once, or InProcess"
+            )
+    for name, layout in net.graph.layouts.items():
+        if layout.batch_dim:
+            raise ConfigError(
+                f"the message at interface '{name}' has its batch in dimension {layout.batch_dim}: the layer-parallel "
+                "engine takes batches first; let the modules take (B, T, F), or use InProcess"
+            )
+    modules = sequences(net, "layer-parallel engine")
+    check_parts(
+        net, lambda twin: [Part(m, None) for m in sequences(twin, "layer-parallel engine")], net.example
+    )
+    return modules
 
 
 def _check_runs(nets: Sequence[Decoupled], chains: Sequence[Sequence[nn.Module]]) -> None:
@@ -151,7 +189,7 @@ def check_settings(
         raise ConfigError("a timeline names modules, of which several networks have the same; give none")
 
 
-def check_parts(num_runs: int, **given: Any) -> None:
+def check_run_dimension(num_runs: int, **given: Any) -> None:
     """Refuse what has no part for each network, by its name.
 
     Raises:

@@ -10,17 +10,19 @@ from torch import Tensor
 
 from ...core import ConfigError
 from .adam import RowAdam
-from .body import Body, Learn, Learned, Seen, learn
-from .rules import Rows
+from .backend import FullStep, Observation, StepBackend, StepOutput, full_step
+from .rules import InterfaceRows
 
-__all__ = ["check_compilable", "learner"]
+__all__ = ["check_compilable", "make_full_step"]
 
 # On a CPU a narrow network's graph is called by a program in C++ rather than in Python; its inputs are always the same.
 _QUICK = {"cpp_wrapper": True, "size_asserts": False, "alignment_asserts": False}
-_INPUTS = ("x", "below", "rows", "target", "seen")
+_INPUTS = ("x", "below", "rows", "target", "observation")
 
 
-def learner(body: Body, options: bool | Mapping[str, Any], update: RowAdam | None = None) -> Learn:
+def make_full_step(
+    backend: StepBackend, options: bool | Mapping[str, Any], update: RowAdam | None = None
+) -> FullStep:
     """Return what runs a step once a batch has reached every layer.
 
     Args:
@@ -33,20 +35,22 @@ def learner(body: Body, options: bool | Mapping[str, Any], update: RowAdam | Non
             graphs are asked for.
     """
 
-    def run(x: Tensor, below: Rows, rows: Rows, target: Any, seen: Seen) -> Learned:
+    def run(
+        x: Tensor, below: InterfaceRows, rows: InterfaceRows, target: Any, observation: Observation
+    ) -> StepOutput:
         if update is None:
-            return learn(body, x, below, rows, target, seen)
-        for bound in update.bounds:
-            bound.fresh = torch.zeros_like(bound.values)
-        learned = learn(body, x, below, rows, target, seen)
-        update.apply([bound.out for bound in update.bounds], learned.total)
-        for bound in update.bounds:
-            bound.fresh = None
+            return full_step(backend, x, below, rows, target, observation)
+        for stacked_parameter in update.stacked:
+            stacked_parameter.fresh = torch.zeros_like(stacked_parameter.values)
+        learned = full_step(backend, x, below, rows, target, observation)
+        update.apply([stacked_parameter.out for stacked_parameter in update.stacked], learned.total)
+        for stacked_parameter in update.stacked:
+            stacked_parameter.fresh = None
         return learned
 
     if options is False:
         return run
-    check_compilable(body)
+    check_compilable(backend)
     # Here, because it takes long to load.
     from torch._dynamo import config
     from torch._dynamo.exc import Unsupported
@@ -55,8 +59,8 @@ def learner(body: Body, options: bool | Mapping[str, Any], update: RowAdam | Non
     given: dict[str, Any] = dict(options) if isinstance(options, Mapping) else {}
     mode = given.pop("mode", None)  # torch takes either a mode, which stands for some options, or options
     of_mode = list_mode_options(mode) if mode is not None else {}
-    quick = _QUICK if body.bounds and given.get("backend", "inductor") == "inductor" else {}
-    quick = quick if body.bounds and body.bounds[0].values.is_cpu else {}
+    quick = _QUICK if backend.stacked and given.get("backend", "inductor") == "inductor" else {}
+    quick = quick if backend.stacked and backend.stacked[0].values.is_cpu else {}
     given["options"] = {
         "guard_filter_fn": _about_inputs,
         **quick,
@@ -72,24 +76,26 @@ def learner(body: Body, options: bool | Mapping[str, Any], update: RowAdam | Non
     run.__code__ = run.__code__.replace()
     compiled = torch.compile(run, fullgraph=True, dynamic=False, **given)
 
-    def run_compiled(x: Tensor, below: Rows, rows: Rows, target: Any, seen: Seen) -> Learned:
+    def run_compiled(
+        x: Tensor, below: InterfaceRows, rows: InterfaceRows, target: Any, observation: Observation
+    ) -> StepOutput:
         try:
-            return compiled(x, below, rows, target, seen)
+            return compiled(x, below, rows, target, observation)
         except Unsupported:
             # Backward passes inside a graph must be asked for, which is too slow to do in every step.
             with config.patch(trace_autograd_ops=True):
-                return compiled(x, below, rows, target, seen)
+                return compiled(x, below, rows, target, observation)
 
     return run_compiled
 
 
-def check_compilable(body: Body) -> None:
+def check_compilable(backend: StepBackend) -> None:
     """Refuse a step that no graph can hold.
 
     Raises:
         ConfigError: if the rules are asked in turn.
     """
-    if body.rules.in_turn:
+    if backend.rules.sequential:
         raise ConfigError(
             "compile is set, and rules of this type are asked one by one, in ordinary Python; leave it out, or use "
             "SyntheticGradient, LocalLoss or NoBackprop"

@@ -27,26 +27,31 @@ from torch import Tensor
 
 from ...core import ConfigError, Decoupled, Guard, Info, Monitor, ShapeError, Timeline, Units
 from ...core.in_flight import Batch
-from ..base import Criterion, StepRecord, loads_state
-from ..lags import Lag
-from ..learners import learners
-from ..optimizers import OptimizerFactory, check_optimizer, clear_casts, make_optimizers
+from ..base import Criterion, StepRecord, explain_load_errors
+from ..in_process.lags import Lag
+from ..optimizers import (
+    OptimizerFactory,
+    check_optimizer,
+    clear_autocast_cache,
+    make_optimizers,
+    parameters_by_role,
+)
 from ..penalty import Penalty
-from ..watch import watched
+from ..watch import check_loss_once
 from .adam import RowAdam
-from .belt import Belt, RowsInFlight
-from .body import Body, Learn, Ran
-from .build import Parts, check_parts, check_settings, find_parts
-from .compiled import check_compilable, learner
+from .backend import BackendOutput, FullStep, StepBackend
+from .batch_queue import BatchQueue, RowsInFlight
+from .build import LayerGroups, check_run_dimension, check_settings, find_layer_groups
+from .compiled import check_compilable, make_full_step
 from .finite import RowGuard
-from .general import General, Top
-from .in_turn import rule_rows
-from .learning import Learning, Penalised
-from .log import log_step
-from .rules import Rows
-from .storage import Ledger, keeping_rows
+from .fused import fused_backend
+from .general import GeneralBackend, TopModules
+from .rules import InterfaceRows
+from .sequential_rules import stack_rules
+from .storage import GradientTable, preserving_rows
+from .timeline import log_step
+from .trainable import PenaltyGradients, TrainableParameters
 from .updates import Updates
-from .written_out import fused_body
 
 __all__ = ["LayerParallel"]
 
@@ -110,7 +115,7 @@ class LayerParallel:
             check_optimizer(optimizer)
         factories = [optimizer] * len(nets) if callable(optimizer) else list(optimizer)
         check_settings(nets, criterion, factories, observe, monitor, timeline)
-        parts = find_parts(nets)
+        parts = find_layer_groups(nets)
         listened = any(rule.listens for rule in parts.rules) or monitor is not None
         self.nets = nets
         self.lags = {name: Lag(1, observe) for name in nets[0].interfaces}
@@ -126,31 +131,33 @@ class LayerParallel:
         found = Guard.of(guard, skips=False)
         self._guard = None if found is None else RowGuard(self._interfaces, len(nets), found.every)
         if len(nets) == 1:
-            criterion = watched(criterion, nets[0])
+            criterion = check_loss_once(criterion, nets[0])
         learned = {id(n.model.get_parameter(p)) for n in nets for m in n.graph.modules for p in m.parameters}
-        self._body = _body(parts, criterion, self._units, learned, fused=fused, listened=listened)
-        self._learn = learner(self._body, compile)
+        self._backend = _make_backend(parts, criterion, self._units, learned, fused=fused, listened=listened)
+        self._learn = make_full_step(self._backend, compile)
         self._compile = compile
-        self._learn_and_update: Learn | None = None
-        self._in_turn = self._body.rules.in_turn
-        ledger = Ledger()
-        self._body.note(ledger, len(self._names), observe)
+        self._learn_and_update: FullStep | None = None
+        self._sequential = self._backend.rules.sequential
+        gradients = GradientTable()
+        self._backend.register(gradients, len(self._names), observe)
         self._updates = Updates(
             [
                 make_optimizers(
-                    factory, m.name, *zip(learners(n, m, k)[:2], (None, rule_options), strict=True)
+                    factory, m.name, *zip(parameters_by_role(n, m, k)[:2], (None, rule_options), strict=True)
                 )
                 for n, factory in zip(nets, factories, strict=True)
                 for k, m in enumerate(n.graph.modules)
             ],
-            ledger,
+            gradients,
         )
-        self._ledger = ledger
-        self._learning = Learning(nets)
-        self._penalised = None
+        self._gradients = gradients
+        self._trainable = TrainableParameters(nets)
+        self._penalty_gradients = None
         if penalty is not None:
-            self._penalised = Penalised(nets, penalty, ledger, compiled=compile is not False)
-        self._belt = Belt(self._rows, self._runs)
+            self._penalty_gradients = PenaltyGradients(
+                nets, penalty, gradients, compiled=compile is not False
+            )
+        self._queue = BatchQueue(self._rows, self._runs)
         self._below: RowsInFlight | None = None
         self._sent: deque[RowsInFlight] = deque()
         self._size: tuple[int, ...] | None = None
@@ -194,19 +201,19 @@ class LayerParallel:
                 "the network's parameters have been put elsewhere since the engine was made (by net.to(...), or by "
                 "another engine of this kind); make the engine anew"
             )
-        self._learning.check()
-        self._learning.check_precision(x)
-        clear_casts()
+        self._trainable.check()
+        self._trainable.check_precision(x)
+        clear_autocast_cache()
         self._check_size(x)
         if self._runs > 1:
-            check_parts(self._runs, target=y, context=context)
+            check_run_dimension(self._runs, target=y, context=context)
         t = self._step
         c = y if context is None and isinstance(y, Tensor) else context
-        self._belt.enter(Batch(Info(c, ids, t, x if self._in_turn else None), y, t))
+        self._queue.enter(Batch(Info(c, ids, t, x if self._sequential else None), y, t))
         try:
             record = self._run(x if self._runs > 1 else x.unsqueeze(0), t)
         except BaseException:
-            self._belt.leave()  # a step that fails must leave batches and activations in accord
+            self._queue.leave()  # a step that fails must leave batches and activations in accord
             self._size = self._size if t else None
             raise
         self._step += 1
@@ -218,9 +225,9 @@ class LayerParallel:
         Raises:
             ConfigError: if the rules are asked one by one, which no graph can hold.
         """
-        check_compilable(self._body)
+        check_compilable(self._backend)
 
-    def finish(self) -> None:
+    def flush(self) -> None:
         """Read what the guard has queued on an accelerator.
 
         Raises:
@@ -232,88 +239,91 @@ class LayerParallel:
     # -- a step -------------------------------------------------------------------------------------------
 
     def _run(self, x: Tensor, t: int) -> StepRecord:
-        below, contexts, runs = self._below or self._nothing(x), self._belt.contexts, self._runs
-        self._body.check(x)
-        self._body.rules.check(below.rows.h[0], None if contexts is None else contexts[:runs])
+        below, contexts, runs = self._below or self._nothing(x), self._queue.contexts, self._runs
+        self._backend.check(x)
+        self._backend.rules.check(below.rows.h[0], None if contexts is None else contexts[:runs])
         reached = min(t + 1, self._rows) * runs
-        rows = Rows(below.rows.h, contexts, reached, self._belt.infos() if self._in_turn else ())
-        self._ledger.absent.clear()
+        rows = InterfaceRows(below.rows.h, contexts, reached, self._queue.infos() if self._sequential else ())
+        self._gradients.absent.clear()
         full = t > self._rows + self._observe_lag
         adam = None
         if full and self._compile is not False:
             guarded = self._guard is not None and x.is_cpu  # where it is not asked too late
-            adam = self._updates.adam(t, self._body.bounds, guarded=guarded)
-        if full:
-            ran = self._learn_in_full(x, below, rows, adam)
-        else:
-            ran = self._learn_while_filling(x, below, rows, t)
-        below.messages, below.values = ran.messages, ran.values
+            adam = self._updates.adam(t, self._backend.stacked, guarded=guarded)
+        output = self._full_step(x, below, rows, adam) if full else self._filling_step(x, below, rows, t)
+        below.messages, below.values = output.messages, output.values
         self._sent.append(below)
-        seen = self._sent.popleft() if len(self._sent) > self._observe_lag else None
-        if self.monitor is not None and seen is not None:
-            self._measure(self.monitor, seen)
-        if self._penalised is not None:
-            self._penalised.add(t)
+        observation = self._sent.popleft() if len(self._sent) > self._observe_lag else None
+        if self.monitor is not None and observation is not None:
+            self._measure(self.monitor, observation)
+        if self._penalty_gradients is not None:
+            self._penalty_gradients.add(t)
         updated = self._updates.step(t) if adam is None else self._updates.all
         self._below = RowsInFlight(
-            rows._replace(h=ran.h), None if self.monitor is None else ran.credits.delta
+            rows._replace(h=output.h), None if self.monitor is None else output.credits.delta
         )
-        loss = None if ran.losses is None else ran.losses if runs > 1 else ran.losses[0]
+        loss = None if output.losses is None else output.losses if runs > 1 else output.losses[0]
         names = self._names_of(updated)
         if self._timeline is not None:
-            observed = seen.rows.reached if seen is not None and self._body.rules.listens else 0
-            log_step(self._timeline, self._names, t, ran, observed, self._observe_lag, names)
+            observed = (
+                observation.rows.reached if observation is not None and self._backend.rules.listens else 0
+            )
+            log_step(self._timeline, self._names, t, output, observed, self._observe_lag, names)
         return StepRecord(t, loss, names)
 
-    def _learn_in_full(self, x: Tensor, below: RowsInFlight, rows: Rows, adam: RowAdam | None) -> Ran:
+    def _full_step(
+        self, x: Tensor, below: RowsInFlight, rows: InterfaceRows, adam: RowAdam | None
+    ) -> BackendOutput:
         """Leave the gradients of all parameters, or update these at once."""
-        batch = self._belt.top
+        batch = self._queue.top
         assert batch is not None
-        seen = None
-        if self._observe_lag and self._body.rules.listens:
+        observation = None
+        if self._observe_lag and self._backend.rules.listens:
             sent = self._sent[0]
             assert sent.messages is not None
-            seen = sent.rows, sent.messages, sent.values
+            observation = sent.rows, sent.messages, sent.values
         learn = self._learn if adam is None else self._with(adam)
-        ran, total = learn(x, below.rows, rows, batch.target, seen)
+        output, total = learn(x, below.rows, rows, batch.target, observation)
         if self._guard is not None:
             all_rows = self._rows * self._runs
-            self._guard.check(self._step, ran, all_rows, all_rows, total)
-        return ran
+            self._guard.check(self._step, output, all_rows, all_rows, total)
+        return output
 
-    def _with(self, adam: RowAdam) -> Learn:
+    def _with(self, adam: RowAdam) -> FullStep:
         """Return the graph that ends with an update, which is the same one in all steps."""
         if self._learn_and_update is None:
-            self._learn_and_update = learner(self._body, self._compile, adam)
+            self._learn_and_update = make_full_step(self._backend, self._compile, adam)
         return self._learn_and_update
 
-    def _learn_while_filling(self, x: Tensor, below: RowsInFlight, rows: Rows, t: int) -> Ran:
+    def _filling_step(self, x: Tensor, below: RowsInFlight, rows: InterfaceRows, t: int) -> BackendOutput:
         """Do the same, while there are layers that no batch has reached: put their buffers back."""
-        body, batch, runs, reached = self._body, self._belt.top, self._runs, rows.reached
+        backend, batch, runs, reached = self._backend, self._queue.top, self._runs, rows.reached
         with (
-            keeping_rows(body.buffers, reached - body.offset),
-            keeping_rows(body.rule_buffers, reached),
+            preserving_rows(backend.buffers, reached - backend.offset),
+            preserving_rows(backend.rule_buffers, reached),
         ):
             target = None if batch is None else batch.target
-            ran = body.run(x, below.rows.h, rows, target, at_top=batch is not None)
+            output = backend.run(x, below.rows.h, rows, target, at_top=batch is not None)
         if self._guard is not None:
-            self._guard.check(t, ran, reached, min(t, self._rows) * runs)
-        below.messages, below.values = ran.messages, ran.values
+            self._guard.check(t, output, reached, min(t, self._rows) * runs)
+        below.messages, below.values = output.messages, output.values
         sent = [*self._sent, below]
-        if len(sent) > self._observe_lag and body.rules.listens:
-            seen = sent[0]
-            assert seen.messages is not None
-            if seen.rows.reached:
-                with keeping_rows(body.rule_buffers, seen.rows.reached):
-                    body.rules.observe(seen.rows, seen.messages, seen.values)
-        return ran
+        if len(sent) > self._observe_lag and backend.rules.listens:
+            observation = sent[0]
+            assert observation.messages is not None
+            if observation.rows.reached:
+                with preserving_rows(backend.rule_buffers, observation.rows.reached):
+                    backend.rules.observe(observation.rows, observation.messages, observation.values)
+        return output
 
-    def _measure(self, monitor: Monitor, seen: RowsInFlight) -> None:
+    def _measure(self, monitor: Monitor, observation: RowsInFlight) -> None:
         """Compare the credits of one step with the messages that have come for it."""
-        if seen.messages is None or seen.delta is None:
+        if observation.messages is None or observation.delta is None:
             return
-        reached = seen.rows.reached
-        for name, delta, message in zip(self._interfaces, seen.delta, seen.messages[:reached], strict=False):
+        reached = observation.rows.reached
+        for name, delta, message in zip(
+            self._interfaces, observation.delta, observation.messages[:reached], strict=False
+        ):
             monitor.record(name, delta, message)
 
     def _names_of(self, updated: Sequence[int]) -> list[str]:
@@ -326,7 +336,7 @@ class LayerParallel:
         """Return what the layers above the first are fed with before there is anything: zeros."""
         p = next(self.net.parameters(), x)
         h = torch.zeros(self._rows * self._runs, x.shape[1], *self._shape, dtype=p.dtype, device=x.device)
-        return RowsInFlight(Rows(h, self._belt.contexts, 0))
+        return RowsInFlight(InterfaceRows(h, self._queue.contexts, 0))
 
     # -- checks -------------------------------------------------------------------------------------------
 
@@ -354,13 +364,13 @@ class LayerParallel:
         return {
             "optimizers": [o.state_dict() for o in self.optimizers],
             "step": self._step,
-            "belt": self._belt.state_dict(),
+            "belt": self._queue.state_dict(),
             "below": None if self._below is None else self._below.state_dict(),
             "sent": [sent.state_dict() for sent in self._sent],
             "size": self._size,
         }
 
-    @loads_state
+    @explain_load_errors
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the state that `state_dict` returned, in an engine built in the same way."""
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -368,23 +378,23 @@ class LayerParallel:
         self._updates.forget()
         self._step = int(state["step"])
         self._size = state["size"]
-        self._belt.load_state_dict(state["belt"])
+        self._queue.load_state_dict(state["belt"])
         self._below = None if state["below"] is None else RowsInFlight.from_state(state["below"])
         self._sent = deque(RowsInFlight.from_state(saved) for saved in state["sent"])
 
 
-def _body(
-    parts: Parts,
+def _make_backend(
+    parts: LayerGroups,
     criterion: Criterion,
     units: Units,
     learned: Collection[int],
     *,
     fused: bool | None,
     listened: bool,
-) -> Body:
+) -> StepBackend:
     """Return what runs a step: the fused form where it fits, if it is not refused."""
     if fused is not False:
-        found = fused_body(parts, criterion, units, learned)
+        found = fused_backend(parts, criterion, units, learned)
         if found is not None:
             return found
     if fused:
@@ -394,6 +404,6 @@ def _body(
         )
     inner = parts.names[1:-1]
     name = f"blocks '{inner[0]}' to '{inner[-1]}'" if len(inner) > 1 else f"block '{inner[0]}'"
-    top = Top(parts.last, criterion, units, learned, listened=listened)
-    rules = rule_rows(parts.rules)
-    return General(parts.first, parts.inner, top, rules, units, learned, name=name, listened=listened)
+    top = TopModules(parts.last, criterion, units, learned, listened=listened)
+    rules = stack_rules(parts.rules)
+    return GeneralBackend(parts.first, parts.inner, top, rules, units, learned, name=name, listened=listened)

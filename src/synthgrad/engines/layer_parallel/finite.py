@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core import DivergedError
-from .body import Ran
+from .backend import BackendOutput
 
 __all__ = ["RowGuard"]
 
@@ -32,7 +32,9 @@ class RowGuard:
         self._every = every
         self._queue: list[tuple[int, dict[str, Tensor]]] = []
 
-    def check(self, step: int, ran: Ran, reached: int, came: int, total: Tensor | None = None) -> None:
+    def check(
+        self, step: int, output: BackendOutput, reached: int, came: int, total: Tensor | None = None
+    ) -> None:
         """Look at activations and credits, at the messages that have come, and at the losses.
 
         Args:
@@ -45,17 +47,17 @@ class RowGuard:
         Raises:
             DivergedError: if some, or some that were queued, are not finite; names the first that a module would have met.
         """
-        delta = ran.credits.delta
+        delta = output.credits.delta
         found = {
-            "activation": ran.h[:reached],
+            "activation": output.h[:reached],
             "credit": None if delta is None else delta[:reached],
-            "loss": ran.losses,
-            "message": None if ran.messages is None else ran.messages[:came],
+            "loss": output.losses,
+            "message": None if output.messages is None else output.messages[:came],
         }
         rows = {what: t for what, t in found.items() if t is not None and t.numel()}
         if not rows:
             return
-        if ran.h.is_cpu:
+        if output.h.is_cpu:
             # A sum is not finite where an element is not, or where it overflows itself: which, is asked only then.
             totals = [t.sum() for t in rows.values()] if total is None else [total]
             if not all(math.isfinite(t.item()) for t in totals):

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from ...core import Units
-from ..base import Criterion, reduced
-from .body import Ran, Values
-from .rules import Nothing, Rows, RuleRows
+from ..base import Criterion, reduce_loss
+from .backend import BackendOutput, LossValues
+from .rules import BatchedNoBackprop, InterfaceRows, StackedRules
 from .stack import Stack
-from .storage import Bound, Ledger
+from .storage import GradientTable, StackedParameter
 
-__all__ = ["General", "Top"]
+__all__ = ["GeneralBackend", "TopModules"]
 
 
-class Top:
+class TopModules:
     """The last module of each run, where the true gradient is at hand.
 
     Args:
@@ -43,9 +43,9 @@ class Top:
         self._units = units
         self._listened = listened
 
-    def note(self, ledger: Ledger, since: Sequence[int]) -> None:
+    def register(self, gradients: GradientTable, since: Sequence[int]) -> None:
         """Say where the gradients will be, and from which step on."""
-        self._stack.note(ledger, since)
+        self._stack.register(gradients, since)
 
     @torch.enable_grad()
     def run(self, h: Tensor, target: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -65,7 +65,7 @@ class Top:
             found = self._criterion(stack(fed)[0], target).unsqueeze(0)
         else:
             found = stack.map(self._ask, fed, target)
-        _, values = reduced(found[0], self._units)
+        _, values = reduce_loss(found[0], self._units)
         losses = found if values is None else self._units.reduce(found)
         wanted = [*stack.leaves, *([fed] if self._listened else [])]
         if wanted:
@@ -79,7 +79,7 @@ class Top:
         return self._criterion(module(h), target)
 
 
-class General:
+class GeneralBackend:
     """Blocks of any kind and rules of any kind.
 
     Args:
@@ -97,8 +97,8 @@ class General:
         self,
         first: Sequence[nn.Module],
         inner: Sequence[nn.Module],
-        top: Top,
-        rules: RuleRows,
+        top: TopModules,
+        rules: StackedRules,
         units: Units,
         learned: Collection[int],
         *,
@@ -114,25 +114,27 @@ class General:
         self._listened = listened
         self.buffers = self._inner.buffers
         self.rule_buffers = rules.buffers
-        self.bounds: list[Bound] = []
+        self.stacked: list[StackedParameter] = []
         self.offset = self._runs  # the first module's buffers are not among these
 
-    def note(self, ledger: Ledger, depth: int, observe: int) -> None:
+    def register(self, gradients: GradientTable, depth: int, observe: int) -> None:
         runs = self._runs
-        if not isinstance(self.rules, Nothing):
-            self._first.note(ledger, [0] * runs)
-            self._inner.note(ledger, [k for k in range(1, depth - 1) for _ in range(runs)])
-        self._top.note(ledger, [depth - 1] * runs)
+        if not isinstance(self.rules, BatchedNoBackprop):
+            self._first.register(gradients, [0] * runs)
+            self._inner.register(gradients, [k for k in range(1, depth - 1) for _ in range(runs)])
+        self._top.register(gradients, [depth - 1] * runs)
         rows = [k for k in range(depth - 1) for _ in range(runs)]
-        self.rules.note(ledger, rows, [k + 1 + observe for k in rows])
+        self.rules.register(gradients, rows, [k + 1 + observe for k in rows])
 
     def check(self, x: Tensor) -> None:
         """Do nothing: the modules check when they are run."""
 
-    def run(self, x: Tensor, below: Tensor, rows: Rows, target: Any, *, at_top: bool) -> Ran:
+    def run(
+        self, x: Tensor, below: Tensor, rows: InterfaceRows, target: Any, *, at_top: bool
+    ) -> BackendOutput:
         runs = self._runs
         fed = below[:-runs].detach()
-        with torch.set_grad_enabled(not isinstance(self.rules, Nothing)):
+        with torch.set_grad_enabled(not isinstance(self.rules, BatchedNoBackprop)):
             bottom = self._first(x)
             fed.requires_grad_(self._listened)
             hs = self._inner(fed)
@@ -148,7 +150,7 @@ class General:
             own = torch.zeros_like(below[:-runs]) if back is None else back
             top = torch.zeros_like(below[-runs:]) if top_message is None else top_message
             messages = self._units.to_example(torch.cat([own, top]), like=h[0])
-        return Ran(h, credits, losses, messages, self._values(credits.values, top_values, len(h)))
+        return BackendOutput(h, credits, losses, messages, self._values(credits.values, top_values, len(h)))
 
     def _backward(self, bottom: Tensor, hs: Tensor, fed: Tensor, delta: Tensor | None) -> Tensor | None:
         """Run backward from the credit, keep the parameters' gradients; return that of ``fed``."""
@@ -167,7 +169,7 @@ class General:
             del grads[: len(stack.leaves)]
         return grads[0] if self._listened else None
 
-    def _values(self, credited: Tensor | None, top: Tensor | None, n: int) -> Values:
+    def _values(self, credited: Tensor | None, top: Tensor | None, n: int) -> LossValues:
         """Return the loss values of ``n`` messages: what the rule above expects, and at the top what is."""
         runs = self._runs
         expected = [None] * (n - runs) if credited is None else list(credited[runs:])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
-__all__ = ["Entry", "Merged", "kind_of"]
+__all__ = ["ParameterEntry", "MergedOptimizer", "kind_of"]
 
 
 def kind_of(optimizer: Optimizer, group: dict[str, Any]) -> tuple[Any, ...] | None:
@@ -32,27 +32,27 @@ def kind_of(optimizer: Optimizer, group: dict[str, Any]) -> tuple[Any, ...] | No
 
 
 @dataclass(slots=True)
-class Entry:
+class ParameterEntry:
     """A parameter, its gradient, and its state in the optimizer, which may be empty."""
 
     parameter: Tensor
     grad: Tensor
     state: dict[str, Any]
 
-    def goes_on(self, other: Entry) -> bool:
+    def is_followed_by(self, other: ParameterEntry) -> bool:
         """Does the other one lie right behind this one, wherever either has a tensor?"""
-        same = _next(self.parameter, other.parameter) and _next(self.grad, other.grad)
+        same = _is_adjacent(self.parameter, other.parameter) and _is_adjacent(self.grad, other.grad)
         count = self.state.get("step")
         return same and (count is None or bool(count == other.state["step"]))
 
 
-def _next(a: Tensor, b: Tensor) -> bool:
+def _is_adjacent(a: Tensor, b: Tensor) -> bool:
     in_order = a.is_contiguous() and b.is_contiguous()
     same = a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
     return in_order and same and a.storage_offset() + a.numel() == b.storage_offset()
 
 
-class Merged:
+class MergedOptimizer:
     """What one kernel updates.
 
     Args:
@@ -62,14 +62,14 @@ class Merged:
     """
 
     def __init__(
-        self, optimizer: Optimizer, groups: Sequence[dict[str, Any]], entries: Sequence[Entry]
+        self, optimizer: Optimizer, groups: Sequence[dict[str, Any]], entries: Sequence[ParameterEntry]
     ) -> None:
         self._optimizer = optimizer
         self._groups = groups
         self._settings = dict(groups[0])
-        runs: list[list[Entry]] = []
+        runs: list[list[ParameterEntry]] = []
         for entry in sorted(entries, key=lambda e: e.parameter.data_ptr()):
-            if runs and runs[-1][-1].goes_on(entry):
+            if runs and runs[-1][-1].is_followed_by(entry):
                 runs[-1].append(entry)
             else:
                 runs.append([entry])
@@ -90,7 +90,7 @@ class Merged:
         self._means, self._squares = _joined(states, "exp_avg"), _joined(states, "exp_avg_sq")
         self._largest = _joined(states, "max_exp_avg_sq") if self._settings["amsgrad"] else []
 
-    def take_settings(self) -> bool:
+    def refresh_settings(self) -> bool:
         """Take up the groups' settings, if these are still the same for all and need no other state."""
         kinds = [kind_of(self._optimizer, group) for group in self._groups]
         if kinds[0] is None or any(kind != kinds[0] for kind in kinds):

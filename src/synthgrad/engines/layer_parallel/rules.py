@@ -15,15 +15,22 @@ from ...core import ConfigError, Info, Message, Rule
 from ...rules import LocalLoss, SyntheticGradient
 from ...rules.context_input import encode
 from ...rules.models import ConvolutionalModel
+from .comparison import is_same_value
 from .labels import check_contexts
-from .same import same
 from .stack import Stack
-from .storage import Ledger
+from .storage import GradientTable
 
-__all__ = ["Batched", "BatchedLocalLoss", "Credits", "Nothing", "RuleRows", "Rows"]
+__all__ = [
+    "BatchedSyntheticGradient",
+    "BatchedLocalLoss",
+    "Credits",
+    "BatchedNoBackprop",
+    "StackedRules",
+    "InterfaceRows",
+]
 
 
-class Rows(NamedTuple):
+class InterfaceRows(NamedTuple):
     """What has crossed all interfaces in one step.
 
     Attributes:
@@ -51,7 +58,7 @@ class Credits(NamedTuple):
     values: Tensor | None = None
 
 
-class RuleRows(Protocol):
+class StackedRules(Protocol):
     """The rules of all interfaces.
 
     Attributes:
@@ -61,10 +68,10 @@ class RuleRows(Protocol):
     """
 
     listens: bool
-    in_turn: bool
+    sequential: bool
     buffers: list[Tensor]
 
-    def note(self, ledger: Ledger, credited: Sequence[int], observed: Sequence[int]) -> None:
+    def register(self, gradients: GradientTable, credited: Sequence[int], observed: Sequence[int]) -> None:
         """Say where gradients will be; given the first steps of credit and of observation for each rule."""
         ...
 
@@ -72,34 +79,34 @@ class RuleRows(Protocol):
         """Refuse the newest batch, ``(runs, B, ...)``, if it cannot be credited; ``h`` is of a message's shape."""
         ...
 
-    def credit(self, rows: Rows) -> Credits:
+    def credit(self, rows: InterfaceRows) -> Credits:
         """Answer for all; rules that learn from their own loss leave their gradients."""
         ...
 
-    def observe(self, rows: Rows, messages: Tensor, values: Sequence[Tensor | None]) -> None:
+    def observe(self, rows: InterfaceRows, messages: Tensor, values: Sequence[Tensor | None]) -> None:
         """Leave the gradients of what is learned from messages, ``(n, B, ...)``, and their values, ``(B,)`` each."""
         ...
 
 
-class Nothing:
+class BatchedNoBackprop:
     """`NoBackprop` everywhere."""
 
     listens = False
-    in_turn = False
+    sequential = False
 
     def __init__(self) -> None:
         self.buffers: list[Tensor] = []
 
-    def note(self, ledger: Ledger, credited: Sequence[int], observed: Sequence[int]) -> None:
+    def register(self, gradients: GradientTable, credited: Sequence[int], observed: Sequence[int]) -> None:
         """Do nothing: nothing is learned."""
 
     def check(self, h: Tensor, contexts: Tensor | None) -> None:
         """Do nothing: nothing is asked of a batch."""
 
-    def credit(self, rows: Rows) -> Credits:
+    def credit(self, rows: InterfaceRows) -> Credits:
         return Credits(None)
 
-    def observe(self, rows: Rows, messages: Tensor, values: Sequence[Tensor | None]) -> None:
+    def observe(self, rows: InterfaceRows, messages: Tensor, values: Sequence[Tensor | None]) -> None:
         """Do nothing: nothing is learned."""
 
 
@@ -113,11 +120,11 @@ def _error(rule: nn.Module, h: Tensor, c: Tensor | None, gradient: Tensor) -> Te
     return rule.observe(h, Info(context=c), Message(gradient))
 
 
-class Batched:
+class BatchedSyntheticGradient:
     """Synthetic gradients: one batched prediction for credit, one more, of older activations, to learn."""
 
     listens = True
-    in_turn = False
+    sequential = False
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         assert isinstance(rules[0], SyntheticGradient)
@@ -126,22 +133,22 @@ class Batched:
         self._stack = Stack(rules, name="the rules")
         self.buffers = self._stack.buffers
 
-    def note(self, ledger: Ledger, credited: Sequence[int], observed: Sequence[int]) -> None:
-        self._stack.note(ledger, observed)
+    def register(self, gradients: GradientTable, credited: Sequence[int], observed: Sequence[int]) -> None:
+        self._stack.register(gradients, observed)
 
     def check(self, h: Tensor, contexts: Tensor | None) -> None:
         check_contexts(self._rule, self._rule.width, h, contexts, masks=True)
 
-    def credit(self, rows: Rows) -> Credits:
+    def credit(self, rows: InterfaceRows) -> Credits:
         with torch.no_grad():
             return Credits(self._stack.map(_credit, rows.h, self._contexts(rows)))
 
-    def observe(self, rows: Rows, messages: Tensor, values: Sequence[Tensor | None]) -> None:
+    def observe(self, rows: InterfaceRows, messages: Tensor, values: Sequence[Tensor | None]) -> None:
         if self._stack.leaves:
             errors = self._stack.map(_error, rows.h, self._contexts(rows), messages)  # (n,)
             self._stack.keep(torch.autograd.grad(errors.sum(), self._stack.leaves))
 
-    def _contexts(self, rows: Rows) -> Tensor | None:
+    def _contexts(self, rows: InterfaceRows) -> Tensor | None:
         """Return the contexts as the models take them when they run as one.
 
         A one-hot row cannot be made inside a batch of models, and a look-up in their tables does not fail at an
@@ -174,7 +181,7 @@ class BatchedLocalLoss:
     """Local losses: the classifiers of all interfaces as one, and one backward pass for credit and classifiers."""
 
     listens = False
-    in_turn = False
+    sequential = False
 
     def __init__(self, rules: Sequence[LocalLoss]) -> None:
         self._stack = Stack(rules, name="the classifiers")
@@ -183,20 +190,20 @@ class BatchedLocalLoss:
         self.buffers = self._stack.buffers
         for rule in rules[1:]:
             # Modules have been compared with all other parts of the rules.
-            if not isinstance(rule.loss, nn.Module) and not same(rule.loss, self._rule.loss, set()):
+            if not isinstance(rule.loss, nn.Module) and not is_same_value(rule.loss, self._rule.loss, set()):
                 raise ConfigError(
                     f"the rules at interfaces '{self._rule.name}' and '{rule.name}' have different losses, and run as "
                     "one batch; give one loss to all, or use InProcess"
                 )
 
-    def note(self, ledger: Ledger, credited: Sequence[int], observed: Sequence[int]) -> None:
-        self._stack.note(ledger, credited)
+    def register(self, gradients: GradientTable, credited: Sequence[int], observed: Sequence[int]) -> None:
+        self._stack.register(gradients, credited)
 
     def check(self, h: Tensor, contexts: Tensor | None) -> None:
         looks_up = self._rule.loss is None
         check_contexts(self._rule, self._classes if looks_up else 0, h, contexts, masks=True)
 
-    def credit(self, rows: Rows) -> Credits:
+    def credit(self, rows: InterfaceRows) -> Credits:
         assert rows.contexts is not None
         h = rows.h.detach().requires_grad_()
         if self._rule.loss is None:
@@ -209,5 +216,5 @@ class BatchedLocalLoss:
         self._stack.keep([g / size for g in grads])
         return Credits(delta)
 
-    def observe(self, rows: Rows, messages: Tensor, values: Sequence[Tensor | None]) -> None:
+    def observe(self, rows: InterfaceRows, messages: Tensor, values: Sequence[Tensor | None]) -> None:
         """Do nothing: no message is used."""

@@ -11,11 +11,11 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...core import ConfigError
-from .storage import Ledger, bind, bind_buffers
+from .storage import GradientTable, stack_buffers, stack_parameters
 
-__all__ = ["Stack", "is_of_batching"]
+__all__ = ["Stack", "is_vmap_error"]
 
-Ask = Callable[..., Tensor | tuple[Tensor, ...]]
+PerModuleFunction = Callable[..., Tensor | tuple[Tensor, ...]]
 
 
 def _run(module: nn.Module, h: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class Stack:
         self.grads: list[Tensor] = []
         for path, p in modules[0].named_parameters():
             own: list[Tensor] = [m.get_parameter(path) for m in modules]
-            stacked = bind(own)
+            stacked = stack_parameters(own)
             learns = p.requires_grad and (learned is None or id(p) in learned)
             self._parameters[f"pattern.{path}"] = stacked.requires_grad_(learns)
             if learns:
@@ -67,15 +67,17 @@ class Stack:
         convolutions = nn.Conv1d | nn.Conv2d | nn.Conv3d
         on_cpu = any(p.is_cpu for p in self._parameters.values())
         self._convolves = on_cpu and any(isinstance(m, convolutions) for m in modules[0].modules())
-        self._buffers = {f"pattern.{path}": b for path, b in bind_buffers(modules).items()}
+        self._buffers = {f"pattern.{path}": b for path, b in stack_buffers(modules).items()}
         self.buffers = list(self._buffers.values())
-        self._asked: dict[Ask, _Asked] = {}
-        self._alone = _Asked(self._pattern, _run, name) if put_back and self.size == 1 else self._pattern
+        self._calls: dict[PerModuleFunction, _PatternCall] = {}
+        self._alone = (
+            _PatternCall(self._pattern, _run, name) if put_back and self.size == 1 else self._pattern
+        )
 
-    def note(self, ledger: Ledger, since: Sequence[int]) -> None:
+    def register(self, gradients: GradientTable, since: Sequence[int]) -> None:
         """Tell a ledger where gradients will be, and from which step on for each of the modules."""
         for parameters, grads in self._rows:
-            ledger.note(parameters, grads, since)
+            gradients.register(parameters, grads, since)
 
     def keep(self, grads: Sequence[Tensor]) -> None:
         """Write the gradients of `leaves` to where they are kept."""
@@ -90,7 +92,7 @@ class Stack:
         with sdpa_kernel(SDPBackend.MATH):
             return self.map(_run, h)
 
-    def map(self, ask: Ask, *slices: Tensor | None) -> Any:
+    def map(self, ask: PerModuleFunction, *slices: Tensor | None) -> Any:
         """Call ``ask(module, *own)`` for every module with its slices; return what it does, ``(n, ...)``.
 
         Args:
@@ -108,9 +110,9 @@ class Stack:
                 f"{self._name}: autocast does not reach convolutions on a CPU that run as one batch; leave it out, or "
                 "use InProcess"
             )
-        asked = self._asked.get(ask)
+        asked = self._calls.get(ask)
         if asked is None:
-            asked = self._asked[ask] = _Asked(self._pattern, ask, self._name)
+            asked = self._calls[ask] = _PatternCall(self._pattern, ask, self._name)
 
         def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], *own: Tensor | None) -> Any:
             return functional_call(asked, (parameters, buffers), own)
@@ -121,22 +123,22 @@ class Stack:
                 self._parameters, self._buffers, *slices
             )
         except RuntimeError as error:
-            if not is_of_batching(error):
+            if not is_vmap_error(error):
                 raise
             raise ConfigError(
                 f"{self._name} cannot run as one batch: {str(error).splitlines()[0]}; change them, or use InProcess"
             ) from error
 
 
-def is_of_batching(error: RuntimeError) -> bool:
+def is_vmap_error(error: RuntimeError) -> bool:
     """Does PyTorch say that it cannot run something for many at once?"""
     return any(word in str(error) for word in ("vmap", "functorch", "Batching rule"))
 
 
-class _Asked(nn.Module):
+class _PatternCall(nn.Module):
     """A module in the place of whose tensors `functional_call` puts one slice after another."""
 
-    def __init__(self, pattern: nn.Module, ask: Ask, name: str) -> None:
+    def __init__(self, pattern: nn.Module, ask: PerModuleFunction, name: str) -> None:
         super().__init__()
         self.pattern = pattern
         self.ask = ask
@@ -148,12 +150,12 @@ class _Asked(nn.Module):
             return self.ask(self.pattern, *own)
         before = dict(self.pattern.named_buffers())
         found = self.ask(self.pattern, *own)
-        _check_kept(self.pattern, before, self._name)
+        _check_buffers_in_place(self.pattern, before, self._name)
         self._looked = True
         return found
 
 
-def _check_kept(module: nn.Module, before: Mapping[str, Tensor], name: str) -> None:
+def _check_buffers_in_place(module: nn.Module, before: Mapping[str, Tensor], name: str) -> None:
     """Refuse a module that has put a new tensor in the place of a buffer: its rows would be lost.
 
     Raises:

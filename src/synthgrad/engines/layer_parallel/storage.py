@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Bound", "Ledger", "bind", "bind_buffers", "keeping_rows"]
+__all__ = ["StackedParameter", "GradientTable", "stack_parameters", "stack_buffers", "preserving_rows"]
 
 
 @dataclass
-class Ledger:
+class GradientTable:
     """Where the gradient of every parameter is written, and from which step on there is one.
 
     Attributes:
@@ -31,14 +31,14 @@ class Ledger:
     since: dict[int, int] = field(default_factory=dict[int, int])
     absent: set[int] = field(default_factory=set[int])
 
-    def note(self, parameters: Sequence[Tensor], grads: Tensor, since: Sequence[int]) -> None:
+    def register(self, parameters: Sequence[Tensor], grads: Tensor, since: Sequence[int]) -> None:
         """Note where the gradients of some parameters are: in the slices of ``grads``, ``(n, ...)``."""
         for p, grad, first in zip(parameters, grads.unbind(), since, strict=True):
             self.grads[id(p)] = grad
             self.since[id(p)] = first
 
 
-def bind(parameters: Sequence[Tensor]) -> Tensor:
+def stack_parameters(parameters: Sequence[Tensor]) -> Tensor:
     """Move parameters of one shape into one tensor, ``(n, ...)``, and make each a view of its slice.
 
     Args:
@@ -54,7 +54,7 @@ def bind(parameters: Sequence[Tensor]) -> Tensor:
     return stacked
 
 
-class Bound:
+class StackedParameter:
     """Parameters of one shape as one tensor, and their gradients.
 
     Args:
@@ -69,7 +69,7 @@ class Bound:
 
     def __init__(self, parameters: Sequence[Tensor], within: int = 1) -> None:
         self.parameters = parameters
-        self._flat = bind(parameters)
+        self._flat = stack_parameters(parameters)
         self._flat_grads = torch.zeros_like(self._flat)
         shape = (-1, within, *self._flat.shape[1:]) if within > 1 else self._flat.shape
         self.values, self.grads = self._flat.view(shape), self._flat_grads.view(shape)
@@ -80,12 +80,12 @@ class Bound:
         """Where the gradients are to be written."""
         return self.grads if self.fresh is None else self.fresh
 
-    def note(self, ledger: Ledger, since: Sequence[int]) -> None:
+    def register(self, gradients: GradientTable, since: Sequence[int]) -> None:
         """Tell a ledger where the gradients will be, and from which step on for each parameter."""
-        ledger.note(self.parameters, self._flat_grads, since)
+        gradients.register(self.parameters, self._flat_grads, since)
 
 
-def bind_buffers(modules: Sequence[nn.Module]) -> dict[str, Tensor]:
+def stack_buffers(modules: Sequence[nn.Module]) -> dict[str, Tensor]:
     """Do the same to the buffers of alike modules; return the batched ones, ``(n, ...)``, by name."""
     stacked: dict[str, Tensor] = {}
     for path, _ in modules[0].named_buffers():
@@ -97,7 +97,7 @@ def bind_buffers(modules: Sequence[nn.Module]) -> dict[str, Tensor]:
 
 
 @contextmanager
-def keeping_rows(tensors: Iterable[Tensor] | Mapping[str, Tensor], first: int) -> Generator[None]:
+def preserving_rows(tensors: Iterable[Tensor] | Mapping[str, Tensor], first: int) -> Generator[None]:
     """Leave the slices from ``first`` on as they were: those of layers that no batch has reached yet."""
     values = list(tensors.values()) if isinstance(tensors, Mapping) else list(tensors)
     kept = [t[first:].clone() for t in values]

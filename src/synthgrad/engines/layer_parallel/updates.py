@@ -13,10 +13,10 @@ from typing import Any
 
 from torch.optim import SGD, Optimizer
 
-from ..optimizers import step_all
+from ..optimizers import step_optimizers
 from .adam import RowAdam
-from .merged import Entry, Merged, kind_of
-from .storage import Bound, Ledger
+from .merged import MergedOptimizer, ParameterEntry, kind_of
+from .storage import GradientTable, StackedParameter
 
 __all__ = ["Updates"]
 
@@ -32,10 +32,10 @@ class Updates:
         all: the positions of all modules that learn.
     """
 
-    def __init__(self, optimizers: Sequence[Sequence[Optimizer]], ledger: Ledger) -> None:
+    def __init__(self, optimizers: Sequence[Sequence[Optimizer]], gradients: GradientTable) -> None:
         self.optimizers = [o for own in optimizers for o in own]
-        self._ledger = ledger
-        since = ledger.since
+        self._gradients = gradients
+        since = gradients.since
         self._parameters = [
             [p for o in own for group in o.param_groups for p in group["params"] if id(p) in since]
             for own in optimizers
@@ -43,22 +43,22 @@ class Updates:
         self._optimizers = optimizers
         self._first = [min((since[id(p)] for p in ps), default=None) for ps in self._parameters]
         self._whole = 1 + max((since[id(p)] for ps in self._parameters for p in ps), default=0)
-        self._merged: list[Merged] | None = None
-        self._seen: list[_Seen] = []
+        self._merged: list[MergedOptimizer] | None = None
+        self._fingerprints: list[_OptimizerFingerprint] = []
         self.all = [k for k, first in enumerate(self._first) if first is not None]
         self._adam: RowAdam | None = None
         self._may_be_adam = True
 
     def step(self, step: int) -> list[int]:
         """Update what has a gradient at this step, in place; return the positions of the modules that did."""
-        if step < self._whole or self._ledger.absent or not self._merge():
-            return self._in_turn(step)
+        if step < self._whole or self._gradients.absent or not self._merge():
+            return self._sequential(step)
         assert self._merged is not None
         for merged in self._merged:
             merged.step()
         return self.all
 
-    def adam(self, step: int, bounds: Sequence[Bound], *, guarded: bool) -> RowAdam | None:
+    def adam(self, step: int, stacked: Sequence[StackedParameter], *, guarded: bool) -> RowAdam | None:
         """Return what a graph may end with in the place of `step`; None where it has to be that.
 
         Args:
@@ -66,50 +66,52 @@ class Updates:
             bounds: the parameters, if the graph has them all; else empty.
             guarded: see `RowAdam`. The same in all calls.
         """
-        if not self._may_be_adam or step < self._whole or self._ledger.absent:
+        if not self._may_be_adam or step < self._whole or self._gradients.absent:
             return None
-        if self._adam is not None and all(seen.holds() for seen in self._seen):
+        if self._adam is not None and all(fingerprint.is_current() for fingerprint in self._fingerprints):
             return self._adam
-        if not bounds or any(map(_hooked, self.optimizers)) or not RowAdam.fits(bounds, self.optimizers):
+        if not stacked or any(map(_hooked, self.optimizers)) or not RowAdam.fits(stacked, self.optimizers):
             found = None
         elif self._adam is None:
-            found = RowAdam(bounds, self.optimizers, guarded=guarded)
+            found = RowAdam(stacked, self.optimizers, guarded=guarded)
         else:  # whose graph has been made
-            found = self._adam if self._adam.take_state(self.optimizers) else None
+            found = self._adam if self._adam.adopt_state(self.optimizers) else None
         self._adam, self._may_be_adam = found, found is not None
-        self._merged, self._seen = None, [_Seen(o) for o in self.optimizers]
+        self._merged, self._fingerprints = None, [_OptimizerFingerprint(o) for o in self.optimizers]
         return found
 
     def forget(self) -> None:
         """Look at the optimizers anew: their state has been loaded."""
         self._merged = None
 
-    def _in_turn(self, step: int) -> list[int]:
-        ledger, updated = self._ledger, list[int]()
+    def _sequential(self, step: int) -> list[int]:
+        gradients, updated = self._gradients, list[int]()
         for k, (optimizers, parameters) in enumerate(zip(self._optimizers, self._parameters, strict=True)):
             any_given = False
             for p in parameters:
-                given = step >= ledger.since[id(p)] and id(p) not in ledger.absent
-                p.grad = ledger.grads[id(p)] if given else None
+                given = step >= gradients.since[id(p)] and id(p) not in gradients.absent
+                p.grad = gradients.grads[id(p)] if given else None
                 any_given |= given
             if any_given:
-                step_all(optimizers)
+                step_optimizers(optimizers)
                 updated.append(k)
         return updated
 
     def _merge(self) -> bool:
         """Are there kernels for all optimizers at once? Looks again where a setting or a state has been changed."""
-        if self._merged is None or not all(seen.holds() for seen in self._seen):
-            loaded = self._merged is None or not all(seen.state_holds() for seen in self._seen)
-            self._seen = [_Seen(o) for o in self.optimizers]
+        if self._merged is None or not all(fingerprint.is_current() for fingerprint in self._fingerprints):
+            loaded = self._merged is None or not all(
+                fingerprint.is_current_state() for fingerprint in self._fingerprints
+            )
+            self._fingerprints = [_OptimizerFingerprint(o) for o in self.optimizers]
             # A schedule changes settings in every step: then the lists stay, if they can.
-            if loaded or not self._merged or not all(merged.take_settings() for merged in self._merged):
+            if loaded or not self._merged or not all(merged.refresh_settings() for merged in self._merged):
                 self._merged = self._merge_anew()
         return bool(self._merged)
 
-    def _merge_anew(self) -> list[Merged]:
+    def _merge_anew(self) -> list[MergedOptimizer]:
         """Return the kernels with their arguments; an empty list where some optimizer has none."""
-        entries: dict[Any, list[Entry]] = {}
+        entries: dict[Any, list[ParameterEntry]] = {}
         groups: dict[Any, list[dict[str, Any]]] = {}
         owners: dict[Any, Optimizer] = {}
         for optimizer in self.optimizers:
@@ -117,7 +119,7 @@ class Updates:
                 return []
             for group in optimizer.param_groups:
                 kind = kind_of(optimizer, group)
-                parameters = [p for p in group["params"] if id(p) in self._ledger.since]
+                parameters = [p for p in group["params"] if id(p) in self._gradients.since]
                 has_state = not isinstance(optimizer, SGD) or bool(group["momentum"])
                 if kind is None or (has_state and any(p not in optimizer.state for p in parameters)):
                     return []
@@ -126,12 +128,14 @@ class Updates:
                     owners.setdefault(key, optimizer)
                     if not any(group is known for known in groups.setdefault(key, [])):
                         groups[key].append(group)
-                    entry = Entry(p, self._ledger.grads[id(p)], optimizer.state[p] if has_state else {})
+                    entry = ParameterEntry(
+                        p, self._gradients.grads[id(p)], optimizer.state[p] if has_state else {}
+                    )
                     entries.setdefault(key, []).append(entry)
-        return [Merged(owners[key], groups[key], found) for key, found in entries.items()]
+        return [MergedOptimizer(owners[key], groups[key], found) for key, found in entries.items()]
 
 
-class _Seen:
+class _OptimizerFingerprint:
     """An optimizer's settings and state as they were: what may be changed from outside, quick to compare."""
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -140,11 +144,11 @@ class _Seen:
         self._hooked = _hooked(optimizer)
         self._groups = [dict(group) for group in optimizer.param_groups]
 
-    def holds(self) -> bool:
+    def is_current(self) -> bool:
         """Is all as it was?"""
-        return self._optimizer.param_groups == self._groups and self.state_holds()
+        return self._optimizer.param_groups == self._groups and self.is_current_state()
 
-    def state_holds(self) -> bool:
+    def is_current_state(self) -> bool:
         """Is the state that which it was, which it is not after loading, and are there as many hooks?"""
         return self._optimizer.state is self._state and _hooked(self._optimizer) == self._hooked
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...core import StageError
-from .layout import Layout
+from .layout import RankLayout
 from .transport import BrokenLine, Clock, Peers
 
 __all__ = ["Alarm"]
@@ -32,7 +32,7 @@ class Alarm:
         layout: the place of this process.
     """
 
-    def __init__(self, peers: Peers, clock: Clock, layout: Layout) -> None:
+    def __init__(self, peers: Peers, clock: Clock, layout: RankLayout) -> None:
         self._peers = peers
         self._clock = clock
         self._layout = layout
@@ -53,18 +53,20 @@ class Alarm:
         if self.cause() is not None:
             return  # it is the echo of another's
         lines = str(error).splitlines()
-        self._peers.tell(_CAUSE, f"{self.who} stopped: {type(error).__name__}: {lines[0] if lines else ''}")
+        self._peers.publish(
+            _CAUSE, f"{self.who} stopped: {type(error).__name__}: {lines[0] if lines else ''}"
+        )
 
     def cause(self) -> str | None:
         """Return why some process has stopped; None as far as is known."""
-        told = self._peers.told(_CAUSE)
-        if told is not None:
-            return told
+        lookup = self._peers.lookup(_CAUSE)
+        if lookup is not None:
+            return lookup
         for rank in self._others:
-            pulse = self._peers.pulse(rank)
-            if pulse.is_gone:
+            status = self._peers.status(rank)
+            if status.is_gone:
                 return (
-                    f"{self.name(rank)} has ended without a word {pulse.silent_s:.1f} s ago: its process was killed, or it "
+                    f"{self.name(rank)} has ended without a word {status.silent_s:.1f} s ago: its process was killed, or it "
                     "crashed"
                 )
         return None
@@ -81,11 +83,11 @@ class Alarm:
 
     def blame(self, sentence: str) -> StageError:
         """Return an error that says what all others are to say too."""
-        if self._peers.told(_CAUSE) is None:
-            self._peers.tell(_CAUSE, sentence)
-        return StageError(self._peers.told(_CAUSE) or sentence)
+        if self._peers.lookup(_CAUSE) is None:
+            self._peers.publish(_CAUSE, sentence)
+        return StageError(self._peers.lookup(_CAUSE) or sentence)
 
-    def late(self, rank: int, timeout_s: float) -> StageError:
+    def late_error(self, rank: int, timeout_s: float) -> StageError:
         """Return the error for a process that lets this one wait too long: it, or the one that it waits for itself.
 
         Args:
@@ -93,7 +95,7 @@ class Alarm:
             timeout_s: how long it was waited for, in seconds.
         """
         seen = [self._rank]
-        while rank not in seen and (following := self._peers.pulse(rank).waits_for) is not None:
+        while rank not in seen and (following := self._peers.status(rank).waits_for) is not None:
             if self._is_silent(rank, timeout_s):
                 break
             seen.append(rank)
@@ -106,22 +108,22 @@ class Alarm:
             )
         if self._is_silent(rank, timeout_s):
             why = "it is frozen, or cut off from the network"
-        elif self._peers.pulse(rank).has_parted:
+        elif self._peers.status(rank).has_left:
             why = "it has closed its engine already; all processes must call step, predict and close in the same order"
         else:
             why = "it lives, so a step takes longer than timeout_s (give a longer one), or it has left its loop without close()"
         return self.blame(f"{self.name(rank)} has not answered within {timeout_s:g} s: {why}")
 
-    def missing(self, what: str, timeout_s: float) -> StageError:
+    def missing_error(self, what: str, timeout_s: float) -> StageError:
         """Return the error for a wait for all others."""
         for rank in self._others:
             if self._is_silent(rank, timeout_s):
-                return self.late(rank, timeout_s)
+                return self.late_error(rank, timeout_s)
         return self.blame(
             f"{what}: not all stages have come within {timeout_s:g} s ({self.who} has); all processes must call it"
         )
 
-    def broken(self, link: str, error: BaseException, timeout_s: float) -> StageError:
+    def broken_error(self, link: str, error: BaseException, timeout_s: float) -> StageError:
         """Return the error for a link that broke: with its cause, if that gets known in a moment.
 
         Args:
@@ -136,7 +138,7 @@ class Alarm:
                 return StageError(cause)
             for rank in self._others:
                 if self._is_silent(rank, timeout_s):
-                    return self.late(rank, timeout_s)
+                    return self.late_error(rank, timeout_s)
             self._clock.sleep(_POLL_S)
         lines = str(error).splitlines()
         return self.blame(
@@ -144,16 +146,16 @@ class Alarm:
             "look at the network between them"
         )
 
-    def explained(self, error: BaseException, timeout_s: float) -> BaseException:
+    def explain(self, error: BaseException, timeout_s: float) -> BaseException:
         """Return what to raise for an error: for what a transport says of a line, the cause."""
         if isinstance(error, BrokenLine):
             if error.is_late and self.cause() is None:
-                return self.late(error.peer, timeout_s)
-            return self.broken(f"the link to {self.name(error.peer)}", error, timeout_s)
+                return self.late_error(error.peer, timeout_s)
+            return self.broken_error(f"the link to {self.name(error.peer)}", error, timeout_s)
         of_a_group = type(error).__name__.startswith("Dist") or any(words in str(error) for words in _OF_GLOO)
         if isinstance(error, RuntimeError) and not isinstance(error, StageError) and of_a_group:
-            return self.broken("the connection of the replicas", error, timeout_s)
+            return self.broken_error("the connection of the replicas", error, timeout_s)
         return error
 
     def _is_silent(self, rank: int, timeout_s: float) -> bool:
-        return self._peers.pulse(rank).silent_s > min(_SILENT_S, timeout_s / 2)
+        return self._peers.status(rank).silent_s > min(_SILENT_S, timeout_s / 2)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...core import DataError
 from ...core.outputs import tensors_in
 
-__all__ = ["differ", "examples", "refuse_other_examples"]
+__all__ = ["differ", "batch_checksum", "check_same_examples"]
 
 _BITS = 30
 _MASK = (1 << _BITS) - 1
@@ -19,7 +19,7 @@ _ODD = 0x9E3779B97F4A7C15 - (
 )  # 2⁶⁴ over the golden ratio, as a signed number: a sum with it wraps around
 
 
-def examples(ids: Tensor | None, target: Any) -> int:
+def batch_checksum(ids: Tensor | None, target: Any) -> int:
     """Return a number for a batch: the checksum of its targets, and above it that of its ids; 0 for what is not there.
 
     Waits for the device.
@@ -36,7 +36,7 @@ def differ(one: int, other: int) -> str | None:
     return None
 
 
-def refuse_other_examples(batch: int, theirs: int, own: int, where: str) -> None:
+def check_same_examples(batch: int, theirs: int, own: int, where: str) -> None:
     """Refuse a batch of which the stage below was given other examples than this one.
 
     Raises:

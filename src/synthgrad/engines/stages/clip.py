@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core import ConfigError
-from .meeting import Meeting
+from .coordinator import Coordinator
 
 __all__ = ["Clip"]
 
@@ -29,14 +29,14 @@ class Clip:
     """
 
     def __init__(
-        self, most: float, module: nn.Module, replicas: int, meeting: Meeting, timeout_s: float
+        self, most: float, module: nn.Module, replicas: int, coordinator: Coordinator, timeout_s: float
     ) -> None:
         if not most > 0:
             raise ConfigError(f"clip_norm={most}: expected a norm over 0, or None")
         self._most = most
         self._parameters = list(module.parameters())
         self._replicas = replicas
-        self._meeting = meeting
+        self._coordinator = coordinator
         self._timeout_s = timeout_s
 
     def __call__(self) -> None:
@@ -56,4 +56,6 @@ class Clip:
             g.mul_(scale.to(g.dtype))
 
     def _sum(self, square: Tensor) -> Tensor:
-        return self._meeting.transport.sum(square, self._meeting.together(self._timeout_s, "clip_norm"))
+        return self._coordinator.transport.sum(
+            square, self._coordinator.all_ranks_check(self._timeout_s, "clip_norm")
+        )

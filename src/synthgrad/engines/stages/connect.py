@@ -10,82 +10,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ...core import ConfigError, Rule, StageError
-from .agree import agree
-from .codecs import Codec, cast
+from .coordinator import Coordinator
+from .handshake import handshake
 from .inbox import Inbox
-from .layout import Layout
+from .layout import RankLayout
 from .links import AboveLink, BelowLink
-from .meeting import Meeting
+from .settings import Settings
 from .transport import Line, Lines
 from .window import Window
-from .wire import Incoming, Kind, Outgoing, Slot
+from .wire import Incoming, Outgoing, ParcelKind, Slot
 
-__all__ = ["Connected", "Settings", "connect"]
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How stages talk.
-
-    Attributes:
-        window: steps that an answer may be late; None to follow the link.
-        exact: lags are counted in steps: the answer of step ``t − window`` is taken in step ``t``.
-        observe_prob: share of the true messages that are sent.
-        wire_dtype: of activations and messages on the wire; None for that of the network, or where a codec is given.
-        target: a batch of targets, where these travel with the activations; None where each process gives its own.
-        timeout_s: how long a stage waits for another, in seconds.
-        seed: of the draws for ``observe_prob``.
-        codec: what activations and messages are on the wire; None for what ``wire_dtype`` says.
-    """
-
-    window: int | None = None
-    exact: bool = False
-    observe_prob: float = 1.0
-    wire_dtype: torch.dtype | None = None
-    target: Tensor | None = None
-    timeout_s: float = 300.0
-    seed: int = 0
-    codec: Codec | None = None
-
-    @property
-    def wire(self) -> Codec | None:
-        """What activations and messages are on the wire; None for as they are."""
-        return self.codec if self.wire_dtype is None else cast(self.wire_dtype)
-
-    def check(self) -> None:
-        """Refuse what makes no sense.
-
-        Raises:
-            ConfigError: naming the setting.
-        """
-        if self.window is not None and self.window < 0:
-            raise ConfigError(
-                f"window={self.window}: expected a number of steps from 0, or None to follow the link"
-            )
-        if self.exact and self.window is None:
-            raise ConfigError(
-                "deterministic=True needs a window: lags are counted in steps then, so say how many, as in window=2"
-            )
-        if not 0 <= self.observe_prob <= 1:
-            raise ConfigError(f"observe_prob={self.observe_prob}: expected a probability from 0 to 1")
-        if self.wire_dtype not in (None, torch.float32, torch.bfloat16, torch.float64):
-            raise ConfigError(
-                f"wire_dtype={self.wire_dtype}: expected torch.float32, torch.bfloat16, or None for that of the network"
-            )
-        if self.codec is not None and self.wire_dtype is not None:
-            raise ConfigError(
-                f"wire_dtype={self.wire_dtype} is the short form of a codec, and codec='{self.codec.name}' was given too: "
-                "give one of them"
-            )
-        if not self.timeout_s > 0:
-            raise ConfigError(f"timeout_s={self.timeout_s}: expected seconds over 0")
+__all__ = ["StageLinks", "connect"]
 
 
 @dataclass(slots=True)
-class Connected:
+class StageLinks:
     """A stage's links, and what came out of setting them up.
 
     Attributes:
@@ -100,16 +41,16 @@ class Connected:
         has_parted: nothing connects it with the others any more.
     """
 
-    layout: Layout
+    layout: RankLayout
     lines: Lines
-    meeting: Meeting
+    coordinator: Coordinator
     device: torch.device
     below: BelowLink | None
     above: AboveLink | None
     window: Window
     round_trip_s: float
     timeout_s: float
-    has_parted: bool = False
+    is_closed: bool = False
 
     @property
     def links(self) -> list[AboveLink | BelowLink]:
@@ -127,55 +68,55 @@ class Connected:
             StageError: for what another process, or the network, has broken.
         """
         try:
-            self.meeting.alarm.check()
+            self.coordinator.alarm.check()
             yield
         except BaseException as error:
-            told = self.meeting.alarm.explained(error, self.timeout_s)
+            cause = self.coordinator.alarm.explain(error, self.timeout_s)
             forget()
-            self.fail(told)
-            if told is error:
+            self.fail(cause)
+            if cause is error:
                 raise
-            raise told from None  # what a transport says of it is its internals, and a page long
+            raise cause from None  # what a transport says of it is its internals, and a page long
 
-    def end(self, num_batches: int) -> None:
+    def close(self, num_batches: int) -> None:
         """Part in order: tell both neighbours that nothing will follow, and wait until they have told the same.
 
         Args:
             num_batches: that this stage has been through; the neighbours must have been through as many.
         """
         for link in self.links:
-            link.outgoing.send(Kind.END, num_batches)
+            link.outgoing.send(ParcelKind.END, num_batches)
         for link in self.links:
             link.outgoing.sender.flush()
-            link.inbox.end(num_batches)
+            link.inbox.wait_for_end(num_batches)
             link.incoming.receiver.join(self.timeout_s)
         # A connection must not be closed before the neighbour has read what was sent last.
-        layout, peers = self.layout, self.meeting
-        peers.tell(f"ended/{peers.transport.rank}", True)
+        layout, peers = self.layout, self.coordinator
+        peers.publish(f"ended/{peers.transport.rank}", True)
         for stage in (layout.stage - 1, layout.stage + 1):
             if 0 <= stage < layout.num_stages:
-                peers.told(f"ended/{layout.rank(stage)}", layout.rank(stage), self.timeout_s)
-        self._part()
+                peers.wait_for(f"ended/{layout.rank(stage)}", layout.rank(stage), self.timeout_s)
+        self._disconnect()
 
-    def leave(self) -> None:
+    def fail_at_exit(self) -> None:
         """At the end of a program that has not closed its engine: tell the others why."""
         error = getattr(sys, "last_value", None)
         self.fail(StageError("its program has ended without close()") if error is None else error)
 
     def fail(self, error: BaseException) -> None:
         """Tell the others why this process stops, and part. May be called twice."""
-        if not self.has_parted:
-            self.meeting.alarm.ring(error)
-            self._part()
+        if not self.is_closed:
+            self.coordinator.alarm.ring(error)
+            self._disconnect()
 
-    def _part(self) -> None:
+    def _disconnect(self) -> None:
         """Let go of all that connects: threads, groups, connections."""
-        self.has_parted = True
-        atexit.unregister(self.leave)
+        self.is_closed = True
+        atexit.unregister(self.fail_at_exit)
         self.lines.close()
-        self.meeting.peers.part()
+        self.coordinator.peers.leave()
 
-    def settle(self) -> None:
+    def drain(self) -> None:
         """Empty the wires into this process, so that a state can be saved. Blocks; all must call it between two steps.
 
         What was under way is kept, and taken by the next steps before anything that comes later.
@@ -184,9 +125,9 @@ class Connected:
             StageError: if another process has stopped, or does something else.
         """
         for link in self.links:
-            link.outgoing.send(Kind.MARK, 0)
+            link.outgoing.send(ParcelKind.MARK, 0)
         for link in self.links:
-            link.inbox.settle()
+            link.inbox.drain()
 
     def begin_at(self, step: int) -> None:
         """Have the first batch a number, before anything has crossed."""
@@ -231,8 +172,8 @@ class Connected:
 
 
 def connect(
-    meeting: Meeting,
-    layout: Layout,
+    coordinator: Coordinator,
+    layout: RankLayout,
     crossings: Sequence[Slot],
     rule: Rule | None,
     settings: Settings,
@@ -242,7 +183,7 @@ def connect(
     *,
     monitored: bool = False,
     output: Slot | None = None,
-) -> Connected:
+) -> StageLinks:
     """Agree with all others, make the lines, measure them, begin to receive. Blocks until all have called it.
 
     Args:
@@ -270,7 +211,7 @@ def connect(
             "wire_dtype": str(settings.wire_dtype),
             "codec": None if settings.codec is None else settings.codec.name,
             "observe_prob": settings.observe_prob,
-            "deterministic": settings.exact,
+            "deterministic": settings.deterministic,
             "seed": settings.seed,
             "targets that travel": None if target is None else f"{tuple(target.shape[1:])} {target.dtype}",
             "window": settings.window,
@@ -281,35 +222,35 @@ def connect(
         "window": settings.window,
     }
     lines: Lines | None = None
-    alarm = meeting.alarm
+    alarm = coordinator.alarm
     try:
-        all_facts = agree(meeting, facts, settings.timeout_s)
+        all_facts = handshake(coordinator, facts, settings.timeout_s)
         stages = [all_facts[k * layout.num_replicas + layout.replica] for k in range(layout.num_stages)]
-        limit = meeting.limit(settings.timeout_s, layout.rank(layout.stage))
-        lines = meeting.transport.lines(layout, device, limit)
+        limit = coordinator.wait_limit(settings.timeout_s, layout.rank(layout.stage))
+        lines = coordinator.transport.lines(layout, device, limit)
         round_trip_s = lines.round_trip_s()
         travels = crossings, inputs, output
-        below, above = _links(meeting, layout, lines, travels, settings, stages, device)
+        below, above = _links(coordinator, layout, lines, travels, settings, stages, device)
         for link in (below, above):
             if link is not None:
                 link.incoming.receiver.start()
     except BaseException as error:
-        told = alarm.explained(error, settings.timeout_s)
-        if not isinstance(told, ConfigError):  # which all find out by themselves
-            alarm.ring(told)
+        cause = alarm.explain(error, settings.timeout_s)
+        if not isinstance(cause, ConfigError):  # which all find out by themselves
+            alarm.ring(cause)
         if lines is not None:
             lines.close()
-        meeting.peers.part()
-        if told is error:
+        coordinator.peers.leave()
+        if cause is error:
             raise
-        raise told from None
+        raise cause from None
     window = Window(_window(layout.stage, stages), round_trip_s)
-    connected = Connected(
-        layout, lines, meeting, device, below, above, window, round_trip_s, settings.timeout_s
+    links = StageLinks(
+        layout, lines, coordinator, device, below, above, window, round_trip_s, settings.timeout_s
     )
     # A thread that still waits when the interpreter goes would take the process down with it.
-    atexit.register(connected.leave)
-    return connected
+    atexit.register(links.fail_at_exit)
+    return links
 
 
 def _window(stage: int, stages: Sequence[Mapping[str, Any]]) -> int | None:
@@ -325,8 +266,8 @@ def _window(stage: int, stages: Sequence[Mapping[str, Any]]) -> int | None:
 
 
 def _links(
-    meeting: Meeting,
-    layout: Layout,
+    coordinator: Coordinator,
+    layout: RankLayout,
     lines: Lines,
     travels: tuple[Sequence[Slot], Sequence[Slot], Slot | None],
     settings: Settings,
@@ -337,7 +278,7 @@ def _links(
         line: Line, out: Sequence[Slot], back: Sequence[Slot], stage: int, name: str
     ) -> tuple[Outgoing, Incoming, Inbox]:
         incoming = Incoming(line, back, device, name)
-        inbox = Inbox(incoming, layout.rank(stage), meeting, settings.timeout_s)
+        inbox = Inbox(incoming, layout.rank(stage), coordinator, settings.timeout_s)
         return Outgoing(line.sender(), out), incoming, inbox
 
     k, below, above = layout.stage, None, None
@@ -347,7 +288,7 @@ def _links(
             *ends(lines.below, down, up, k - 1, f"the link from stage {k - 1} to stage {k}"),
             wanted=stages[k - 1]["listens"],
             observe_prob=settings.observe_prob,
-            seed=settings.seed * 1_000_003 + meeting.transport.rank,
+            seed=settings.seed * 1_000_003 + coordinator.transport.rank,
             sends_output_error=travels[2] is not None,
         )
     if lines.above is not None:

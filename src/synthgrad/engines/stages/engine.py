@@ -16,33 +16,39 @@ from torch.optim import Optimizer
 
 from ...core import ConfigError, Decoupled, Guard, Instruments, Monitor, Timeline
 from ...core.modes import evaluating
-from ..base import Criterion, Passed, StepRecord, loads_state, model_inputs
-from ..buffers import sparing_buffers
+from ..base import (
+    Criterion,
+    ForwardArgs,
+    StepRecord,
+    explain_load_errors,
+    forward_args,
+    restore_buffers_after_skips,
+)
 from ..checks import check_criterion, warn_of_evaluation
 from ..optimizers import (
     OptimizerFactory,
-    clear_casts,
+    clear_autocast_cache,
     has_gradient,
-    step_all,
+    step_optimizers,
     zero_grad,
 )
 from ..penalty import Penalties, Penalty
-from ..watch import Watch, watched
-from .agree import describe
+from ..watch import GradientWatch, check_loss_once
 from .assemble import optimizers_by_name
-from .checks import check_rules
 from .clip import Clip
 from .codecs import Codec
-from .connect import Connected, Settings, connect
+from .connect import StageLinks, connect
+from .coordinator import Coordinator
 from .gather import Gather
+from .handshake import describe_state
 from .late import LateInput
-from .layout import Layout
-from .meeting import Meeting
-from .own import own_part
-from .replicas import average_gradients, replicated
+from .layout import RankLayout
+from .local_part import make_local_part
+from .replicas import average_gradients, wrap_in_ddp
+from .settings import Settings, check_rules
 from .stage import Stage
 from .transport import Transport, distributed
-from .wire import Slot, output_slot, slot_of
+from .wire import Slot, output_slot, slot_for
 
 __all__ = ["Stages"]
 
@@ -133,54 +139,54 @@ class Stages:
         self.net = net
         transport = distributed() if transport is None else transport
         self._clock = transport.clock
-        self.layout = layout = Layout.of(
+        self.layout = layout = RankLayout.of(
             transport.rank, transport.world_size, len(net.graph.modules), replicas
         )
-        meeting = Meeting.of(transport, layout, timeout_s)
+        coordinator = Coordinator.of(transport, layout, timeout_s)
         try:
             self._instruments = Instruments(Guard.of(guard), monitor, timeline)
-            own = own_part(net, layout, example, optimizer, rule_options, input_options)
+            own = make_local_part(net, layout, example, optimizer, rule_options, input_options)
             self._name, self._rule, part, supplies = own.name, own.rule, own.part, own.supplies
             self.module = part.module
             self.optimizers: list[Optimizer] = own.optimizers
             penalties = Penalties(net, penalty)
             self._clip = (
-                None if clip_norm is None else Clip(clip_norm, part.module, replicas, meeting, timeout_s)
+                None if clip_norm is None else Clip(clip_norm, part.module, replicas, coordinator, timeout_s)
             )
         except Exception as error:
-            meeting.alarm.ring(error)  # the others wait for this process in the handshake
-            meeting.peers.part()
+            coordinator.alarm.ring(error)  # the others wait for this process in the handshake
+            coordinator.peers.leave()
             raise
         sites = list(net.graph.sites.values())
         device = sites[min(layout.stage, len(sites) - 1)].device
-        inputs = None if part.inputs is None else part.inputs.forms
-        self._links: Connected = connect(
-            meeting,
+        inputs = None if part.inputs is None else part.inputs.tensor_specs
+        self._links: StageLinks = connect(
+            coordinator,
             layout,
-            [slot_of(site) for site in sites],
+            [slot_for(site) for site in sites],
             own.rule,
             settings,
-            {"the network": describe(net), "clip_norm": clip_norm},
+            {"the network": describe_state(net), "clip_norm": clip_norm},
             device,
             []
             if inputs is None
-            else [Slot((None,) * max(f.ndim - 1, 0), f.dtype, bare=not f.needed) for f in inputs],
+            else [Slot((None,) * max(f.ndim - 1, 0), f.dtype, shape_only=not f.needed) for f in inputs],
             monitored=monitor is not None,
             output=output_slot(net),
         )
         below = self._links.below
         copies = layout.stage > 0 and part.inputs is None and sites[layout.stage - 1].name in net.graph.copies
-        self._watch = Watch(net, self.optimizers, self._name)
+        self._watch = GradientWatch(net, self.optimizers, self._name)
         with self._guarded():  # data parallel training begins with a meeting of the replicas
             self._stage = Stage(
-                replicated(part, self._links.lines.replicas),
+                wrap_in_ddp(part, self._links.lines.replicas),
                 net.units,
-                watched(criterion, net) if layout.is_last else None,
+                check_loss_once(criterion, net) if layout.is_last else None,
                 own.rule,
                 below=below,
                 above=self._links.above,
                 window=self._links.window,
-                exact=deterministic,
+                deterministic=deterministic,
                 instruments=self._instruments,
                 name=self._name,
                 sends_target=target is not None,
@@ -188,11 +194,11 @@ class Stages:
                 if supplies is None or below is None
                 else LateInput(supplies, below, self._instruments),
                 copies=copies,
-                penalty=penalties.term(self._name),
+                penalty=penalties.function(self._name),
                 # One norm a step is all that the stages agree upon, so with it a step has one update.
                 update=self._update if self._clip is None else None,
             )
-        self._gather = Gather(net, own.parts, meeting, replicas, timeout_s)
+        self._gather = Gather(net, own.parts, coordinator, replicas, timeout_s)
         self._step = 0
         self._passes = 0
         self._busy_s = 0.0
@@ -238,10 +244,10 @@ class Stages:
         with self._guarded():
             if not self._step:
                 warn_of_evaluation(self.net)
-            clear_casts()
-            self._watch.forget()
+            clear_autocast_cache()
+            self._watch.clear_gradients()
             passed = self._passed(x, inputs)
-            with sparing_buffers(self._stage.part.module, self._instruments):
+            with restore_buffers_after_skips(self._stage.part.module, self._instruments):
                 record.loss = self._stage.run(self._step, passed, y, context, ids).loss
             if self._links.lines.replicas is not None and self._rule is not None:
                 average_gradients(self._rule, self._links.lines.replicas)
@@ -249,9 +255,9 @@ class Stages:
                 self._clip()
             if self._update():
                 record.updated.append(self._name)
-            self._watch.after_step()
+            self._watch.check_after_step()
         busy_s = self._clock.now() - start - (self.waited_s - waited)
-        self._links.window.took(busy_s)
+        self._links.window.record_step(busy_s)
         self._busy_s += busy_s
         self._step += 1
         return record
@@ -260,17 +266,17 @@ class Stages:
         """Step the optimizers, if there is anything to learn; return whether there was."""
         learned = has_gradient(self.optimizers)
         if learned:
-            step_all(self.optimizers)
+            step_optimizers(self.optimizers)
             self._instruments.log("update", self._name, self._step)
         return learned
 
-    def _passed(self, x: Any, inputs: Mapping[str, Any]) -> Passed | None:
+    def _passed(self, x: Any, inputs: Mapping[str, Any]) -> ForwardArgs | None:
         """Return the network's arguments; None where this process was given none."""
         if x is None and not inputs:
             if self.layout.is_first:
                 raise ConfigError("the first stage got no input: call step(x, y) there")
             return None
-        return model_inputs(x, inputs)
+        return forward_args(x, inputs)
 
     def predict(self, x: Any = None, **inputs: Any) -> Any:
         """Run forward through all stages, in evaluation mode; return the output in the last stage, None elsewhere.
@@ -305,7 +311,7 @@ class Stages:
             StageError: if another process has stopped, with the cause.
         """
         with self._guarded():
-            self._links.settle()
+            self._links.drain()
         return {
             "optimizers": [o.state_dict() for o in self.optimizers],
             "step": self._step,
@@ -316,7 +322,7 @@ class Stages:
             "links": self._links.state_dict(),
         }
 
-    @loads_state
+    @explain_load_errors
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the state that `state_dict` returned in the process of this stage, in an engine built in the same way.
 
@@ -345,11 +351,11 @@ class Stages:
             StageError: if another process has stopped, with the cause, or has been through another number of batches.
         """
         self._instruments.flush()
-        if self._links.has_parted:
+        if self._links.is_closed:
             return
         with self._guarded():
             self._stage.catch_up()
-            self._links.end(self._step)
+            self._links.close(self._step)
 
     def __enter__(self) -> Stages:
         return self

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from ...core import Decoupled, Rule
-from ..apart import Part
-from .meeting import Meeting
+from ..parts import Part
+from .coordinator import Coordinator
 
 __all__ = ["Gather"]
 
@@ -28,12 +28,12 @@ class Gather:
         self,
         net: Decoupled,
         parts: Sequence[Part],
-        meeting: Meeting,
+        coordinator: Coordinator,
         num_replicas: int,
         timeout_s: float,
     ) -> None:
         self._owned = [_tensors(net, k, p) for k, p in enumerate(parts)]
-        self._meeting = meeting
+        self._coordinator = coordinator
         self._num_replicas = num_replicas
         self._timeout_s = timeout_s
 
@@ -47,8 +47,8 @@ class Gather:
     def __call__(self) -> None:
         for stage, owned in enumerate(self._owned):
             for tensor in owned():
-                check = self._meeting.together(self._timeout_s, "gather")
-                self._meeting.transport.broadcast(tensor.data, stage * self._num_replicas, check)
+                check = self._coordinator.all_ranks_check(self._timeout_s, "gather")
+                self._coordinator.transport.broadcast(tensor.data, stage * self._num_replicas, check)
 
 
 def _tensors(net: Decoupled, stage: int, part: Part) -> Callable[[], list[Tensor]]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ...core import StageError
-from .meeting import Meeting
-from .wire import Incoming, Kind, Parcel
+from .coordinator import Coordinator
+from .wire import Incoming, Parcel, ParcelKind
 
 __all__ = ["Inbox"]
 
@@ -27,7 +27,7 @@ class Inbox:
 
         state to be saved here                 neighbour's
               │                                     │
-        … parcel 7, parcel 8, MARK ──── on the wire ───► `settle` keeps 7 and 8
+        … parcel 7, parcel 8, MARK ──── on the wire ───► `drain` keeps 7 and 8
                                                          `next`, `poll` return 7, 8, then what follows the mark
 
     Args:
@@ -40,12 +40,12 @@ class Inbox:
         waited_s: time spent waiting so far, in seconds.
     """
 
-    def __init__(self, incoming: Incoming, peer: int, meeting: Meeting, timeout_s: float) -> None:
+    def __init__(self, incoming: Incoming, peer: int, coordinator: Coordinator, timeout_s: float) -> None:
         self._incoming = incoming
         self._peer = peer
-        self._peers = meeting.peers
-        self._alarm = meeting.alarm
-        self._clock = meeting.transport.clock
+        self._peers = coordinator.peers
+        self._alarm = coordinator.alarm
+        self._clock = coordinator.transport.clock
         self._timeout_s = timeout_s
         self._kept: deque[Parcel] = deque()  # older than all that is still on the wire
         self.waited_s = 0.0
@@ -57,7 +57,7 @@ class Inbox:
             doing: how far this stage has come, for errors, as in "has sent 9".
         """
         parcel = self._kept.popleft() if self._kept else self._get(None)
-        return None if parcel is None else self._not_the_end(parcel, doing)
+        return None if parcel is None else self._refuse_end(parcel, doing)
 
     def next(self, doing: str) -> Parcel:
         """Return the next parcel, which is not the end of the link. Blocks.
@@ -68,19 +68,19 @@ class Inbox:
         Raises:
             StageError: if another process has stopped, the link is broken or ended, or nothing comes in time.
         """
-        return self._not_the_end(self._kept.popleft() if self._kept else self._wait(), doing)
+        return self._refuse_end(self._kept.popleft() if self._kept else self._wait(), doing)
 
-    def settle(self) -> None:
+    def drain(self) -> None:
         """Read what is on the wire until the neighbour's mark, and keep it for `poll` and `next`. Blocks.
 
         Raises:
             StageError: as `next`.
         """
         doing = "is about to save its state"
-        while (parcel := self._not_the_end(self._wait(), doing)).kind is not Kind.MARK:
+        while (parcel := self._refuse_end(self._wait(), doing)).kind is not ParcelKind.MARK:
             self._kept.append(parcel)
 
-    def end(self, num_batches: int) -> None:
+    def wait_for_end(self, num_batches: int) -> None:
         """Let go of what still comes until the neighbour has ended too. Blocks.
 
         Args:
@@ -89,8 +89,8 @@ class Inbox:
         Raises:
             StageError: if the neighbour has been through another number of batches.
         """
-        while (parcel := self._wait()).kind is not Kind.END:
-            if parcel.kind is Kind.BATCH and parcel.step >= num_batches:
+        while (parcel := self._wait()).kind is not ParcelKind.END:
+            if parcel.kind is ParcelKind.BATCH and parcel.step >= num_batches:
                 raise self._unequal(
                     self._alarm.who, num_batches, f"{self._alarm.name(self._peer)} has sent {parcel.step + 1}"
                 )
@@ -100,7 +100,7 @@ class Inbox:
             )
             raise self._unequal(first[1], first[0], f"{last[1]} after {last[0]}")
 
-    def unexpected(self, parcel: Parcel, wanted: str) -> StageError:
+    def unexpected_error(self, parcel: Parcel, wanted: str) -> StageError:
         """Return the error for a parcel that is not what it should be."""
         return StageError(
             f"{self._incoming.name}: got {parcel.kind.name.lower()} {parcel.step}, expected {wanted}; all processes must "
@@ -113,7 +113,7 @@ class Inbox:
             {
                 "kind": int(parcel.kind),
                 "step": parcel.step,
-                "tensors": _mapped(_copy, parcel.tensors),
+                "tensors": _map(_copy, parcel.tensors),
                 "busy_us": parcel.busy_us,
                 "window": parcel.window,
                 "checksum": parcel.checksum,
@@ -130,13 +130,13 @@ class Inbox:
         """
         self._kept.clear()
         for saved in state:
-            tensors = tuple(_mapped(lambda t: _copy(t.to(device)), saved["tensors"]))
+            tensors = tuple(_map(lambda t: _copy(t.to(device)), saved["tensors"]))
             numbers = (saved["busy_us"], saved["window"], saved["checksum"])
-            self._kept.append(Parcel(Kind(saved["kind"]), saved["step"], tensors, *numbers))
+            self._kept.append(Parcel(ParcelKind(saved["kind"]), saved["step"], tensors, *numbers))
 
     def _wait(self) -> Parcel:
         start = self._clock.now()
-        self._peers.wait_for(self._peer)
+        self._peers.announce_wait(self._peer)
         try:
             while True:
                 parcel = self._get(_POLL_S)
@@ -146,12 +146,12 @@ class Inbox:
                     return parcel
                 self._alarm.check()
                 if waited > self._timeout_s:
-                    raise self._alarm.late(self._peer, self._timeout_s)
+                    raise self._alarm.late_error(self._peer, self._timeout_s)
         finally:
-            self._peers.wait_for(None)
+            self._peers.announce_wait(None)
 
-    def _not_the_end(self, parcel: Parcel, doing: str) -> Parcel:
-        if parcel.kind is Kind.END:
+    def _refuse_end(self, parcel: Parcel, doing: str) -> Parcel:
+        if parcel.kind is ParcelKind.END:
             raise self._unequal(self._alarm.name(self._peer), parcel.step, f"{self._alarm.who} {doing}")
         return parcel
 
@@ -168,10 +168,10 @@ class Inbox:
         except StageError:
             raise
         except Exception as error:
-            raise self._alarm.broken(self._incoming.name, error, self._timeout_s) from None
+            raise self._alarm.broken_error(self._incoming.name, error, self._timeout_s) from None
 
 
-def _mapped(change: Callable[[Tensor], Tensor], tensors: Any) -> list[Tensor | None]:
+def _map(change: Callable[[Tensor], Tensor], tensors: Any) -> list[Tensor | None]:
     return [None if t is None else change(t) for t in tensors]
 
 

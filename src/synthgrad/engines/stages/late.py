@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ...core import Batch, ConfigError, Info, InputPort, InputRule, Instruments, ShapeError
-from .checksum import refuse_other_examples
+from .checksum import check_same_examples
 from .links import BelowLink
 
 __all__ = ["LateInput"]
@@ -76,14 +76,14 @@ class LateInput:
         """Wait for what is missing, and let it go: something else comes next."""
         while self._missing:
             early, self._early = self._early, None
-            number, *_ = early or self._below.come(wait=True) or (0,)
+            number, *_ = early or self._below.receive_next(wait=True) or (0,)
             self._missing.pop(number)
 
     def _next(self, step: int) -> tuple[int, Tensor, int] | None:
         """Return the next activation up to that of this step, if it is here, or if too many are missing."""
         early, self._early = self._early, None
         if early is None and self._missing:
-            early = self._below.come(wait=len(self._missing) > max(self._below.window, 1))
+            early = self._below.receive_next(wait=len(self._missing) > max(self._below.window, 1))
         if early is not None and early[0] > step:
             self._early = early
             return None
@@ -92,7 +92,7 @@ class LateInput:
     def _learn(self, number: int, h: Tensor, checksum: int) -> None:
         batch, own = self._missing.pop(number)
         name, x = self._port.name, batch.info.inputs
-        refuse_other_examples(number, checksum, own, name)
+        check_same_examples(number, checksum, own, name)
         if x is not None and h.shape[0] != x.shape[0]:
             raise ShapeError(
                 f"a batch of {h.shape[0]} examples came to interface '{name}', where {x.shape[0]} inputs were given: all "

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from ...core import ConfigError
 
-__all__ = ["Layout"]
+__all__ = ["RankLayout"]
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class RankLayout:
     """The place of a rank among ``num_stages × num_replicas``.
 
     Attributes:
@@ -26,7 +26,7 @@ class Layout:
     num_replicas: int = 1
 
     @classmethod
-    def of(cls, rank: int, world_size: int, num_stages: int, num_replicas: int = 1) -> Layout:
+    def of(cls, rank: int, world_size: int, num_stages: int, num_replicas: int = 1) -> RankLayout:
         """Return the place of a rank: ranks run over the replicas of stage 0 first, then of stage 1.
 
         Raises:

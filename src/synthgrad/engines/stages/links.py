@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from .inbox import Inbox
-from .wire import Incoming, Kind, Outgoing, Parcel
+from .wire import Incoming, Outgoing, Parcel, ParcelKind
 
-__all__ = ["AboveLink", "Answer", "Arrived", "BelowLink"]
+__all__ = ["AboveLink", "Answer", "Activation", "BelowLink"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Arrived:
+class Activation:
     """An activation, and what has travelled with it.
 
     Attributes:
@@ -81,7 +81,7 @@ class AboveLink:
 
     def send(
         self,
-        kind: Kind,
+        kind: ParcelKind,
         step: int,
         h: Tensor,
         target: Tensor | None,
@@ -107,7 +107,9 @@ class AboveLink:
         rows = [t if t.ndim else t.reshape(1) for t in inputs]
         self.outgoing.send(kind, step, (h, target, *rows), window=window, checksum=checksum)
 
-    def take(self, until: int, upto: int, *, exact: bool, took: Callable[[int], None]) -> list[Answer]:
+    def receive_answers(
+        self, until: int, upto: int, *, deterministic: bool, on_step_time: Callable[[int], None]
+    ) -> list[Answer]:
         """Return the answers that have come, in order. Waits until that of the batch ``until`` has.
 
         Args:
@@ -124,21 +126,21 @@ class AboveLink:
         doing = f"has sent {upto + 1}"
         while self._answered < until:
             parcel = self.inbox.next(doing)
-            found.append(self._read(parcel, took))
-        while not exact and self._answered < upto:
+            found.append(self._read(parcel, on_step_time))
+        while not deterministic and self._answered < upto:
             parcel = self.inbox.poll(doing)
             if parcel is None:
                 break
-            found.append(self._read(parcel, took))
+            found.append(self._read(parcel, on_step_time))
         return found
 
-    def _read(self, parcel: Parcel, took: Callable[[int], None]) -> Answer:
+    def _read(self, parcel: Parcel, on_step_time: Callable[[int], None]) -> Answer:
         expected = self._answered + 1
-        if parcel.kind is not Kind.MESSAGE or parcel.step != expected:
-            raise self.inbox.unexpected(parcel, f"the message for batch {expected}")
+        if parcel.kind is not ParcelKind.MESSAGE or parcel.step != expected:
+            raise self.inbox.unexpected_error(parcel, f"the message for batch {expected}")
         self._answered = expected
         self.outgoing.sender.arrived(expected)
-        took(parcel.busy_us)
+        on_step_time(parcel.busy_us)
         return Answer(parcel.step, *parcel.tensors)
 
     def begin_at(self, step: int) -> None:
@@ -195,23 +197,23 @@ class BelowLink:
         """Time spent waiting for activations, and for a link that is full, so far, in seconds."""
         return self.inbox.waited_s + self.outgoing.waited_s
 
-    def take(self, kind: Kind, step: int) -> Arrived:
+    def receive(self, kind: ParcelKind, step: int) -> Activation:
         """Return the next activation and what travels with it. Waits for it.
 
         Raises:
             StageError: if something else comes.
         """
-        what = "activation" if kind is Kind.BATCH else "activation to predict from"
-        doing = f"has begun batch {step + 1}" if kind is Kind.BATCH else "is about to predict"
+        what = "activation" if kind is ParcelKind.BATCH else "activation to predict from"
+        doing = f"has begun batch {step + 1}" if kind is ParcelKind.BATCH else "is about to predict"
         parcel = self.inbox.next(doing)
         if parcel.kind is not kind or parcel.step != step or not parcel.tensors or parcel.tensors[0] is None:
-            raise self.inbox.unexpected(parcel, f"{what} {step}")
+            raise self.inbox.unexpected_error(parcel, f"{what} {step}")
         self._note(parcel)
         h, target, *inputs = parcel.tensors
         assert h is not None
-        return Arrived(h, target, [t for t in inputs if t is not None], parcel.checksum)
+        return Activation(h, target, [t for t in inputs if t is not None], parcel.checksum)
 
-    def come(self, *, wait: bool) -> tuple[int, Tensor, int] | None:
+    def receive_next(self, *, wait: bool) -> tuple[int, Tensor, int] | None:
         """Return number, activation and checksum of the next batch, if it is here; wait for it if asked to.
 
         Raises:
@@ -221,8 +223,8 @@ class BelowLink:
         parcel = self.inbox.next(doing) if wait else self.inbox.poll(doing)
         if parcel is None:
             return None
-        if parcel.kind is not Kind.BATCH or not parcel.tensors or parcel.tensors[0] is None:
-            raise self.inbox.unexpected(parcel, "an activation")
+        if parcel.kind is not ParcelKind.BATCH or not parcel.tensors or parcel.tensors[0] is None:
+            raise self.inbox.unexpected_error(parcel, "an activation")
         self._note(parcel)
         return parcel.step, parcel.tensors[0], parcel.checksum
 
@@ -249,7 +251,7 @@ class BelowLink:
         tensors = (None, None) if gradient is None else (gradient, loss)
         if gradient is not None and self.sends_output_error:
             tensors = (*tensors, output_error)
-        self.outgoing.send(Kind.MESSAGE, step, tensors, busy_us=int(busy_s * 1e6))
+        self.outgoing.send(ParcelKind.MESSAGE, step, tensors, busy_us=int(busy_s * 1e6))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has come and was not taken, the window of the stage below, and the state of the draws."""

@@ -13,12 +13,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..apart import Part
+from ..parts import Part
 
-__all__ = ["average_gradients", "replicated"]
+__all__ = ["average_gradients", "wrap_in_ddp"]
 
 
-def replicated(part: Part, group: dist.ProcessGroup | None) -> Part:
+def wrap_in_ddp(part: Part, group: dist.ProcessGroup | None) -> Part:
     """Return a part whose module averages its gradients over the replicas; the part itself if there are none.
 
     Blocks; all replicas must call it.

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from ...core import ConfigError, Guard, Instruments, Rule, Site
 from ...core.copies import copied
 from ...core.units import Reduction, Units
-from ..apart import Part
-from ..optimizers import clear_casts
+from ..optimizers import clear_autocast_cache
+from ..parts import Part
 from .codecs import Codec
-from .connect import Connected, Settings, connect
-from .layout import Layout
-from .meeting import Meeting
+from .connect import StageLinks, connect
+from .coordinator import Coordinator
+from .layout import RankLayout
+from .settings import Settings
 from .stage import Stage
 from .transport import Transport, distributed
 from .wire import Slot
@@ -110,7 +111,7 @@ class ScheduleDecoupled:
             )
         transport = distributed() if transport is None else transport
         self._clock = transport.clock
-        layout = Layout.of(transport.rank, transport.world_size, stage.num_stages)
+        layout = RankLayout.of(transport.rank, transport.world_size, stage.num_stages)
         if stage.stage_index != layout.stage:
             raise ConfigError(
                 f"stage {stage.stage_index} in the process of rank {layout.stage}: expected one stage for each process, "
@@ -118,17 +119,17 @@ class ScheduleDecoupled:
             )
         self.module: nn.Module = stage.submod
         self.n_microbatches = n_microbatches
-        meeting = Meeting.of(transport, layout, timeout_s)
+        coordinator = Coordinator.of(transport, layout, timeout_s)
         try:
-            sites, copies = _sites(meeting, layout, self.module, example, stage.device, timeout_s)
+            sites, copies = _sites(coordinator, layout, self.module, example, stage.device, timeout_s)
         except Exception as error:
-            meeting.alarm.ring(error)  # the others wait for what this stage was to tell
-            meeting.peers.part()
+            coordinator.alarm.ring(error)  # the others wait for what this stage was to tell
+            coordinator.peers.leave()
             raise
         own = None if layout.is_last else rule.bind(sites[layout.stage])
         self.rule = own
-        self._links: Connected = connect(
-            meeting,
+        self._links: StageLinks = connect(
+            coordinator,
             layout,
             [Slot(tuple(site.shape[1:]), site.dtype) for site in sites],
             own,
@@ -145,7 +146,7 @@ class ScheduleDecoupled:
             below=self._links.below,
             above=self._links.above,
             window=self._links.window,
-            exact=deterministic,
+            deterministic=deterministic,
             instruments=self._instruments,
             name=f"stage {layout.stage}",
             copies=copies,
@@ -193,7 +194,7 @@ class ScheduleDecoupled:
         outputs: list[Tensor] = []
         start, waited = self._clock.now(), self._links.waited_s
         with self._links.guarded():
-            clear_casts()
+            clear_autocast_cache()
             for x, y in zip(inputs, targets, strict=True):
                 ran = self._stage.run(self._step, None if x is None else ((x,), {}), y)
                 self._step += 1
@@ -201,7 +202,7 @@ class ScheduleDecoupled:
                     losses.append(ran.loss)
                 if ran.output is not None:
                     outputs.append(ran.output)
-        self._links.window.took((self._clock.now() - start - (self._links.waited_s - waited)) / n)
+        self._links.window.record_step((self._clock.now() - start - (self._links.waited_s - waited)) / n)
         if n > 1:
             for p in self.parameters():
                 if p.grad is not None:
@@ -211,15 +212,15 @@ class ScheduleDecoupled:
     def close(self) -> None:
         """Part from the neighbours in order. Blocks; all must call it."""
         self._instruments.flush()
-        if self._links.has_parted:
+        if self._links.is_closed:
             return
         with self._links.guarded():
-            self._links.end(self._step)
+            self._links.close(self._step)
 
 
 def _sites(
-    meeting: Meeting,
-    layout: Layout,
+    coordinator: Coordinator,
+    layout: RankLayout,
     module: nn.Module,
     example: Tensor | None,
     device: torch.device,
@@ -232,7 +233,7 @@ def _sites(
     """
 
     def crosses(stage: int) -> tuple[tuple[int, ...], torch.dtype]:
-        shape, dtype = meeting.told(f"crosses/{stage}", layout.rank(stage), timeout_s)
+        shape, dtype = coordinator.wait_for(f"crosses/{stage}", layout.rank(stage), timeout_s)
         return tuple(shape), getattr(torch, dtype)
 
     if layout.is_first:
@@ -250,7 +251,9 @@ def _sites(
         out = twin(x)
         copies = x._version != before
     if not layout.is_last:
-        meeting.tell(f"crosses/{layout.stage}", [list(out.shape), str(out.dtype).removeprefix("torch.")])
+        coordinator.publish(
+            f"crosses/{layout.stage}", [list(out.shape), str(out.dtype).removeprefix("torch.")]
+        )
     sites: list[Site] = []
     for k in range(layout.num_stages - 1):
         shape, dtype = crosses(k)

@@ -33,21 +33,21 @@ from ...core.instruments import Instruments
 from ...core.outputs import output_of
 from ...core.port import Port, run_backward
 from ...core.units import Units
-from ..apart import Part
-from ..base import Criterion, Passed, reduced
-from ..carry import carried, carry_on
-from ..held import Held, Stash, as_then
-from .checksum import examples, refuse_other_examples
+from ..base import Criterion, ForwardArgs, reduce_loss
+from ..carry import carried_states, set_carried_states
+from ..parts import Part
+from ..replay import ForwardReplay, WeightStash, replaying
+from .checksum import batch_checksum, check_same_examples
 from .late import LateInput
 from .links import AboveLink, Answer, BelowLink
 from .window import Window
-from .wire import Kind
+from .wire import ParcelKind
 
-__all__ = ["Ran", "Stage"]
+__all__ = ["StageOutput", "Stage"]
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class StageOutput:
     """What a step has computed.
 
     Attributes:
@@ -90,7 +90,7 @@ class Stage:
         below: BelowLink | None,
         above: AboveLink | None,
         window: Window,
-        exact: bool,
+        deterministic: bool,
         instruments: Instruments,
         name: str,
         sends_target: bool = False,
@@ -106,7 +106,7 @@ class Stage:
         self.window = window
         self._units = units
         self._criterion = criterion
-        self._exact = exact
+        self._exact = deterministic
         self._instruments = instruments
         self._port = None if rule is None else Port(rule, units, instruments)
         self._name = name
@@ -118,16 +118,16 @@ class Stage:
         # Answers that are not their turn's yet: gradient, losses, and output error where a rule needs it.
         self._ready: dict[int, tuple[Tensor | None, ...]] = {}
         self._flights: dict[int, InFlight] = {}  # batches whose answer has not come yet
-        self._stashes = rule is not None and rule.waits and not (exact and window.size == 0)
+        self._stashes = rule is not None and rule.waits and not (deterministic and window.size == 0)
 
     def run(
         self,
         step: int,
-        passed: Passed | None,
+        passed: ForwardArgs | None,
         target: Any,
         context: Tensor | None = None,
         ids: Tensor | None = None,
-    ) -> Ran:
+    ) -> StageOutput:
         """Run one step but for the optimizer.
 
         Args:
@@ -143,12 +143,12 @@ class Stage:
         """
         self._instruments.step = step
         h, came, wanted = None, None, False
-        own = examples(ids, target if target is not None else context)
+        own = batch_checksum(ids, target if target is not None else context)
         inputs = [] if passed is None else self._inputs(passed)
         checksum = own
         if self.below is not None and self.late is None:
-            arrived = self.below.take(Kind.BATCH, step)
-            refuse_other_examples(step, arrived.checksum, own, self._name)
+            arrived = self.below.receive(ParcelKind.BATCH, step)
+            check_same_examples(step, arrived.checksum, own, self._name)
             h, came, checksum = arrived.h, arrived.target, own or arrived.checksum
             inputs = inputs or arrived.inputs
         target = target if came is None else came
@@ -164,18 +164,18 @@ class Stage:
             h = h.requires_grad_(wanted)
         leaf = h if wanted else None
         fed = h.clone() if h is not None and self._copies else h
-        held = self._held(inputs) if self._stashes else None
-        with nullcontext() if held is None else held.stash.keeping():
+        replay = self._make_replay(inputs) if self._stashes else None
+        with nullcontext() if replay is None else replay.stash.saved_tensors_hooks():
             out = self.part(fed, inputs)
             penalty = None if self._penalty is None else self._penalty()
         self._instruments.log("forward", self._name, step)
         if self.above is None or self._port is None:
-            return Ran(
+            return StageOutput(
                 self._at_output(step, out, target, leaf, penalty),
                 out.detach() if isinstance(out, Tensor) else out,
             )
         self.above.send(
-            Kind.BATCH,
+            ParcelKind.BATCH,
             step,
             out.detach(),
             target if self._sends_target else None,
@@ -183,11 +183,13 @@ class Stage:
             inputs=inputs if self.part.inputs is not None else (),
             checksum=checksum,
         )
-        self._cross(self._port, Batch(info, entered=step), _Waiting(self, step, out, h, leaf, penalty, held))
-        self._take(self._port, step)
-        return Ran()
+        self._cross(
+            self._port, Batch(info, entered=step), _PendingBatch(self, step, out, h, leaf, penalty, replay)
+        )
+        self._receive_answers(self._port, step)
+        return StageOutput()
 
-    def predict(self, step: int, passed: Passed | None) -> Any:
+    def predict(self, step: int, passed: ForwardArgs | None) -> Any:
         """Run forward only; return the network's output in the last stage. In evaluation mode, without gradients.
 
         Args:
@@ -197,15 +199,17 @@ class Stage:
         h, inputs = None, [] if passed is None else self._inputs(passed)
         if self.below is not None:
             self.catch_up()
-            arrived = self.below.take(Kind.PREDICT, step)
+            arrived = self.below.receive(ParcelKind.PREDICT, step)
             h, inputs = arrived.h, inputs or arrived.inputs
         out = self.part(h.clone() if h is not None and self._copies else h, inputs)
         if self.above is None:
             return out
-        self.above.send(Kind.PREDICT, step, out, None, inputs=inputs if self.part.inputs is not None else ())
+        self.above.send(
+            ParcelKind.PREDICT, step, out, None, inputs=inputs if self.part.inputs is not None else ()
+        )
         return None
 
-    def _inputs(self, passed: Passed) -> list[Tensor]:
+    def _inputs(self, passed: ForwardArgs) -> list[Tensor]:
         """Return the network's input tensors as the part wants them."""
         if self.part.inputs is not None:
             return self.part.inputs.tensors(passed)
@@ -225,14 +229,17 @@ class Stage:
     def state_dict(self) -> dict[str, Any]:
         """Return what has not been answered yet, as plain containers of tensors."""
         flights = [
-            {**f.state_dict(), "waits": f.release.state_dict() if isinstance(f.release, _Waiting) else None}
+            {
+                **f.state_dict(),
+                "waits": f.release.state_dict() if isinstance(f.release, _PendingBatch) else None,
+            }
             for f in self._flights.values()
         ]
         ready = dict(self._ready)
         return {
             "flights": flights,
             "ready": ready,
-            "carried": carried(self.part.module),
+            "carried": carried_states(self.part.module),
             "late": None if self.late is None else self.late.state_dict(),
         }
 
@@ -245,20 +252,20 @@ class Stage:
             self._flights[step] = flight
             if saved["waits"] is not None:
                 flight.release = self._built_again(step, saved["waits"])
-        carry_on(self.part.module, state["carried"])
+        set_carried_states(self.part.module, state["carried"])
         self._ready = {step: tuple(answer) for step, answer in state["ready"].items()}
         if self.late is not None:
             self.late.load_state_dict(state["late"])
 
-    def _built_again(self, step: int, state: Mapping[str, Any]) -> _Waiting:
+    def _built_again(self, step: int, state: Mapping[str, Any]) -> _PendingBatch:
         h = state["h"]
         if h is not None:
             h = h.clone().requires_grad_(state["wanted"])
         module = self.part.module
-        with as_then(module, state["held"], cuda_devices(module)) as held:
-            out = self.part(h.clone() if h is not None and self._copies else h, held.passed)
+        with replaying(module, state["held"], cuda_devices(module)) as replay:
+            out = self.part(h.clone() if h is not None and self._copies else h, replay.passed)
             penalty = None if self._penalty is None else self._penalty()
-        return _Waiting(self, step, out, h, h if state["wanted"] else None, penalty, held)
+        return _PendingBatch(self, step, out, h, h if state["wanted"] else None, penalty, replay)
 
     # -- parts of a step ----------------------------------------------------------------------------
 
@@ -269,15 +276,18 @@ class Stage:
                 "all processes must go through the data in the same order; or let labels travel with the batch"
             )
 
-    def _held(self, inputs: list[Tensor]) -> Held:
+    def _make_replay(self, inputs: list[Tensor]) -> ForwardReplay:
         """Note what the forward pass is made of: a graph that outlives its step must not see the updates in between."""
-        held = Held(
-            inputs, Stash(self.part.module), carried(self.part.module), cuda_devices(self.part.module)
+        replay = ForwardReplay(
+            inputs,
+            WeightStash(self.part.module),
+            carried_states(self.part.module),
+            cuda_devices(self.part.module),
         )
-        held.note()
-        return held
+        replay.save_random_state()
+        return replay
 
-    def _cross(self, port: Port, batch: Batch, made: _Waiting) -> None:
+    def _cross(self, port: Port, batch: Batch, made: _PendingBatch) -> None:
         """Learn from the rule's credit, or keep the graph until the answer comes."""
         step = batch.entered
         flight = self._flights[step] = port.ask(made.out, batch, step)
@@ -290,11 +300,11 @@ class Stage:
             self.backward(step, made.out, port.learned_from(flight), made.penalty)
         self.answer(step, made.leaf, credit.value)
 
-    def _take(self, port: Port, step: int) -> None:
+    def _receive_answers(self, port: Port, step: int) -> None:
         """Learn from the answers that have come, all of them as one sample."""
         assert self.above is not None
-        answers = self.above.take(
-            step - self.window.size, step, exact=self._exact, took=self.window.above_took
+        answers = self.above.receive_answers(
+            step - self.window.size, step, deterministic=self._exact, on_step_time=self.window.record_above
         )
         listening = [a for a in answers if a.gradient is not None]
         waited = any(a.step in self._flights and self._flights[a.step].waits for a in answers)
@@ -333,16 +343,16 @@ class Stage:
         self, step: int, out: Any, target: Any, leaf: Tensor | None, penalty: Tensor | None
     ) -> Tensor:
         assert self._criterion is not None
-        loss, values = reduced(self._criterion(out, target), self._units)
-        watched = None
+        loss, values = reduce_loss(self._criterion(out, target), self._units)
+        network_output = None
         if self.below is not None and self.below.sends_output_error and leaf is not None:
-            watched = output_of(out)
-            watched.retain_grad()
+            network_output = output_of(out)
+            network_output.retain_grad()
         if self._instruments.check("loss", loss.detach()):
             self.backward(step, loss, torch.ones_like(loss), penalty)
         error = None
-        if watched is not None and watched.grad is not None:
-            error = self._units.to_example(watched.grad, like=leaf)
+        if network_output is not None and network_output.grad is not None:
+            error = self._units.to_example(network_output.grad, like=leaf)
         self.answer(step, leaf, values, error)
         return loss.detach()
 
@@ -367,7 +377,7 @@ class Stage:
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting:
+class _PendingBatch:
     """What a batch has made of a stage; called, if the stage waits for its answer, when that has come.
 
     Attributes:
@@ -386,7 +396,7 @@ class _Waiting:
     h: Tensor | None
     leaf: Tensor | None
     penalty: Tensor | None
-    held: Held | None
+    replay: ForwardReplay | None
 
     def __call__(self, gradient: Tensor | None, message: Message) -> None:
         if gradient is not None:
@@ -395,6 +405,6 @@ class _Waiting:
 
     def state_dict(self) -> dict[str, Any]:
         """Return it as plain containers of tensors."""
-        assert self.held is not None
+        assert self.replay is not None
         h = None if self.h is None else self.h.detach()
-        return {"held": self.held.state_dict(), "h": h, "wanted": self.leaf is not None}
+        return {"held": self.replay.state_dict(), "h": h, "wanted": self.leaf is not None}

@@ -42,11 +42,11 @@ class Window:
         """How long a step takes without waiting, in seconds: the median of the last ones; 0 before the first."""
         return statistics.median(self._own) if self._own else 0.0
 
-    def took(self, busy_s: float) -> None:
+    def record_step(self, busy_s: float) -> None:
         """Note how long a step has taken, without waiting."""
         self._own.append(busy_s)
 
-    def above_took(self, busy_us: int) -> None:
+    def record_above(self, busy_us: int) -> None:
         """Note how long the stage above says that its step takes, in microseconds."""
         self._above_s = busy_us * 1e-6
 

@@ -22,9 +22,9 @@ from torch import Tensor
 from ...core import CutError, Decoupled, Site, StageError
 from .codecs import Codec
 from .codecs.casting import Cast
-from .transport import ALIGNED, Line, Received, Sender
+from .transport import ALIGNED, Line, RawParcel, Sender
 
-__all__ = ["FORMAT", "Incoming", "Kind", "Outgoing", "Parcel", "Slot", "output_slot", "slot_of"]
+__all__ = ["FORMAT", "Incoming", "ParcelKind", "Outgoing", "Parcel", "Slot", "output_slot", "slot_for"]
 
 #: Changes with headers, bodies and what the kinds of parcels mean.
 FORMAT = 2
@@ -35,7 +35,7 @@ _MOST_BYTES = 1 << 35
 _MOST_WINDOW = 1 << 16
 
 
-class Kind(IntEnum):
+class ParcelKind(IntEnum):
     """What a parcel is."""
 
     BATCH = 1  # up: an activation to learn from
@@ -59,7 +59,7 @@ class Slot:
     shape: tuple[int | None, ...]
     dtype: torch.dtype
     codec: Codec | None = None
-    bare: bool = False
+    shape_only: bool = False
 
     @property
     def ndim(self) -> int:
@@ -74,7 +74,7 @@ class Slot:
 
     def num_bytes(self, shape: Sequence[int]) -> int:
         """Return the bytes that cross for a tensor of a shape."""
-        return 0 if self.bare else self._codec.num_bytes(shape)
+        return 0 if self.shape_only else self._codec.num_bytes(shape)
 
     def encode(self, tensor: Tensor) -> Tensor:
         """Return the bytes that cross for a tensor, ``(n,)`` uint8.
@@ -92,7 +92,7 @@ class Slot:
 
     def decode(self, data: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:
         """Return the tensor that bytes stand for, ``(rows, ...)`` on a device."""
-        if self.bare:
+        if self.shape_only:
             # One number, seen as a whole tensor: it has a shape and costs nothing.
             return torch.zeros((), dtype=self.dtype, device=device).expand(tuple(shape))
         if not data.numel():
@@ -108,7 +108,7 @@ class Slot:
         return f"({', '.join(sizes)}) {self.dtype}"
 
 
-def slot_of(site: Site) -> Slot:
+def slot_for(site: Site) -> Slot:
     """Return what crosses a cut: the number of features is agreed upon, other sizes may differ from batch to batch."""
     if len(site.shape) < 2:
         return Slot((), site.dtype)
@@ -147,7 +147,7 @@ class Parcel:
         checksum: of the examples that the sender has been given for this batch; 0 if it does not say.
     """
 
-    kind: Kind
+    kind: ParcelKind
     step: int
     tensors: tuple[Tensor | None, ...] = ()
     busy_us: int = 0
@@ -179,7 +179,7 @@ class Outgoing:
 
     def send(
         self,
-        kind: Kind,
+        kind: ParcelKind,
         step: int,
         tensors: Sequence[Tensor | None] = (),
         *,
@@ -204,7 +204,7 @@ class Outgoing:
                 )
             shapes += [0] * slot.ndim if t is None else t.shape
         mask = sum(1 << k for k, _ in present)
-        body = _pack([self._slots[k].encode(t) for k, t in present if not self._slots[k].bare])
+        body = _pack([self._slots[k].encode(t) for k, t in present if not self._slots[k].shape_only])
         size = 0 if body is None else body.numel()
         header = [size, kind, step, rows, mask, busy_us, window, checksum, *shapes]
         self.sender.send(header, body, step)
@@ -245,7 +245,7 @@ class Incoming:
     def _check(self, header: Sequence[int]) -> bool:
         """Refuse a header that nobody agreed upon; return whether another one will follow. In the transport's thread."""
         size, kind, step, rows, mask, busy_us, window, _ = header[:_PREFIX]
-        known = kind in set(Kind) and 0 <= rows <= _MOST_ROWS and 0 <= mask < 1 << len(self._slots)
+        known = kind in set(ParcelKind) and 0 <= rows <= _MOST_ROWS and 0 <= mask < 1 << len(self._slots)
         # Room is made for a window's parcels, so one that is out of all measure would take all memory.
         known = known and step >= 0 and busy_us >= 0 and 0 <= window <= _MOST_WINDOW
         shapes = self._shapes(header) if known else {}
@@ -257,7 +257,7 @@ class Incoming:
             )
         if window:
             self.receiver.make_room(window + 1)
-        return kind != Kind.END
+        return kind != ParcelKind.END
 
     def _shapes(self, header: Sequence[int]) -> dict[int, Sequence[int]]:
         """Return the shapes of the slots that are there."""
@@ -272,7 +272,7 @@ class Incoming:
         """Return the bytes of the slots that are there, padded."""
         return [_padded(self._slots[k].num_bytes(shape)) for k, shape in shapes.items()]
 
-    def _read(self, found: Received) -> Parcel:
+    def _read(self, found: RawParcel) -> Parcel:
         shapes = self._shapes(found.header)
         starts = itertools.accumulate(self._sizes(shapes), initial=0)
         body = torch.empty(0, dtype=torch.uint8) if found.body is None else found.body
@@ -281,7 +281,7 @@ class Incoming:
             data = body[start : start + self._slots[k].num_bytes(shape)]
             tensors[k] = self._slots[k].decode(data, shape, self._device)
         _, kind, step, _, _, busy_us, window, checksum = found.header[:_PREFIX]
-        return Parcel(Kind(kind), step, tuple(tensors), busy_us, window, checksum)
+        return Parcel(ParcelKind(kind), step, tuple(tensors), busy_us, window, checksum)
 
 
 def _padded(size: int) -> int:

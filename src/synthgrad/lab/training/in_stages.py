@@ -42,7 +42,7 @@ class StagesTrainer:
         """Run a step of this process's stage; every process has the whole batch, and reads what is its own."""
         return self.stages.step(x, y, ids=ids)
 
-    def finish(self) -> None:
+    def flush(self) -> None:
         """Bring the weights of all stages into this process's network."""
         self.stages.gather()
 

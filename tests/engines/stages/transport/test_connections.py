@@ -12,9 +12,9 @@ import pytest
 import torch.distributed as dist
 
 from synthgrad.core import ConfigError, StageError
-from synthgrad.engines.stages.transport.bounded import bounded
 from synthgrad.engines.stages.transport.connections import Connections
 from synthgrad.engines.stages.transport.rendezvous import rendezvous
+from synthgrad.engines.stages.transport.timeout import call_with_timeout
 
 
 def _pair() -> tuple[Connections, Connections]:
@@ -34,61 +34,61 @@ def _soon(true: Callable[[], Any], timeout_s: float = 5.0) -> bool:
 def test_what_is_told_comes_and_the_first_text_under_a_name_stays() -> None:
     one, two = _pair()
     long = "x" * 3_000_000  # more than a socket holds
-    one.tell("network", long)
-    assert _soon(lambda: two.told("network") == long)
-    two.tell("network", "again")
-    two.tell("last", "here")
-    assert _soon(lambda: one.told("last") == "here")
-    assert one.told("network") == two.told("network") == long
-    assert one.told("nothing") is None
-    one.part()
-    two.part()
+    one.publish("network", long)
+    assert _soon(lambda: two.lookup("network") == long)
+    two.publish("network", "again")
+    two.publish("last", "here")
+    assert _soon(lambda: one.lookup("last") == "here")
+    assert one.lookup("network") == two.lookup("network") == long
+    assert one.lookup("nothing") is None
+    one.leave()
+    two.leave()
 
 
 def test_a_rank_that_parts_is_not_gone_and_its_last_words_come() -> None:
     one, two = _pair()
-    one.tell("cause", "stage 0 stopped")
-    one.part()
-    assert _soon(lambda: two.pulse(0).has_parted)
-    assert two.told("cause") == "stage 0 stopped"
-    assert not two.pulse(0).is_gone
-    two.part()
-    two.part()
+    one.publish("cause", "stage 0 stopped")
+    one.leave()
+    assert _soon(lambda: two.status(0).has_left)
+    assert two.lookup("cause") == "stage 0 stopped"
+    assert not two.status(0).is_gone
+    two.leave()
+    two.leave()
 
 
 def test_a_connection_that_ends_without_a_word_is_noticed_at_once() -> None:
     end, other = socket.socketpair()
     peers = Connections({1: end})
-    assert not peers.pulse(1).is_gone
+    assert not peers.status(1).is_gone
     other.close()
-    assert _soon(lambda: peers.pulse(1).is_gone, 1.0)
-    assert peers.pulse(1).silent_s < 1.0
-    peers.part()
+    assert _soon(lambda: peers.status(1).is_gone, 1.0)
+    assert peers.status(1).silent_s < 1.0
+    peers.leave()
 
 
 def test_a_silent_rank_is_told_from_one_that_beats() -> None:
     one, two = _pair()
     end, frozen = socket.socketpair()
     alone = Connections({1: end})
-    two.wait_for(0)
+    two.announce_wait(0)
     time.sleep(1.2)
-    assert one.pulse(1).silent_s < 0.6
-    assert one.pulse(1).waits_for == 0
-    assert 1.0 < alone.pulse(1).silent_s < 2.0
+    assert one.status(1).silent_s < 0.6
+    assert one.status(1).waits_for == 0
+    assert 1.0 < alone.status(1).silent_s < 2.0
     begun = time.monotonic()
-    alone.part()  # does not wait for whoever does not read
+    alone.leave()  # does not wait for whoever does not read
     assert time.monotonic() - begun < 0.5
     frozen.close()
-    one.part()
-    two.part()
+    one.leave()
+    two.leave()
 
 
 def test_parting_ends_threads_and_closes_sockets() -> None:
     before = set(threading.enumerate())
     one, two = _pair()
     assert set(threading.enumerate()) != before
-    one.part()
-    two.part()
+    one.leave()
+    two.leave()
     assert set(threading.enumerate()) == before
 
 
@@ -121,11 +121,11 @@ def _meet(greetings: list[str | None], timeout_s: float = 10.0, store: Any = Non
 def test_all_ranks_meet_and_tell_all_others() -> None:
     ranks = _meet(["v1"] * 4)
     for rank, peers in enumerate(ranks):
-        peers.tell(f"from {rank}", str(rank))
+        peers.publish(f"from {rank}", str(rank))
     for peers in ranks:
-        assert _soon(lambda peers=peers: all(peers.told(f"from {k}") == str(k) for k in range(4)))
+        assert _soon(lambda peers=peers: all(peers.lookup(f"from {k}") == str(k) for k in range(4)))
     for peers in ranks:
-        peers.part()
+        peers.leave()
 
 
 def test_another_version_is_refused_by_name_in_every_rank() -> None:
@@ -182,12 +182,12 @@ def test_strangers_are_sent_away() -> None:
     other.start()
     peers = rendezvous(store, 0, 2, "v1", 10.0)
     other.join()
-    peers.tell("a", "b")
-    assert _soon(lambda: late[0].told("a") == "b")
+    peers.publish("a", "b")
+    assert _soon(lambda: late[0].lookup("a") == "b")
     for visitor in store.visits:
         visitor.close()
-    peers.part()
-    late[0].part()
+    peers.leave()
+    late[0].leave()
 
 
 # Calls that may hang
@@ -196,7 +196,7 @@ def test_strangers_are_sent_away() -> None:
 def test_a_call_that_hangs_is_left_behind() -> None:
     release = threading.Event()
     with pytest.raises(TimeoutError):
-        bounded(release.wait, 0.1)
+        call_with_timeout(release.wait, 0.1)
     release.set()
 
 
@@ -209,9 +209,9 @@ def test_a_call_returns_raises_or_is_ended_by_the_check() -> None:
     def fail() -> None:
         raise KeyError("mine")
 
-    assert bounded(lambda: 7, 1.0) == 7
+    assert call_with_timeout(lambda: 7, 1.0) == 7
     with pytest.raises(KeyError, match="mine"):
-        bounded(fail, 1.0)
+        call_with_timeout(fail, 1.0)
     with pytest.raises(StageError, match="another has stopped"):
-        bounded(release.wait, 5.0, check)
+        call_with_timeout(release.wait, 5.0, check)
     release.set()

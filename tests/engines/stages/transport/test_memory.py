@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from synthgrad.core import ConfigError, StageError
-from synthgrad.engines.stages.layout import Layout
+from synthgrad.engines.stages.layout import RankLayout
 from synthgrad.engines.stages.transport import (
     Link,
-    Pulse,
+    PeerStatus,
     Receiver,
     Sender,
     Transport,
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 def ends(transport: Transport) -> tuple[Sender, Receiver]:
     """Return the ends of a line between two ranks. Takes no time."""
-    lines = transport.lines(Layout.of(transport.rank, 2, 2), CPU)
+    lines = transport.lines(RankLayout.of(transport.rank, 2, 2), CPU)
     line = lines.below if lines.above is None else lines.above
     assert line is not None
     return line.sender(), line.receiver(2, lambda header: header[1] >= 0, "the link")
@@ -117,7 +117,7 @@ def test_a_parcel_arrives_after_its_bytes_and_the_delay_and_parcels_queue() -> N
 
 def test_links_may_differ() -> None:
     def program(transport: Transport) -> float:
-        return transport.lines(Layout.of(transport.rank, 3, 3), CPU).round_trip_s()
+        return transport.lines(RankLayout.of(transport.rank, 3, 3), CPU).round_trip_s()
 
     assert run_in_memory(3, program, links=[Link(0.25), Link(1.0, 64.0)]) == [0.5, 2.25, 0.0]
 
@@ -217,35 +217,35 @@ def test_a_sum_is_ended_by_what_its_check_raises() -> None:
 def test_what_is_told_is_known_to_all_of_an_engine_and_not_to_the_next() -> None:
     def program(transport: Transport) -> list[str | None]:
         one, two = transport.peers("v1"), transport.peers("v1")
-        one.tell("first", str(transport.rank))
-        two.tell(f"from {transport.rank}", "here")
+        one.publish("first", str(transport.rank))
+        two.publish(f"from {transport.rank}", "here")
         transport.clock.sleep(1.0)
-        one.tell("first", "again")  # the first one stays
-        return [one.told("first"), two.told("first"), two.told("from 0"), two.told("from 1")]
+        one.publish("first", "again")  # the first one stays
+        return [one.lookup("first"), two.lookup("first"), two.lookup("from 0"), two.lookup("from 1")]
 
     assert run_in_memory(2, program) == [["0", None, "here", "here"]] * 2
 
 
 def test_what_is_known_of_a_rank() -> None:
-    def program(transport: Transport) -> list[Pulse]:
+    def program(transport: Transport) -> list[PeerStatus]:
         peers = transport.peers("v1")
         if transport.rank == 1:
-            peers.wait_for(0)
+            peers.announce_wait(0)
             transport.clock.sleep(1.0)
-            peers.part()
+            peers.leave()
         if transport.rank:
             return []
-        found: list[Pulse] = []
+        found: list[PeerStatus] = []
         for _ in range(2):
             transport.clock.sleep(0.5)
-            found += [peers.pulse(1), peers.pulse(2)]
+            found += [peers.status(1), peers.status(2)]
             transport.clock.sleep(1.5)
         return found
 
     living, gone, parted, still = run_in_memory(3, program)[0]
-    assert living == Pulse(waits_for=0)
+    assert living == PeerStatus(waits_for=0)
     assert gone.is_gone
-    assert parted.has_parted
+    assert parted.has_left
     assert not parted.is_gone
     assert still.silent_s == gone.silent_s + 2.0
 
@@ -260,7 +260,7 @@ def test_a_deadlock_names_who_waits_for_what() -> None:
         if transport.rank == 0:
             transport.broadcast(torch.zeros(()), 1)
         else:
-            transport.lines(Layout.of(transport.rank, 3, 3), CPU)
+            transport.lines(RankLayout.of(transport.rank, 3, 3), CPU)
 
     first, second, third = outcomes_in_memory(3, program)
     text = (
@@ -342,7 +342,7 @@ def test_settings_are_checked(num_ranks: int, links: Any, error: str) -> None:
 
 def test_replicas_are_refused() -> None:
     def program(transport: Transport) -> None:
-        transport.lines(Layout.of(transport.rank, 2, 1, 2), CPU)
+        transport.lines(RankLayout.of(transport.rank, 2, 1, 2), CPU)
 
     with pytest.raises(ConfigError, match="replicas=2: data parallel training needs torch.distributed"):
         run_in_memory(2, program)

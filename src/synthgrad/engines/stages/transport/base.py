@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from ..layout import Layout
+from ..layout import RankLayout
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 __all__ = [
     "ALIGNED",
     "BrokenLine",
-    "Check",
+    "HeaderCheck",
     "Clock",
-    "Limit",
+    "WaitLimit",
     "Line",
     "Lines",
     "Peers",
-    "Pulse",
-    "Received",
+    "PeerStatus",
+    "RawParcel",
     "Receiver",
     "Sender",
     "Transport",
@@ -45,7 +45,7 @@ ALIGNED = 16
 
 #: Looks at a header before its body is received. Returns whether another one will follow; raises `StageError` if nobody
 #: agreed upon such a header.
-Check = Callable[[Sequence[int]], bool]
+HeaderCheck = Callable[[Sequence[int]], bool]
 
 
 class Clock(Protocol):
@@ -61,7 +61,7 @@ class Clock(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Pulse:
+class PeerStatus:
     """What is known of another rank.
 
     Attributes:
@@ -72,7 +72,7 @@ class Pulse:
     """
 
     is_gone: bool = False
-    has_parted: bool = False
+    has_left: bool = False
     silent_s: float = 0.0
     waits_for: int | None = None
 
@@ -80,29 +80,29 @@ class Pulse:
 class Peers(Protocol):
     """What the ranks of one engine tell and know of each other, apart from tensors. No method waits for another rank."""
 
-    def wait_for(self, rank: int | None) -> None:
+    def announce_wait(self, rank: int | None) -> None:
         """Let the others see which rank this one waits for; None while it works."""
         ...
 
-    def tell(self, key: str, value: str) -> None:
+    def publish(self, key: str, value: str) -> None:
         """Give all ranks a text under a name; where there is one already, that stays."""
         ...
 
-    def told(self, key: str) -> str | None:
+    def lookup(self, key: str) -> str | None:
         """Return the text under a name, as far as it has come here."""
         ...
 
-    def pulse(self, rank: int) -> Pulse:
+    def status(self, rank: int) -> PeerStatus:
         """Return what is known of another rank."""
         ...
 
-    def part(self) -> None:
+    def leave(self) -> None:
         """Say goodbye. Nothing can be told afterwards. May be called twice."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class WaitLimit:
     """What ends a wait for other ranks.
 
     Attributes:
@@ -113,7 +113,7 @@ class Limit:
 
     timeout_s: float = 300.0
     check: Callable[[], None] = lambda: None
-    waits_for: Callable[[int | None], None] = lambda rank: None
+    announce_wait: Callable[[int | None], None] = lambda rank: None
 
 
 class BrokenLine(Exception):
@@ -163,7 +163,7 @@ class Sender(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class RawParcel:
     """A header and a body.
 
     Attributes:
@@ -182,7 +182,7 @@ class Receiver(Protocol):
         """Begin to receive. Called once, when all is set up."""
         ...
 
-    def get(self, timeout_s: float | None) -> Received | None:
+    def get(self, timeout_s: float | None) -> RawParcel | None:
         """Return the oldest header and body that nobody has taken yet, or None if there are none.
 
         Args:
@@ -210,7 +210,7 @@ class Line(Protocol):
         """Make the sending end. Called once."""
         ...
 
-    def receiver(self, length: int, check: Check, name: str) -> Receiver:
+    def receiver(self, length: int, check: HeaderCheck, name: str) -> Receiver:
         """Make the receiving end. Called once.
 
         Args:
@@ -282,7 +282,7 @@ class Transport(Protocol):
         """
         ...
 
-    def lines(self, layout: Layout, device: torch.device, limit: Limit = Limit()) -> Lines:
+    def lines(self, layout: RankLayout, device: torch.device, limit: WaitLimit = WaitLimit()) -> Lines:
         """Make the lines between neighbours. Blocks until all ranks have called it.
 
         Args:
@@ -316,11 +316,11 @@ class Transport(Protocol):
         ...
 
 
-def did_not_come(rank: int, timeout_s: float) -> str:
+def missing_rank_message(rank: int, timeout_s: float) -> str:
     """Return what to say of a rank that is missing."""
     return f"rank {rank} did not come to the handshake within {timeout_s:g} s; do all processes build the engine?"
 
 
-def other_greeting(rank: int, theirs: str, own_rank: int, own: str) -> str:
+def other_version_message(rank: int, theirs: str, own_rank: int, own: str) -> str:
     """Return what to say to another version."""
     return f"rank {rank} runs {theirs}, and rank {own_rank} {own}: install the same version for all processes"

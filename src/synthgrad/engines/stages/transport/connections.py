@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from .base import Pulse
+from .base import PeerStatus
 
 __all__ = ["Connections"]
 
@@ -44,7 +44,7 @@ class _Peer:
         self.unread = bytearray()
         self.heard_at = time.perf_counter()
         self.waits_for: int | None = None
-        self.has_parted = False
+        self.has_left = False
 
 
 class Connections:
@@ -72,30 +72,30 @@ class Connections:
         self._thread = threading.Thread(target=self._run, name="synthgrad peers", daemon=True)
         self._thread.start()
 
-    def wait_for(self, rank: int | None) -> None:
-        """See `Peers.wait_for`."""
+    def announce_wait(self, rank: int | None) -> None:
+        """See `Peers.announce_wait`."""
         self._waits_for = rank
 
-    def tell(self, key: str, value: str) -> None:
-        """See `Peers.tell`."""
+    def publish(self, key: str, value: str) -> None:
+        """See `Peers.publish`."""
         with self._lock:
             self._texts.setdefault(key, value)
             self._write(["tell", key, value])
         self._ring()
 
-    def told(self, key: str) -> str | None:
-        """See `Peers.told`."""
+    def lookup(self, key: str) -> str | None:
+        """See `Peers.lookup`."""
         return self._texts.get(key)
 
-    def pulse(self, rank: int) -> Pulse:
-        """See `Peers.pulse`."""
+    def status(self, rank: int) -> PeerStatus:
+        """See `Peers.status`."""
         peer = self._peers.get(rank)
         if peer is None:
-            return Pulse()
-        is_gone = peer.end is None and not peer.has_parted
-        return Pulse(is_gone, peer.has_parted, time.perf_counter() - peer.heard_at, peer.waits_for)
+            return PeerStatus()
+        is_gone = peer.end is None and not peer.has_left
+        return PeerStatus(is_gone, peer.has_left, time.perf_counter() - peer.heard_at, peer.waits_for)
 
-    def part(self) -> None:
+    def leave(self) -> None:
         """See `Peers.part`. Blocks for a second at most, until the others have read what they were told."""
         with self._lock:
             if self._until is None:
@@ -210,7 +210,7 @@ class Connections:
             case ["beat", waits_for]:
                 peer.waits_for = waits_for
             case ["bye"]:
-                peer.has_parted = True
+                peer.has_left = True
                 self._hang_up(peer)
             case _:
                 pass

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .base import BrokenLine, Check, Received
+from .base import BrokenLine, HeaderCheck, RawParcel
 
 __all__ = ["FOREVER", "Direction", "PostingSender", "ThreadReceiver"]
 
@@ -127,10 +127,10 @@ class PostingSender:
 
 
 @dataclass(frozen=True, slots=True)
-class _Taken:
+class _QueuedParcel:
     """What the thread has received, and on CUDA when it can be read."""
 
-    received: Received
+    received: RawParcel
     ready: torch.cuda.Event | None
 
 
@@ -146,13 +146,13 @@ class ThreadReceiver(ABC):
     """
 
     def __init__(
-        self, direction: Direction, device: torch.device, length: int, check: Check, name: str
+        self, direction: Direction, device: torch.device, length: int, check: HeaderCheck, name: str
     ) -> None:
         self._direction = direction
         self._device = device
         self._length = length
         self._check = check
-        self._queue: queue.SimpleQueue[_Taken | BaseException] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_QueuedParcel | BaseException] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"synthgrad {name}", daemon=True)
 
     @abstractmethod
@@ -189,7 +189,7 @@ class ThreadReceiver(ABC):
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def get(self, timeout_s: float | None) -> Received | None:
+    def get(self, timeout_s: float | None) -> RawParcel | None:
         """See `Receiver.get`."""
         try:
             found = self._queue.get(block=timeout_s is not None, timeout=timeout_s)
@@ -214,7 +214,7 @@ class ThreadReceiver(ABC):
                     header = self._header()
                     more = self._check(header)
                     body = self._body(header[0]) if header[0] else None
-                    self._queue.put(_Taken(Received(header, body), self._event()))
+                    self._queue.put(_QueuedParcel(RawParcel(header, body), self._event()))
         except Exception as error:  # told to the stage, which is in another thread
             self._queue.put(error)
         finally:

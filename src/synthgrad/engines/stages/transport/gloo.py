@@ -18,12 +18,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ....core import StageError
-from ..layout import Layout
-from .base import ALIGNED, Check, Limit, Peers
-from .bounded import bounded
+from ..layout import RankLayout
+from .base import ALIGNED, HeaderCheck, Peers, WaitLimit
 from .ends import FOREVER, PostingSender, ThreadReceiver
 from .gloo_group import GlooDirection, GlooGroup, gloo_device
-from .process_group import GroupLine, GroupLines, ProcessGroupTransport, finished
+from .process_group import GroupLine, GroupLines, ProcessGroupTransport, wait_for_work
+from .timeout import call_with_timeout
 
 __all__ = ["GlooTransport"]
 
@@ -56,7 +56,7 @@ class _Posted:
 class _GlooReceiver(ThreadReceiver):
     """Keeps receives posted: of headers, and of bodies of the sizes that come often."""
 
-    def __init__(self, direction: GlooDirection, length: int, check: Check, name: str) -> None:
+    def __init__(self, direction: GlooDirection, length: int, check: HeaderCheck, name: str) -> None:
         super().__init__(direction, _CPU, length, check, name)
         self._headers: deque[_Posted] = deque()
         self._bodies: dict[int, deque[_Posted]] = {}  # by size
@@ -108,10 +108,10 @@ class _GlooLine(GroupLine):
         super().__init__(out, back, _CPU, timeout_s)
         self._incoming = back
 
-    def _made_sender(self) -> PostingSender:
+    def _make_sender(self) -> PostingSender:
         return PostingSender(self._out, _CPU, _tag, self._timeout_s)
 
-    def _made_receiver(self, length: int, check: Check, name: str) -> _GlooReceiver:
+    def _make_receiver(self, length: int, check: HeaderCheck, name: str) -> _GlooReceiver:
         return _GlooReceiver(self._incoming, length, check, name)
 
 
@@ -123,12 +123,12 @@ class GlooTransport(ProcessGroupTransport):
         self._all: GlooGroup | None = None  # a group of all ranks, once one is needed
         self._num_groups = 0
 
-    def _connect(self, lines: GroupLines, layout: Layout, device: torch.device, limit: Limit) -> None:
-        peers, shared = self._met()
+    def _connect(self, lines: GroupLines, layout: RankLayout, device: torch.device, limit: WaitLimit) -> None:
+        peers, shared = self._peers_and_device()
 
         def line(lower: int, upper: int) -> _GlooLine:
             peer = upper if self.rank == lower else lower
-            lines.waits_for(peer)
+            lines.announce_wait(peer)
             made: list[GlooDirection] = []
             for way in ("up", "down"):
                 name = f"{lower} {way} {upper}"
@@ -156,7 +156,7 @@ class GlooTransport(ProcessGroupTransport):
         if together is not None:
             together.close()
 
-    def _met(self) -> tuple[Peers, Any]:
+    def _peers_and_device(self) -> tuple[Peers, Any]:
         """Return the peers of the engine, and a new device for groups of them."""
         assert self._peers is not None, "call peers first"
         assert self._store is not None
@@ -165,20 +165,20 @@ class GlooTransport(ProcessGroupTransport):
     def _together(self, begin: Callable[[GlooGroup], dist.Work], check: Callable[[], None] | None) -> None:
         """Do something with all ranks, in a group of their own: one that can be ended."""
         if self._all is None:
-            peers, device = self._met()
+            peers, device = self._peers_and_device()
             self._num_groups += 1
             name, ranks = f"all {self._num_groups}", range(self.world_size)
-            limit = Limit(self._timeout_s, check or (lambda: None))
+            limit = WaitLimit(self._timeout_s, check or (lambda: None))
 
             def make() -> GlooGroup:
                 return GlooGroup(name, peers, ranks, self.rank, device, limit)
 
             try:
-                self._all = bounded(make, self._timeout_s, limit.check)
+                self._all = call_with_timeout(make, self._timeout_s, limit.check)
             except TimeoutError:
                 raise StageError(f"not all processes have come within {self._timeout_s:g} s") from None
         try:
-            finished(begin(self._all), check)
+            wait_for_work(begin(self._all), check)
         except BaseException:
             self._all.abort()
             raise

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import Store
 
-from .base import Limit, Peers
+from .base import Peers, WaitLimit
 from .rendezvous import own_address
 
 __all__ = ["GlooDirection", "GlooGroup", "gloo_device"]
@@ -50,13 +50,13 @@ class _PeerStore(Store):
         self._check = check
 
     def set(self, key: str, value: Any) -> None:  # bytes, whatever its stub says
-        self._peers.tell(f"{self._name}/{key}", value.hex())
+        self._peers.publish(f"{self._name}/{key}", value.hex())
 
     def get(self, key: str) -> bytes:
-        return bytes.fromhex(self._peers.told(f"{self._name}/{key}") or "")
+        return bytes.fromhex(self._peers.lookup(f"{self._name}/{key}") or "")
 
     def check(self, keys: list[str]) -> bool:
-        return all(self._peers.told(f"{self._name}/{key}") is not None for key in keys)
+        return all(self._peers.lookup(f"{self._name}/{key}") is not None for key in keys)
 
     def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:
         while not self.check(keys):
@@ -87,7 +87,7 @@ class GlooGroup:
         ranks: Sequence[int],
         rank: int,
         device: Any,
-        limit: Limit,
+        limit: WaitLimit,
     ) -> None:
         options = _Gloo._Options()
         options._devices = [device]

@@ -14,8 +14,16 @@ import torch
 from torch import Tensor
 
 from ....core import ConfigError, StageError
-from ..layout import Layout
-from .base import Check, Limit, Pulse, Received, Transport, did_not_come, other_greeting
+from ..layout import RankLayout
+from .base import (
+    HeaderCheck,
+    PeerStatus,
+    RawParcel,
+    Transport,
+    WaitLimit,
+    missing_rank_message,
+    other_version_message,
+)
 from .virtual import VirtualTime
 from .world import Link, Pipe, World
 
@@ -143,24 +151,24 @@ class _MemoryPeers:
         self._rank = rank
         self._prefix = f"{engine}/"
 
-    def wait_for(self, rank: int | None) -> None:
+    def announce_wait(self, rank: int | None) -> None:
         self._world.waits_for[self._rank] = rank
 
-    def tell(self, key: str, value: str) -> None:
+    def publish(self, key: str, value: str) -> None:
         self._world.texts.setdefault(self._prefix + key, value)
 
-    def told(self, key: str) -> str | None:
+    def lookup(self, key: str) -> str | None:
         return self._world.texts.get(self._prefix + key)
 
-    def pulse(self, rank: int) -> Pulse:
+    def status(self, rank: int) -> PeerStatus:
         world = self._world
-        has_parted = self.told(f"parted/{rank}") is not None
+        has_left = self.lookup(f"parted/{rank}") is not None
         ended_s = world.ended.get(rank)
         silent_s = 0.0 if ended_s is None else max(world.time.now(self._rank) - ended_s, 0.0)
-        return Pulse(ended_s is not None and not has_parted, has_parted, silent_s, world.waits_for.get(rank))
+        return PeerStatus(ended_s is not None and not has_left, has_left, silent_s, world.waits_for.get(rank))
 
-    def part(self) -> None:
-        self.tell(f"parted/{self._rank}", "")
+    def leave(self) -> None:
+        self.publish(f"parted/{self._rank}", "")
 
 
 class _MemorySender:
@@ -188,7 +196,7 @@ class _MemorySender:
 class _MemoryReceiver:
     """See `Receiver`."""
 
-    def __init__(self, pipe: Pipe, rank: int, check: Check, name: str) -> None:
+    def __init__(self, pipe: Pipe, rank: int, check: HeaderCheck, name: str) -> None:
         self._pipe = pipe
         self._rank = rank
         self._check = check
@@ -198,8 +206,8 @@ class _MemoryReceiver:
     def start(self) -> None:
         pass
 
-    def get(self, timeout_s: float | None) -> Received | None:
-        found = self._pipe.take(self._rank, timeout_s or 0.0, f"waits for a parcel over {self._name}")
+    def get(self, timeout_s: float | None) -> RawParcel | None:
+        found = self._pipe.get(self._rank, timeout_s or 0.0, f"waits for a parcel over {self._name}")
         if found is not None:
             self._more = self._check(found.header)
         return found
@@ -223,14 +231,14 @@ class _MemoryLine:
     def sender(self) -> _MemorySender:
         return _MemorySender(self.out, self.rank)
 
-    def receiver(self, length: int, check: Check, name: str) -> _MemoryReceiver:
+    def receiver(self, length: int, check: HeaderCheck, name: str) -> _MemoryReceiver:
         return _MemoryReceiver(self.back, self.rank, check, name)
 
     def ping(self) -> None:
         self.out.put(self.rank, (0,), None, _PING_BYTES)
 
     def pong(self) -> None:
-        self.back.take(self.rank, None, "waits for a ping")
+        self.back.get(self.rank, None, "waits for a ping")
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,18 +279,18 @@ class MemoryTransport:
     def peers(self, greeting: str, timeout_s: float = 300.0) -> _MemoryPeers:
         """See `Transport.peers`."""
         peers = _MemoryPeers(self._world, self.rank, self._next("peers"))
-        peers.tell(f"greeting/{self.rank}", greeting)
+        peers.publish(f"greeting/{self.rank}", greeting)
         until = self.clock.now() + timeout_s
         for other in range(self.world_size):
-            while (theirs := peers.told(f"greeting/{other}")) is None:
+            while (theirs := peers.lookup(f"greeting/{other}")) is None:
                 if self.clock.now() > until:
-                    raise StageError(did_not_come(other, timeout_s))
+                    raise StageError(missing_rank_message(other, timeout_s))
                 self.clock.sleep(_POLL_S)
             if theirs != greeting:
-                raise ConfigError(other_greeting(other, theirs, self.rank, greeting))
+                raise ConfigError(other_version_message(other, theirs, self.rank, greeting))
         return peers
 
-    def lines(self, layout: Layout, device: torch.device, limit: Limit | None = None) -> _MemoryLines:
+    def lines(self, layout: RankLayout, device: torch.device, limit: WaitLimit | None = None) -> _MemoryLines:
         """See `Transport.lines`.
 
         Raises:

@@ -14,10 +14,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..layout import Layout
-from .base import Check, Limit
+from ..layout import RankLayout
+from .base import HeaderCheck, WaitLimit
 from .ends import FOREVER, PostingSender, ThreadReceiver
-from .process_group import GroupLine, GroupLines, ProcessGroupTransport, finished
+from .process_group import GroupLine, GroupLines, ProcessGroupTransport, wait_for_work
 
 __all__ = ["NcclTransport"]
 
@@ -86,22 +86,22 @@ def _posted(work: dist.Work | None) -> dist.Work:
 
 
 class _NcclLine(GroupLine):
-    def _made_sender(self) -> PostingSender:
+    def _make_sender(self) -> PostingSender:
         return PostingSender(self._out, self._device, _no_tag, self._timeout_s)
 
-    def _made_receiver(self, length: int, check: Check, name: str) -> _NcclReceiver:
+    def _make_receiver(self, length: int, check: HeaderCheck, name: str) -> _NcclReceiver:
         return _NcclReceiver(self._back, self._device, length, check, name)
 
 
 class NcclTransport(ProcessGroupTransport):
     """Processes with an accelerator each, which talk over NCCL."""
 
-    def _connect(self, lines: GroupLines, layout: Layout, device: torch.device, limit: Limit) -> None:
+    def _connect(self, lines: GroupLines, layout: RankLayout, device: torch.device, limit: WaitLimit) -> None:
         """Make the groups of all pairs, in one order: `new_group` is a call of all ranks."""
         for stage in range(layout.num_stages - 1):
             for replica in range(layout.num_replicas):
                 lower, upper = ((stage + k) * layout.num_replicas + replica for k in (0, 1))
-                lines.waits_for(upper if self.rank == lower else lower)
+                lines.announce_wait(upper if self.rank == lower else lower)
                 # NCCL ends what takes longer than its group's timeout, and a receive may wait as long as a run lasts.
                 groups = [dist.new_group([lower, upper], timeout=FOREVER) for _ in range(2)]  # pyright: ignore
                 if self.rank not in (lower, upper):
@@ -120,9 +120,9 @@ class NcclTransport(ProcessGroupTransport):
 
     def sum(self, tensor: Tensor, check: Callable[[], None]) -> Tensor:
         """See `Transport.sum`."""
-        finished(dist.all_reduce(tensor, async_op=True), check)
+        wait_for_work(dist.all_reduce(tensor, async_op=True), check)
         return tensor
 
     def broadcast(self, tensor: Tensor, source: int, check: Callable[[], None] | None = None) -> None:
         """See `Transport.broadcast`."""
-        finished(dist.broadcast(tensor, source, async_op=True), check)
+        wait_for_work(dist.broadcast(tensor, source, async_op=True), check)

@@ -20,14 +20,14 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import Store
 
 from ....core import StageError
-from ..layout import Layout
-from .base import BrokenLine, Check, Limit
-from .bounded import bounded
+from ..layout import RankLayout
+from .base import BrokenLine, HeaderCheck, WaitLimit
 from .connections import Connections
 from .ends import Direction, PostingSender, ThreadReceiver
 from .rendezvous import own_store, rendezvous
+from .timeout import call_with_timeout
 
-__all__ = ["GroupLine", "GroupLines", "ProcessGroupTransport", "WallClock", "finished"]
+__all__ = ["GroupLine", "GroupLines", "ProcessGroupTransport", "WallClock", "wait_for_work"]
 
 _T = TypeVar("_T")
 
@@ -78,21 +78,21 @@ class GroupLine(ABC):
         return self._out.peer
 
     @abstractmethod
-    def _made_sender(self) -> PostingSender:
+    def _make_sender(self) -> PostingSender:
         """Make the sending end."""
 
     @abstractmethod
-    def _made_receiver(self, length: int, check: Check, name: str) -> ThreadReceiver:
+    def _make_receiver(self, length: int, check: HeaderCheck, name: str) -> ThreadReceiver:
         """Make the receiving end."""
 
     def sender(self) -> PostingSender:
         """See `Line.sender`."""
-        self._sender = self._made_sender()
+        self._sender = self._make_sender()
         return self._sender
 
-    def receiver(self, length: int, check: Check, name: str) -> ThreadReceiver:
+    def receiver(self, length: int, check: HeaderCheck, name: str) -> ThreadReceiver:
         """See `Line.receiver`."""
-        self._receiver = self._made_receiver(length, check, name)
+        self._receiver = self._make_receiver(length, check, name)
         return self._receiver
 
     def ping(self) -> float:
@@ -138,7 +138,7 @@ class GroupLines:
         let_go: ends what else belongs to the lines.
     """
 
-    def __init__(self, limit: Limit, let_go: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, limit: WaitLimit, let_go: Callable[[], None] = lambda: None) -> None:
         self._let_go = let_go
         self.below: GroupLine | None = None
         self.above: GroupLine | None = None
@@ -173,10 +173,10 @@ class GroupLines:
         """See `Lines.round_trip_s`."""
         return self._within_limit(self._measured)
 
-    def waits_for(self, rank: int) -> None:
+    def announce_wait(self, rank: int) -> None:
         """Note which rank is waited for."""
         self._waited_for = rank
-        self._limit.waits_for(rank)
+        self._limit.announce_wait(rank)
 
     def close(self) -> None:
         """See `Lines.close`."""
@@ -191,19 +191,19 @@ class GroupLines:
 
     def _measured(self) -> float:
         if self.below is not None:
-            self.waits_for(self.below.peer)
+            self.announce_wait(self.below.peer)
             for _ in range(_PINGS + 1):
                 self.below.pong()
         if self.above is None:
             return 0.0
-        self.waits_for(self.above.peer)
+        self.announce_wait(self.above.peer)
         above = self.above
         # The first makes the connection.
         return statistics.median([above.ping() for _ in range(_PINGS + 1)][1:])
 
     def _within_limit(self, call: Callable[[], _T]) -> _T:
         try:
-            return bounded(call, self._limit.timeout_s, self._limit.check)
+            return call_with_timeout(call, self._limit.timeout_s, self._limit.check)
         except TimeoutError as error:
             raise BrokenLine(self._waited_for, "it takes too long", is_late=True) from error
         except StageError:
@@ -213,7 +213,7 @@ class GroupLines:
                 raise OSError(errno.EMFILE, "Too many open files: allow more, as in ulimit -n 4096") from None
             raise BrokenLine(self._waited_for, str(error)) from error
         finally:
-            self._limit.waits_for(None)
+            self._limit.announce_wait(None)
 
 
 class ProcessGroupTransport(ABC):
@@ -234,7 +234,7 @@ class ProcessGroupTransport(ABC):
         self._peers: Connections | None = None  # of the same
 
     @abstractmethod
-    def _connect(self, lines: GroupLines, layout: Layout, device: torch.device, limit: Limit) -> None:
+    def _connect(self, lines: GroupLines, layout: RankLayout, device: torch.device, limit: WaitLimit) -> None:
         """Make the lines to the neighbours. Blocks until all ranks have called it; in a thread of its own."""
 
     def peers(self, greeting: str, timeout_s: float = 300.0) -> Connections:
@@ -246,14 +246,14 @@ class ProcessGroupTransport(ABC):
         self._peers = rendezvous(self._store, self.rank, self.world_size, greeting, timeout_s)
         return self._peers
 
-    def lines(self, layout: Layout, device: torch.device, limit: Limit = Limit()) -> GroupLines:  # noqa: B008
+    def lines(self, layout: RankLayout, device: torch.device, limit: WaitLimit = WaitLimit()) -> GroupLines:  # noqa: B008
         """See `Transport.lines`."""
         lines = GroupLines(limit, self._let_go)
 
         def make(lines: GroupLines) -> None:
             self._connect(lines, layout, device, limit)
             if layout.num_replicas > 1:
-                lines.waits_for(layout.rank(layout.stage))
+                lines.announce_wait(layout.rank(layout.stage))
                 for stage in range(layout.num_stages):
                     ranks = [stage * layout.num_replicas + k for k in range(layout.num_replicas)]
                     group = dist.new_group(ranks, timeout=timedelta(seconds=limit.timeout_s))  # pyright: ignore
@@ -276,7 +276,7 @@ class ProcessGroupTransport(ABC):
         """See `Transport.broadcast`."""
 
 
-def finished(work: dist.Work | None, check: Callable[[], None] | None) -> None:
+def wait_for_work(work: dist.Work | None, check: Callable[[], None] | None) -> None:
     """Wait for what is under way on all ranks, and ask whether to go on waiting."""
     assert work is not None
     while not work.is_completed():

@@ -30,9 +30,9 @@ from torch.distributed import distributed_c10d
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from ....core import ConfigError, StageError
-from .base import did_not_come, other_greeting
-from .bounded import bounded
+from .base import missing_rank_message, other_version_message
 from .connections import Connections
+from .timeout import call_with_timeout
 
 __all__ = ["own_address", "own_store", "rendezvous"]
 
@@ -74,7 +74,7 @@ class _Rendezvous:
             cards = {k: self._card(k) for k in range(self._world_size) if k != self._rank}
             for rank, theirs in cards.items():
                 if theirs["greeting"] != greeting:
-                    raise ConfigError(other_greeting(rank, theirs["greeting"], self._rank, greeting))
+                    raise ConfigError(other_version_message(rank, theirs["greeting"], self._rank, greeting))
             for rank in range(self._rank):
                 self._ends[rank] = self._connect(rank, cards[rank])
             self._accept(listener)
@@ -97,7 +97,7 @@ class _Rendezvous:
 
     def _wait_for(self, rank: int) -> None:
         if time.perf_counter() > self._until:
-            raise StageError(did_not_come(rank, self._timeout_s))
+            raise StageError(missing_rank_message(rank, self._timeout_s))
         time.sleep(_POLL_S)
 
     def _connect(self, rank: int, card: dict[str, Any]) -> socket.socket:
@@ -177,7 +177,7 @@ def _asked(call: Callable[[], _T], left_s: float, timeout_s: float) -> _T:
     """Return what the store answers."""
     holder = "torchrun" if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else "rank 0"
     try:
-        return bounded(call, left_s)
+        return call_with_timeout(call, left_s)
     except TimeoutError:
         raise StageError(
             f"{holder}, which holds the store of the process group, has not answered for {timeout_s:g} s: it is frozen, or "

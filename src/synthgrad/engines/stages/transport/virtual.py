@@ -28,7 +28,7 @@ __all__ = ["VirtualTime"]
 Due = Callable[[], "float | None"]
 
 
-class _Surroundings:
+class _ThreadState:
     """What a process has once and each thread is to have for itself: random numbers, and settings of PyTorch."""
 
     def __init__(self) -> None:
@@ -37,14 +37,14 @@ class _Surroundings:
         self._dtype = torch.get_default_dtype()
         self._fast = torch.backends.mha.get_fastpath_enabled()
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         random.setstate(self._random)
         torch.set_rng_state(self._torch)
         torch.set_default_dtype(self._dtype)
         torch.backends.mha.set_fastpath_enabled(self._fast)
 
 
-class _Turn:
+class _VirtualThread:
     """One thread.
 
     Attributes:
@@ -57,7 +57,7 @@ class _Turn:
         surroundings: of this thread, while another one runs.
     """
 
-    def __init__(self, surroundings: _Surroundings) -> None:
+    def __init__(self, surroundings: _ThreadState) -> None:
         self.time = 0.0
         self.due: Due = lambda: 0.0
         self.what = "begins"
@@ -75,8 +75,8 @@ class VirtualTime:
     """
 
     def __init__(self, num_ranks: int) -> None:
-        self._before = _Surroundings()
-        self._turns = [_Turn(self._before) for _ in range(num_ranks)]
+        self._before = _ThreadState()
+        self._turns = [_VirtualThread(self._before) for _ in range(num_ranks)]
         self._stopped = False
 
     def run(self, functions: list[Callable[[], Any]]) -> None:
@@ -101,7 +101,7 @@ class VirtualTime:
                 turn.baton.release()
             for thread in threads:
                 thread.join(5.0)
-            self._before.put_back()
+            self._before.restore()
 
     def now(self, rank: int) -> float:
         """Return the time of a rank, in seconds."""
@@ -127,27 +127,27 @@ class VirtualTime:
         turn.what, turn.due = what, due
         following = self._next()
         if following is not turn:
-            turn.surroundings = _Surroundings()
+            turn.surroundings = _ThreadState()
             following.baton.release()
-            self._take(turn)
+            self._acquire_baton(turn)
         if self._stopped:
             raise StageError("the run was interrupted")
         self._go_on(turn)
 
     def _serve(self, rank: int, function: Callable[[], Any]) -> None:
         turn = self._turns[rank]
-        self._take(turn)
+        self._acquire_baton(turn)
         self._go_on(turn)
         function()
         turn.is_over = True
         turn.what = "has ended"
         self._hand_over()
 
-    def _take(self, turn: _Turn) -> None:
+    def _acquire_baton(self, turn: _VirtualThread) -> None:
         turn.baton.acquire()
-        turn.surroundings.put_back()
+        turn.surroundings.restore()
 
-    def _go_on(self, turn: _Turn) -> None:
+    def _go_on(self, turn: _VirtualThread) -> None:
         turn.time = max(turn.time, turn.due() or 0.0)
         turn.what = "runs"
         if turn.error is not None:
@@ -158,7 +158,7 @@ class VirtualTime:
         if not self._stopped and not all(turn.is_over for turn in self._turns):
             self._next().baton.release()
 
-    def _next(self) -> _Turn:
+    def _next(self) -> _VirtualThread:
         """Return who is due first. If nobody is, everybody is told, one after the other."""
         alive = [turn for turn in self._turns if not turn.is_over]
         due = [(at, k) for k, turn in enumerate(alive) if (at := turn.due()) is not None]

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from ....core import ConfigError
-from .base import Received
+from .base import RawParcel
 from .virtual import VirtualTime
 
 __all__ = ["Link", "Pipe", "World"]
@@ -54,16 +54,16 @@ class Pipe:
         self._time = time
         self._link = link
         self._idle_at = 0.0
-        self._under_way: deque[tuple[float, Received]] = deque()
+        self._under_way: deque[tuple[float, RawParcel]] = deque()
 
     def put(self, rank: int, header: Sequence[int], body: Tensor | None, size: int) -> None:
         """Send a header and a body, of so many bytes together, at the time of a rank."""
         self._idle_at = max(self._idle_at, self._time.now(rank)) + size / self._link.bytes_per_s
         # The sender's memory may be used again, or seen by a module that works in place.
-        received = Received(list(header), None if body is None else body.clone())
+        received = RawParcel(list(header), None if body is None else body.clone())
         self._under_way.append((self._idle_at + self._link.delay_s, received))
 
-    def take(self, rank: int, timeout_s: float | None, what: str) -> Received | None:
+    def get(self, rank: int, timeout_s: float | None, what: str) -> RawParcel | None:
         """Return what has arrived first; None if nothing has within the timeout (None: for ever)."""
         until = None if timeout_s is None else self._time.now(rank) + timeout_s
 
@@ -109,7 +109,9 @@ class World:
         self.ended: dict[int, float] = {}
         self.waits_for: dict[int, int | None] = {}
         self._pipes: dict[tuple[int, int, int], Pipe] = {}
-        self._met: dict[str, dict[int, tuple[float, Any]]] = {}  # meetings: who came when, and with what
+        self._peers_and_device: dict[
+            str, dict[int, tuple[float, Any]]
+        ] = {}  # meetings: who came when, and with what
         self._left: dict[str, int] = {}  # how many have left a meeting that all came to
 
     def pipe(self, engine: int, source: int, dest: int) -> Pipe:
@@ -128,7 +130,7 @@ class World:
             value: of this rank; it must not change any more.
             check: called again and again meanwhile.
         """
-        came = self._met.setdefault(name, {})
+        came = self._peers_and_device.setdefault(name, {})
         came[rank] = self.time.now(rank), value
 
         def all_are_here() -> float | None:
@@ -146,5 +148,5 @@ class World:
                 check()
         self._left[name] = self._left.get(name, 0) + 1
         if self._left[name] == self.num_ranks:
-            del self._met[name], self._left[name]
+            del self._peers_and_device[name], self._left[name]
         return [came[k][1] for k in range(self.num_ranks)]

@@ -145,7 +145,7 @@ class CopyingTask(Task):
         return point
 
     def flush(self) -> None:
-        self.trainer.finish()
+        self.trainer.flush()
 
     def metrics(self, curve: Sequence[Point], elapsed_s: float) -> dict[str, Any]:
         """Return the longest sequence, and what it took to come there."""

@@ -155,7 +155,7 @@ class FeedForwardTask(Task):
 
     def evaluate(self, step: int) -> Point:
         """Measure the network on the test part, and on as many training examples."""
-        self.trainer.finish()
+        self.trainer.flush()
         losses, self._losses = self._losses, []
         train, test = self.data.train, self.data.test
         loss, error = self._measure(test)

@@ -105,7 +105,7 @@ class MultirateTask(Task):
 
     def evaluate(self, step: int) -> Point:
         """Measure how well both networks count unseen digits."""
-        self.trainer.finish()
+        self.trainer.flush()
         with arithmetic(self.run.precision, self.run.device):
             found = [report_accuracy(run_block(self.fast, self.slow, block), block) for block in self._tests]
         losses = {name: float(torch.stack(values).mean()) for name, values in self._losses.items()}

@@ -87,7 +87,7 @@ class TextTask(Task):
 
     def evaluate(self, step: int) -> Point:
         """Measure the network on the validation part."""
-        self.trainer.finish()
+        self.trainer.flush()
         valid = self.bits_per_char(self.text.valid[: self.payload.most_valid])
         losses, self._losses = self._losses, []
         point: Point = {

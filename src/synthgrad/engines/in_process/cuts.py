@@ -1,0 +1,370 @@
+"""What happens at the cuts of the in-process engine in a step: modules learn as soon as their own forward is done.
+
+::
+
+    forward of module k ──► interface k: credit δ̂ₖ = Mₖ(hₖ, c)
+                                │ 1. backward of module k from δ̂ₖ; its graph is freed
+                                │ 2. that backward has produced δₖ₋₁, the message for interface k−1:
+                                │    Mₖ₋₁ observes it
+                                │ 3. one optimizer step: module k, and the Mₖ₋₁ that speaks for it
+                                ▼
+    forward of module k+1 on a detached hₖ …; at the output the true gradient takes the place of δ̂
+
+The user's own forward runs unchanged: the three steps happen inside the forward hooks at the cuts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ...core import Decoupled, Info
+from ...core.devices import cuda_devices
+from ...core.events import Kind
+from ...core.graph import OUTPUT
+from ...core.in_flight import Batch, InFlight
+from ...core.instruments import Instruments
+from ...core.interface import Interface
+from ...core.outputs import output_of, tensors_in
+from ...core.port import InputPort, Port, run_backward
+from ..base import Criterion, StepRecord, reduce_loss
+from ..optimizers import step_optimizers, zero_grad
+from ..penalty import Penalties
+from ..replay import ForwardReplay, replaying
+from ..watch import GradientWatch, explain_backward_error
+from .mailboxes import Mailboxes
+from .module_step import ModuleStep, PendingEnd
+
+__all__ = ["CutHandler", "StopForward"]
+
+
+class StopForward(BaseException):
+    """Ends a forward pass at an interface whose lag has not filled yet. Never leaves the engine."""
+
+
+class CutHandler:
+    """The modules' turns of one step after another.
+
+    Args:
+        net: the network.
+        criterion: the user's.
+        optimizers: of each module.
+        mail: what is under way at the interfaces.
+        penalties: of the modules.
+        instruments: look on.
+        sparse: do some modules only pass activations on?
+    """
+
+    def __init__(
+        self,
+        net: Decoupled,
+        criterion: Criterion,
+        optimizers: Sequence[Sequence[Optimizer]],
+        mailboxes: Mailboxes,
+        penalties: Penalties,
+        instruments: Instruments,
+        *,
+        sparse: bool,
+    ) -> None:
+        graph = net.graph
+        self.net = net
+        self.criterion = criterion
+        self.instruments = instruments
+        self._ports = {n: Port(i.rule, net.units, instruments) for n, i in net.interfaces.items()}
+        self._input_ports = {
+            n: InputPort(i.input_rule, instruments)
+            for n, i in net.interfaces.items()
+            if i.input_rule is not None
+        }
+        self._modules = graph.modules
+        self._names = [m.name for m in graph.modules]
+        self._ends_at = {end: k for k, m in enumerate(graph.modules) for end in m.ends}
+        self._consumers = {name: graph.consumers(name) for name in graph.sites}
+        self._is_chain = graph.is_chain
+        # The first layer's weight and bias, of modules that nothing feeds.
+        self._lowest = {
+            k: [net.model.get_parameter(name) for name in m.parameters[:2]]
+            for k, m in enumerate(graph.modules)
+            if not m.inputs
+        }
+        self._optimizers = optimizers
+        self._mailboxes = mailboxes
+        self._penalties = penalties
+        self._watch = GradientWatch(net, [o for own in optimizers for o in own])
+        self._seen_criterion = False
+        self._sparse = sparse
+        self._needs_output_error = net.needs_output_error
+        # The step at hand:
+        self._step = 0
+        self._module_steps: list[ModuleStep] = []
+        self._replay: ForwardReplay | None = None
+        self._batch = Batch(Info(), None, 0)
+        self._record = StepRecord(0)
+
+    def begin(
+        self, batch: Batch, record: StepRecord, updates: Sequence[bool], replay: ForwardReplay | None = None
+    ) -> None:
+        """Begin a step.
+
+        Args:
+            batch: that the lowest module works on.
+            record: to be filled; knows the number of the step.
+            updates: the modules that have drawn an update.
+            held: what the forward pass is made of, where modules wait over steps.
+        """
+        self._watch.clear_gradients()
+        self._step = self.instruments.step = record.step
+        self._batch, self._record = batch, record
+        self._replay = replay
+        self._module_steps = [ModuleStep(k, replay, updates=draw) for k, draw in enumerate(updates)]
+        self._grad_mode(0)
+
+    def end(self) -> None:
+        """End a step: let go of every tensor."""
+        self._module_steps = []
+        self._replay = None
+
+    def check(self) -> None:
+        """Refuse gradients that nobody has used, at the end of a step.
+
+        Raises:
+            CutError: naming the parameter.
+            ConfigError: if it is in no optimizer.
+        """
+        self._watch.check_after_step()
+
+    def cross(self, interface: Interface, h: Tensor) -> Tensor:
+        """Module(s) below ``interface`` have finished: they learn now. Return what goes on."""
+        name = interface.name
+        module_step = self._module_steps[self._ends_at[name]]
+        seen = interface.batch_first(h)
+        self._reach_end(module_step)
+        flight = (
+            self._ask(interface, seen, module_step)
+            if module_step.updates
+            else InFlight(name, self._batch, seen.detach())
+        )
+        module_step.updates &= flight.finite
+        grad = self._ports[name].learned_from(flight)
+        module_step.end(h, None if grad is None else interface.as_made(grad))
+        if flight.credit is not None and flight.credit.wait and flight.finite:
+            flight.release = PendingEnd(module_step, module_step.wait(), interface, self.update_if_ready)
+        above = flight
+        if interface.input_rule is not None:
+            above = self._supply(name, flight, module_step)
+        self.update_if_ready(module_step)
+        above = self._mailboxes.pass_up(name, above, flight)
+        if above is None:
+            raise StopForward
+        self._batch = above.batch
+        fed = self._feed(interface, above)
+        if self._replay is not None:
+            self._replay.save_random_state(name)
+        return fed
+
+    def _ask(self, interface: Interface, h: Tensor, module_step: ModuleStep) -> InFlight:
+        """Ask the rule for the credit of a message, ``(B, ...)``, that the module of a turn has made."""
+        flight = self._ports[interface.name].ask(h, self._batch, self._step)
+        credit = flight.credit
+        assert credit is not None
+        module_step.learned |= credit.loss is not None and flight.finite
+        module_step.value = credit.value
+        if self._mailboxes.is_late(interface.name):
+            flight.settle()  # the rule's parameters will have changed when the message comes
+        return flight
+
+    def _supply(self, name: str, flight: InFlight, module_step: ModuleStep) -> InFlight:
+        """Return what stands in for ``h`` above the interface; let its rule learn from ``h``."""
+        ahead, batch = self._mailboxes.ahead(name, flight.batch)
+        port = self._input_ports[name]
+        supply = port.supply(batch)
+        if module_step.updates:
+            module_step.learned |= port.observe(flight.batch, flight.h, () if ahead else supply.pending)
+        return InFlight(name, batch, supply.h)
+
+    def _feed(self, interface: Interface, flight: InFlight) -> Tensor:
+        """Feed the modules above from a new leaf; its gradient will be the message."""
+        name = interface.name
+        takers, port = self._consumers[name], self._ports[name]
+        updates = all(self._module_steps[k].updates for k in takers)
+        if interface.input_rule is not None and updates and port.rule.listens:
+            # The message will belong to the synthetic input: so must the credit that it is compared with.
+            flight.credit, flight.version = port.rule.credit(flight.h, flight.info), self._step
+        leaf = port.feed(flight, readers=len(takers), learns=updates)
+        for k in takers:
+            self._module_steps[k].fed[name] = flight
+        self._grad_mode(takers[0])
+        return interface.as_made(leaf.clone() if interface.copies else leaf)
+
+    def _grad_mode(self, k: int) -> None:
+        """Build no graph for a module that only passes activations on. In a chain modules run in turn."""
+        if self._sparse and self._is_chain:
+            torch.set_grad_enabled(self._module_steps[k].updates)
+
+    def at_output(self, output: Any) -> Tensor:
+        """The last module has finished: the true gradient is at hand."""
+        module_step = self._module_steps[self._ends_at[OUTPUT]]
+        loss, module_step.value = reduce_loss(self.criterion(output, self._batch.target), self.net.units)
+        if not self._seen_criterion:
+            self._watch.check_loss(loss, tensors_in(output))
+            self._seen_criterion = True
+        self._watch_output(module_step, output)
+        module_step.updates &= self.instruments.check("loss", loss.detach())
+        self._reach_end(module_step)
+        module_step.end(loss, torch.ones_like(loss) if module_step.updates else None)
+        self.update_if_ready(module_step)
+        return loss.detach()
+
+    def rebuild(self, state: Mapping[str, Any], module_steps: Sequence[ModuleStep]) -> None:
+        """Build the graphs of turns that wait once more, in a run that is resumed.
+
+        Args:
+            state: what the forward pass of their step was made of, see `ForwardReplay.state_dict`.
+            turns: those of its modules that wait, with what they were fed with.
+        """
+        waiting = {module_step.position: module_step for module_step in module_steps}
+        fed = {name: flight for module_step in module_steps for name, flight in module_step.fed.items()}
+
+        def reach(end: str, value: Tensor) -> None:
+            module_step = waiting.get(self._ends_at[end])
+            if module_step is None:
+                return
+            module_step.ends.append(value)
+            module = self._modules[module_step.position]
+            if self._penalties and len(module_step.ends) == len(module.ends):
+                module_step.penalty = self._penalties.compute(module.name)
+
+        def cross(interface: Interface, h: Tensor) -> Tensor:
+            reach(interface.name, h)
+            if all(len(t.ends) == len(self._modules[k].ends) for k, t in waiting.items()):
+                raise StopForward  # what lies above has learned already
+            replay.restore_random_state(interface.name)
+            flight = fed.get(interface.name)
+            leaf = h.detach() if flight is None else interface.as_made(flight.h)
+            if flight is not None and flight.fed is not None:
+                leaf = interface.as_made(flight.fed)
+            return leaf.clone() if interface.copies else leaf
+
+        with replaying(self.net.model, state, cuda_devices(self.net)) as replay, self.net.crossed_by(cross):
+            args, kwargs = replay.passed
+            with suppress(StopForward):
+                output = self.net.model(*args, **kwargs)
+                module_step = waiting[self._ends_at[OUTPUT]]
+                assert module_step.batch is not None
+                reach(
+                    OUTPUT, reduce_loss(self.criterion(output, module_step.batch.target), self.net.units)[0]
+                )
+                self._watch_output(module_step, output)
+        for module_step in module_steps:
+            module_step.replay = replay
+
+    def _watch_output(self, module_step: ModuleStep, output: Any) -> None:
+        """Keep the gradient of the output, where a rule needs it."""
+        if self._needs_output_error:
+            found = output_of(output)
+            if found.requires_grad:
+                found.retain_grad()
+                module_step.output = found
+
+    # -- a module's part of a step --------------------------------------------------------------------
+
+    def _reach_end(self, module_step: ModuleStep) -> None:
+        """Log the module's forward, if this is the last of its ends."""
+        module_step.batch = self._batch
+        if len(module_step.ends) + 1 == len(self._modules[module_step.position].ends):
+            self._log("forward", self._names[module_step.position], self._batch)
+            if self._penalties and module_step.updates:
+                with torch.enable_grad():
+                    module_step.penalty = self._penalties.compute(self._names[module_step.position])
+
+    def update_if_ready(self, module_step: ModuleStep) -> None:
+        """Let a module learn, if all its ends have been reached and none waits for its message."""
+        k = module_step.position
+        module, name = self._modules[k], self._names[k]
+        if len(module_step.ends) < len(module.ends):
+            return
+        learned = module_step.learned
+        if not module_step.updates:
+            self._log("skip", name, module_step.batch)
+        elif not module_step.missing:
+            learned |= self._backward(module_step)
+        due = self._mailboxes.due(module.inputs, self._step)
+        for interface, flight in due:
+            port = self._ports[interface]
+            port.observe(flight, self._step)
+            learned |= port.rule.listens
+        if not module_step.missing:
+            module_step.drop()
+        module_step.learned, module_step.done = False, True
+        optimizers = self._optimizers[k]
+        if optimizers and learned:
+            step_optimizers(optimizers)
+            if name not in self._record.updated:
+                self._record.updated.append(name)
+            self._log("update", name, module_step.batch)
+        for interface, _ in due:
+            # Where modules wait, a message may be complete when the module that its rule is updated with has had its turn.
+            owner = self._consumers[interface][-1]
+            if owner != k and self._module_steps[owner].done and self._ports[interface].rule.listens:
+                step_optimizers(self._optimizers[owner])
+                self._log("update", self._names[owner], self._module_steps[owner].batch)
+        for interface, flight in due:
+            self._ports[interface].release(flight)
+
+    def _backward(self, module_step: ModuleStep) -> bool:
+        """Use the module's graph, which frees it; return whether there was credit to learn from."""
+        k = module_step.position
+        self._watch.check_before_backward(self._names[k])
+        roots, grads = list(module_step.ends), list(module_step.grads)
+        if module_step.penalty is not None:
+            roots.append(module_step.penalty)
+            grads.append(torch.ones_like(module_step.penalty))
+        try:
+            learns = run_backward(roots, grads)
+        except RuntimeError as error:
+            raise explain_backward_error(self._names[k], error) from error
+        if learns:
+            self._log("backward", self._names[k], module_step.batch)
+        if learns and not self._modules[k].inputs and not self._has_finite_gradients(k):
+            learns = False
+        for name in self._modules[k].inputs:
+            flight = module_step.fed[name]
+            flight.missing -= 1
+            # Complete when every module that this interface feeds has added its part; one without credit adds nothing.
+            if flight.missing or flight.fed is None or flight.fed.grad is None:
+                continue
+            port = self._ports[name]
+            if module_step.output is not None and module_step.output.grad is not None:
+                module_step.output_error = port.units.to_example(module_step.output.grad, like=flight.h)
+            port.answer(flight, flight.fed.grad, self._value(module_step, name), module_step.output_error)
+            self._mailboxes.pass_down(name, flight, self._step)
+        return learns
+
+    def _has_finite_gradients(self, k: int) -> bool:
+        """Are the gradients of a module finite that sends no message, in which it would show? Drop them if not.
+
+        What is not finite on its way down spoils the gradients of the lowest layer, all of them: the smallest tells.
+        """
+        if self.instruments.guard is None:
+            return True
+        own = self._lowest[k]
+        grad = min((p.grad for p in own if p.grad is not None), key=Tensor.numel, default=None)
+        if grad is None or self.instruments.check(self._names[k], grad, "gradient"):
+            return True
+        for optimizer in self._optimizers[k]:
+            zero_grad(optimizer)
+        return False
+
+    def _value(self, module_step: ModuleStep, name: str) -> Tensor | None:
+        """Return the loss values of the message at an interface: known where nothing branches only."""
+        branches = len(self._modules[module_step.position].ends) > 1 or len(self._consumers[name]) > 1
+        return None if branches else module_step.value
+
+    def _log(self, kind: Kind, where: str, batch: Batch | None) -> None:
+        if batch is not None:
+            self.instruments.log(kind, where, batch.entered)

@@ -1,0 +1,94 @@
+"""Lags per interface: how many steps late messages cross it, forward and backward."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...core.in_flight import Batch, InFlight
+from ..base import ForwardArgs
+
+__all__ = ["Lag", "Mailbox", "RecentBatches"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """Lags of one interface, in steps.
+
+    Attributes:
+        forward: the module above is fed with what the module below produced this many steps ago. Less than
+            0 where the interface has synthetic inputs: the module above is that many batches ahead.
+        observe: a message is observed this many steps after the module above has sent it.
+    """
+
+    forward: int = 0
+    observe: int = 0
+
+
+@dataclass
+class Mailbox:
+    """What waits at one interface: activations going up and messages coming down, oldest first."""
+
+    lag: Lag
+    up: deque[InFlight] = field(default_factory=deque["InFlight"])
+    down: deque[InFlight] = field(default_factory=deque["InFlight"])
+
+    def pass_up(self, flight: InFlight) -> InFlight | None:
+        """Put in what crosses now; take out what is due above, or None while the lag fills."""
+        self.up.append(flight)
+        return self.up.popleft() if len(self.up) > max(self.lag.forward, 0) else None
+
+    def pass_down(self, flight: InFlight, step: int) -> None:
+        """Put in a message that was sent at ``step``."""
+        flight.due = step + self.lag.observe
+        self.down.append(flight)
+
+    def pop_due(self, step: int) -> list[InFlight]:
+        """Take out the messages that are due at ``step``."""
+        due: list[InFlight] = []
+        while self.down and self.down[0].due <= step:
+            due.append(self.down.popleft())
+        return due
+
+
+@dataclass
+class RecentBatches:
+    """The newest batches, where modules above are ahead of those below: the lowest works on the oldest.
+
+    Attributes:
+        ahead: batches that the top of the network is ahead of its bottom.
+    """
+
+    ahead: int
+    _kept: deque[tuple[ForwardArgs, Batch]] = field(default_factory=deque["tuple[ForwardArgs, Batch]"])
+
+    def enter(self, passed: ForwardArgs, batch: Batch) -> tuple[ForwardArgs, Batch] | None:
+        """Put in the newest batch; take out the one for the bottom, or None while too few have come."""
+        if not self.ahead:
+            return passed, batch
+        self._kept.append((passed, batch))
+        if len(self._kept) <= self.ahead:
+            return None
+        while len(self._kept) > self.ahead + 1:
+            self._kept.popleft()
+        return self._kept[0]
+
+    def after(self, batch: Batch, ahead: int) -> Batch:
+        """Return the batch that entered this many steps after another."""
+        if not ahead:
+            return batch
+        entered = batch.entered + ahead
+        return next(b for _, b in self._kept if b.entered == entered)
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """Return the batches, as plain containers of tensors."""
+        return [
+            {"args": args, "kwargs": kwargs, **batch.state_dict()} for (args, kwargs), batch in self._kept
+        ]
+
+    def load_state_dict(self, state: list[dict[str, Any]]) -> None:
+        """Take up what `state_dict` returned."""
+        self._kept = deque(
+            ((saved["args"], saved.get("kwargs", {})), Batch.from_state(saved)) for saved in state
+        )

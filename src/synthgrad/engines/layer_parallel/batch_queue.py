@@ -1,0 +1,135 @@
+"""The batches that are on their way through the network: module k works on the one that entered k steps ago."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core import Info, ShapeError
+from ...core.in_flight import Batch
+from .rules import InterfaceRows
+
+__all__ = ["BatchQueue", "RowsInFlight"]
+
+
+@dataclass(slots=True)
+class RowsInFlight:
+    """What is in flight at all interfaces at once: as `core.InFlight` of one, in rows of the same tensors.
+
+    Attributes:
+        rows: what crossed.
+        delta: the credit that was given, ``(n, B, ...)``, or None.
+        messages: what came back, ``(n, B, ...)``, per-example units.
+        values: the losses that came with the messages, ``(B,)`` for each row.
+    """
+
+    rows: InterfaceRows
+    delta: Tensor | None = None
+    messages: Tensor | None = None
+    values: Sequence[Tensor | None] = ()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return it as plain containers of tensors."""
+        rows = self.rows
+        return {
+            **{"h": rows.h, "contexts": rows.contexts, "reached": rows.reached},
+            "infos": [_pack(info) for info in rows.infos],
+            **{"delta": self.delta, "messages": self.messages, "values": list(self.values)},
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> RowsInFlight:
+        """Return what `state_dict` was made of."""
+        infos = [Info(**info) for info in state["infos"]]
+        rows = InterfaceRows(state["h"], state["contexts"], state["reached"], infos)
+        return cls(rows, state["delta"], state["messages"], state["values"])
+
+
+class BatchQueue:
+    """The newest batches, newest first, and their contexts as one tensor.
+
+    Args:
+        rows: interfaces, which is one less than modules.
+        runs: networks that train side by side. With several, everything has a dimension of runs in front.
+
+    Attributes:
+        contexts: at all interfaces, ``(rows · runs, B, ...)``; None where there are none.
+    """
+
+    def __init__(self, rows: int, runs: int) -> None:
+        self._rows = rows
+        self._runs = runs
+        self._batches: deque[Batch] = deque(maxlen=rows + 1)
+        self.contexts: Tensor | None = None
+        self._before: tuple[Tensor | None, tuple[Batch, ...]] = (None, ())
+
+    def enter(self, batch: Batch) -> None:
+        """Put in the newest batch; `leave` takes it out again.
+
+        Raises:
+            ShapeError: if it is not of the size of the one before.
+        """
+        self._before = self.contexts, tuple(self._batches)
+        c, old = batch.info.context, self.contexts
+        if c is not None:
+            c = c if self._runs > 1 else c.unsqueeze(0)
+            if old is None or not self._batches:
+                # Layers that no batch has reached yet are given something of the right kind.
+                self.contexts = c.repeat(self._rows, *[1] * (c.ndim - 1))
+            elif c.shape[1:] != old.shape[1:]:
+                raise ShapeError(
+                    f"got a context of shape {tuple(c.shape[1:])}, expected {tuple(old.shape[1:])} as in the batches "
+                    "before: layers run as one batch, so all must have one size; drop the last, smaller one"
+                )
+            else:
+                self.contexts = torch.cat((c, old[: -self._runs]))
+        self._batches.appendleft(batch)
+
+    def leave(self) -> None:
+        """Take the batch that entered last out again, for its step has failed."""
+        self.contexts, batches = self._before
+        self._batches = deque(batches, maxlen=self._rows + 1)
+
+    @property
+    def top(self) -> Batch | None:
+        """The batch that the last module works on; None while it has none."""
+        return self._batches[-1] if len(self._batches) > self._rows else None
+
+    def infos(self) -> Sequence[Info]:
+        """Return what is known of the batch at each interface, of each run."""
+        found: list[Info] = []
+        for batch in list(self._batches)[: self._rows]:
+            info = batch.info
+            if self._runs == 1:
+                found.append(info)
+                continue
+            parts = [
+                [None] * self._runs if t is None else t.unbind()
+                for t in (info.context, info.ids, info.inputs)
+            ]
+            found += [Info(c, ids, info.step, x) for c, ids, x in zip(*parts, strict=True)]
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the batches, as plain containers of tensors."""
+        batches = [{**_pack(b.info), "target": b.target, "entered": b.entered} for b in self._batches]
+        return {"contexts": self.contexts, "batches": batches}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self.contexts = state["contexts"]
+        names = [f.name for f in fields(Info)]
+        batches = [
+            Batch(Info(**{name: b[name] for name in names}), b["target"], b["entered"])
+            for b in state["batches"]
+        ]
+        self._batches = deque(batches, maxlen=self._rows + 1)
+
+
+def _pack(info: Info) -> dict[str, Any]:
+    return {f.name: getattr(info, f.name) for f in fields(info)}

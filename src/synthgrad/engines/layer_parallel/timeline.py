@@ -1,0 +1,49 @@
+"""What a batched step has done, as events of a timeline: of each kind all at once, module by module from the bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...core import Timeline
+from .backend import BackendOutput
+
+__all__ = ["log_step"]
+
+
+def log_step(
+    timeline: Timeline,
+    names: Sequence[str],
+    step: int,
+    output: BackendOutput,
+    observed: int,
+    observe_lag: int,
+    updated: Sequence[str],
+) -> None:
+    """Add the events of a step.
+
+    Args:
+        timeline: to add to.
+        names: of the modules; each but the last is also that of the interface at which it ends.
+        step: number of the step; module ``k`` has worked on the batch that entered ``k`` steps before.
+        ran: what the step has computed.
+        observed: interfaces whose rules have learned from messages, the first so many; 0 where none listens.
+        observe_lag: steps that these messages had waited.
+        updated: names of the modules that have been updated.
+    """
+    top = len(names) - 1
+    reached = range(min(step, top) + 1)
+    backward = [k for k in reached if k == top or output.credits.delta is not None]
+    for k in reached:
+        timeline.add("forward", names[k], step, step - k)
+    for k in reached[:top]:
+        timeline.add("credit", names[k], step, step - k)
+    for k in backward:
+        timeline.add("backward", names[k], step, step - k)
+    for k in backward if output.messages is not None else ():
+        if k:  # for what crossed the interface below one step before
+            timeline.add("message", names[k - 1], step, step - k)
+    for k in range(observed):
+        timeline.add("observe", names[k], step, step - k - 1 - observe_lag)
+    for k in reached:
+        if names[k] in updated:
+            timeline.add("update", names[k], step, step - k)

@@ -1,0 +1,6 @@
+"""Recurrent networks. Start with ``boundary.py``, then ``engine.py``."""
+
+from .boundary import Boundary
+from .engine import Recurrent, RecurrentNetwork
+
+__all__ = ["Boundary", "Recurrent", "RecurrentNetwork"]

@@ -1,0 +1,369 @@
+"""The boundary between two unrolls of a recurrent network, where truncated BPTT loses credit (DNI §2.2)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ...core import ConfigError, Info, Message, Monitor, Rule, ShapeError, Site
+from ...core.cut import PlainCrossing
+from ...core.given import instance_of
+from ...core.in_flight import Batch, InFlight
+from ...core.instruments import Instruments
+from ...core.interface import Frame, Interface
+from ...core.port import Port
+from ...core.state import StateLayout
+from ...core.units import LossScale, Reduction, Units
+from ...rules.future_gradient import FutureGradient
+from ..checks import refuse_output_error
+
+__all__ = ["Boundary", "UnrollEnd", "UnrollStart", "SequenceMask"]
+
+#: Which sequences something holds for: all, none, or those of a mask ``(B,)``.
+SequenceMask = bool | Tensor
+
+_NAME = "state"
+
+
+class _Inject(torch.autograd.Function):
+    """``inject(loss, state, delta)``: passes the loss on; backward, the state receives ``delta`` besides."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, state: Tensor, delta: Tensor) -> Tensor:
+        ctx.save_for_backward(delta)
+        return loss.view_as(loss)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (delta,) = ctx.saved_tensors
+        return grad, delta * grad, None  # a scaled loss scales what is injected
+
+
+@dataclass(slots=True)
+class UnrollStart:
+    """An unroll that has begun.
+
+    Attributes:
+        state: for the network to go on from.
+        flight: what the rule was asked of it, fed with a leaf ``(B, F)``; None if the rule does not learn there.
+        rows: the sequences that the rule learns from: those that are not fresh.
+    """
+
+    state: Any
+    flight: InFlight | None = None
+    rows: SequenceMask = False
+
+
+@dataclass(slots=True)
+class UnrollEnd:
+    """An unroll that has ended.
+
+    Attributes:
+        loss: scalar: the unroll's loss, from which network, rule and final state get what is theirs.
+        state: ``(B, F)``, the final state, attached; None where no credit was asked for.
+        delta: ``(B, F)``, per-example units, detached: what the rule said of it, zero for sequences that are over.
+    """
+
+    loss: Tensor
+    state: Tensor | None = None
+    delta: Tensor | None = None
+
+
+def _batch_dim(state: Any, given: int | None) -> int:
+    """Return which dimension of a state is the batch.
+
+    Raises:
+        ConfigError: if nobody has said it of a state that may be ``(layers, B, H)`` or ``(B, T, H)``.
+    """
+    if given is not None:
+        return given
+    for part in pytree.tree_leaves(state):
+        if isinstance(part, Tensor) and part.ndim == 3:
+            raise ConfigError(
+                f"the state has a part of shape {tuple(part.shape)}, of which dimension 0 or 1 may be the batch; say "
+                "batch_dim=1 for the (layers, B, H) of nn.LSTM and nn.GRU, or batch_dim=0 for (B, ...)"
+            )
+    return 0
+
+
+class Boundary(nn.Module):
+    """Carries credit past the truncation boundary of BPTT: two calls per unroll of an ordinary loop.
+
+    At the end of an unroll the state ``s`` receives ``α · δ̂``, what the rule says of it, as if the future
+    had been unrolled. At the start of the next one the rule learns what came back to the same state: the
+    gradient of that unroll's losses and of what was injected at *its* end, a bootstrapped estimate of an
+    unlimited horizon (DNI §2.2). One rule serves all boundaries.
+
+    ``start`` and ``end`` only add to the autograd graph, so one ``loss.backward()`` trains network and rule;
+    give ``boundary.parameters()`` to the optimizer too. In ``eval()`` the boundary does nothing but detach.
+
+    Args:
+        rule: the pattern of the rule, such as ``SyntheticGradient((256,), norm=False)``; `NoBackprop` is
+            truncated BPTT itself. It sees the state as ``(B, F)``, its parts side by side.
+        state: an example: a tensor or a nest of tensors, such as the ``(h, c)`` of an ``nn.LSTM``.
+        batch_dim: which dimension of the state is the batch: 1 for ``nn.LSTM`` and ``nn.GRU``, 0 for cells. Where None,
+            0; of states with three dimensions it must be said.
+        alpha: ``α``, on what is injected (0.1 in the paper, as recalled). Targets contain it.
+        future: the auxiliary task; `end` then wants the features that it reads.
+        reduction: how the criterion reduces over sequences: ``"mean"`` if its loss is the sum over the steps of
+            an unroll and the mean over the batch; else a callable that takes the flat state and
+            returns the divisor, such as ``lambda s: len(s) * T`` for a mean over both.
+        loss_scale: callable that returns the factor by which the loss is multiplied before ``backward``.
+        observe_every: the rule learns at the start of one unroll in so many; credit is given at the end of each.
+            What a rule costs is mostly its learning.
+
+    Attributes:
+        rule: the copy of the rule at work.
+        layout: how the state becomes flat.
+        instruments: look on: a monitor that compares synthetic gradients with what came back, for example.
+        step: number of the unroll at hand, from 0: what rules are told as ``info.step``. Part of the ``state_dict``.
+
+    Raises:
+        ShapeError: if the example is no state.
+        ConfigError: if ``alpha`` is no finite number of 0 or more, ``observe_every`` is under 1, the rule has
+            modules wait, or ``batch_dim`` is needed and not given.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        state: Any,
+        *,
+        batch_dim: int | None = None,
+        alpha: float = 0.1,
+        future: FutureGradient | None = None,
+        reduction: Reduction = "mean",
+        loss_scale: LossScale | None = None,
+        observe_every: int = 1,
+    ) -> None:
+        super().__init__()
+        if not math.isfinite(alpha) or alpha < 0:
+            raise ConfigError(f"alpha={alpha}: expected a finite number, 0 or more, such as 0.1")
+        if isinstance(observe_every, bool) or observe_every < 1:
+            raise ConfigError(f"observe_every={observe_every!r}: expected a number of unrolls, at least 1")
+        instance_of(Rule, rule, "rule", "synthgrad.SyntheticGradient(...)")
+        refuse_output_error(
+            rule, _NAME, "a boundary lies between two unrolls, which have outputs of their own"
+        )
+        if rule.waits:
+            raise ConfigError(
+                f"rule {type(rule).__name__} has the module below wait for its true message, but an unroll's "
+                "graph is gone when that comes; make unrolls longer, or take another rule"
+            )
+        self.layout = StateLayout(state, _batch_dim(state, batch_dim))
+        flat = self.layout.pack(state)
+        self.rule = rule.bind(Site(_NAME, tuple(flat.shape), flat.dtype, flat.device, self))
+        if future is not None and future.state_features != self.layout.num_features:
+            raise ConfigError(
+                f"the auxiliary head foresees {future.state_features} numbers, expected the "
+                f"{self.layout.num_features} of the state; build it with state_features={self.layout.num_features}"
+            )
+        self.future = None if future is None else future.to(flat.device, flat.dtype)
+        self.alpha = alpha
+        self.units = Units(reduction, loss_scale)
+        self._unscaled = Units(reduction)
+        self.observe_every = observe_every
+        self.instruments = Instruments()
+        self._port = Port(self.rule, self.units, self.instruments)
+        self.step = 0
+        self._batch_size: int | None = None
+
+    def get_extra_state(self) -> dict[str, int]:
+        """Return what a resumed loop needs beside the rule's own state."""
+        return {"step": self.step}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Go on from a state."""
+        self.step = int(state["step"])
+
+    @property
+    def monitor(self) -> Monitor | None:
+        """Compares synthetic gradients with what came back; None to measure nothing."""
+        return self.instruments.monitor
+
+    @monitor.setter
+    def monitor(self, monitor: Monitor | None) -> None:
+        self.instruments.monitor = monitor
+
+    @property
+    def learns(self) -> bool:
+        """Does the rule want to know what comes back?"""
+        return self.training and self.rule.listens and torch.is_grad_enabled()
+
+    @property
+    def _due(self) -> bool:
+        """Does it learn at the start of the unroll at hand?"""
+        return self.learns and self.step % self.observe_every == 0
+
+    def start(self, state: Any, *, fresh: SequenceMask = False, context: Tensor | None = None) -> Any:
+        """Begin an unroll: return the state, detached from the unroll before, for the network to go on from.
+
+        Args:
+            state: as the last unroll left it, or an initial one.
+            fresh: the sequences that begin anew, ``(B,)`` bool or one for all. Nobody asks the rule what the
+                future of an initial state is, so it learns nothing from theirs.
+            context: of the rule, ``(B,)`` or ``(B, C)``.
+
+        Raises:
+            ShapeError: if the state or a mask does not fit.
+        """
+        self.layout.check(state, "the state at the start of an unroll")
+        flat = self.layout.pack(state).detach()
+        self._batch_size = flat.shape[0]
+        keep = self._complement(fresh, "fresh")
+        if not self._due or keep is False:
+            return self.layout.unpack(flat)
+        info = Info(context=context, step=self.step)
+        if keep is True:
+            return self.layout.unpack(self._crossed(flat.requires_grad_(), info, flat))
+        rows = keep.nonzero().squeeze(1)
+        if not len(rows):
+            return self.layout.unpack(flat)
+        info.context = None if context is None else context[rows]
+        crossed = self._crossed(flat[rows].requires_grad_(), info, flat)
+        return self.layout.unpack(flat.index_copy(0, rows, crossed))
+
+    def start_unroll(
+        self, state: Any, *, fresh: SequenceMask = False, context: Tensor | None = None
+    ) -> UnrollStart:
+        """Begin an unroll of which an engine itself asks what came back.
+
+        Args:
+            state: as the last unroll left it, or an initial one.
+            fresh: the sequences that begin anew, ``(B,)`` bool or one for all.
+            context: of the rule, ``(B,)`` or ``(B, C)``.
+
+        Raises:
+            ShapeError: if the state or a mask does not fit.
+        """
+        self.layout.check(state, "the state at the start of an unroll")
+        leaf = self.layout.pack(state).detach()
+        self._batch_size = leaf.shape[0]
+        keep = self._complement(fresh, "fresh")
+        if not self._due:
+            return UnrollStart(self.layout.unpack(leaf))
+        batch = Batch(Info(context=context, step=self.step), entered=self.step - 1)
+        flight = InFlight(_NAME, batch, leaf, fed=leaf.detach().requires_grad_())
+        assert flight.fed is not None
+        return UnrollStart(self.layout.unpack(flight.fed), flight, keep)
+
+    def end(
+        self,
+        loss: Tensor,
+        state: Any,
+        *,
+        features: Tensor | None = None,
+        ended: SequenceMask = False,
+        context: Tensor | None = None,
+    ) -> Tensor:
+        """End an unroll: return its loss, the same number, from which the final state gets its credit too.
+
+        Args:
+            loss: scalar, reduced over sequences as `reduction` says.
+            state: as the network left it, attached.
+            features: ``(B, ..., H)`` from inside the unroll, for the auxiliary task.
+            ended: the sequences that are over, ``(B,)`` bool or one for all: credit never crosses the end of
+                an episode.
+            context: of the rule, ``(B,)`` or ``(B, C)``.
+
+        Raises:
+            ShapeError: if a shape does not fit, or the batch is another one than at the start.
+            ConfigError: if there is an auxiliary task and no features for it.
+        """
+        return self.end_unroll(loss, state, features=features, ended=ended, context=context).loss
+
+    def end_unroll(
+        self,
+        loss: Tensor,
+        state: Any,
+        *,
+        features: Tensor | None = None,
+        ended: SequenceMask = False,
+        context: Tensor | None = None,
+    ) -> UnrollEnd:
+        """Do what `end` does, and return the credit beside the loss, for engines."""
+        if not self.training or not torch.is_grad_enabled():
+            return UnrollEnd(loss)
+        if loss.ndim:
+            raise ShapeError(f"the loss has shape {tuple(loss.shape)}, expected a scalar; reduce it")
+        self.layout.check(state, "the state at the end of an unroll", self._batch_size)
+        if self.future is not None and features is None:
+            raise ConfigError("an auxiliary task is set, but no features are given; pass features=… to end")
+        goes_on = self._complement(ended, "ended")
+        self.step += 1
+        if goes_on is False and self.future is None:
+            return UnrollEnd(loss)
+        flat = self.layout.pack(state)
+        delta, own = (None, None) if goes_on is False else self._credit(flat, goes_on, context)
+        if delta is not None:
+            # A scaled loss scales what is injected.
+            loss = _Inject.apply(loss, flat, self._unscaled.to_criterion(delta, self.alpha))
+        if own is not None:
+            loss = loss + (own - own.detach())
+        if self.future is not None and features is not None:
+            target = torch.zeros_like(flat) if delta is None else delta
+            extra = self.future.loss(features, target.detach()) * (len(flat) / self.units.divisor(flat))
+            loss = loss + (extra - extra.detach())
+        return UnrollEnd(loss, flat, delta)
+
+    def observe(self, start: UnrollStart, gradient: Tensor) -> None:
+        """Let the rule learn from what came back to the start of an unroll, for engines that compute it.
+
+        Args:
+            opened: the start.
+            gradient: ``(B, F)``, per-example units, detached.
+
+        Raises:
+            DivergedError: if it is not finite, where a guard looks on.
+        """
+        flight, rows = start.flight, start.rows
+        if flight is None or rows is False or not self.learns:
+            return
+        flight.fed = None
+        if isinstance(rows, Tensor):
+            info = flight.info
+            kept = None if info.context is None else info.context[rows]
+            batch = Batch(Info(context=kept, step=info.step), entered=flight.batch.entered)
+            flight, gradient = InFlight(_NAME, batch, flight.h[rows]), gradient[rows]
+        if not len(flight.h):
+            return
+        flight.credit, flight.version = self.rule.credit(flight.h, flight.info), self.step
+        self._port.receive(flight, Message(gradient))
+        self._port.observe(flight, self.step)
+
+    def _credit(
+        self, flat: Tensor, goes_on: SequenceMask, context: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return what the rule says of the final state, zero for sequences that are over, and its own loss."""
+        info = Info(context=context, step=self.step - 1)
+        h = flat.detach()
+        credit = self._port.credit(h.float() if h.dtype == torch.float16 else h, info, self.step - 1)
+        delta = None if credit.delta is None else credit.delta.to(h.dtype)
+        if delta is not None and goes_on is not True:
+            delta = torch.where(torch.as_tensor(goes_on)[:, None], delta, 0)
+        return delta, credit.loss
+
+    def _crossed(self, h: Tensor, info: Info, flat: Tensor) -> Tensor:
+        """Return ``h`` with the rule listening to its gradient."""
+        divisor = self.units.divisor(flat)  # of the whole batch, also where only some rows cross
+        units = Units(lambda _: divisor, self.units.loss_scale)
+        crossing = PlainCrossing(units, self.instruments, entered=self.step - 1, again=True)
+        frame = Frame()
+        frame.info = info
+        return crossing(Interface(_NAME, self.rule, frame, copies=False), h)
+
+    def _complement(self, rows: SequenceMask, what: str) -> SequenceMask:
+        """Return the sequences that are not among these: True for all, False for none, or a mask."""
+        if isinstance(rows, bool):
+            return not rows
+        if rows.dtype != torch.bool or rows.shape != (self._batch_size,):
+            raise ShapeError(
+                f"{what} is {rows.dtype} of shape {tuple(rows.shape)}, expected bool ({self._batch_size},), one for "
+                "each sequence, or True or False for all"
+            )
+        return ~rows

@@ -1,0 +1,57 @@
+"""The handshake: all processes must have the same network, cut in the same places, and the same settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from ...core import ConfigError
+from .coordinator import Coordinator
+
+__all__ = ["handshake", "describe_state"]
+
+
+def describe_state(model: nn.Module) -> list[str]:
+    """Return a line for every parameter and buffer of a network: name, shape, dtype."""
+    return [f"{name} {tuple(t.shape)} {t.dtype}" for name, t in model.state_dict().items()]
+
+
+def handshake(coordinator: Coordinator, facts: Mapping[str, Any], timeout_s: float) -> list[dict[str, Any]]:
+    """Tell the others what this process is about to run, and check that they are too. Blocks until all have.
+
+    Args:
+        meeting: of all.
+        facts: JSON values. What stands under ``"same"`` must be equal everywhere, the rest may differ.
+        timeout_s: how long to wait for the others, in seconds.
+
+    Returns:
+        The facts of all processes, by rank.
+
+    Raises:
+        ConfigError: naming the first thing in which two processes differ.
+        StageError: if some do not come.
+    """
+    coordinator.publish(f"hello/{coordinator.transport.rank}", facts)
+    found: list[dict[str, Any]] = [
+        coordinator.wait_for(f"hello/{k}", k, timeout_s) for k in range(coordinator.transport.world_size)
+    ]
+    first = found[0]["same"]
+    for other, theirs in enumerate(found):
+        for key, value in first.items():
+            if theirs["same"].get(key) != value:
+                raise ConfigError(
+                    f"rank 0 and rank {other} differ in {key}: {_difference(value, theirs['same'].get(key))}; "
+                    "start all processes with the same program and settings"
+                )
+    return found
+
+
+def _difference(a: Any, b: Any) -> str:
+    if isinstance(a, list) and isinstance(b, list):
+        for one, two in zip(a, b, strict=False):
+            if one != two:
+                return f"{one} against {two}"
+        return f"{len(a)} entries against {len(b)}"
+    return f"{a} against {b}"

@@ -1,0 +1,71 @@
+"""What one process trains of a network: the part between two cuts, the rules that are learned there, their optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from ...core import Decoupled, InputRule, Rule
+from ..base import forward_args
+from ..optimizers import Named, OptimizerFactory, make_optimizers
+from ..parts import Part, hide_attributes, split_network
+from .layout import RankLayout
+
+__all__ = ["LocalPart", "make_local_part"]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPart:
+    """What is this process's own.
+
+    Attributes:
+        parts: of the whole network, one for each stage.
+        part: of this stage.
+        name: of its module.
+        rule: at its end; None for the last stage.
+        supplies: the input rule; None where the stage waits for its input.
+        optimizers: of module and rules; none if there is nothing to train.
+    """
+
+    parts: Sequence[Part]
+    part: Part
+    name: str
+    rule: Rule | None
+    supplies: InputRule | None
+    optimizers: list[Optimizer]
+
+
+def make_local_part(
+    net: Decoupled,
+    layout: RankLayout,
+    example: tuple[Any, ...] | Mapping[str, Any] | None,
+    optimizer: OptimizerFactory,
+    rule_options: Mapping[str, Any] | None,
+    input_options: Mapping[str, Any] | None,
+) -> LocalPart:
+    """Take a network apart, and return what a process trains of it; see `Stages` for the arguments.
+
+    Raises:
+        ConfigError, CutError: if it cannot be taken apart.
+    """
+    parts = split_network(net, None if example is None else forward_args(example, {}))
+    hide_attributes(net, [part.attributes for part in parts], layout.stage)
+    module, sites = net.graph.modules[layout.stage], list(net.graph.sites.values())
+    rule = None if layout.is_last else net.interfaces[sites[layout.stage].name].rule
+    supplies = None if layout.is_first else net.interfaces[sites[layout.stage - 1].name].input_rule
+    optimizers = make_optimizers(
+        optimizer,
+        module.name,
+        ([(n, net.model.get_parameter(n)) for n in module.parameters], None),
+        (_named("rule", rule), rule_options),
+        (_named("input rule", supplies), input_options),
+    )
+    return LocalPart(parts, parts[layout.stage], module.name, rule, supplies, optimizers)
+
+
+def _named(what: str, rule: nn.Module | None) -> list[Named]:
+    return [] if rule is None else [(f"{what}.{n}", p) for n, p in rule.named_parameters()]

@@ -1,0 +1,115 @@
+"""The settings of an engine of stages, and which rules it can train with under them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...core import ConfigError, Decoupled
+from .codecs import Codec, cast
+
+__all__ = ["Settings", "check_rules"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How stages talk.
+
+    Attributes:
+        window: steps that an answer may be late; None to follow the link.
+        exact: lags are counted in steps: the answer of step ``t − window`` is taken in step ``t``.
+        observe_prob: share of the true messages that are sent.
+        wire_dtype: of activations and messages on the wire; None for that of the network, or where a codec is given.
+        target: a batch of targets, where these travel with the activations; None where each process gives its own.
+        timeout_s: how long a stage waits for another, in seconds.
+        seed: of the draws for ``observe_prob``.
+        codec: what activations and messages are on the wire; None for what ``wire_dtype`` says.
+    """
+
+    window: int | None = None
+    deterministic: bool = False
+    observe_prob: float = 1.0
+    wire_dtype: torch.dtype | None = None
+    target: Tensor | None = None
+    timeout_s: float = 300.0
+    seed: int = 0
+    codec: Codec | None = None
+
+    @property
+    def wire(self) -> Codec | None:
+        """What activations and messages are on the wire; None for as they are."""
+        return self.codec if self.wire_dtype is None else cast(self.wire_dtype)
+
+    def check(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises:
+            ConfigError: naming the setting.
+        """
+        if self.window is not None and self.window < 0:
+            raise ConfigError(
+                f"window={self.window}: expected a number of steps from 0, or None to follow the link"
+            )
+        if self.deterministic and self.window is None:
+            raise ConfigError(
+                "deterministic=True needs a window: lags are counted in steps then, so say how many, as in window=2"
+            )
+        if not 0 <= self.observe_prob <= 1:
+            raise ConfigError(f"observe_prob={self.observe_prob}: expected a probability from 0 to 1")
+        if self.wire_dtype not in (None, torch.float32, torch.bfloat16, torch.float64):
+            raise ConfigError(
+                f"wire_dtype={self.wire_dtype}: expected torch.float32, torch.bfloat16, or None for that of the network"
+            )
+        if self.codec is not None and self.wire_dtype is not None:
+            raise ConfigError(
+                f"wire_dtype={self.wire_dtype} is the short form of a codec, and codec='{self.codec.name}' was given too: "
+                "give one of them"
+            )
+        if not self.timeout_s > 0:
+            raise ConfigError(f"timeout_s={self.timeout_s}: expected seconds over 0")
+
+
+def _check_inputs(net: Decoupled, settings: Settings, replicas: int) -> None:
+    supplied = [name for name, interface in net.interfaces.items() if interface.input_rule is not None]
+    if not supplied:
+        return
+    where = f"interface '{supplied[0]}' has synthetic inputs"
+    if settings.deterministic:
+        raise ConfigError(
+            f"{where}, which are used when the real ones are late, and deterministic=True wants runs alike; use one of "
+            "the two, or InProcess"
+        )
+    if replicas > 1 or settings.target is not None or any(i.rule.waits for i in net.interfaces.values()):
+        raise ConfigError(
+            f"{where}: not together with replicas, targets that travel or rules that wait; leave these out, or decouple "
+            "without inputs"
+        )
+
+
+def check_rules(net: Decoupled, settings: Settings, replicas: int) -> None:
+    """Refuse rules that cannot work so.
+
+    Raises:
+        ConfigError: naming the interface.
+    """
+    _check_inputs(net, settings, replicas)
+    for name, interface in net.interfaces.items():
+        rule = interface.rule
+        if not rule.waits:
+            continue
+        if settings.window is None:
+            raise ConfigError(
+                f"the rule at interface '{name}' has the module below wait for its message: say how many steps, as in "
+                "window=0 (backpropagation) or window=2 (delayed gradients)"
+            )
+        if settings.observe_prob != 1:
+            raise ConfigError(
+                f"observe_prob={settings.observe_prob}: the rule at interface '{name}' waits for every message; use 1"
+            )
+        if settings.window and replicas > 1:
+            raise ConfigError(
+                f"the rule at interface '{name}' waits, and with window={settings.window} several graphs are kept, "
+                "which data parallel replicas cannot average; use window=0 or one replica"
+            )
