@@ -1,10 +1,14 @@
-"""Engines: where and in which order the modules of a decoupled network run.
+"""Engines decide where and in which order the modules of a decoupled network run.
 
-``locked.py`` is the plain loop, ``in_process.py`` the unlocked one. ``boundary.py`` carries credit from one unroll
-of a recurrent network to the one before, ``recurrent.py`` is the loop around it. These take a decoupled network, a
-criterion and an optimizer factory, and offer ``step(x, y)``. ``clocked/`` trains several networks that tick at
-different rates. ``layer_parallel/`` runs all layers of one as a batch,
-``stages/`` parts of one in processes of their own.
+Most engines take a decoupled network, a criterion and an optimizer factory, and offer ``step(x, y)``:
+
+- `Locked` is the plain training loop.
+- `InProcess` updates every module as soon as its own forward pass is done.
+- `LayerParallel` runs all layers of a network as one batch.
+- `Stages` trains the parts of a network in processes of their own.
+
+`Recurrent` is the loop around a `Boundary`, which carries credit from one unroll of a recurrent network to
+the unroll before. `Clocked` trains several networks that tick at different rates.
 """
 
 from typing import TYPE_CHECKING
@@ -42,7 +46,7 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
-    # Each is loaded when it is asked for: who trains in one process is not to wait for transports and compilers.
+    # Each engine is loaded when it is first used: a program that trains in one process need not load transports and compilers.
     _WHERE = {
         "base": ("Criterion", "StepRecord"),
         "carry": ("Carry",),

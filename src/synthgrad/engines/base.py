@@ -1,4 +1,4 @@
-"""What every engine shares: the record of a step, and how a criterion's loss is reduced."""
+"""The record of a step, the arguments of a forward pass, and other things that engines share."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ __all__ = [
 #: The positional and keyword arguments of a forward pass.
 ForwardArgs = tuple[tuple[Any, ...], dict[str, Any]]
 
-#: Takes the network's output and the target, returns a scalar loss, or the loss of each example, ``(B,)``.
+#: A criterion takes the network's output and the target. It returns a scalar loss, or the loss of each example, ``(B,)``.
 Criterion = Callable[[Any, Any], Tensor]
 
 
 @dataclass(slots=True)
 class StepRecord:
-    """What one step did.
+    """What happened in one step.
 
     Attributes:
-        step: number of the step, from 0.
-        loss: the criterion's value, detached, on the device; None if no batch has reached the output
-            yet (with forward lags).
-        updated: names of the modules whose optimizer stepped.
+        step: the number of the step, from 0.
+        loss: the criterion's value, detached, on the device; None if no batch has reached the output yet
+            (with forward lags).
+        updated: the names of the modules whose optimizers stepped.
     """
 
     step: int
@@ -51,14 +51,14 @@ class StepRecord:
 
 
 def reduce_loss(loss: Tensor, units: Units | None) -> tuple[Tensor, Tensor | None]:
-    """Return a criterion's loss as a scalar, and the loss of each example where it gave these.
+    """Return a criterion's loss as a scalar, and the loss of each example if the criterion returned these.
 
     Args:
-        loss: scalar, or ``(B,)``.
-        units: how to reduce ``(B,)``; None for the mean.
+        loss: a scalar, or ``(B,)``.
+        units: how a loss ``(B,)`` is reduced; None for the mean.
 
     Raises:
-        ShapeError: if it is neither.
+        ShapeError: if the loss has more than one dimension.
     """
     if not isinstance(loss, Tensor):
         raise ShapeError(
@@ -77,7 +77,8 @@ def forward_args(x: Any, keywords: Mapping[str, Any]) -> ForwardArgs:
     """Return the positional and keyword arguments of a forward pass.
 
     Args:
-        x: one input; a tuple of positional arguments; or a mapping of keyword arguments, as a collator makes it.
+        x: one input; a tuple of positional arguments; or a mapping of keyword arguments, as a collator makes
+            it.
         keywords: further keyword arguments.
 
     Raises:
@@ -99,7 +100,10 @@ _Engine = TypeVar("_Engine")
 def explain_load_errors(
     load: Callable[[_Engine, Mapping[str, Any]], None],
 ) -> Callable[[_Engine, Mapping[str, Any]], None]:
-    """Decorate a ``load_state_dict``: what is no state of an engine like this one is refused in one sentence."""
+    """Decorate a ``load_state_dict`` method.
+
+    A state of another engine raises a `ConfigError` that explains what to do.
+    """
 
     @functools.wraps(load)
     def checked(self: _Engine, state: Mapping[str, Any]) -> None:
@@ -119,9 +123,11 @@ def explain_load_errors(
 
 @contextmanager
 def restore_buffers_after_skips(model: nn.Module, instruments: Instruments) -> Generator[None]:
-    """Run a step; at its end put buffers back as they were that are not finite any more, if the guard has skipped something.
+    """Run a step, and restore the buffers that a skipped batch has spoilt.
 
-    Does nothing where the guard stops: the run is over then.
+    A batch with values that are not finite spoils the running statistics of BatchNorm. If the guard has
+    skipped something in the block, each buffer that is not finite any more gets the value that it had before.
+    Where the guard stops the run instead of skipping, nothing is done.
     """
     guard = instruments.guard
     if guard is None or not guard.skip:

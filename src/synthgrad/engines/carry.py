@@ -1,4 +1,4 @@
-"""A recurrent module as a part of a chain: its state stays inside, from one unroll to the next."""
+"""Wraps a recurrent module as a part of a chain: its state stays inside, from one unroll to the next."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ __all__ = ["Carry", "carried_states", "set_carried_states"]
 
 
 class Carry(nn.Module):
-    """Runs ``module(x, state) -> (outputs, state)`` as if it took ``x`` only: a batch is an unroll.
+    """Turns ``module(x, state) -> (outputs, state)`` into a module that takes ``x`` only; a batch is an
+    unroll.
 
-    The state is kept between calls, detached (truncated BPTT). It belongs to a run, not to the network: it is a part of
-    the ``state_dict`` of every engine, and not of the module's. In training mode and
-    in evaluation mode there is one each, so that measuring in between disturbs nothing. A batch of another size begins
-    anew.
+    The state is kept between calls, detached (truncated BPTT). It belongs to a run and not to the network: it
+    is part of the ``state_dict`` of every engine, and not of the module's. Training mode and evaluation mode
+    have a state each, so an evaluation in between does not disturb training. A batch of another size starts
+    from a new state.
 
-    With it a stack of recurrent layers is an ``nn.Sequential`` that `decouple` cuts and every engine trains: what
-    crosses a cut is ``(B, T, H)``, the outputs of a whole unroll.
+    With it a stack of recurrent layers is an ``nn.Sequential`` that `decouple` cuts and every engine trains:
+    the messages at the cuts are ``(B, T, H)``, the outputs of a whole unroll.
 
     Args:
-        module: ``nn.LSTM``, ``nn.GRU`` or ``nn.RNN`` with ``batch_first=True``, or any module that takes ``(x, state)``,
-            where a state of None begins anew, and returns outputs ``(B, ...)`` and a state.
+        module: ``nn.LSTM``, ``nn.GRU`` or ``nn.RNN`` with ``batch_first=True``, or any module that takes
+            ``(x, state)``, where None stands for the initial state, and returns outputs ``(B, ...)`` and a
+            state.
 
     Raises:
-        ShapeError: if the module returns something else than outputs and a state.
+        ShapeError: if the module does not return outputs and a state.
 
     >>> import torch
     >>> carry = Carry(torch.nn.GRU(4, 8, batch_first=True))
@@ -44,14 +46,14 @@ class Carry(nn.Module):
         self._states: dict[bool, tuple[int, Any]] = {}
 
     def reset(self) -> None:
-        """Begin anew with the next unroll."""
+        """Drop the states: the next unroll starts from a new one."""
         self._states.clear()
 
     def forward(self, x: Tensor) -> Tensor:
         """Run an unroll.
 
         Args:
-            x: ``(B, T, ...)``.
+            x: the inputs, ``(B, T, ...)``.
         """
         kept = self._states.get(self.training)
         state = kept[1] if kept is not None and kept[0] == x.shape[0] else None
@@ -62,6 +64,7 @@ class Carry(nn.Module):
                 "wrap it in a module that does"
             )
         outputs, state = found
+        # Detached: the next unroll continues from the values, but no gradient may flow back into this one.
         self._states[self.training] = (
             x.shape[0],
             pytree.tree_map_only(torch.Tensor, lambda t: t.detach(), state),
@@ -70,7 +73,7 @@ class Carry(nn.Module):
 
 
 def carried_states(model: nn.Module) -> dict[str, dict[bool, tuple[int, Any]]]:
-    """Return the states that the `Carry` modules of a network have now, by name."""
+    """Return the present states of the `Carry` modules in a network, by name."""
     return {
         name: dict(module._states)  # pyright: ignore[reportPrivateUsage]
         for name, module in model.named_modules()
@@ -79,7 +82,7 @@ def carried_states(model: nn.Module) -> dict[str, dict[bool, tuple[int, Any]]]:
 
 
 def set_carried_states(model: nn.Module, states: Mapping[str, Mapping[bool, tuple[int, Any]]]) -> None:
-    """Have the `Carry` modules of a network go on from the states that `carried` returned."""
+    """Set the states of the `Carry` modules in a network to those that `carried_states` returned."""
     for name, module in model.named_modules():
         if isinstance(module, Carry):
             module._states = {training: tuple(kept) for training, kept in states.get(name, {}).items()}  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]

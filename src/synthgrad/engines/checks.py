@@ -1,4 +1,4 @@
-"""Which decoupled networks can be trained without locks."""
+"""Checks whether a decoupled network can be trained without locks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 
 
 def check_criterion(criterion: Any) -> None:
-    """Refuse what is no criterion.
+    """Refuse a criterion that cannot be used.
 
     Raises:
         ConfigError: if it is a class, or cannot be called with an output and a target.
@@ -47,10 +47,10 @@ def check_criterion(criterion: Any) -> None:
 
 
 def check_draws(update_prob: Any, generator: Any) -> None:
-    """Refuse a probability of updates that is none, and a source of draws that is no generator.
+    """Refuse an update probability or a generator of a wrong type or value.
 
     Raises:
-        ConfigError: naming it.
+        ConfigError: naming the argument.
     """
     if not isinstance(update_prob, int | float) or not 0 < update_prob <= 1:
         raise ConfigError(f"update_prob={update_prob!r}: expected a probability over 0 and up to 1")
@@ -61,7 +61,7 @@ def check_draws(update_prob: Any, generator: Any) -> None:
 
 
 def check_first_batch(net: nn.Module, passed: ForwardArgs) -> None:
-    """Refuse a first batch that the network cannot take, and a step in which nothing could learn.
+    """Refuse a first batch that the network cannot take, and a step without gradients.
 
     Raises:
         ConfigError: saying what was given and what is expected.
@@ -80,7 +80,7 @@ def check_first_batch(net: nn.Module, passed: ForwardArgs) -> None:
 
 
 def check_unlockable(net: Decoupled) -> None:
-    """Refuse what cannot learn piece by piece.
+    """Refuse a network whose modules cannot learn independently.
 
     Raises:
         ConfigError: naming the parameter, the module or the interface.
@@ -121,13 +121,13 @@ def check_unlockable(net: Decoupled) -> None:
             _check_output_error(net, name)
         if interface.rule.waits and interface.input_rule is not None:
             raise ConfigError(
-                f"the rule at interface '{name}' has the module below wait for its true message, but what comes "
-                "back there belongs to a synthetic input; use one of the two"
+                f"the rule at interface '{name}' has the module below wait for its true message, but the message "
+                "there belongs to a synthetic input; use one of the two"
             )
 
 
 def _check_output_error(net: Decoupled, name: str) -> None:
-    """Refuse a rule that needs the output error where a module learns before the output is reached: it or one above."""
+    """Refuse a rule that needs the output error, if it or a rule above gives credit before that is known."""
     graph, waiting, seen = net.graph, [name], set[str]()
     while waiting:
         end = waiting.pop()
@@ -145,12 +145,12 @@ def _check_output_error(net: Decoupled, name: str) -> None:
 
 
 def refuse_output_error(rule: Rule, name: str, why: str) -> None:
-    """Refuse a rule that needs the network's output error, in an engine that has none to give.
+    """Refuse a rule that needs the network's output error, in an engine that cannot provide it.
 
     Args:
-        rule: at an interface.
-        name: of the interface.
-        why: there is none.
+        rule: the rule.
+        name: the name of the interface.
+        why: why the engine cannot provide it, for the error.
 
     Raises:
         ConfigError: naming the interface.
@@ -163,7 +163,7 @@ def refuse_output_error(rule: Rule, name: str, why: str) -> None:
 
 
 def warn_of_evaluation(net: Decoupled) -> None:
-    """Say that a network is about to be trained in evaluation mode."""
+    """Warn if a network is about to be trained in evaluation mode."""
     if not net.training:
         warnings.warn(
             "the network is in evaluation mode, as from_pretrained leaves a model: it is trained without Dropout and with "

@@ -1,4 +1,4 @@
-"""The plain training loop as an engine: one forward, one backward, one update, everything locked."""
+"""The plain training loop as an engine: forward, backward and update, everything locked."""
 
 from __future__ import annotations
 
@@ -31,29 +31,31 @@ __all__ = ["Locked", "true_messages"]
 
 
 class Locked:
-    """Backpropagation of a plain network, or the plain loop of a decoupled one.
+    """Trains a plain network by backpropagation, or a decoupled one in the plain loop.
 
-    With a decoupled network the modules learn from their rules' credit, but in lock step: that is what
-    an unchanged training loop does, and what the unlocked engines are compared with.
+    The modules of a decoupled network learn from the credit of their rules, but in lock step. This is what an
+    unchanged training loop does, and the unlocked engines are compared with it.
 
     Args:
         net: a network, decoupled or not.
         criterion: takes output and target, returns a scalar loss, or the loss of each example, ``(B,)``.
         optimizer: takes parameters, returns an optimizer.
         rule_options: options for the parameter group of the rules, such as ``{"lr": 1e-3}``.
-        update_prob: the whole network, with its rules, updates with this probability in a step; else it
+        update_prob: the probability that the whole network, with its rules, updates in a step; otherwise it
             only runs forward (DNI §3.1, sparse updates of the locked network).
-        generator: source of the draws for ``update_prob``; on the CPU.
-        true_messages: rules learn from the true gradient, by a second pass through the network, in place of
-            what comes back from a module that itself has learned from a rule's credit.
-        penalty: what is added to the loss that is no function of the output; as `InProcess` takes it. For a plain
-            network a function of all its parameters.
-        guard: stop with `DivergedError` at a loss that is not finite. Or ``Guard(skip=True)``: leave the step out, count it,
-            and go on.
-        timeline: is filled with what happens, in order; None to keep nothing.
+        generator: the source of random numbers for ``update_prob``; on the CPU.
+        true_messages: whether rules learn from the true gradient, which a second pass through the network
+            computes. By default they learn from the messages of modules that have themselves learned from a
+            rule's credit.
+        penalty: a term of the loss that does not depend on the output, as in `InProcess`. For a plain network
+            a function of all its parameters.
+        guard: whether to stop with `DivergedError` at a loss that is not finite. ``Guard(skip=True)`` skips
+            the step, counts it, and continues.
+        timeline: records what happens, in order; None to record nothing.
 
     Raises:
-        ConfigError: if ``update_prob`` is no probability over 0, an optimizer needs a closure or leaves a parameter out.
+        ConfigError: if ``update_prob`` is not a probability above 0, or an optimizer needs a closure or
+            leaves a parameter out.
     """
 
     def __init__(
@@ -91,7 +93,7 @@ class Locked:
         self.update_prob = update_prob
         self.true_messages = true_messages
         self._generator = generator
-        # Of a decoupled network the crossing logs what happens at the cuts.
+        # In a decoupled network the crossing logs what happens at the cuts.
         self._instruments = Instruments(Guard.of(guard), timeline=timeline)
         if isinstance(net, Decoupled):
             net.instruments.timeline = timeline
@@ -109,14 +111,14 @@ class Locked:
         """Run one step on a batch.
 
         Args:
-            x: input, ``(B, ...)``; a tuple of positional arguments; or a mapping of keyword arguments.
-            y: target, as the criterion wants it.
-            context: of the rules; ``y`` itself where it is a tensor and nothing else is given.
-            ids: ``(B,)`` int64, which examples these are.
+            x: the input, ``(B, ...)``; a tuple of positional arguments; or a mapping of keyword arguments.
+            y: the target, as the criterion expects it.
+            context: the context of the rules; by default ``y``, if it is a tensor.
+            ids: ``(B,)`` int64, the ids of the examples.
             inputs: further keyword arguments of the model.
 
         Returns:
-            The loss, and ``["all"]`` as what was updated; nothing if no update was drawn.
+            The loss, and ``["all"]`` as the updated modules; an empty list if no update was drawn.
         """
         args, kwargs = forward_args(x, inputs)
         self._instruments.step = self._step
@@ -135,7 +137,7 @@ class Locked:
         context: Tensor | None,
         ids: Tensor | None,
     ) -> StepRecord:
-        """Run forward, backward and the update, all locked."""
+        """Run forward, backward and the update."""
         clear_autocast_cache()
         for optimizer in self.optimizers:
             zero_grad(optimizer)
@@ -160,7 +162,10 @@ class Locked:
         return StepRecord(self._step - 1, loss.detach(), ["all"] if fine else [])
 
     def _log_backward(self) -> None:
-        """Log what no cut has seen: the modules that nothing below sends a message to; a plain network, which is one."""
+        """Log the backward passes that no cut sees.
+
+        These are the backward passes of modules that send no message, or of a plain network.
+        """
         if not isinstance(self.net, Decoupled):
             self._instruments.log("forward", "all", self._step)
             self._instruments.log("backward", "all", self._step)
@@ -182,11 +187,11 @@ class Locked:
         return reduce_loss(self.criterion(output, y), units)[0]
 
     def _draw(self) -> bool:
-        """Is this step one that updates? Nothing is drawn where every step is."""
+        """Draw whether this step updates. If every step does, no random number is used."""
         return self.update_prob == 1 or bool(torch.rand((), generator=self._generator) < self.update_prob)
 
     def _only_forward(self, args: tuple[Any, ...], kwargs: dict[str, Any], y: Any) -> StepRecord:
-        """Run a step without an update: what is left is the forward pass, and BatchNorm's statistics."""
+        """Run a step without an update: only the forward pass, which updates BatchNorm's statistics."""
         with torch.no_grad():
             units = self.net.units if isinstance(self.net, Decoupled) else None
             loss = self._loss(self.net(*args, **kwargs), y, units)
@@ -197,7 +202,7 @@ class Locked:
         return StepRecord(self._step - 1, loss)
 
     def flush(self) -> None:
-        """Read what the guard has queued.
+        """Read the checks that the guard has queued.
 
         Raises:
             DivergedError: if a loss was not finite.
@@ -205,7 +210,10 @@ class Locked:
         self._instruments.flush()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of optimizers and draws and the step count; the network's own is its own."""
+        """Return the state of optimizers and random draws, and the step count.
+
+        The state of the network is not part of it.
+        """
         return {
             "optimizers": [o.state_dict() for o in self.optimizers],
             "step": self._step,
@@ -215,12 +223,12 @@ class Locked:
 
     @explain_load_errors
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the state that `state_dict` returned."""
+        """Load the state that `state_dict` returned."""
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self._step = int(state["step"])
         set_carried_states(self.net, state["carried"])
-        drawn = state.get("generator")  # snapshots of earlier versions have none
+        drawn = state.get("generator")  # states of earlier versions have none
         if self._generator is not None and drawn is not None:
             self._generator.set_state(drawn.cpu())
 
@@ -229,12 +237,11 @@ def true_messages(net: Decoupled, loss_of: Callable[[], Tensor]) -> dict[str, Te
     """Return the true gradient at every interface, ``(B, ...)`` in per-example units, by name.
 
     The network runs once more, forward and backward, as if it had no cuts. Its buffers (BatchNorm's
-    statistics) and the state of random numbers (Dropout) are left as they were, so that the pass which
-    learns sees the same.
+    statistics) and the state of random numbers (Dropout) are restored, so that the next pass sees the same.
 
     Args:
         net: a decoupled network in training mode.
-        loss_of: runs ``net.model`` on the batch, returns the loss as the criterion reduces it.
+        loss_of: runs ``net.model`` on the batch, and returns the loss as the criterion reduces it.
     """
     kept: dict[str, Tensor] = {}
 

@@ -1,4 +1,4 @@
-"""How the optimizers of a module are made: by the user's factory, from parameters that know their names."""
+"""Creates the optimizers of each module with the user's factory, and steps them."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ __all__ = [
 #: A parameter and its name.
 Named = tuple[str, Tensor]
 
-#: Takes `Parameters`, a list of tensors, and returns an optimizer for them; or several, as a list (Muon for matrices,
-#: AdamW for the rest), in which None stands for one that has nothing to do.
+#: Takes `Parameters`, a list of tensors, and returns an optimizer for them. It may return several optimizers as a list
+#: (Muon for matrices, AdamW for the rest), with None in place of one that has no parameters.
 OptimizerFactory = Callable[[Any], "Optimizer | Sequence[Optimizer | None]"]
 
 
@@ -41,7 +41,7 @@ class Parameters(list[Tensor]):
 
     Args:
         named: names, as in ``net.named_parameters()`` of the plain model, and parameters.
-        module: name of the module.
+        module: the name of the module.
 
     >>> import torch
     >>> own = Parameters([("0.weight", torch.ones(2))], "0")
@@ -55,33 +55,34 @@ class Parameters(list[Tensor]):
         super().__init__(p for _, p in self._named)
 
     def named_parameters(self) -> Iterator[Named]:
-        """Yield names and parameters, as a module does."""
+        """Yield names and parameters, like the method of ``nn.Module``."""
         yield from self._named
 
     def parameters(self) -> Iterator[Tensor]:
-        """Yield the parameters, as a module does."""
+        """Yield the parameters, like the method of ``nn.Module``."""
         yield from self
 
 
 def make_optimizers(
     factory: OptimizerFactory, module: str, *parts: tuple[Iterable[Named], Mapping[str, Any] | None]
 ) -> list[Optimizer]:
-    """Make the optimizers for a module's parameters and those of the rules that are updated with it.
+    """Create the optimizers for the parameters of a module and of the rules that are updated with it.
 
-    The factory is called once, with all parameters as one flat list, so that it can look at shapes and names. What has
-    options of its own is then taken out into parameter groups of its own.
+    The factory is called once, with all parameters as one flat list, so that it can look at shapes and names.
+    Parameters with options of their own are then moved into parameter groups of their own.
 
     Args:
-        factory: the user's.
-        module: name of the module, for errors.
-        parts: names and parameters, and options of their group such as ``{"lr": 1e-3}``. Frozen parameters are left out.
+        factory: the user's factory.
+        module: the name of the module, for errors.
+        parts: for each part, names and parameters, and the options of its group such as ``{"lr": 1e-3}``.
+            Frozen parameters are left out.
 
     Returns:
-        The optimizers; none if there is nothing to train.
+        The optimizers; an empty list if there is nothing to train.
 
     Raises:
-        ConfigError: if the factory fails or returns something else, an optimizer needs a closure, or a parameter is left
-            out or taken twice.
+        ConfigError: if the factory fails or returns something else, if an optimizer needs a closure, or if a
+            parameter is left out or is in two optimizers.
     """
     for _, options in parts:
         if options is not None and not isinstance(options, Mapping):
@@ -100,7 +101,7 @@ def make_optimizers(
 
 
 def check_optimizer(factory: Any) -> None:
-    """Refuse what makes no optimizers, in particular an optimizer itself.
+    """Refuse an optimizer factory that cannot be called, in particular an optimizer itself.
 
     Raises:
         ConfigError: if it is an optimizer, or several, or not callable.
@@ -110,7 +111,7 @@ def check_optimizer(factory: Any) -> None:
     made = next(iter(factory), None) if isinstance(factory, Sequence) else factory
     name = type(made).__name__ if isinstance(made, Optimizer) else "Adam"
     raise ConfigError(
-        f"optimizer={brief(factory)}: expected a function that makes one, for an engine makes one for each module; write "
+        f"optimizer={brief(factory)}: expected a function that creates one, since each module has its own; write "
         f"lambda params: torch.optim.{name}(params, 3e-4)"
     )
 
@@ -149,7 +150,7 @@ def _refuse_closure(optimizer: Optimizer) -> None:
 
 
 def _check_complete(optimizers: Sequence[Optimizer], given: Parameters) -> None:
-    """Refuse optimizers that leave a parameter out, take one twice, or hold one that was not given."""
+    """Refuse optimizers that leave a parameter out, share one, or hold one that the factory was not given."""
     names = {id(p): n for n, p in given.named_parameters()}
     taken: set[int] = set()
     for optimizer in optimizers:
@@ -173,7 +174,7 @@ def _check_complete(optimizers: Sequence[Optimizer], given: Parameters) -> None:
 
 
 def _set_options(optimizers: Sequence[Optimizer], theirs: set[int], options: Mapping[str, Any]) -> None:
-    """Put some parameters into groups of their own, with options of their own."""
+    """Move some parameters into parameter groups of their own, with their own options."""
     for optimizer in optimizers:
         for group in list(optimizer.param_groups):
             apart = [k for k, p in enumerate(group["params"]) if id(p) in theirs]
@@ -193,7 +194,7 @@ def _set_options(optimizers: Sequence[Optimizer], theirs: set[int], options: Map
 
 
 def _own(setting: Any) -> Any:
-    """Return a setting that no other group changes: a rate may be a tensor."""
+    """Return a copy of a setting, since a learning rate may be a tensor that is changed in place."""
     return setting.clone() if isinstance(setting, Tensor) else setting
 
 
@@ -203,41 +204,43 @@ def _some(names: Iterable[str]) -> str:
 
 
 def step_optimizers(optimizers: Iterable[Optimizer]) -> None:
-    """Step the optimizers of a module, and drop its gradients."""
+    """Step the optimizers of a module, then drop its gradients."""
     for optimizer in optimizers:
         optimizer.step()
         zero_grad(optimizer)
 
 
 def zero_grad(optimizer: Optimizer) -> None:
-    """Drop all gradients. Spelled out: the optimizer's own method is slower by its profiling hooks."""
+    """Drop all gradients. The optimizer's own method does the same, but its profiling hooks cost time."""
     for group in optimizer.param_groups:
         for p in group["params"]:
             p.grad = None
 
 
 def has_gradient(optimizers: Iterable[Optimizer]) -> bool:
-    """Has any parameter of these a gradient?"""
+    """Return whether any parameter of these optimizers has a gradient."""
     return any(p.grad is not None for o in optimizers for group in o.param_groups for p in group["params"])
 
 
 def clear_autocast_cache() -> None:
-    """Forget the casts of weights that an autocast around the whole loop has kept: they are those of an older step."""
+    """Clear the cache of an autocast around the whole loop: its casts of weights are outdated."""
     if torch.is_autocast_cache_enabled():
         torch.clear_autocast_cache()
 
 
 def parameters_by_role(net: Decoupled, module: Module, position: int) -> tuple[Sequence[Named], ...]:
-    """Return names and parameters of a module, and those of the rules and of the input rules updated with it.
+    """Return names and parameters of a module, of its rules and of its input rules.
 
-    A rule that learns from messages is updated with the module that sends them, the last of those that its
-    interface feeds. A rule that learns from its own loss alone, with the module below it; so is an input
-    rule, which learns from what that module makes.
+    All that is updated with the module.
+
+    A rule that learns from messages is updated with the module that sends them; if an interface feeds several
+    modules, with the last of them. A rule that learns from its own loss alone is updated with the module
+    below its interface. So is an input rule, which learns from the output of that module.
 
     Args:
         net: the decoupled network.
         module: one of ``net.graph.modules``.
-        position: its place there.
+        position: its position there.
     """
     interfaces, consumers = net.interfaces, net.graph.consumers
     ends = [n for n in module.ends if n != OUTPUT]

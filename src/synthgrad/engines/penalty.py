@@ -1,8 +1,9 @@
-"""Penalties: terms of the loss that are no function of the network's output, module by module.
+"""Penalties: terms of the loss that do not depend on the network's output, one for each module.
 
-A weight penalty reaches every parameter of the network, a balancing loss one that a module left behind on its way. In
-a decoupled network each module learns at another time, so each is told its own term, which is added to what it learns from:
-with the true gradient that is the gradient of ``criterion + Σ penalties``.
+A weight penalty depends on every parameter of the network; a balancing loss was left in an attribute by one
+module. The modules of a decoupled network learn at different times, so each module has a term of its own,
+which is added to its credit. With the true gradient as credit, the sum is the gradient of ``criterion + Σ
+penalties``.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from .watch import leaves_of
 
 __all__ = ["Penalties", "Penalty", "Term"]
 
-#: Takes the parameters of a module (a list that knows their names), returns a scalar, or None for nothing.
+#: Takes the parameters of a module (a list that knows their names); returns a scalar, or None for no penalty.
 Term = Callable[[Parameters], Tensor | None]
 
-#: One term for all modules, or one for each of some, by the module's name (that of the cut at its end, or ``"output"``).
+#: One term for all modules, or a mapping from a module's name (the cut at its end, or ``"output"``) to its term.
 Penalty = Term | Mapping[str, Term]
 
 
@@ -29,10 +30,10 @@ class Penalties:
 
     Args:
         net: the network.
-        penalty: what the user gave; None for nothing.
+        penalty: the user's penalty; None for no penalty.
 
     Raises:
-        ConfigError: if a name is no module's, or it is nothing that can be called.
+        ConfigError: if a name is not the name of a module, or a term cannot be called.
     """
 
     def __init__(self, net: Decoupled, penalty: Penalty | None) -> None:
@@ -59,17 +60,20 @@ class Penalties:
         self._others = {name: _names_of_others(own, net) for name, own in self._own.items()}
 
     def function(self, module: str) -> Callable[[], Tensor | None] | None:
-        """Return what gives the penalty of a module, as `of` does; None if it never has any."""
+        """Return a function that computes the penalty of a module, as `compute` does.
+
+        None if the module has none.
+        """
         return (lambda: self.compute(module)) if module in self._terms else None
 
     def __bool__(self) -> bool:
         return bool(self._terms)
 
     def compute(self, module: str) -> Tensor | None:
-        """Return the penalty of a module as it is now, a scalar with its graph; None if there is none.
+        """Compute the penalty of a module: a scalar with its graph; None if there is none.
 
         Raises:
-            ConfigError: if it is no scalar, or depends on a parameter of another module.
+            ConfigError: if it is not a scalar, or depends on a parameter of another module.
         """
         term = self._terms.get(module)
         found = None if term is None else term(self._own[module])
@@ -84,7 +88,10 @@ class Penalties:
         return found
 
     def _check(self, module: str, found: Tensor) -> None:
-        """Refuse a penalty that depends on a parameter of another module. Once: it walks the whole graph."""
+        """Refuse a penalty that depends on a parameter of another module.
+
+        Done once, since it walks the whole graph.
+        """
         others = self._others[module]
         for variable in leaves_of(found, ()):
             if id(variable) in others:
@@ -96,6 +103,6 @@ class Penalties:
 
 
 def _names_of_others(own: Parameters, net: Decoupled) -> dict[int, str]:
-    """Return the names of all parameters of a network but some, by ``id``."""
+    """Return the names of all parameters of a network except some, by ``id``."""
     known = set(map(id, own))
     return {id(p): n for n, p in net.named_parameters() if id(p) not in known}

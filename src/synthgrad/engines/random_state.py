@@ -1,4 +1,4 @@
-"""The state of all sources of random numbers that networks commonly draw from."""
+"""The state of the random number generators that networks commonly use."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ __all__ = ["RandomState"]
 
 
 class RandomState:
-    """PyTorch's state on the CPU and on some CUDA devices, and that of Python's ``random``, as they are now.
+    """A copy of the state of PyTorch's generators, on the CPU and on CUDA devices, and of Python's
+    ``random``.
 
     Args:
-        devices: indices of the CUDA devices.
+        devices: the indices of the CUDA devices.
     """
 
     def __init__(self, devices: Sequence[int]) -> None:
@@ -25,19 +26,19 @@ class RandomState:
         self._python = random.getstate()
 
     def restore(self) -> None:
-        """Make all of them as they were."""
+        """Set all generators to this state."""
         torch.set_rng_state(self._cpu)
         for k, state in zip(self._devices, self._cuda, strict=True):
             torch.cuda.set_rng_state(state, k)
         random.setstate(self._python)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return it as plain containers of tensors."""
+        """Return the state as plain containers of tensors."""
         return {"cpu": self._cpu, "cuda": self._cuda, "python": self._python}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], devices: Sequence[int]) -> RandomState:
-        """Return what `state_dict` was made of."""
+        """Create the object from what `state_dict` returned."""
         found = cls(devices)
         version, numbers, gauss = state["python"]
         found._cpu, found._cuda = state["cpu"], list(state["cuda"])

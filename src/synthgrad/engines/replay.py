@@ -1,8 +1,9 @@
-"""What a module keeps that waits over steps: the weights of then, and what it takes to build its graph once more.
+"""What is needed to run a forward pass a second time, with the same result.
 
-A graph that is used some steps after it was built belongs to the weights of then (weight stashing, PipeDream). Graphs
-cannot be saved; so a state holds what the forward pass was made of, and a resumed run does that pass again, with the
-weights, the inputs and the random numbers of then.
+A module that waits for its message keeps its graph over several steps. That graph belongs to the weights at
+the time of its forward pass (weight stashing, PipeDream), and graphs cannot be saved. So an engine saves the
+conditions of the forward pass instead: inputs, weights, random numbers and autocast. A resumed run repeats
+the forward pass under these conditions.
 """
 
 from __future__ import annotations
@@ -22,14 +23,19 @@ __all__ = ["AutocastState", "ForwardReplay", "WeightStash"]
 
 
 class WeightStash:
-    """The parameters and buffers of a network, as they are now: what is frozen too, for it may thaw meanwhile.
+    """A copy of the parameters and buffers of a network.
+
+    Frozen parameters are copied too, since they may thaw meanwhile.
 
     Args:
         model: the network.
+
+    Attributes:
+        tensors: the copies, by name.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._copies: dict[int, torch.UntypedStorage] = {}  # copies, by address
+        self._copies: dict[int, torch.UntypedStorage] = {}  # by the address of the original
         self.tensors: dict[str, Tensor] = {}
         for name, t in _tensors(model):
             storage = t.untyped_storage()
@@ -38,17 +44,18 @@ class WeightStash:
             self.tensors[name] = _view_like(self._copies[storage.data_ptr()], t)
 
     def saved_tensors_hooks(self) -> AbstractContextManager[object]:
-        """Return a context in which graphs save this copy in place of the network's own tensors.
+        """Return a context in which graphs save these copies in place of the network's own tensors.
 
-        Without it an optimizer would change what they have saved behind their back, which PyTorch refuses.
+        Without it an optimizer would change the saved tensors in place, and PyTorch refuses to run backward
+        then.
         """
 
         def pack(tensor: Tensor) -> Tensor:
             kept = self._copies.get(tensor.untyped_storage().data_ptr())
             if kept is None:
                 return tensor
-            # A module may have changed a weight or a buffer since, in its own forward pass. To ask an accelerator
-            # would have it wait.
+            # A module may have changed a weight or a buffer in its own forward pass, and then the copy is outdated.
+            # Only the CPU is asked: to compare values on an accelerator would wait for it.
             same = tensor.is_cpu and torch.equal(_view_like(kept, tensor), tensor)
             return _view_like(kept, tensor) if same else tensor.clone()
 
@@ -56,21 +63,22 @@ class WeightStash:
 
 
 def _tensors(model: nn.Module) -> Generator[tuple[str, Tensor]]:
-    """Yield parameters and buffers that hold anything, by name."""
+    """Yield the names and values of all parameters and buffers that are not empty."""
     yield from ((name, p) for name, p in model.named_parameters() if p.numel())
     yield from ((name, b) for name, b in model.named_buffers() if b.numel())
 
 
 def _view_like(storage: torch.UntypedStorage, like: Tensor) -> Tensor:
-    """Return what lies in a copy of a tensor's storage where the tensor itself does."""
+    """Return the view of a copied storage that corresponds to a tensor's view of the original storage."""
     empty = torch.empty(0, dtype=like.dtype, device=like.device)
     return empty.set_(storage, like.storage_offset(), like.shape, like.stride())  # pyright: ignore[reportArgumentType]
 
 
 @contextmanager
 def using_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> Generator[None]:
-    """Have a network compute with other weights and buffers inside a block; put its own back at the end, bit by bit."""
+    """Replace parameters and buffers of a network inside a block, and restore them bit by bit at the end."""
     live = dict(_tensors(model))
+    # Detached clones: the values are written back below, and no graph is to keep them.
     present = {name: live[name].detach().clone() for name in tensors}
     with torch.no_grad():
         for name, value in tensors.items():
@@ -84,7 +92,7 @@ def using_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> Generator[
 
 
 class AutocastState:
-    """Autocast, as it is set now."""
+    """The settings of autocast at the time when the object is created."""
 
     def __init__(self) -> None:
         self.settings = {
@@ -94,7 +102,7 @@ class AutocastState:
 
     @contextmanager
     def restored(self) -> Generator[None]:
-        """Set it so inside a block."""
+        """Return a context in which autocast has these settings."""
         with ExitStack() as stack:
             for device, (enabled, dtype) in self.settings.items():
                 if enabled or torch.is_autocast_enabled(device):
@@ -104,15 +112,16 @@ class AutocastState:
 
 @dataclass(slots=True, eq=False)
 class ForwardReplay:
-    """What a forward pass was made of.
+    """The conditions of a forward pass.
 
     Attributes:
-        passed: what the network, or its part, was given.
-        stash: the weights of then.
-        carried: the states that recurrent parts had kept from the batch before.
-        devices: indices of the CUDA devices whose random numbers count.
-        arithmetic: autocast of then.
-        random: the sources of random numbers at the start, ``""``, and behind each interface, by its name.
+        passed: the arguments of the network, or of its part.
+        stash: a copy of the weights.
+        carried: the states of the recurrent parts before the pass.
+        devices: the indices of the CUDA devices whose random numbers count.
+        autocast: the settings of autocast.
+        random: the states of the random number generators at the start (``""``) and behind each interface, by
+            its name.
     """
 
     passed: Any
@@ -123,16 +132,16 @@ class ForwardReplay:
     random: dict[str, RandomState] = field(default_factory=dict[str, RandomState])
 
     def save_random_state(self, where: str = "") -> None:
-        """Note the sources of random numbers as they are now, behind an interface."""
+        """Save the present state of the random number generators, as the state behind an interface."""
         self.random[where] = RandomState(self.devices)
 
     def restore_random_state(self, where: str = "") -> None:
-        """Make the sources of random numbers as they were there, if the pass has come so far."""
+        """Set the random number generators to the state behind an interface, if the pass reached it."""
         if where in self.random:
             self.random[where].restore()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return it as plain containers of tensors."""
+        """Return the conditions as plain containers of tensors."""
         return {
             "passed": self.passed,
             "stash": self.stash.tensors,
@@ -144,12 +153,14 @@ class ForwardReplay:
 
 @contextmanager
 def replaying(model: nn.Module, state: Mapping[str, Any], devices: list[int]) -> Generator[ForwardReplay]:
-    """Have a network compute as it did in a pass that was saved, with graphs that keep; put all back at the end.
+    """Return a context in which a network computes as it did in a saved forward pass.
+
+    Graphs that are built inside keep the weights of that pass. At the end everything is restored.
 
     Args:
         model: the network, or its part.
         state: what `ForwardReplay.state_dict` returned.
-        devices: indices of the CUDA devices whose random numbers count.
+        devices: the indices of the CUDA devices whose random numbers count.
     """
     present, kept = RandomState(devices), carried_states(model)
     try:

@@ -1,7 +1,8 @@
-"""Watches that gradients stay where they belong: in the module that is learning, and in somebody's optimizer.
+"""Checks that gradients arrive only at the module that is learning, and at parameters of some optimizer.
 
-Autograd adds gradients to whatever parameter it reaches. In a decoupled network that is right only for the module whose
-turn it is. Any other parameter that is reached would be trained a step late, twice, or never, and nobody would notice.
+Autograd adds gradients to every parameter that it reaches. In a decoupled network this is right only for the
+module that runs backward at that moment. Any other parameter would be trained a step late, twice, or never,
+and nobody would notice.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ __all__ = [
 
 
 class GradientWatch:
-    """Knows to which module every parameter of a network belongs, and looks for gradients in the wrong place.
+    """Knows which module owns each parameter of a network, and finds gradients that are in the wrong place.
 
     Args:
         net: the network.
-        optimizers: all that train it here.
-        module: name of the only module that is trained here; None if all are.
+        optimizers: all optimizers that train the network in this process.
+        module: the name of the only module that is trained in this process; None if all modules are.
     """
 
     def __init__(self, net: Decoupled, optimizers: Iterable[Optimizer], module: str | None = None) -> None:
@@ -53,27 +54,27 @@ class GradientWatch:
         self._trained = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
 
     def clear_gradients(self) -> None:
-        """Drop the gradients that something else has left, before a step: a plain loop that warmed the network up, say."""
+        """Drop all gradients before a step. A plain loop that warmed the network up may have left some."""
         for _, p in self._named:
             p.grad = None
         for _, p in self._rules:
             p.grad = None
 
     def check_before_backward(self, module: str) -> None:
-        """Look at a module before it runs backward: nothing of it may have a gradient yet.
+        """Check a module before it runs backward: none of its parameters may have a gradient yet.
 
         Raises:
-            CutError: naming the parameter.
+            CutError: if a parameter has one; names the parameter.
         """
         for name, p in self._by_module[module]:
             if p.grad is not None:
                 raise self._stray(name, p)
 
     def check_after_step(self) -> None:
-        """Look at all parameters when a step is over: every gradient has been used.
+        """Check all parameters at the end of a step: every gradient must have been used.
 
         Raises:
-            CutError: naming the parameter.
+            CutError: if a parameter still has a gradient; names the parameter.
         """
         for name, p in self._named:
             if p.grad is not None:
@@ -83,14 +84,15 @@ class GradientWatch:
                 raise self._stray(name, p)
 
     def check_loss(self, loss: Tensor, outputs: Sequence[Tensor]) -> None:
-        """Look at what a criterion has made of the network's output, before anything learns from it.
+        """Check a criterion's loss before anything learns from it.
 
         Args:
-            loss: what it returned.
+            loss: the loss.
             outputs: the tensors in the network's output.
 
         Raises:
-            CutError: if the loss depends on parameters of other modules than the last by another way than the output.
+            CutError: if the loss depends on a parameter of a module below the last one, other than through
+                the output.
         """
         if not loss.requires_grad and any(t.requires_grad for t in outputs):
             raise ConfigError(
@@ -122,9 +124,11 @@ class GradientWatch:
 
 
 def check_loss_once(criterion: Criterion, net: Decoupled) -> Criterion:
-    """Return a criterion that looks, the first time, whether its loss depends on the network by the output only.
+    """Return a criterion that checks its first loss.
 
-    One of PyTorch's own is returned as it is.
+    It may depend on the network only through the network's output.
+
+    PyTorch's own criteria are returned unchanged.
     """
     if (getattr(criterion, "__module__", None) or "").startswith("torch.nn"):
         return criterion
@@ -154,7 +158,7 @@ def thawed_error(name: str) -> ConfigError:
 
 
 def stray_gradient_error(name: str, module: str) -> CutError:
-    """Return the error for a gradient that has reached a parameter by another way than the cuts."""
+    """Return the error for a gradient that has reached a parameter by another way than through the cuts."""
     return CutError(
         f"a gradient reached parameter '{name}' of module '{module}' by another way than through the cuts: the criterion "
         "has a term that is no function of the network's output (a weight penalty, a loss that a module has left in an "
@@ -164,7 +168,7 @@ def stray_gradient_error(name: str, module: str) -> CutError:
 
 
 def leaves_of(loss: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
-    """Return the leaves that a loss depends on, without going through a network's outputs."""
+    """Return the leaves of autograd that a loss depends on, without those behind a network's outputs."""
     stops = {t.grad_fn for t in outputs if t.grad_fn is not None}
     found: list[Tensor] = []
     seen: set[object] = set()
@@ -184,10 +188,10 @@ def leaves_of(loss: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
 def check_gradients_have_optimizers(
     named: Iterable[tuple[str, Tensor]], optimizers: Iterable[Optimizer]
 ) -> None:
-    """Refuse parameters that have a gradient and no optimizer, in engines that train all of a network at once.
+    """Refuse a parameter that has a gradient and no optimizer, in engines that train all modules at once.
 
     Raises:
-        ConfigError: naming the parameter.
+        ConfigError: if there is one; names the parameter.
     """
     trained = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
     for name, p in named:
@@ -197,7 +201,7 @@ def check_gradients_have_optimizers(
 
 
 def explain_backward_error(module: str, error: RuntimeError) -> Exception:
-    """Return what is to be said of an error in a module's backward pass."""
+    """Return the error to raise for an error in a module's backward pass."""
     if isinstance(error, CutError) or "backward through the graph a second time" not in str(error):
         return error
     return CutError(

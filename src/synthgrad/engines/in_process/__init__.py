@@ -1,4 +1,7 @@
-"""The in-process engine. Start with ``engine.py``."""
+"""The in-process engine updates every module as soon as its own forward pass is done.
+
+Start with ``engine.py``.
+"""
 
 from .engine import InProcess
 from .lags import Lag

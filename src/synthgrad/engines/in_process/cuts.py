@@ -1,14 +1,15 @@
-"""What happens at the cuts of the in-process engine in a step: modules learn as soon as their own forward is done.
+"""What happens at the cuts of the in-process engine.
+
+Each module learns as soon as its own forward pass is done.
 
 ::
 
     forward of module k ──► interface k: credit δ̂ₖ = Mₖ(hₖ, c)
-                                │ 1. backward of module k from δ̂ₖ; its graph is freed
-                                │ 2. that backward has produced δₖ₋₁, the message for interface k−1:
-                                │    Mₖ₋₁ observes it
-                                │ 3. one optimizer step: module k, and the Mₖ₋₁ that speaks for it
+                                │ 1. module k runs backward from δ̂ₖ, which frees its graph
+                                │ 2. this produces δₖ₋₁, the message for interface k−1, which Mₖ₋₁ observes
+                                │ 3. one optimizer step updates module k, and Mₖ₋₁
                                 ▼
-    forward of module k+1 on a detached hₖ …; at the output the true gradient takes the place of δ̂
+    forward of module k+1 on a detached hₖ …; at the output the true gradient replaces δ̂
 
 The user's own forward runs unchanged: the three steps happen inside the forward hooks at the cuts.
 """
@@ -44,20 +45,23 @@ __all__ = ["CutHandler", "StopForward"]
 
 
 class StopForward(BaseException):
-    """Ends a forward pass at an interface whose lag has not filled yet. Never leaves the engine."""
+    """Ends a forward pass at an interface where nothing has come through the forward lag yet.
+
+    Never leaves the engine.
+    """
 
 
 class CutHandler:
-    """The modules' turns of one step after another.
+    """Handles the cuts of a network in each step: asks the rules, runs backward, and updates the modules.
 
     Args:
         net: the network.
-        criterion: the user's.
-        optimizers: of each module.
-        mail: what is under way at the interfaces.
-        penalties: of the modules.
-        instruments: look on.
-        sparse: do some modules only pass activations on?
+        criterion: the user's criterion.
+        optimizers: the optimizers of each module.
+        mailboxes: the messages in flight at the interfaces.
+        penalties: the penalties of the modules.
+        instruments: the guard, monitor and timeline.
+        sparse: whether modules draw in each step if they update.
     """
 
     def __init__(
@@ -86,7 +90,7 @@ class CutHandler:
         self._ends_at = {end: k for k, m in enumerate(graph.modules) for end in m.ends}
         self._consumers = {name: graph.consumers(name) for name in graph.sites}
         self._is_chain = graph.is_chain
-        # The first layer's weight and bias, of modules that nothing feeds.
+        # The weight and bias of the first layer, of each module that no interface feeds.
         self._lowest = {
             k: [net.model.get_parameter(name) for name in m.parameters[:2]]
             for k, m in enumerate(graph.modules)
@@ -99,7 +103,7 @@ class CutHandler:
         self._seen_criterion = False
         self._sparse = sparse
         self._needs_output_error = net.needs_output_error
-        # The step at hand:
+        # The state of the present step:
         self._step = 0
         self._module_steps: list[ModuleStep] = []
         self._replay: ForwardReplay | None = None
@@ -112,10 +116,10 @@ class CutHandler:
         """Begin a step.
 
         Args:
-            batch: that the lowest module works on.
-            record: to be filled; knows the number of the step.
-            updates: the modules that have drawn an update.
-            held: what the forward pass is made of, where modules wait over steps.
+            batch: the batch that the lowest module works on.
+            record: the record to fill in; it has the number of the step.
+            updates: for each module, whether it has drawn an update.
+            replay: the conditions of the forward pass, if modules wait over steps.
         """
         self._watch.clear_gradients()
         self._step = self.instruments.step = record.step
@@ -125,30 +129,33 @@ class CutHandler:
         self._grad_mode(0)
 
     def end(self) -> None:
-        """End a step: let go of every tensor."""
+        """End a step: drop every tensor."""
         self._module_steps = []
         self._replay = None
 
     def check(self) -> None:
-        """Refuse gradients that nobody has used, at the end of a step.
+        """Refuse gradients that nothing has used, at the end of a step.
 
         Raises:
             CutError: naming the parameter.
-            ConfigError: if it is in no optimizer.
+            ConfigError: if the parameter is in no optimizer.
         """
         self._watch.check_after_step()
 
     def cross(self, interface: Interface, h: Tensor) -> Tensor:
-        """Module(s) below ``interface`` have finished: they learn now. Return what goes on."""
+        """Let the module below an interface learn, now that its forward pass is done.
+
+        Return the input of the modules above.
+        """
         name = interface.name
         module_step = self._module_steps[self._ends_at[name]]
         seen = interface.batch_first(h)
         self._reach_end(module_step)
-        flight = (
-            self._ask(interface, seen, module_step)
-            if module_step.updates
-            else InFlight(name, self._batch, seen.detach())
-        )
+        if module_step.updates:
+            flight = self._ask(interface, seen, module_step)
+        else:
+            # The cut: no credit is asked for, and no gradient may flow from the modules above into this one.
+            flight = InFlight(name, self._batch, seen.detach())
         module_step.updates &= flight.finite
         grad = self._ports[name].learned_from(flight)
         module_step.end(h, None if grad is None else interface.as_made(grad))
@@ -168,18 +175,18 @@ class CutHandler:
         return fed
 
     def _ask(self, interface: Interface, h: Tensor, module_step: ModuleStep) -> InFlight:
-        """Ask the rule for the credit of a message, ``(B, ...)``, that the module of a turn has made."""
+        """Ask the rule for the credit of a message, ``(B, ...)``."""
         flight = self._ports[interface.name].ask(h, self._batch, self._step)
         credit = flight.credit
         assert credit is not None
         module_step.learned |= credit.loss is not None and flight.finite
         module_step.value = credit.value
         if self._mailboxes.is_late(interface.name):
-            flight.settle()  # the rule's parameters will have changed when the message comes
+            flight.settle()  # the rule's parameters will have changed when the message arrives
         return flight
 
     def _supply(self, name: str, flight: InFlight, module_step: ModuleStep) -> InFlight:
-        """Return what stands in for ``h`` above the interface; let its rule learn from ``h``."""
+        """Return a synthetic input for the module above in place of ``h``; its rule learns from ``h``."""
         ahead, batch = self._mailboxes.ahead(name, flight.batch)
         port = self._input_ports[name]
         supply = port.supply(batch)
@@ -188,12 +195,12 @@ class CutHandler:
         return InFlight(name, batch, supply.h)
 
     def _feed(self, interface: Interface, flight: InFlight) -> Tensor:
-        """Feed the modules above from a new leaf; its gradient will be the message."""
+        """Return the input of the modules above: a new leaf, whose gradient will be the message."""
         name = interface.name
         takers, port = self._consumers[name], self._ports[name]
         updates = all(self._module_steps[k].updates for k in takers)
         if interface.input_rule is not None and updates and port.rule.listens:
-            # The message will belong to the synthetic input: so must the credit that it is compared with.
+            # The message will belong to the synthetic input, so the credit that it is compared with must too.
             flight.credit, flight.version = port.rule.credit(flight.h, flight.info), self._step
         leaf = port.feed(flight, readers=len(takers), learns=updates)
         for k in takers:
@@ -202,18 +209,22 @@ class CutHandler:
         return interface.as_made(leaf.clone() if interface.copies else leaf)
 
     def _grad_mode(self, k: int) -> None:
-        """Build no graph for a module that only passes activations on. In a chain modules run in turn."""
+        """Disable gradients for a module that does not update.
+
+        Only in a chain do modules run strictly one after the other.
+        """
         if self._sparse and self._is_chain:
             torch.set_grad_enabled(self._module_steps[k].updates)
 
     def at_output(self, output: Any) -> Tensor:
-        """The last module has finished: the true gradient is at hand."""
+        """Let the last module learn from the criterion's loss; return the loss, detached."""
         module_step = self._module_steps[self._ends_at[OUTPUT]]
         loss, module_step.value = reduce_loss(self.criterion(output, self._batch.target), self.net.units)
         if not self._seen_criterion:
             self._watch.check_loss(loss, tensors_in(output))
             self._seen_criterion = True
         self._watch_output(module_step, output)
+        # Detached, here and below: the record and the guard read the value, and must not keep the graph.
         module_step.updates &= self.instruments.check("loss", loss.detach())
         self._reach_end(module_step)
         module_step.end(loss, torch.ones_like(loss) if module_step.updates else None)
@@ -221,11 +232,11 @@ class CutHandler:
         return loss.detach()
 
     def rebuild(self, state: Mapping[str, Any], module_steps: Sequence[ModuleStep]) -> None:
-        """Build the graphs of turns that wait once more, in a run that is resumed.
+        """Rebuild the graphs of modules that wait for a message, when a run is resumed.
 
         Args:
-            state: what the forward pass of their step was made of, see `ForwardReplay.state_dict`.
-            turns: those of its modules that wait, with what they were fed with.
+            state: the conditions of the forward pass of that step, see `ForwardReplay.state_dict`.
+            module_steps: the modules of that step that wait, with the messages that fed them.
         """
         waiting = {module_step.position: module_step for module_step in module_steps}
         fed = {name: flight for module_step in module_steps for name, flight in module_step.fed.items()}
@@ -242,9 +253,10 @@ class CutHandler:
         def cross(interface: Interface, h: Tensor) -> Tensor:
             reach(interface.name, h)
             if all(len(t.ends) == len(self._modules[k].ends) for k, t in waiting.items()):
-                raise StopForward  # what lies above has learned already
+                raise StopForward  # the modules above have learned already
             replay.restore_random_state(interface.name)
             flight = fed.get(interface.name)
+            # Cut as in the first pass: each module gets a leaf, so that its graph ends at its own input.
             leaf = h.detach() if flight is None else interface.as_made(flight.h)
             if flight is not None and flight.fed is not None:
                 leaf = interface.as_made(flight.fed)
@@ -264,7 +276,7 @@ class CutHandler:
             module_step.replay = replay
 
     def _watch_output(self, module_step: ModuleStep, output: Any) -> None:
-        """Keep the gradient of the output, where a rule needs it."""
+        """Keep the gradient of the network's output, if a rule needs it."""
         if self._needs_output_error:
             found = output_of(output)
             if found.requires_grad:
@@ -274,7 +286,7 @@ class CutHandler:
     # -- a module's part of a step --------------------------------------------------------------------
 
     def _reach_end(self, module_step: ModuleStep) -> None:
-        """Log the module's forward, if this is the last of its ends."""
+        """Log the module's forward pass and compute its penalty, if this is the last of its ends."""
         module_step.batch = self._batch
         if len(module_step.ends) + 1 == len(self._modules[module_step.position].ends):
             self._log("forward", self._names[module_step.position], self._batch)
@@ -283,7 +295,7 @@ class CutHandler:
                     module_step.penalty = self._penalties.compute(self._names[module_step.position])
 
     def update_if_ready(self, module_step: ModuleStep) -> None:
-        """Let a module learn, if all its ends have been reached and none waits for its message."""
+        """Update a module, if it has reached all its ends and waits for no message."""
         k = module_step.position
         module, name = self._modules[k], self._names[k]
         if len(module_step.ends) < len(module.ends):
@@ -308,7 +320,7 @@ class CutHandler:
                 self._record.updated.append(name)
             self._log("update", name, module_step.batch)
         for interface, _ in due:
-            # Where modules wait, a message may be complete when the module that its rule is updated with has had its turn.
+            # If modules wait, a message may become complete after the module that updates its rule has done its part.
             owner = self._consumers[interface][-1]
             if owner != k and self._module_steps[owner].done and self._ports[interface].rule.listens:
                 step_optimizers(self._optimizers[owner])
@@ -317,7 +329,10 @@ class CutHandler:
             self._ports[interface].release(flight)
 
     def _backward(self, module_step: ModuleStep) -> bool:
-        """Use the module's graph, which frees it; return whether there was credit to learn from."""
+        """Run backward through the module, which frees its graph.
+
+        Return whether there was credit to learn from.
+        """
         k = module_step.position
         self._watch.check_before_backward(self._names[k])
         roots, grads = list(module_step.ends), list(module_step.grads)
@@ -335,7 +350,8 @@ class CutHandler:
         for name in self._modules[k].inputs:
             flight = module_step.fed[name]
             flight.missing -= 1
-            # Complete when every module that this interface feeds has added its part; one without credit adds nothing.
+            # The message is complete when every module that this interface feeds has added its part. A module without
+            # credit adds nothing.
             if flight.missing or flight.fed is None or flight.fed.grad is None:
                 continue
             port = self._ports[name]
@@ -346,9 +362,10 @@ class CutHandler:
         return learns
 
     def _has_finite_gradients(self, k: int) -> bool:
-        """Are the gradients of a module finite that sends no message, in which it would show? Drop them if not.
+        """Check the gradients of a module that sends no message, and drop them if they are not finite.
 
-        What is not finite on its way down spoils the gradients of the lowest layer, all of them: the smallest tells.
+        In other modules the check of the message does this. A value that is not finite on its way down spoils
+        all gradients of the lowest layer, so it is enough to check the smallest of them.
         """
         if self.instruments.guard is None:
             return True
@@ -361,7 +378,10 @@ class CutHandler:
         return False
 
     def _value(self, module_step: ModuleStep, name: str) -> Tensor | None:
-        """Return the loss values of the message at an interface: known where nothing branches only."""
+        """Return the loss values for the message at an interface.
+
+        They are known only where the network does not branch.
+        """
         branches = len(self._modules[module_step.position].ends) > 1 or len(self._consumers[name]) > 1
         return None if branches else module_step.value
 

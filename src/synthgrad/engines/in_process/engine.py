@@ -1,12 +1,13 @@
-"""The in-process engine: every module updates as soon as its own forward is done (DNI §2.1).
+"""The in-process engine: every module updates as soon as its own forward pass is done (DNI §2.1).
 
-What happens at the cuts, and in which order, stands in ``cuts.py``. The user's own forward runs unchanged.
-So at any time the graph of one module is held, whatever the depth. Two things differ where they are asked for:
+``cuts.py`` says what happens at the cuts, and in which order. The user's own forward runs unchanged. At any
+time the engine holds the graph of one module only, however deep the network is. There are two exceptions:
 
-- A rule may have the module below *wait* (`Credit.wait`): its turn is kept until the message has come, at once as
-  in backpropagation, or some steps later where messages lag, which is training with delayed gradients.
-- An interface with *synthetic inputs* feeds the module above with what its input rule supplies, for the same batch
-  or for a newer one, which the module below has not seen yet.
+- A rule may make the module below *wait* (`Credit.wait`). Then the module keeps its graph until the message
+  arrives: in the same step, as in backpropagation, or some steps later if messages lag, as in training with
+  delayed gradients.
+- An interface may have *synthetic inputs*. Then its input rule supplies the input of the module above, for
+  the same batch or for a newer one, which the module below has not processed yet.
 """
 
 from __future__ import annotations
@@ -47,34 +48,36 @@ class InProcess:
     """Trains a decoupled network without locks, in one process.
 
     Args:
-        net: what `decouple` returned; put it into training mode.
-        criterion: takes output and target, returns a scalar loss, reduced as ``net.units`` says; or the
-            loss of each example, ``(B,)``, which rules that predict loss values learn from.
-        optimizer: takes parameters, returns an optimizer, or several as a list; called once for each module, with the
-            parameters of the module, of the rules at the interfaces that feed it (they speak for it), and,
-            at its own end, of rules that learn from their own loss alone and of input rules. The list of parameters
-            knows their names too, see `Parameters`.
+        net: the network that `decouple` returned, in training mode.
+        criterion: takes output and target, returns a scalar loss, reduced as ``net.units`` says; or the loss
+            of each example, ``(B,)``, which rules that predict loss values learn from.
+        optimizer: takes parameters, returns an optimizer, or several as a list. It is called once for each
+            module, with the parameters of the module, of the rules at the interfaces that feed the module,
+            and, at the module's own end, of the rules that learn from their own loss alone and of the input
+            rules. The list also knows the names of the parameters, see `Parameters`.
         rule_options: options for the rules' parameter groups, such as ``{"lr": 1e-3}``.
         input_options: the same for the input rules.
-        update_prob: each module, with the rules that speak for it, updates with this probability in a
-            step; else it only passes activations on (DNI §3.1, sparse updates).
-        generator: source of the draws for ``update_prob``; on the CPU.
-        lags: steps that messages take to cross each interface, `Lag` by name; 0 where not named.
-        penalty: what is added to the loss that is no function of the output, such as a weight penalty: takes the
-            parameters of a module, returns a scalar. Or one for some modules, by name: a balancing loss, say, which
-            that module has left in an attribute in this step.
+        update_prob: the probability that a module, with the rules of its optimizer, updates in a step;
+            otherwise it only passes activations on (DNI §3.1, sparse updates).
+        generator: the source of random numbers for ``update_prob``; on the CPU.
+        lags: the number of steps that messages take to cross an interface, as a `Lag` by the interface's
+            name; by default 0.
+        penalty: a term of the loss that does not depend on the output, such as a weight penalty: takes the
+            parameters of a module, returns a scalar. A mapping gives terms to some modules by name: a
+            balancing loss, say, which that module has left in an attribute in this step.
         monitor: measures the quality of credits; None to measure nothing.
-        guard: stop with `DivergedError` at an activation, credit, message, gradient or loss that is not finite, before
-            anything learns from it. Or ``Guard(skip=True)``: leave it out, count it, and go on.
-        timeline: is filled with what happens, in order; None to keep nothing.
+        guard: whether to stop with `DivergedError` at an activation, credit, message, gradient or loss that
+            is not finite, before anything learns from it. ``Guard(skip=True)`` skips it, counts it, and
+            continues.
+        timeline: records what happens, in order; None to record nothing.
 
     Attributes:
-        optimizers: those of each module with something to train, in the order of the forward pass.
+        optimizers: the optimizers of all modules with something to train, in the order of the forward pass.
 
     Raises:
-        ConfigError: if a setting is out of range, or the network cannot be trained without locks
-            (a parameter that two modules share, or that checkpointing hides; a rule whose error flows
-            into ``h``; a loss scale); if an optimizer needs a closure, or not every parameter.
+        ConfigError: if a setting is out of range; if the network cannot be trained without locks (two modules
+            share a parameter, checkpointing hides one, a rule's error flows into ``h``, or there is a loss
+            scale); or if an optimizer needs a closure, or leaves a parameter out.
     """
 
     def __init__(
@@ -103,7 +106,7 @@ class InProcess:
         self._instruments = Instruments(Guard.of(guard), monitor, timeline)
         check_unlockable(net)
         self._mailboxes = Mailboxes(net, lags or {})
-        # A graph that outlives its step must not see the updates in between.
+        # A graph that is used in a later step must not see the updates in between, so it saves a copy of the weights.
         self._stashes = any(i.rule.waits and self._mailboxes.is_late(n) for n, i in net.interfaces.items())
         self._optimizers = [
             make_optimizers(
@@ -147,19 +150,21 @@ class InProcess:
         ids: Tensor | None = None,
         **inputs: Any,
     ) -> StepRecord:
-        """Run one step: when it returns, every module that drew an update has made it.
+        """Run one step. When it returns, every module that drew an update has made it.
 
         Args:
-            x: input, ``(B, ...)``; a tuple of the model's positional arguments; or a mapping of its keyword arguments.
-            y: target, as the criterion wants it.
-            context: of the rules, ``(B, ...)``; ``y`` itself where it is a tensor and nothing is given.
-            ids: ``(B,)`` int64, which examples these are.
+            x: the input, ``(B, ...)``; a tuple of the model's positional arguments; or a mapping of its
+                keyword arguments.
+            y: the target, as the criterion expects it.
+            context: the context of the rules, ``(B, ...)``; by default ``y``, if it is a tensor.
+            ids: ``(B,)`` int64, the ids of the examples.
             inputs: further keyword arguments of the model, such as ``attention_mask=…``.
 
         Raises:
             DivergedError: if a message or the loss is not finite; names interface and step.
-            CutError: if this batch runs through the network in another way than the example did (a cut is left out or
-                run twice, a skip connection appears), or the criterion has a term beyond the output.
+            CutError: if this batch runs through the network in another way than the example did (a cut is
+                left out or run twice, a skip connection appears), or the criterion has a term that does not
+                depend on the output.
             ConfigError: if a parameter has been thawed that is in no optimizer.
         """
         passed = forward_args(x, inputs)
@@ -167,7 +172,7 @@ class InProcess:
         info = Info(c, ids, self._step, first_tensor(*passed))
         record = StepRecord(self._step)
         entering = self._mailboxes.enter(passed, Batch(info, y, self._step))
-        if entering is None:  # a module that is ahead needs newer batches than have come
+        if entering is None:  # a module that is ahead needs newer batches than have been given yet
             self._step += 1
             return record
         (args, kwargs), batch = entering
@@ -199,7 +204,7 @@ class InProcess:
         return record
 
     def flush(self) -> None:
-        """Read what the guard has queued on an accelerator.
+        """Read the checks that the guard has queued on an accelerator.
 
         Raises:
             DivergedError: if a message or loss was not finite.
@@ -207,11 +212,14 @@ class InProcess:
         self._instruments.flush()
 
     def begin_at(self, step: int) -> None:
-        """Count steps from here, before the first; see `stages.Assembled`."""
+        """Set the number of the first step; see `stages.Assembled`."""
         self._step = step
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs beside ``net.state_dict()``: optimizers, draws, messages under way."""
+        """Return the state that a resumed run needs, in addition to ``net.state_dict()``.
+
+        It contains the optimizers, the state of the random draws, and the messages in flight.
+        """
         return {
             "optimizers": [o.state_dict() for o in self.optimizers],
             "step": self._step,
@@ -222,7 +230,7 @@ class InProcess:
 
     @explain_load_errors
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the state that `state_dict` returned, in an engine built in the same way."""
+        """Load the state that `state_dict` returned into an engine that was built in the same way."""
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self._step = int(state["step"])
@@ -232,7 +240,7 @@ class InProcess:
         self._mailboxes.load_state_dict(state, self._cuts.rebuild, self._cuts.update_if_ready)
 
     def _make_replay(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ForwardReplay:
-        """Note what the forward pass is made of: a graph that outlives its step must not see the updates in between."""
+        """Record the conditions of the forward pass, whose graphs may be needed after this step."""
         replay = ForwardReplay(
             (args, kwargs),
             WeightStash(self.net.model),

@@ -1,4 +1,4 @@
-"""What is under way at all interfaces of a network whose messages lag, and which lags a network can have."""
+"""The messages in flight at all interfaces of a network, and a check of the lags that a network can have."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["Mailboxes"]
 
 
 class Mailboxes:
-    """Activations going up, messages coming down, and the batches that modules above are ahead by.
+    """The mailboxes of all interfaces, and the batches that upper modules are ahead by.
 
     Args:
         net: the network.
-        lags: by interface; 0 where not named.
+        lags: the lags by interface; by default 0.
 
     Raises:
-        ConfigError: if the network cannot have such lags.
+        ConfigError: if the network cannot have these lags.
     """
 
     def __init__(self, net: Decoupled, lags: Mapping[str, Lag]) -> None:
@@ -40,29 +40,30 @@ class Mailboxes:
         return self._boxes[name].lag
 
     def is_late(self, name: str) -> bool:
-        """Does anything take a step or more to cross an interface?"""
+        """Return whether anything takes a step or more to cross an interface."""
         lag = self.lag(name)
         return bool(lag.forward or lag.observe)
 
     def enter(self, passed: ForwardArgs, batch: Batch) -> tuple[ForwardArgs, Batch] | None:
-        """Put in the newest batch; take out the one for the bottom, or None while too few have come."""
+        """Add the newest batch, and return the batch for the bottom; None while there are too few."""
         return self._recent.enter(passed, batch)
 
     def ahead(self, name: str, batch: Batch) -> tuple[int, Batch]:
-        """Return how many batches the module above an interface is ahead, and the batch that it is at."""
+        """Return how many batches the module above an interface is ahead, and the batch that it works on."""
         steps = -self.lag(name).forward
         return steps, self._recent.after(batch, steps)
 
     def pass_up(self, name: str, above: InFlight, below: InFlight) -> InFlight | None:
-        """Put in what crosses now; take out what is due above, or None while the lag fills.
+        """Add an activation at an interface, and return the one that is due above; None while the lag fills.
 
         Args:
-            name: of the interface.
-            above: what is to be passed up.
-            below: what the module below has just made.
+            name: the name of the interface.
+            above: the activation, or the synthetic input that replaces it.
+            below: the activation that the module below has just produced.
 
         Raises:
-            ShapeError: if batches of two sizes meet in a network whose own code runs with the size of the newer one.
+            ShapeError: if batches of two sizes meet in a network whose own code runs with the size of the
+                newer one.
         """
         due = self._boxes[name].pass_up(above)
         if due is not None and self._one_size and due.h.shape[0] != below.h.shape[0]:
@@ -74,27 +75,27 @@ class Mailboxes:
         return due
 
     def pass_down(self, name: str, flight: InFlight, step: int) -> None:
-        """Put in a message that was sent at ``step``."""
+        """Add a message that is sent in ``step``."""
         self._boxes[name].pass_down(flight, step)
 
     def due(self, names: Sequence[str], step: int) -> list[tuple[str, InFlight]]:
-        """Take out the messages that are due at some interfaces at ``step``."""
+        """Remove and return the messages that are due in ``step`` at some interfaces."""
         return [(name, flight) for name in names for flight in self._boxes[name].pop_due(step)]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what is under way, as plain containers of tensors."""
+        """Return the messages in flight as plain containers of tensors."""
         boxes = {name: {"up": box.up, "down": box.down} for name, box in self._boxes.items()}
         return {"mail": pack(boxes), "recent": self._recent.state_dict()}
 
     def load_state_dict(
         self, state: Mapping[str, Any], rebuild: RebuildGraphs, update_if_ready: Callable[[ModuleStep], None]
     ) -> None:
-        """Take up what `state_dict` returned.
+        """Load what `state_dict` returned.
 
         Args:
-            state: that.
-            rebuild: builds the graphs of turns that wait.
-            finish: lets a module learn that waits for nothing more.
+            state: the state.
+            rebuild: rebuilds the graphs of modules that wait.
+            update_if_ready: updates a module if it waits for no other message.
         """
         for name, box in unpack(state["mail"], self._net, rebuild, update_if_ready).items():
             self._boxes[name].up, self._boxes[name].down = deque(box["up"]), deque(box["down"])
@@ -105,9 +106,9 @@ def _checked(net: Decoupled, lags: Mapping[str, Lag]) -> dict[str, Lag]:
     """Return a lag for every interface.
 
     Raises:
-        ConfigError: if an interface is unknown, a lag negative, or a forward lag given where the network
-            is not a chain (a batch would meet another one where branches join); if a module is to be ahead
-            of the one below without synthetic inputs, or behind it with them.
+        ConfigError: if an interface is unknown or a lag is negative; if a network that is not a chain has a
+            forward lag (two batches would meet where branches join); or if a module is to be ahead of the one
+            below without synthetic inputs, or behind it with them.
     """
     graph = net.graph
     known = list(graph.sites)
@@ -131,7 +132,7 @@ def _checked(net: Decoupled, lags: Mapping[str, Lag]) -> dict[str, Lag]:
             )
         if lag.forward and not graph.is_chain:
             raise ConfigError(
-                f"interface '{name}' has a forward lag, but the modules of this network are no chain: where "
+                f"interface '{name}' has a forward lag, but the modules of this network are not a chain: where "
                 "branches join, two batches would meet; use observe lags only"
             )
     return {name: lags.get(name, Lag()) for name in known}

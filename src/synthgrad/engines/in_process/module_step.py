@@ -1,4 +1,4 @@
-"""A module's turn: its part of a step, from what it is fed with to its update."""
+"""The part of one module in a step: from its inputs to its update."""
 
 from __future__ import annotations
 
@@ -15,22 +15,26 @@ __all__ = ["ModuleStep", "PendingEnd"]
 
 
 class ModuleStep:
-    """One module's part of a step: what it has been fed with, and what it has ended in so far.
+    """The part of one module in a step: its inputs, and the outputs that it has reached so far.
+
+    An *end* of a module is an interface that it feeds, or the network's output.
 
     Attributes:
-        position: of the module in the forward pass.
-        batch: what it works on, once it has reached an end.
-        updates: has it drawn an update?
-        fed: what crossed the interfaces that feed it, by name.
-        ends, grads: what it has ended in, and the gradient that each end learns from.
-        missing: ends whose gradient has yet to come back: the module waits for it and keeps its graph.
-        learned: has something with the module's optimizer learned already?
-        value: ``(B,)``, the loss of each example as far as is known where the module ends.
-        output: what the network has returned, where the module ends in that and a rule needs its gradient.
-        output_error: ``(B, ...)``, per-example units: the gradient of the output, where a rule needs it and it is known.
-        penalty: a scalar that the module learns from besides; None for none.
-        done: has it had its turn in this step?
-        held: what the forward pass of its step was made of, where modules wait over steps.
+        position: the position of the module in the forward pass.
+        batch: the batch that the module works on; None until it has reached an end.
+        updates: whether the module has drawn an update.
+        fed: the messages that feed the module, by interface.
+        ends, grads: the tensor at each end that has been reached, and the gradient that it learns from.
+        missing: the number of ends whose gradient has not arrived yet. While there are any, the module keeps
+            its graph.
+        learned: whether anything that the module's optimizer updates has learned already.
+        value: ``(B,)``, the loss of each example as far as it is known at the end of the module.
+        output: the network's output, if the module ends in it and a rule needs its gradient.
+        output_error: ``(B, ...)``, the gradient of the output in per-example units, if a rule needs it and it
+            is known.
+        penalty: a scalar that is added to what the module learns from; None for no penalty.
+        done: whether the module has done its part of this step.
+        replay: the conditions of the forward pass, if modules wait over steps.
     """
 
     def __init__(self, position: int, replay: ForwardReplay | None = None, *, updates: bool = True) -> None:
@@ -50,24 +54,24 @@ class ModuleStep:
         self.done = False
 
     def end(self, h: Tensor, grad: Tensor | None) -> None:
-        """Note an end and what it learns from."""
+        """Add an end and the gradient that it learns from."""
         self.ends.append(h)
         self.grads.append(grad)
 
     def wait(self) -> int:
-        """Let the end that was noted last wait for its message; return its number, for `release`."""
+        """Mark the last end as waiting for its message, and return the number of the end, for `release`."""
         self.missing += 1
         return len(self.ends) - 1
 
     def release(self, end: int, grad: Tensor | None, message: Message) -> None:
-        """Take up the gradient that an end has waited for, and the message that it was made of."""
+        """Set the gradient that an end has waited for, and what else the message carries."""
         self.missing -= 1
         self.grads[end] = grad
         self.value = self.value if message.loss is None else message.loss
         self.output_error = message.output_error
 
     def drop(self) -> None:
-        """Let go of every tensor: a step must not hold more the deeper the network is."""
+        """Drop every tensor, so that a step does not hold more memory the deeper the network is."""
         self.fed.clear()
         self.ends.clear()
         self.grads.clear()
@@ -76,13 +80,13 @@ class ModuleStep:
 
 
 class PendingEnd:
-    """Hands a turn what one of its ends has waited for: `InFlight.release` in one process.
+    """An end that waits for its message: the callback that an `InFlight` calls when the message has arrived.
 
     Args:
-        turn: of the module below the interface.
-        end: its number among the turn's ends.
-        interface: where the message comes back.
-        finish: lets the module learn, if it waits for nothing more.
+        module_step: that of the module below the interface.
+        end: the number of the end in ``module_step.ends``.
+        interface: the interface where the message arrives.
+        update_if_ready: updates a module if it waits for no other message.
     """
 
     def __init__(

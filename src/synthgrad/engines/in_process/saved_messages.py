@@ -1,4 +1,4 @@
-"""What is under way in one process as plain containers: messages, and the turns that wait for them."""
+"""Converts messages in flight, and the modules that wait for them, to plain containers and back."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from .module_step import ModuleStep, PendingEnd
 
 __all__ = ["RebuildGraphs", "pack", "unpack"]
 
-#: Builds the graphs of some turns of one step again, from what their forward pass was made of.
+#: Rebuilds the graphs of some modules of one step, from the conditions of its forward pass.
 RebuildGraphs = Callable[[Mapping[str, Any], Sequence[ModuleStep]], None]
 
 
 class _Packer:
-    """Numbers messages, turns and passes: a message may be fed to several turns, a pass have several that wait."""
+    """Numbers messages, module steps and forward passes, so that each is saved once.
+
+    A message may feed several modules, and several modules may wait for the messages of one forward pass.
+    """
 
     def __init__(self) -> None:
         self.flights: list[dict[str, Any]] = []
         self.module_steps: list[dict[str, Any]] = []
         self.replays: list[dict[str, Any]] = []
         self._numbers: dict[int, int] = {}
-        self._alive: list[object] = []  # so that no number is given twice
+        self._alive: list[object] = []  # keeps the objects, so that no id is used a second time
 
     def flight_number(self, flight: InFlight) -> int:
         number = self._numbers.get(id(flight))
@@ -74,10 +77,10 @@ class _Packer:
 
 
 def pack(boxes: Mapping[str, Mapping[str, Iterable[InFlight]]]) -> dict[str, Any]:
-    """Return the messages of some boxes, and all that hangs on them.
+    """Convert messages into plain containers, with all that belongs to them.
 
     Args:
-        boxes: messages by interface and direction.
+        boxes: the messages by interface and direction.
     """
     packer = _Packer()
     numbers = {
@@ -98,13 +101,13 @@ def unpack(
     rebuild: RebuildGraphs,
     update_if_ready: Callable[[ModuleStep], None],
 ) -> dict[str, dict[str, list[InFlight]]]:
-    """Return the boxes that `pack` was given, with the graphs of the turns that wait built again.
+    """Return the messages that `pack` was given. The graphs of modules that wait are rebuilt.
 
     Args:
         state: what `pack` returned.
         net: the network.
-        rebuild: builds the graphs of the turns of one pass.
-        finish: lets a module learn that waits for nothing more.
+        rebuild: rebuilds the graphs of the modules of one forward pass.
+        update_if_ready: updates a module if it waits for no other message.
     """
     flights = [InFlight.from_state(saved) for saved in state["flights"]]
     module_steps: list[ModuleStep] = []

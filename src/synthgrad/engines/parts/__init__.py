@@ -1,8 +1,11 @@
-"""Running one module of a decoupled network alone: in a process of its own, or on another batch than those below.
+"""Runs one module of a decoupled network alone.
 
-``parts.py`` finds out how: a Sequential is taken apart as it is; of any other network the user's own forward runs from the
-beginning (``forward.py``), with what lies below *absent* (``absent.py``), up to the cut at which the module ends. The parts,
-run one after the other, are held against the network itself.
+In its own process, or on another batch than the modules below.
+
+``split.py`` decides how. An ``nn.Sequential`` is split into its children. Of any other network the user's own
+forward runs from the beginning (``forward.py``) up to the cut at which the module ends, where tensors of the
+modules below are *absent* (``absent.py``). In both cases the parts, run one after the other, are compared
+with the network itself.
 """
 
 from .forward import ForwardPart, InputSpec

@@ -1,9 +1,10 @@
-"""Tensors that are not here: what another process computes, as shape, dtype and device only.
+"""Absent tensors: results of another process, of which this process knows shape, dtype and device only.
 
-A stage runs the user's own forward from the beginning. What lies below its part is another process's work: there the
-weights are absent, so whatever is made of them is absent too, at next to no cost. What is made of the network's inputs
-alone (masks, positions) is computed, for it may be needed above. At the cut the absent message is replaced by the real one;
-from then on an absent tensor that meets a real one is something that has crossed the cut beside the message, and is refused.
+A stage runs the user's own forward from the beginning. Everything below its part is the work of other
+processes, so the weights there are absent. Whatever is computed from absent tensors is absent too, at almost
+no cost. What is computed from the network's inputs alone (masks, positions) is computed as usual, since parts
+above may need it. At the cut the received message replaces the absent one. From then on, an operation on an
+absent tensor means that something besides the message has crossed the cut, and raises an error.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ __all__ = ["AbsentTensor", "AbsentScope", "make_absent"]
 
 _aten = torch.ops.aten
 
-#: Makes tensors of known values from the shape of another: these are computed.
+#: Operations whose results depend only on the shape of their argument: these are computed.
 _KNOWN = {
     _aten.new_zeros.default,
     _aten.new_ones.default,
@@ -39,11 +40,11 @@ class AbsentScope:
     """The part of a forward pass whose results are absent.
 
     Args:
-        below: what computes them, for errors.
-        cut: name of the cut at which it ends.
+        below: what computes these results, for errors.
+        cut: the name of the cut at which the part ends.
 
     Attributes:
-        open: is that part still running?
+        open: whether that part of the forward pass is still running.
     """
 
     def __init__(self, below: str, cut: str) -> None:
@@ -52,7 +53,7 @@ class AbsentScope:
         self.open = True
 
     def error(self, what: str) -> CutError:
-        """Return the error for an operation on an absent tensor that needs its values."""
+        """Return the error for an operation that needs the values of an absent tensor."""
         if self.open:
             return CutError(
                 f"the part of the network below the cut '{self.cut}' cannot be left to {self.below}: its code needs the "
@@ -70,8 +71,8 @@ class AbsentTensor(torch.Tensor):
     """A tensor without values.
 
     Attributes:
-        meta: its shape and strides, on the meta device.
-        scope: where it belongs.
+        meta: a tensor on the meta device with the same shape and strides.
+        scope: the part of the forward pass that it is a result of.
     """
 
     meta: Tensor
@@ -108,9 +109,9 @@ class AbsentTensor(torch.Tensor):
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
-            # Which of its kernels would run here is nobody's concern: they agree in shape.
+            # All kernels of attention give the same shape, so there is no need to choose one.
             return _attended(*args, **kwargs)
-        # Not the default, which makes a tensor of this class of everything, also of what has values.
+        # The default would turn every result into this class, even results that have values.
         with torch._C.DisableTorchFunctionSubclass():  # pyright: ignore[reportPrivateUsage]
             return func(*args, **kwargs)
 
@@ -129,7 +130,7 @@ class AbsentTensor(torch.Tensor):
             bare = [a.meta if isinstance(a, AbsentTensor) else a for a in args]
             return func(*bare, **kwargs)
         if _writes_to_real(func, args, kwargs):
-            raise scope.error(f"{func} writes into a tensor that is here")
+            raise scope.error(f"{func} writes into a tensor that has values")
         device = kwargs.get("device")
         device = absent.device if device is None else torch.device(device)
         if "device" in kwargs:
@@ -149,7 +150,9 @@ class AbsentTensor(torch.Tensor):
             found = func(*bare_args, **bare_kwargs)
         except CutError:
             raise
-        except Exception as error:  # the meta device has no values, and says so in many ways
+        except (
+            Exception
+        ) as error:  # an operation that needs values fails on the meta device with various errors
             raise scope.error(str(func)) from error
 
         def wrapped(value: Any) -> Any:
@@ -162,19 +165,19 @@ class AbsentTensor(torch.Tensor):
 
 
 def _indices(index: Any) -> Sequence[Any]:
-    """Return a mask that is here as the places that it marks: their number is a size, which is known."""
+    """Convert a mask with values into indices: their number determines the shape of the result."""
     if isinstance(index, Tensor) and not isinstance(index, AbsentTensor) and index.dtype == torch.bool:
         return index.nonzero(as_tuple=True)
     return (index,)
 
 
 def _without_values(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return what an absent tensor becomes in a file: not a number."""
+    """Return what is saved in place of an absent tensor: a tensor of NaN."""
     return torch.full(shape, float("nan"), dtype=dtype)
 
 
 def make_absent(tensor: Tensor, scope: AbsentScope) -> AbsentTensor:
-    """Return an absent tensor of the form of another."""
+    """Return an absent tensor with the shape, dtype and device of another tensor."""
     if isinstance(tensor, AbsentTensor):
         return tensor
     meta = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
@@ -186,7 +189,7 @@ def _first_absent(value: Any) -> AbsentTensor:
 
 
 def _writes_to_real(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
-    """Does an operation write into a tensor that has values?"""
+    """Return whether an operation writes into a tensor that has values."""
     for k, argument in enumerate(func._schema.arguments):
         if argument.alias_info is None or not argument.alias_info.is_write:
             continue

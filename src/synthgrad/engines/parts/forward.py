@@ -1,11 +1,11 @@
-"""One module of any network, run alone: the user's own forward, from the beginning to the end of the module.
+"""Runs one module of any network alone: the user's own forward, from the beginning to the end of the module.
 
 ::
 
-    forward of the network ──► below the part: weights absent, nothing is computed but what depends on inputs alone
-                          1. at the cut below: the message that was given takes the place of the absent one
-                          2. the part itself runs as always
-                          3. at the cut above: its message is caught, and the forward pass ends there
+    forward of the network ──► below the part: weights are absent; only what depends on inputs alone is computed
+                          1. at the cut below: the received message replaces the absent one
+                          2. the part itself runs as usual
+                          3. at the cut above: the message is returned, and the forward pass ends
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .inputs import InputSpec
 __all__ = ["ForwardPart", "InputSpec"]
 
 
-#: Where a tensor is registered, under which name, the tensor, and what stands for it.
+#: A dict of parameters or buffers, a key, the tensor that is registered there, and the tensor that replaces it.
 _Swap = tuple[dict[str, Any], str, Any, Tensor]
 
 
@@ -40,15 +40,16 @@ class _StopAtCut(BaseException):
 class ForwardPart(nn.Module):
     """A module between two cuts, run by the network's own forward.
 
-    Its parameters are the network's own, registered here under their names with dots as underscores; so an optimizer,
-    or data parallel replicas, see those of this part and no others.
+    Its parameters are the network's own, registered here under their names with dots as underscores. So an
+    optimizer, or data parallel training, sees the parameters of this part and no others.
 
     Args:
-        net: the network, whose modules are a chain.
-        position: of the module.
-        inputs: of the network.
-        changed: names of the buffers that the parts below write to in a forward pass: what they hold is another's.
-        buffers: names of those that this part writes to.
+        net: the network, whose modules form a chain.
+        position: the position of the module.
+        inputs: the structure of the network's inputs.
+        changed: the names of the buffers that the parts below write to in a forward pass; they are absent
+            here.
+        buffers: the names of the buffers that this part writes to.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class ForwardPart(nn.Module):
     ) -> None:
         super().__init__()
         cuts = list(net.interfaces)
-        self._whole = [net]  # in a list, so that it is no submodule
+        self._whole = [net]  # in a list, so that it is not registered as a submodule
         self._position = position
         self._cuts = {name: k for k, name in enumerate(cuts)}
         self._inputs = inputs
@@ -77,7 +78,7 @@ class ForwardPart(nn.Module):
         self._swaps = self._stand_ins(net, position, changed) if position else []
 
     def _stand_ins(self, net: Decoupled, position: int, changed: Collection[str]) -> list[_Swap]:
-        """Return where the tensors of the parts below are registered, and what stands for them."""
+        """Return the tensors of the parts below, and what replaces each during a forward pass."""
         below = {p for m in net.graph.modules[:position] for p in m.parameters} | set(net.graph.unowned)
         ids = {id(net.model.get_parameter(n)) for n in below} | {id(net.model.get_buffer(n)) for n in changed}
         made: dict[int, Tensor] = {}
@@ -88,7 +89,7 @@ class ForwardPart(nn.Module):
                     if tensor is None or id(tensor) not in ids:
                         continue
                     if id(tensor) not in made:
-                        # A counter has values that code may read; its copy counts for nobody.
+                        # Code may read the value of a counter, so it is copied; the copy is not used elsewhere.
                         is_counter = not (tensor.is_floating_point() or tensor.is_complex())
                         made[id(tensor)] = tensor.clone() if is_counter else make_absent(tensor, self._scope)
                     swaps.append((kind, name, tensor, made[id(tensor)]))
@@ -102,21 +103,22 @@ class ForwardPart(nn.Module):
         """Run the part.
 
         Args:
-            message: what crossed the cut below, ``(B, ...)``; None for the first part.
-            tensors: the network's inputs; of those that no part above the first needs the shapes count only.
+            message: the message at the cut below, ``(B, ...)``; None for the first part.
+            tensors: the network's inputs; if no part above the first needs an input, only its shape matters.
 
         Returns:
-            What crosses the cut above, ``(B, ...)``, or the network's output.
+            The message at the cut above, ``(B, ...)``, or the network's output.
 
         Raises:
-            CutError: if something else than the message crosses a cut in this batch, or a cut is not reached.
-            ShapeError: if the message is not of the shape that these inputs give.
+            CutError: if something besides the message crosses a cut in this batch, or a cut is not reached.
+            ShapeError: if the message does not have the shape that these inputs give.
         """
         net, learns = self._whole[0], torch.is_grad_enabled()
         args, kwargs = self._inputs.passed(tensors, self._scope if self._position else None)
         scope = self._scope
         scope.open = True
-        # What lies below may draw random numbers too (DropPath): the part's own are those that it would draw alone.
+        # Code below the cut may draw random numbers too (DropPath). They are undone at the cut, so that the part draws
+        # the same numbers as if it ran alone.
         random_state = RandomState(self._devices) if self._position else None
 
         def cross(interface: Interface, h: Tensor) -> Tensor:
@@ -128,7 +130,7 @@ class ForwardPart(nn.Module):
             assert message is not None
             if interface.batch_first(h).shape != message.shape:
                 raise ShapeError(
-                    f"interface '{interface.name}': a message of shape {tuple(message.shape)} has come, and this batch's "
+                    f"interface '{interface.name}': received a message of shape {tuple(message.shape)}, and this batch's "
                     f"inputs give {tuple(interface.batch_first(h).shape)}; do all processes read the same batches?"
                 )
             scope.open = False
@@ -140,7 +142,7 @@ class ForwardPart(nn.Module):
         for kind, name, _, stand_in in self._swaps:
             kind[name] = stand_in
         fast = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)  # it hands nested tensors from layer to layer
+        torch.backends.mha.set_fastpath_enabled(False)  # it passes nested tensors from layer to layer
         try:
             with net.crossed_by(cross):
                 torch.set_grad_enabled(learns and not self._position)

@@ -1,4 +1,6 @@
-"""The network's inputs where a part runs alone: of the form of the example, some of them as shapes only."""
+"""The structure of a network's inputs, for processes that run one part and need some inputs as shapes
+only.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,11 @@ __all__ = ["TensorSpec", "InputSpec"]
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """What an input tensor is like in all batches.
+    """What the tensors at one place among the inputs have in common in all batches.
 
     Attributes:
-        ndim, dtype: of the tensor.
-        needed: do parts above the first need its values? Else its shape is enough for them.
+        ndim, dtype: the number of dimensions and the dtype.
+        needed: whether parts above the first need the values; otherwise they need the shape only.
     """
 
     ndim: int
@@ -32,14 +34,14 @@ class TensorSpec:
 
 
 class InputSpec:
-    """The form of a network's inputs, from its example.
+    """The structure of a network's inputs, taken from its example.
 
     Args:
         passed: the example.
-        needed: of each tensor among them, are its values needed? None for all.
+        needed: for each tensor among the inputs, whether its values are needed; None if all are.
 
     Attributes:
-        forms: of the tensors, in order.
+        tensor_specs: the specs of the tensors, in order.
     """
 
     def __init__(self, passed: ForwardArgs, needed: Sequence[bool] | None = None) -> None:
@@ -52,10 +54,10 @@ class InputSpec:
         ]
 
     def tensors(self, passed: ForwardArgs) -> list[Tensor]:
-        """Return the tensors of a batch's inputs, in order.
+        """Return the input tensors of a batch, in order.
 
         Raises:
-            ShapeError: if the inputs are not of the form of the example.
+            ShapeError: if the inputs do not have the structure of the example.
         """
         leaves, spec = pytree.tree_flatten((passed[0], dict(passed[1])))
         if spec != self._spec:
@@ -70,7 +72,7 @@ class InputSpec:
             if k in self._at or isinstance(leaf, Tensor) or not _same(leaf, constant):
                 raise ShapeError(
                     f"an argument of the network is {_word(leaf)}, and was {_word(constant)} in the example: only tensors "
-                    "travel to other processes, all else must stay as it was"
+                    "are sent to other processes, all else must stay as it was"
                 )
         found = [leaves[k] for k in self._at]
         for t, spec in zip(found, self.tensor_specs, strict=True):
@@ -82,10 +84,13 @@ class InputSpec:
         return found
 
     def passed(self, tensors: Sequence[Tensor], scope: AbsentScope | None) -> ForwardArgs:
-        """Return the arguments for a forward pass, with what is not needed absent in a part above the first."""
+        """Return the arguments for a forward pass.
+
+        Above the first part, tensors whose values are not needed are absent.
+        """
         leaves = list(self._constants)
         for k, t, spec in zip(self._at, tensors, self.tensor_specs, strict=True):
-            own = t if spec.ndim else t.reshape(())  # a number crosses a link as a row
+            own = t if spec.ndim else t.reshape(())  # a scalar is sent as a tensor with one row
             leaves[k] = own if spec.needed or scope is None else make_absent(own, scope)
         return pytree.tree_unflatten(leaves, self._spec)
 

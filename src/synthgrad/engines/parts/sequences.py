@@ -1,8 +1,8 @@
-"""Takes a decoupled chain apart into modules that can run one by one, each fed by what the last one made.
+"""Splits a decoupled chain into modules that can be called alone.
 
-The hooks at cuts let code of any form be trained in order. To run a module apart from the others, be it beside them
-or in another process, it must be callable alone: so the network has to be an ``nn.Sequential``, perhaps of others, with
-cuts between its parts.
+Forward hooks at the cuts are enough to train code of any form in order. But a module that runs at the same
+time as the others, or in another process, must be callable alone. So the network has to be an
+``nn.Sequential``, perhaps a nested one, with cuts between its children.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ __all__ = ["has_hooks", "sequences"]
 
 
 def sequences(net: Decoupled, engine: str) -> list[nn.Sequential]:
-    """Return the network's modules in the order of the forward pass, as sequences of the model's own parts.
+    """Return the modules of a network in order, as Sequentials of the model's own submodules.
 
     Args:
-        net: a decoupled network; its parts are shared, not copied.
-        engine: what asks, for the errors.
+        net: a decoupled network; its submodules are shared, not copied.
+        engine: the name of the engine, for errors.
 
     Raises:
-        ConfigError: if modules branch, a cut lies inside a part, or a container has hooks, which would not run.
+        ConfigError: if modules branch, a cut lies inside a submodule with a forward of its own, or a
+            container has hooks, which would not run.
     """
     if not net.graph.is_chain:
         raise ConfigError(
-            f"the network's modules are no chain: where branches join, two batches would meet in the {engine}; cut it "
+            f"the network's modules are not a chain: two batches would meet in the {engine} where branches join; cut it "
             "elsewhere, or use InProcess"
         )
     modules: list[nn.Sequential] = []
@@ -52,16 +53,16 @@ def sequences(net: Decoupled, engine: str) -> list[nn.Sequential]:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Has a module hooks of its own beside those of interfaces?"""
-    # torch tells of them nowhere else
+    """Return whether a module has hooks other than those of interfaces."""
+    # PyTorch has no public function for this.
     kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
     hooks = [hook for kind in kinds for hook in getattr(module, kind).values()]
     return any(not isinstance(hook, Interface) for hook in hooks)
 
 
 def _parts(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module, tuple[str, ...]]]:
-    """Yield name and part, and the names of the containers that end with it."""
-    # Not named_children(), which leaves out an object that is registered a second time.
+    """Yield the name and module of each part, and the names of the containers that end with it."""
+    # named_children() would leave out a module that is registered a second time.
     children = [(child, part) for child, part in module._modules.items() if part is not None]  # pyright: ignore[reportPrivateUsage]
     if type(module).forward is not nn.Sequential.forward or not children:
         yield name, module, ()

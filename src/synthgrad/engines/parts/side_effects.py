@@ -1,4 +1,4 @@
-"""What a forward pass leaves behind in each module of a network: buffers that it writes to, tensors in attributes."""
+"""Finds the buffers and attributes that a forward pass changes in each module of a network."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ from .absent import AbsentScope, make_absent
 
 __all__ = ["SideEffects", "hide_attributes", "repeatable", "find_side_effects"]
 
-#: Name of a submodule and of an attribute.
+#: The name of a submodule and the name of its attribute.
 _AttributePath = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class SideEffects:
-    """What the modules of a network leave behind, in order.
+    """The side effects of the modules of a network, in order.
 
     Attributes:
-        buffers: names of the buffers that each writes to.
-        attributes: where each has put floating tensors that are no buffers, such as a balancing loss.
+        buffers: for each module, the names of the buffers that it writes to.
+        attributes: for each module, where it stores floating tensors that are not buffers, such as a
+            balancing loss.
     """
 
     buffers: list[frozenset[str]]
@@ -38,14 +39,14 @@ class SideEffects:
 
 
 def find_side_effects(net: Decoupled, passed: tuple[tuple[Any, ...], dict[str, Any]]) -> SideEffects:
-    """Run a batch through a copy of a network, and look what has changed at each cut.
+    """Run a batch through a copy of a network, and record what has changed at each cut.
 
     Args:
         net: the network.
         passed: positional and keyword arguments.
     """
     twin = copied(net)
-    # Values are compared: batch normalisation writes without PyTorch's counting it as a change.
+    # Values are compared, since PyTorch's version counter does not count what batch normalisation writes.
     before = {n: b.clone() for n, b in twin.model.named_buffers()}
     kept = _attributes(twin)
     found = SideEffects([], [])
@@ -80,12 +81,14 @@ def _attributes(net: Decoupled) -> dict[_AttributePath, Tensor]:
 
 
 def hide_attributes(net: Decoupled, attributes: Sequence[frozenset[_AttributePath]], position: int) -> None:
-    """Put absent tensors where modules of other processes leave theirs: here these would be those of an old batch.
+    """Replace attributes of modules that run in other processes by absent tensors.
+
+    Their values are those of an old batch.
 
     Args:
         net: the network, in this process.
-        attributes: where each of its modules leaves tensors.
-        position: of the module that runs here.
+        attributes: for each of its modules, where it stores tensors.
+        position: the position of the module that runs in this process.
     """
     own = attributes[position]
     for k, places in enumerate(attributes):
@@ -103,7 +106,7 @@ def hide_attributes(net: Decoupled, attributes: Sequence[frozenset[_AttributePat
 
 @contextmanager
 def repeatable(net: Decoupled) -> Generator[Callable[[], None]]:
-    """Yield what makes random numbers begin anew; leave their state as it was."""
+    """Yield a function that resets the random number generators; restore their state at the end."""
     state = RandomState(cuda_devices(net))
 
     def repeat() -> None:

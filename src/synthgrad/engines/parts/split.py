@@ -1,4 +1,4 @@
-"""Takes a decoupled network apart into modules that run alone, and checks that they are the network."""
+"""Splits a decoupled network into modules that run alone, and compares them with the network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Part", "SequencePart", "check_nothing_crosses", "check_parts", "spli
 
 
 class SequencePart(nn.Sequential):
-    """Parts of an nn.Sequential, shared with the network."""
+    """Some children of an ``nn.Sequential``, shared with the network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,11 @@ class Part:
     """A module that runs alone.
 
     Attributes:
-        module: takes what crossed the cut below, and the network's input tensors if ``inputs`` is there.
-        inputs: of the network, which travel along; None where a part needs nothing but the message.
-        buffers: names of the buffers of the network that it writes to.
-        attributes: where it leaves floating tensors that are no buffers: names of a submodule and of an attribute.
+        module: takes the message at the cut below, and the network's input tensors unless ``inputs`` is None.
+        inputs: the network's inputs, which are sent along; None if the part needs nothing but the message.
+        buffers: the names of the network's buffers that the part writes to.
+        attributes: where the part stores floating tensors that are not buffers: pairs of a submodule's and an
+            attribute's name.
     """
 
     module: nn.Module
@@ -44,30 +45,32 @@ class Part:
     attributes: frozenset[tuple[str, str]] = frozenset()
 
     def __call__(self, h: Tensor | None, tensors: Sequence[Tensor]) -> Any:
-        """Run it on a message, ``(B, ...)``; in the first part of a Sequential on the input."""
+        """Run the part on a message, ``(B, ...)``; the first part of a Sequential runs on the input."""
         if self.inputs is None:
             return self.module(tensors[0] if h is None else h)
         return self.module(h, tensors)
 
 
 def split_network(net: Decoupled, example: ForwardArgs | None = None) -> list[Part]:
-    """Return the modules of a decoupled network, in order, as parts that run alone.
+    """Split a decoupled network into parts that run alone, in order.
 
-    A Sequential is taken apart as it is. Of any other network the own forward is run in each part. Either way the parts,
-    run one after the other on the example, must give the network's own output.
+    An ``nn.Sequential`` is split into its children. Of any other network, each part runs the network's own
+    forward. In both cases the parts, run one after the other on the example, must give the network's output.
 
     Args:
         net: a decoupled network.
-        example: a batch of arguments, as a form for all; None for that which the network was decoupled with.
+        example: a batch of arguments that is representative of all; None for the example that `decouple` was
+            given.
 
     Raises:
-        ConfigError: if modules branch, share parameters, or cannot learn alone.
-        CutError: if something besides the message crosses a cut, or the parts are not the network.
+        ConfigError: if modules branch, share parameters, or cannot learn independently.
+        CutError: if something besides the message crosses a cut, or the parts do not give the network's
+            output.
     """
     check_unlockable(net)
     if not net.graph.is_chain:
         raise ConfigError(
-            "the network's modules are no chain: where branches join, two batches would meet, and a part of it cannot run "
+            "the network's modules are not a chain: two batches would meet where branches join, and a part cannot run "
             "alone; cut it elsewhere, or use InProcess"
         )
     passed = net.example if example is None else example
@@ -77,7 +80,7 @@ def split_network(net: Decoupled, example: ForwardArgs | None = None) -> list[Pa
         check_parts(net, lambda twin: _sequence(twin, effects), passed)
         return sequence
     except (ConfigError, CutError):
-        pass  # its own forward tells what runs
+        pass  # try with the network's own forward
     tensors = InputSpec(passed).tensor_specs
     whole = [True] * len(tensors)
     indices = [not spec.dtype.is_floating_point for spec in tensors]
@@ -89,11 +92,13 @@ def split_network(net: Decoupled, example: ForwardArgs | None = None) -> list[Pa
         except CutError:
             if k == len(tries) - 1:
                 raise
-        except Exception as error:  # the code of any network, run without its values
+        except (
+            Exception
+        ) as error:  # the user's code may raise anything when it runs on tensors without values
             if k == len(tries) - 1:
                 lines = str(error).splitlines()
                 raise CutError(
-                    "the network cannot be run in parts: its forward pass failed where what lies below a part is absent "
+                    "the network cannot be run in parts: its forward pass failed when the tensors below a part were absent "
                     f"({type(error).__name__}: {lines[0][:200] if lines else ''}); cut elsewhere, or use InProcess"
                 ) from error
         else:
@@ -102,15 +107,16 @@ def split_network(net: Decoupled, example: ForwardArgs | None = None) -> list[Pa
 
 
 def check_nothing_crosses(net: Decoupled) -> bool:
-    """Refuse a network of whose inputs something is used above a cut, beside the message.
+    """Refuse a network that uses its inputs above a cut, besides the message.
 
-    Where the parts above a cut work on another batch than those below, it would be that of the wrong batch.
+    This is for modules above a cut that work on another batch than those below: they would see inputs of the
+    wrong batch.
 
     Returns:
-        Whether not even the inputs' sizes are used above: the network is a Sequential.
+        Whether not even the sizes of the inputs are used above a cut: the network is an ``nn.Sequential``.
 
     Raises:
-        ConfigError: if something is used, or the network cannot be taken apart.
+        ConfigError: if inputs are used above a cut, or the network cannot be split.
     """
     try:
         parts = split_network(net)
@@ -119,8 +125,8 @@ def check_nothing_crosses(net: Decoupled) -> bool:
     inputs = parts[0].inputs
     if inputs is not None and any(spec.needed for spec in inputs.tensor_specs):
         raise ConfigError(
-            "modules cannot work on different batches (a forward lag): above a cut the network uses something made of its "
-            "inputs (a mask, positions), which would be that of another batch; let it be a part of the message, or use "
+            "modules cannot work on different batches (a forward lag): above a cut the network uses something computed from "
+            "its inputs (a mask, positions), which would belong to another batch; make it a part of the message, or use "
             "observe lags only"
         )
     return inputs is None
@@ -128,7 +134,7 @@ def check_nothing_crosses(net: Decoupled) -> bool:
 
 def _sequence(net: Decoupled, effects: SideEffects) -> list[Part]:
     if any(layout.batch_dim for layout in net.graph.layouts.values()):
-        raise ConfigError("a message whose batch is not first is moved by its interface")
+        raise ConfigError("an interface transposes a message whose batch dimension is not the first")
     modules = [SequencePart(*module) for module in sequences(net, "engine")]
     own = _own_buffers(net, effects.buffers)
     return [Part(m, None, b, a) for m, b, a in zip(modules, own, effects.attributes, strict=True)]
@@ -148,11 +154,13 @@ def _forward(net: Decoupled, inputs: InputSpec, effects: SideEffects) -> list[Pa
 
 
 def check_parts(net: Decoupled, make: Callable[[Decoupled], list[Part]], passed: ForwardArgs) -> None:
-    """Run the parts one after the other on a batch, and compare with the network. Copies are run; nothing changes.
+    """Run the parts one after the other on a batch, and compare with the network.
+
+    Runs copies, so nothing changes.
 
     Args:
         net: the network.
-        make: takes a copy apart.
+        make: splits a copy of the network.
         passed: the batch.
 
     Raises:
@@ -186,7 +194,10 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 
 def _own_buffers(net: Decoupled, changed: Sequence[frozenset[str]]) -> list[frozenset[str]]:
-    """Return the buffers of each module: those that it writes to, and those of its submodules, which it may yet write to."""
+    """Return the buffers of each module.
+
+    These are the buffers that it writes to, and those of its submodules, which it may write to later.
+    """
     known = {n: k for k, m in enumerate(net.graph.modules) for n in m.parameters}
     known |= {n: k for k, names in enumerate(changed) for n in names}
     names = [

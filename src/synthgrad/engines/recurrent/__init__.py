@@ -1,4 +1,4 @@
-"""Recurrent networks. Start with ``boundary.py``, then ``engine.py``."""
+"""Truncated BPTT with credit from beyond the unroll. Start with ``boundary.py``, then ``engine.py``."""
 
 from .boundary import Boundary
 from .engine import Recurrent, RecurrentNetwork

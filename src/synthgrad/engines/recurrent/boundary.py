@@ -24,14 +24,17 @@ from ..checks import refuse_output_error
 
 __all__ = ["Boundary", "UnrollEnd", "UnrollStart", "SequenceMask"]
 
-#: Which sequences something holds for: all, none, or those of a mask ``(B,)``.
+#: A choice of sequences: True for all, False for none, or a bool mask ``(B,)``.
 SequenceMask = bool | Tensor
 
 _NAME = "state"
 
 
 class _Inject(torch.autograd.Function):
-    """``inject(loss, state, delta)``: passes the loss on; backward, the state receives ``delta`` besides."""
+    """``inject(loss, state, delta)`` returns the loss.
+
+    Its backward pass also gives ``delta`` to the state.
+    """
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, state: Tensor, delta: Tensor) -> Tensor:
@@ -41,17 +44,18 @@ class _Inject(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (delta,) = ctx.saved_tensors
-        return grad, delta * grad, None  # a scaled loss scales what is injected
+        return grad, delta * grad, None  # if the loss is scaled, so is the injected credit
 
 
 @dataclass(slots=True)
 class UnrollStart:
-    """An unroll that has begun.
+    """The start of an unroll.
 
     Attributes:
-        state: for the network to go on from.
-        flight: what the rule was asked of it, fed with a leaf ``(B, F)``; None if the rule does not learn there.
-        rows: the sequences that the rule learns from: those that are not fresh.
+        state: the state that the network continues from.
+        flight: the state as a message that the rule can learn about, fed as a leaf ``(B, F)``; None if the
+            rule does not learn at this start.
+        rows: the sequences that the rule learns from, which are those that are not fresh.
     """
 
     state: Any
@@ -61,12 +65,14 @@ class UnrollStart:
 
 @dataclass(slots=True)
 class UnrollEnd:
-    """An unroll that has ended.
+    """The end of an unroll.
 
     Attributes:
-        loss: scalar: the unroll's loss, from which network, rule and final state get what is theirs.
-        state: ``(B, F)``, the final state, attached; None where no credit was asked for.
-        delta: ``(B, F)``, per-example units, detached: what the rule said of it, zero for sequences that are over.
+        loss: a scalar: the unroll's loss, whose backward pass also gives rule and final state their
+            gradients.
+        state: ``(B, F)``, the final state, attached; None if no credit was asked for.
+        delta: ``(B, F)``, the rule's credit for it in per-example units, detached; zero for sequences that
+            have ended.
     """
 
     loss: Tensor
@@ -75,10 +81,10 @@ class UnrollEnd:
 
 
 def _batch_dim(state: Any, given: int | None) -> int:
-    """Return which dimension of a state is the batch.
+    """Return the batch dimension of a state.
 
     Raises:
-        ConfigError: if nobody has said it of a state that may be ``(layers, B, H)`` or ``(B, T, H)``.
+        ConfigError: if it was not given, and the state may be ``(layers, B, H)`` or ``(B, T, H)``.
     """
     if given is not None:
         return given
@@ -92,41 +98,43 @@ def _batch_dim(state: Any, given: int | None) -> int:
 
 
 class Boundary(nn.Module):
-    """Carries credit past the truncation boundary of BPTT: two calls per unroll of an ordinary loop.
+    """Carries credit past the truncation boundary of BPTT, with two calls per unroll in an ordinary loop.
 
-    At the end of an unroll the state ``s`` receives ``α · δ̂``, what the rule says of it, as if the future
-    had been unrolled. At the start of the next one the rule learns what came back to the same state: the
-    gradient of that unroll's losses and of what was injected at *its* end, a bootstrapped estimate of an
-    unlimited horizon (DNI §2.2). One rule serves all boundaries.
+    At the end of an unroll the state ``s`` receives ``α · δ̂``, the credit of the rule, as if the future had
+    been unrolled. At the start of the next unroll the rule learns from the gradient of the same state: that
+    of the unroll's losses and of the credit at *its* end. This is a bootstrapped estimate of an unlimited
+    horizon (DNI §2.2). One rule serves all boundaries.
 
-    ``start`` and ``end`` only add to the autograd graph, so one ``loss.backward()`` trains network and rule;
-    give ``boundary.parameters()`` to the optimizer too. In ``eval()`` the boundary does nothing but detach.
+    ``start`` and ``end`` only add to the autograd graph, so one ``loss.backward()`` trains network and rule.
+    Give ``boundary.parameters()`` to the optimizer too. In ``eval()`` the boundary only detaches the state.
 
     Args:
-        rule: the pattern of the rule, such as ``SyntheticGradient((256,), norm=False)``; `NoBackprop` is
-            truncated BPTT itself. It sees the state as ``(B, F)``, its parts side by side.
+        rule: the pattern of the rule, such as ``SyntheticGradient((256,), norm=False)``; `NoBackprop` gives
+            plain truncated BPTT. The rule sees the state as ``(B, F)``, its parts side by side.
         state: an example: a tensor or a nest of tensors, such as the ``(h, c)`` of an ``nn.LSTM``.
-        batch_dim: which dimension of the state is the batch: 1 for ``nn.LSTM`` and ``nn.GRU``, 0 for cells. Where None,
-            0; of states with three dimensions it must be said.
-        alpha: ``α``, on what is injected (0.1 in the paper, as recalled). Targets contain it.
-        future: the auxiliary task; `end` then wants the features that it reads.
-        reduction: how the criterion reduces over sequences: ``"mean"`` if its loss is the sum over the steps of
-            an unroll and the mean over the batch; else a callable that takes the flat state and
+        batch_dim: the batch dimension of the state: 1 for ``nn.LSTM`` and ``nn.GRU``, 0 for cells. By default
+            0; it must be given for a state with three dimensions.
+        alpha: the factor ``α`` of the injected credit (0.1 in the paper, as recalled). The rule's targets
+            contain it.
+        future: the auxiliary task; `end` then needs the features that it reads.
+        reduction: how the criterion reduces over sequences: ``"mean"`` if its loss is the sum over the steps
+            of an unroll and the mean over the batch; otherwise a callable that takes the flat state and
             returns the divisor, such as ``lambda s: len(s) * T`` for a mean over both.
-        loss_scale: callable that returns the factor by which the loss is multiplied before ``backward``.
-        observe_every: the rule learns at the start of one unroll in so many; credit is given at the end of each.
-            What a rule costs is mostly its learning.
+        loss_scale: a callable that returns the factor by which the loss is multiplied before ``backward``.
+        observe_every: the rule learns at the start of one in this many unrolls, and gives credit at the end
+            of each. Most of a rule's cost is its learning.
 
     Attributes:
-        rule: the copy of the rule at work.
-        layout: how the state becomes flat.
-        instruments: look on: a monitor that compares synthetic gradients with what came back, for example.
-        step: number of the unroll at hand, from 0: what rules are told as ``info.step``. Part of the ``state_dict``.
+        rule: the boundary's copy of the rule.
+        layout: the conversion between the state and its flat form.
+        instruments: the guard, monitor and timeline.
+        step: the number of the present unroll, from 0; rules see it as ``info.step``. It is part of the
+            ``state_dict``.
 
     Raises:
-        ShapeError: if the example is no state.
-        ConfigError: if ``alpha`` is no finite number of 0 or more, ``observe_every`` is under 1, the rule has
-            modules wait, or ``batch_dim`` is needed and not given.
+        ShapeError: if the example is not a state.
+        ConfigError: if ``alpha`` is not a finite number from 0, ``observe_every`` is below 1, or the rule
+            makes modules wait.
     """
 
     def __init__(
@@ -152,8 +160,8 @@ class Boundary(nn.Module):
         )
         if rule.waits:
             raise ConfigError(
-                f"rule {type(rule).__name__} has the module below wait for its true message, but an unroll's "
-                "graph is gone when that comes; make unrolls longer, or take another rule"
+                f"rule {type(rule).__name__} has the module below wait for its true message, but the graph of an "
+                "unroll is gone when the message arrives; make unrolls longer, or use another rule"
             )
         self.layout = StateLayout(state, _batch_dim(state, batch_dim))
         flat = self.layout.pack(state)
@@ -174,16 +182,16 @@ class Boundary(nn.Module):
         self._batch_size: int | None = None
 
     def get_extra_state(self) -> dict[str, int]:
-        """Return what a resumed loop needs beside the rule's own state."""
+        """Return the number of the present unroll."""
         return {"step": self.step}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
-        """Go on from a state."""
+        """Set the number of the present unroll."""
         self.step = int(state["step"])
 
     @property
     def monitor(self) -> Monitor | None:
-        """Compares synthetic gradients with what came back; None to measure nothing."""
+        """Compares synthetic gradients with the gradients that arrive; None to measure nothing."""
         return self.instruments.monitor
 
     @monitor.setter
@@ -192,28 +200,28 @@ class Boundary(nn.Module):
 
     @property
     def learns(self) -> bool:
-        """Does the rule want to know what comes back?"""
+        """Whether the rule learns from gradients."""
         return self.training and self.rule.listens and torch.is_grad_enabled()
 
     @property
     def _due(self) -> bool:
-        """Does it learn at the start of the unroll at hand?"""
+        """Whether the rule learns at the start of the present unroll."""
         return self.learns and self.step % self.observe_every == 0
 
     def start(self, state: Any, *, fresh: SequenceMask = False, context: Tensor | None = None) -> Any:
-        """Begin an unroll: return the state, detached from the unroll before, for the network to go on from.
+        """Begin an unroll: return the state that the network continues from, detached from the unroll before.
 
         Args:
-            state: as the last unroll left it, or an initial one.
-            fresh: the sequences that begin anew, ``(B,)`` bool or one for all. Nobody asks the rule what the
-                future of an initial state is, so it learns nothing from theirs.
-            context: of the rule, ``(B,)`` or ``(B, C)``.
+            state: the final state of the last unroll, or an initial state.
+            fresh: the sequences that start from an initial state, ``(B,)`` bool or one for all. The rule
+                learns nothing from these, since it is never asked for the credit of an initial state.
+            context: the context of the rule, ``(B,)`` or ``(B, C)``.
 
         Raises:
-            ShapeError: if the state or a mask does not fit.
+            ShapeError: if the state or a mask has the wrong shape.
         """
         self.layout.check(state, "the state at the start of an unroll")
-        flat = self.layout.pack(state).detach()
+        flat = self.layout.pack(state).detach()  # the truncation: no gradient flows into the unroll before
         self._batch_size = flat.shape[0]
         keep = self._complement(fresh, "fresh")
         if not self._due or keep is False:
@@ -231,18 +239,20 @@ class Boundary(nn.Module):
     def start_unroll(
         self, state: Any, *, fresh: SequenceMask = False, context: Tensor | None = None
     ) -> UnrollStart:
-        """Begin an unroll of which an engine itself asks what came back.
+        """Begin an unroll in an engine that computes the gradient of the state itself.
+
+        The engine passes that gradient to `observe`.
 
         Args:
-            state: as the last unroll left it, or an initial one.
-            fresh: the sequences that begin anew, ``(B,)`` bool or one for all.
-            context: of the rule, ``(B,)`` or ``(B, C)``.
+            state: the final state of the last unroll, or an initial state.
+            fresh: the sequences that start from an initial state, ``(B,)`` bool or one for all.
+            context: the context of the rule, ``(B,)`` or ``(B, C)``.
 
         Raises:
-            ShapeError: if the state or a mask does not fit.
+            ShapeError: if the state or a mask has the wrong shape.
         """
         self.layout.check(state, "the state at the start of an unroll")
-        leaf = self.layout.pack(state).detach()
+        leaf = self.layout.pack(state).detach()  # the truncation: no gradient flows into the unroll before
         self._batch_size = leaf.shape[0]
         keep = self._complement(fresh, "fresh")
         if not self._due:
@@ -261,18 +271,20 @@ class Boundary(nn.Module):
         ended: SequenceMask = False,
         context: Tensor | None = None,
     ) -> Tensor:
-        """End an unroll: return its loss, the same number, from which the final state gets its credit too.
+        """End an unroll: return its loss, whose backward pass also gives the final state its credit.
+
+        The value of the loss does not change.
 
         Args:
-            loss: scalar, reduced over sequences as `reduction` says.
-            state: as the network left it, attached.
+            loss: a scalar, reduced over sequences as `reduction` says.
+            state: the state that the network returned, attached.
             features: ``(B, ..., H)`` from inside the unroll, for the auxiliary task.
-            ended: the sequences that are over, ``(B,)`` bool or one for all: credit never crosses the end of
-                an episode.
-            context: of the rule, ``(B,)`` or ``(B, C)``.
+            ended: the sequences that have ended, ``(B,)`` bool or one for all: credit never crosses the end
+                of an episode.
+            context: the context of the rule, ``(B,)`` or ``(B, C)``.
 
         Raises:
-            ShapeError: if a shape does not fit, or the batch is another one than at the start.
+            ShapeError: if a shape is wrong, or the batch has another size than at the start.
             ConfigError: if there is an auxiliary task and no features for it.
         """
         return self.end_unroll(loss, state, features=features, ended=ended, context=context).loss
@@ -286,7 +298,7 @@ class Boundary(nn.Module):
         ended: SequenceMask = False,
         context: Tensor | None = None,
     ) -> UnrollEnd:
-        """Do what `end` does, and return the credit beside the loss, for engines."""
+        """Do what `end` does, and return the credit with the loss, for engines."""
         if not self.training or not torch.is_grad_enabled():
             return UnrollEnd(loss)
         if loss.ndim:
@@ -301,8 +313,9 @@ class Boundary(nn.Module):
         flat = self.layout.pack(state)
         delta, own = (None, None) if goes_on is False else self._credit(flat, goes_on, context)
         if delta is not None:
-            # A scaled loss scales what is injected.
+            # Without the loss scale: the backward pass of the scaled loss scales the injected credit too.
             loss = _Inject.apply(loss, flat, self._unscaled.to_criterion(delta, self.alpha))
+        # The terms below add gradients, but leave the value of the loss as it is.
         if own is not None:
             loss = loss + (own - own.detach())
         if self.future is not None and features is not None:
@@ -312,14 +325,14 @@ class Boundary(nn.Module):
         return UnrollEnd(loss, flat, delta)
 
     def observe(self, start: UnrollStart, gradient: Tensor) -> None:
-        """Let the rule learn from what came back to the start of an unroll, for engines that compute it.
+        """Let the rule learn from the gradient of an unroll's initial state, in engines that compute it.
 
         Args:
-            opened: the start.
-            gradient: ``(B, F)``, per-example units, detached.
+            start: the start of the unroll.
+            gradient: ``(B, F)``, in per-example units, detached.
 
         Raises:
-            DivergedError: if it is not finite, where a guard looks on.
+            DivergedError: if the gradient is not finite and there is a guard.
         """
         flight, rows = start.flight, start.rows
         if flight is None or rows is False or not self.learns:
@@ -339,9 +352,12 @@ class Boundary(nn.Module):
     def _credit(
         self, flat: Tensor, goes_on: SequenceMask, context: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Return what the rule says of the final state, zero for sequences that are over, and its own loss."""
+        """Return the rule's credit for the final state, and the rule's own loss.
+
+        The credit is zero for sequences that have ended.
+        """
         info = Info(context=context, step=self.step - 1)
-        h = flat.detach()
+        h = flat.detach()  # the rule's own loss must not reach the network
         credit = self._port.credit(h.float() if h.dtype == torch.float16 else h, info, self.step - 1)
         delta = None if credit.delta is None else credit.delta.to(h.dtype)
         if delta is not None and goes_on is not True:
@@ -349,8 +365,8 @@ class Boundary(nn.Module):
         return delta, credit.loss
 
     def _crossed(self, h: Tensor, info: Info, flat: Tensor) -> Tensor:
-        """Return ``h`` with the rule listening to its gradient."""
-        divisor = self.units.divisor(flat)  # of the whole batch, also where only some rows cross
+        """Return ``h`` as a tensor whose gradient the rule learns from."""
+        divisor = self.units.divisor(flat)  # that of the whole batch, even if only some rows cross
         units = Units(lambda _: divisor, self.units.loss_scale)
         crossing = PlainCrossing(units, self.instruments, entered=self.step - 1, again=True)
         frame = Frame()
@@ -358,7 +374,7 @@ class Boundary(nn.Module):
         return crossing(Interface(_NAME, self.rule, frame, copies=False), h)
 
     def _complement(self, rows: SequenceMask, what: str) -> SequenceMask:
-        """Return the sequences that are not among these: True for all, False for none, or a mask."""
+        """Return the sequences that are not among some: True for all, False for none, or a mask."""
         if isinstance(rows, bool):
             return not rows
         if rows.dtype != torch.bool or rows.shape != (self._batch_size,):

@@ -2,9 +2,9 @@
 
 With a window of one unroll this is the ordinary loop:
 
-    1. the state is detached; what comes back to it will teach the rule
-    2. the network runs over ``T`` steps, by its own fused kernels
-    3. the final state gets the rule's credit, one backward pass trains all, the optimizer steps
+    1. the state is detached, and the rule will learn from its gradient
+    2. the network runs over ``T`` steps, with its own fused kernels
+    3. the final state receives the rule's credit, one backward pass trains everything, and the optimizer steps
 
 With longer windows the optimizer steps once for several unrolls, whose graphs are kept until then, and the
 rule learns from λ-returns over them (`lambda_returns`).
@@ -33,7 +33,7 @@ __all__ = ["Recurrent", "RecurrentNetwork"]
 
 
 class RecurrentNetwork(Protocol):
-    """What the engine wants of a network: a module with an explicit state.
+    """The interface that a network must have: a module whose state is an argument and a result.
 
     A network with an auxiliary task also has ``features(x, state) -> (features, state)``, whose features have
     the batch first, and ``head(features) -> outputs``.
@@ -48,23 +48,24 @@ class Recurrent:
 
     Args:
         net: the network; ``net(x, state)`` returns outputs and state.
-        boundary: between unrolls. With `NoBackprop` as its rule this is truncated BPTT.
-        criterion: takes outputs and targets of an unroll, returns a scalar, reduced as ``boundary.units`` says.
+        boundary: the boundary between unrolls. With `NoBackprop` as its rule this is plain truncated BPTT.
+        criterion: takes outputs and targets of an unroll, returns a scalar, reduced as ``boundary.units``
+            says.
         optimizer: takes parameters, returns an optimizer; one for network and rule.
         rule_options: options for the parameter group of the rule, such as ``{"lr": 1e-3}``.
-        window: unrolls to an update.
-        mix: ``λ``: the rule learns from ``(1 - λ)`` of what it says itself at the next boundary and ``λ`` of
-            what came back there, within a window (0: plain DNI).
-        guard: stop with `DivergedError` at a loss that is not finite.
-        max_norm: norm to which the gradients of all of the network's parameters together are clipped; None for
-            as they are. Clipped is what the network learns from; the rule learns from what came back.
-        timeline: is filled with what happens, in order; None to keep nothing.
+        window: the number of unrolls per update.
+        mix: ``λ``: within a window the rule learns from ``(1 - λ)`` of its own credit at the next boundary
+            and ``λ`` of the gradient that arrived there (0: plain DNI).
+        guard: whether to stop with `DivergedError` at a loss that is not finite.
+        max_norm: the norm to which the gradients of all parameters of the network together are clipped; None
+            to leave them as they are. The rule's targets and the rule's own gradients are not clipped.
+        timeline: records what happens, in order; None to record nothing.
 
     Attributes:
-        state: as the last unroll left it, detached; None before the first.
+        state: the final state of the last unroll, detached; None before the first unroll.
 
     Raises:
-        ConfigError: if a number is out of its range, or ``mix`` is given where no window lets it work.
+        ConfigError: if a number is out of range, or ``mix`` is given with a window of one unroll.
     """
 
     def __init__(
@@ -124,11 +125,11 @@ class Recurrent:
         self.mix = mix
         self.max_norm = max_norm
         self.state: Any = None
-        self._context: Tensor | None = None  # what the rule was told of `state`
+        self._context: Tensor | None = None  # the context with which the rule gave credit for `state`
         self._rows: int | None = (
             None  # length of the first dimension of the inputs so far: the batch, where that is first
         )
-        self._instruments = boundary.instruments  # with the monitor that the boundary was given
+        self._instruments = boundary.instruments  # includes the boundary's monitor
         self._instruments.guard, self._instruments.timeline = Guard.of(guard, skips=False), timeline
         _check_network(net, boundary)
         self._step = 0
@@ -146,20 +147,20 @@ class Recurrent:
         """Run one unroll.
 
         Args:
-            x: inputs of ``T`` steps, as the network wants them, the batch first: the initial state is asked for as many
-                sequences. As many in every unroll, unless all of them begin anew.
-            y: targets, as the criterion wants them.
-            fresh: sequences that begin anew with this unroll, ``(B,)`` bool or one for all; their state is
-                the network's initial one. The first unroll is fresh whatever is said.
-            ended: sequences that are over at its end.
-            context: of the rule, what is known of the state at the unroll's end. Of the same state at the start of
-                the next unroll the rule is told the same.
+            x: inputs of ``T`` steps, as the network expects them, the batch first: the initial state is
+                created for this batch size.
+            y: targets, as the criterion expects them.
+            fresh: the sequences that start from the network's initial state, ``(B,)`` bool or one for all.
+                All sequences of the first unroll do.
+            ended: the sequences that end with this unroll.
+            context: the context of the rule for the state at the end of the unroll. The rule gets the same
+                context for the same state at the start of the next unroll.
 
         Returns:
-            The unroll's loss, and ``["all"]`` as what was updated; nothing within a window.
+            The unroll's loss, and ``["all"]`` as the updated modules; an empty list within a window.
 
         Raises:
-            ShapeError: if a state or a mask does not fit.
+            ShapeError: if a state or a mask has the wrong shape.
             DivergedError: if the loss is not finite.
         """
         boundary = self.boundary
@@ -174,9 +175,10 @@ class Recurrent:
             start = boundary.start_unroll(state, fresh=fresh, context=self._context)
         loss, features, state = self._run(x, y, start.state)
         self._instruments.log("forward", "net", self._step)
-        # The auxiliary task is set at the first step of the unroll, the farthest from what it foresees.
+        # The auxiliary task reads the first step of the unroll, which is the farthest from what it predicts.
         seen = None if features is None else features[:, 0]
         end = boundary.end_unroll(loss, state, features=seen, ended=ended, context=context)
+        # Detached: the next unroll continues from the values, and this graph can be freed.
         self.state = pytree.tree_map(lambda part: part.detach(), state)
         self._context = context
         self._instruments.check("loss", loss.detach())
@@ -194,7 +196,7 @@ class Recurrent:
         return record
 
     def flush(self) -> None:
-        """Update from a window that is not full, and read what the guard has queued.
+        """Update from a window that is not full, and read the checks that the guard has queued.
 
         Raises:
             DivergedError: if a loss was not finite.
@@ -205,17 +207,19 @@ class Recurrent:
 
     @property
     def can_save(self) -> bool:
-        """Is no unroll of a window under way, whose graph could not be saved?"""
+        """Whether the state can be saved: it cannot while the graphs of a window's unrolls are kept."""
         return not self._open
 
     def state_dict(self) -> dict[str, Any]:
-        """Return optimizer, state and step count.
+        """Return optimizers, state and step count.
 
         Raises:
-            ConfigError: if unrolls of a window are under way; see `can_save`.
+            ConfigError: if the graphs of a window's unrolls are kept; see `can_save`.
         """
         if self._open:
-            raise ConfigError("unrolls of a window are under way; call flush() before state_dict()")
+            raise ConfigError(
+                "a window is not full, and its graphs cannot be saved; call flush() before state_dict()"
+            )
         return {
             "optimizers": [o.state_dict() for o in self.optimizers],
             "step": self._step,
@@ -226,7 +230,7 @@ class Recurrent:
 
     @explain_load_errors
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the state that `state_dict` returned."""
+        """Load the state that `state_dict` returned."""
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self._step = int(state["step"])
@@ -235,7 +239,7 @@ class Recurrent:
         self._context = state.get("context")
 
     def _initial_or_carried_state(self, x: Any, fresh: SequenceMask) -> Any:
-        """Return the state to go on from, with the initial one where sequences begin anew."""
+        """Return the state to continue from, with the initial state for fresh sequences."""
         layout = self.boundary.layout
         rows: int = pytree.tree_leaves(x)[0].shape[0]
         if self.state is not None and fresh is not True:
@@ -268,7 +272,7 @@ class Recurrent:
         return network.initial_state(batch_size, device, self.boundary.layout.dtype)
 
     def _check_initial(self, state: Any, batch_size: int) -> None:
-        """Refuse an initial state of another batch: most likely another dimension of it is the batch."""
+        """Refuse an initial state of another batch size: most likely the batch dimension is another one."""
         layout = self.boundary.layout
         where = f"the state that {type(self.net).__name__}.initial_state has returned"
         layout.check(state, where)
@@ -303,10 +307,10 @@ class Recurrent:
             zero_grad(optimizer)
 
     def _update(self, *losses: Tensor) -> None:
-        """Run backward and step the optimizer.
+        """Run backward and step the optimizers.
 
         Args:
-            losses: of the newest unrolls, in order.
+            losses: the losses of the newest unrolls, in order.
         """
         for k, loss in enumerate(losses):
             self._instruments.log("backward", "net", self._step - len(losses) + k)
@@ -326,7 +330,7 @@ class Recurrent:
         self._zero_grad()
         for unroll, gradient in lambda_returns(window, boundary, self.mix):
             boundary.observe(unroll.start, gradient)
-        # One loss after the other: their sum would keep all graphs until the last has run backward.
+        # One loss after the other: the sum of the losses would keep all graphs until the last backward pass.
         self._update(*(unroll.end.loss for unroll in window))
 
 

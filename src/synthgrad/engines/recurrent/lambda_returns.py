@@ -1,8 +1,9 @@
-"""λ-returns over a window of unrolls: what came back in place of what the rule expected (BP(λ), Pemberton 2024).
+"""λ-returns over a window of unrolls: better targets for the rule than one-step returns.
 
-The gradient that the rule learns at the start of unroll ``k`` is linear in what its final state receives:
-``G_k = ∂L_k/∂s_k + J_kᵀ α [(1 - λ) δ̂_{k+1} + λ G_{k+1}]``. All unrolls of a window have the same weights, so
-this is the forward view, exact; at the end of the window there is nothing but ``δ̂``.
+The method is BP(λ) (Pemberton 2024). The gradient that the rule learns from at the start of unroll ``k`` is
+linear in the gradient of its final state: ``G_k = ∂L_k/∂s_k + J_kᵀ α [(1 - λ) δ̂_{k+1} + λ G_{k+1}]``. All
+unrolls of a window have the same weights, so this forward view is exact. At the end of the window there is
+only ``δ̂``.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ class RetainedUnroll:
     """An unroll whose graph is kept.
 
     Attributes:
-        start: what it began with.
-        done: its loss, with the rule's credit in it, its final state and that credit.
-        ended: the sequences that are over at its end.
+        start: the start of the unroll.
+        end: its loss, with the rule's credit in it, its final state and that credit.
+        ended: the sequences that end with it.
     """
 
     start: UnrollStart
@@ -39,15 +40,15 @@ def lambda_returns(
     """Yield the unrolls at whose start the rule learns, the last first, each with its λ-return.
 
     Args:
-        window: the unrolls, in order. Their graphs stay.
-        boundary: between them.
+        window: the unrolls, in order. Their graphs are kept.
+        boundary: the boundary between them.
         mix: ``λ``.
 
     Yields:
-        Unroll and gradient ``(B, F)`` in per-example units.
+        The unroll, and the gradient ``(B, F)`` in per-example units.
     """
-    later: Tensor | None = None  # the return of the unroll after
-    same: SequenceMask = True  # the sequences that go on into it
+    later: Tensor | None = None  # the return of the following unroll
+    same: SequenceMask = True  # the sequences that continue into it
     for unroll in reversed(window):
         flight = unroll.start.flight
         if flight is None or unroll.start.rows is False:
@@ -58,7 +59,7 @@ def lambda_returns(
         outputs, seeds = [unroll.end.loss], [torch.ones_like(unroll.end.loss)]
         state, delta = unroll.end.state, unroll.end.delta
         if mix and later is not None and state is not None:
-            # δ̂ is in the loss already: what is left is its difference to the return.
+            # The loss contains δ̂ already, so only its difference to the return is added.
             more = later if delta is None else later - delta
             for goes_on in (same, _negated(unroll.ended)):
                 more = more if goes_on is True else torch.where(torch.as_tensor(goes_on)[:, None], more, 0)
