@@ -1,7 +1,7 @@
 """Clocked networks: modules that tick at different rates and learn without waiting for each other.
 
-Start with ``wiring.py`` (nodes, edges, clocks), then ``engine.py``. Two recurrent cells, of which the second hears
-from the first at every other step:
+Start with ``wiring.py`` (nodes, edges, clocks), then ``engine.py``. In this example the second of two
+recurrent cells receives a message from the first in every other step:
 
 >>> import torch, synthgrad as sg
 >>> class Cell(torch.nn.Module):

@@ -6,15 +6,15 @@
     A  tick   ●    ●    ●    ●▲   ●    ●    ●    ●▲         ● tick   ▲ update
                              │1                  │1         1. A sends h; the rule of A->B gives credit for it
     B  tick                  ●                   ●▲         2. A updates, from its own losses and that credit
-                             └────────3──────────┘          3. B's backward, much later, has the true gradients of
-                                                               both messages that it has read: the rule learns them
+                             └────────3──────────┘          3. B's backward pass, much later, gives the true gradients
+                                                               of both messages that B has read: the rule learns them
 
-With a rule that waits (`TrueGradient`) the edge is not cut: A and B are one lock group, which runs one backward pass
-at the least common multiple of their intervals, here every 8 steps. So backpropagation is this engine with another
-rule.
+With a rule that waits (`TrueGradient`) the edge is not cut: A and B form one lock group, which runs one
+backward pass at the least common multiple of their intervals, here every 8 steps. So backpropagation is this
+engine with another rule.
 
-A message that a slow sender's receivers read several times has the sum of what comes back as its gradient; who reads
-how often is known from the clocks when it is sent. A message that nobody reads gets no credit.
+If a message is read several times, its gradient is the sum over all reads. The clocks determine when it is
+sent how often it will be read. A message that will not be read gets no credit.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ __all__ = ["Clocked", "ClockedRecord"]
 
 @dataclass(slots=True)
 class ClockedRecord(StepRecord):
-    """What one step did; ``loss`` is the sum of the losses, None if there was none.
+    """What happened in one step; ``loss`` is the sum of the losses, None if there was none.
 
     Attributes:
-        losses: by node, detached, on the device.
-        outputs: of the nodes that have ticked, detached.
+        losses: the losses by node, detached, on the device.
+        outputs: the outputs of the nodes that have ticked, detached.
     """
 
     losses: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
@@ -68,24 +68,24 @@ class Clocked:
     """Trains named networks, each with its own clock, in one process.
 
     Args:
-        nodes: in the order in which they run within a step. Their modules are trained in place.
+        nodes: the nodes, in the order in which they run within a step. Their modules are trained in place.
         edges: the interfaces between them.
-        losses: criterion by node; takes the node's outputs and the target, returns a scalar, or the loss of each
-            example ``(B,)``. Losses of an unroll are summed over its ticks.
-        optimizer: takes parameters, returns an optimizer; called once for each node, with the parameters of the
-            node, of the rules at the edges that lead to it (they speak for it), of its own state's rule, and of
-            rules at edges from it that learn from their own loss alone.
-        example: external data of one tick by node, batch first: it only tells the shapes.
+        losses: the criterion of each node; takes the node's outputs and the target, returns a scalar, or the
+            loss of each example ``(B,)``. The losses of an unroll are summed over its ticks.
+        optimizer: takes parameters, returns an optimizer. It is called once for each node, with the
+            parameters of the node, of the rules at the edges that lead to it, of the rule of its own state,
+            and of rules at edges from it that learn from their own loss alone.
+        example: the external data of one tick by node, batch first; only its shapes matter.
         rule_options: options for the rules' parameter groups, such as ``{"lr": 1e-3}``.
-        reduction: how the criteria reduce: ``"mean"``, ``"sum"``, or a callable that takes a message and returns
-            the divisor.
+        reduction: how the criteria reduce: ``"mean"``, ``"sum"``, or a callable that takes a message and
+            returns the divisor.
         monitor: measures the quality of credits; None to measure nothing.
-        guard: stop with `DivergedError` at a message or loss that is not finite.
-        timeline: is filled with what happens, in order; None to keep nothing.
+        guard: whether to stop with `DivergedError` at a message or loss that is not finite.
+        timeline: records what happens, in order; None to record nothing.
 
     Attributes:
         net: the `ClockedNetwork`: all modules and rules.
-        interval: steps after which every node has just updated.
+        interval: the number of steps after which every node has just updated.
 
     Raises:
         ConfigError: if names, clocks, rules or criteria do not fit together.
@@ -114,7 +114,7 @@ class Clocked:
         self._units = Units(reduction)
         self._instruments = Instruments(Guard.of(guard, skips=False), monitor, timeline)
         self._exchange = Exchange(self.net, self._units, self._instruments)
-        # Which rules are updated with which node.
+        # For each node, the names of the rules that are updated with it.
         self._rules_by_node = {name: self._rules_updated_with(node) for name, node in wiring.nodes.items()}
         self._optimizers = {
             name: make_optimizers(
@@ -138,13 +138,14 @@ class Clocked:
 
     @property
     def optimizers(self) -> list[Optimizer]:
-        """The optimizers of the nodes, in their order."""
+        """The optimizers of the nodes, in the order of the nodes."""
         return [o for own in self._optimizers.values() for o in own]
 
     def reset(self) -> None:
-        """Begin an episode: fresh states, no messages, clocks at their start. What is under way is dropped.
+        """Begin an episode: initial states, no messages, all clocks at 0. The previous episode is dropped.
 
-        To lose nothing, end the episode before with ``step(..., last=True)``, which does this itself.
+        If the end of the previous episode is to be learned from, end it with ``step(..., last=True)``, which
+        also resets.
         """
         self._episode = Episode(self.net)
 
@@ -157,19 +158,21 @@ class Clocked:
         ids: Tensor | None = None,
         last: bool = False,
     ) -> ClockedRecord:
-        """Run one step: each node whose clock says so ticks, and learns where its unroll ends.
+        """Run one step: each node whose clock says so ticks, and learns if its unroll ends.
 
         Args:
-            inputs: external data by node, batch first; not used where the node does not tick.
-            targets: by node, as its criterion wants it; no loss where there is none, or it is None.
-            context: of the rules: one for all, or by interface.
-            ids: ``(B,)`` int64, which examples these are.
-            last: the episode ends: every node learns from what it has, with no credit from beyond.
+            inputs: external data by node, batch first; ignored if the node does not tick.
+            targets: the targets by node, as the criteria expect them. A node without a target, or with None,
+                has no loss.
+            context: the context of the rules: one for all, or a mapping by interface.
+            ids: ``(B,)`` int64, the ids of the examples.
+            last: whether the episode ends: every node learns from what it has, without credit from beyond the
+                end.
 
         Raises:
-            ConfigError: if an input or a target names no node, or a target has no criterion or comes at a step in
-                which its node does not tick.
-            ShapeError: if the batch size, a message or a state changes its form.
+            ConfigError: if an input or a target names an unknown node, or a target has no criterion or is
+                given in a step in which its node does not tick.
+            ShapeError: if the batch size, or the shape of a message or a state, changes.
             DivergedError: if a message or a loss is not finite.
         """
         clear_autocast_cache()
@@ -202,7 +205,7 @@ class Clocked:
         return record
 
     def flush(self) -> None:
-        """Read what the guard has queued on an accelerator.
+        """Read the checks that the guard has queued on an accelerator.
 
         Raises:
             DivergedError: if a message or loss was not finite.
@@ -212,7 +215,7 @@ class Clocked:
     # -- a tick ---------------------------------------------------------------------------------------
 
     def _tick(self, node: Node, step_inputs: StepInputs) -> None:
-        """Run a node: it reads, moves to another state, is judged, and sends."""
+        """Run a node: it reads messages, updates its state, computes its loss, and sends messages."""
         name, episode, wiring = node.name, self._episode, self._wiring
         pending = episode.pending_of(name)
         pending.begun = True
@@ -233,20 +236,20 @@ class Clocked:
             self._send(edge, message_of(edge, outputs), step_inputs, pending)
 
     def _read(self, edge: Edge, pending: PendingUpdate) -> Tensor:
-        """Return the latest message on an edge, for one more reader."""
+        """Return the latest message on an edge to one more reader."""
         flight = self._episode.latest[edge.name]
         if flight.missing:
             pending.read.append(flight)
         return self._exchange.read(flight)
 
     def _send(self, edge: Edge, h: Tensor, step_inputs: StepInputs, pending: PendingUpdate) -> None:
-        """Put a message where its receiver finds it, and ask for credit if it will be read."""
+        """Store a message for its receiver, and ask for credit if it will be read."""
         name, episode = edge.name, self._episode
         expected = (episode.batch_size, *self.net.sites[name].shape[1:])
         if h.shape != expected:
             raise ShapeError(
-                f"edge '{name}': got a message of shape {tuple(h.shape)}, expected {expected} as in the example; a "
-                "message must not change its form"
+                f"edge '{name}': got a message of shape {tuple(h.shape)}, expected {expected} as in the example; the "
+                "shape of a message must not change"
             )
         reads = self._reads(edge, step_inputs)
         if edge.rule.waits or not reads:
@@ -262,12 +265,12 @@ class Clocked:
         return self._wiring.reads(edge, self._episode.clock)
 
     def _is_read_at_once(self, edge: Edge) -> bool:
-        """Is a message read in the very step in which it is sent?"""
+        """Return whether a message is read in the step in which it is sent."""
         receiver = self._wiring.nodes[edge.receiver]
         return not self._wiring.is_delayed(edge) and receiver.ticks(self._episode.clock)
 
     def _ask(self, name: str, h: Tensor, info: Info, reads: int, pending: PendingUpdate) -> InFlight:
-        """Ask the rule at an interface for credit, and keep it until the sender learns."""
+        """Ask the rule at an interface for credit, and store the credit until the sender learns."""
         flight, grad = self._exchange.send(name, h, info, reads)
         if grad is not None:
             pending.credited.append((h, grad, flight))
@@ -276,7 +279,7 @@ class Clocked:
     # -- an update ------------------------------------------------------------------------------------
 
     def _learn(self, group: LockGroup, step_inputs: StepInputs) -> None:
-        """Run the backward pass of a group, let the rules that speak for it learn, and step its optimizers."""
+        """Run the backward pass of a group, let the rules at its inputs learn, and step its optimizers."""
         pending, last = self._episode.pending[group], step_inputs.last
         starts = {} if last else self._end_unrolls(group, step_inputs, pending)
         credited = [(h, grad) for h, grad, flight in pending.credited if not last or self._counts(flight)]
@@ -295,7 +298,10 @@ class Clocked:
     def _end_unrolls(
         self, group: LockGroup, step_inputs: StepInputs, pending: PendingUpdate
     ) -> dict[str, InFlight]:
-        """Ask for credit for the states that the members hand on; return these."""
+        """Ask for credit for the final states of the members.
+
+        Return the states that the next unrolls start from.
+        """
         starts: dict[str, InFlight] = {}
         for node in group.nodes:
             layout = self.net.layouts[node.name]
@@ -307,25 +313,28 @@ class Clocked:
         return starts
 
     def _counts(self, flight: InFlight) -> bool:
-        """Has a message been read, or will it be in this step, the last of an episode? Else its credit is void."""
+        """Return whether the credit of a message counts.
+
+        It counts if the message has been read, or will be in this last step of an episode.
+        """
         soon = self._is_read_at_once(self._wiring.edges[flight.name])
         return flight.reads > 0 or (soon and self._episode.latest[flight.name] is flight)
 
     def _complete_messages(self, group: LockGroup, pending: PendingUpdate, *, last: bool) -> list[InFlight]:
-        """Return the messages whose gradient is complete, now that the group has run backward."""
+        """Return the messages whose gradient is complete after the backward pass of a group."""
         for flight in pending.read:
             flight.missing -= 1
         read = list(dict.fromkeys(pending.read))
         if not last:
             return [flight for flight in read if not flight.missing]
-        # What was to be read later will not be: what has come back by now is all.
+        # The episode ends, so these messages will not be read again, and their gradient is complete.
         latest = self._episode.latest
         edges = [e.name for node in group.nodes for e in self._wiring.incoming[node.name]]
         unread = [latest[n] for n in edges if n in latest and latest[n].missing and latest[n] not in read]
         return [*read, *unread]
 
     def _update(self, node: Node) -> None:
-        """Step a node's optimizer, if there is anything to learn."""
+        """Step a node's optimizers, if there is anything to learn."""
         optimizers = self._optimizers[node.name]
         if not has_gradient(optimizers):
             return
@@ -335,7 +344,7 @@ class Clocked:
         self._instruments.log("update", node.name, self._step)
 
     def _check_used(self) -> None:
-        """Refuse a gradient that is left over: it has reached a node that is not learning, or has no optimizer.
+        """Refuse a gradient of a node that is not learning, or of a parameter without an optimizer.
 
         Raises:
             CutError: if a node's loss depends on a parameter of another node by another way than its edges.
@@ -356,18 +365,24 @@ class Clocked:
 
     @property
     def can_save(self) -> bool:
-        """Is no graph held now, so that `state_dict` is exact? So it is at a multiple of `interval` steps."""
+        """Whether no graph is kept now, so that a resumed run does exactly the same.
+
+        This is so at multiples of `interval` steps.
+        """
         return self._episode.clock % self.interval == 0
 
     def state_dict(self, *, strict: bool = True) -> dict[str, Any]:
-        """Return what a resumed run needs beside ``net.state_dict()``: optimizers, clocks, states, messages under way.
+        """Return what a resumed run needs besides ``net.state_dict()``.
+
+        Optimizers, clocks, states, and messages in flight.
 
         Args:
-            exact: refuse where graphs are held, which cannot be saved. False to save all the same: the unrolls under
-                way then go on after a resume as if they had begun there, and the run becomes another one.
+            strict: whether to refuse to save while graphs are kept, since graphs cannot be saved. If False,
+                the present unrolls continue after a resume as if they had begun there, and the run gives
+                other results.
 
         Raises:
-            ConfigError: if it is to be exact and graphs are held; see `can_save`.
+            ConfigError: if ``strict`` is True and graphs are kept; see `can_save`.
         """
         if strict and not self.can_save:
             raise ConfigError(
@@ -382,7 +397,7 @@ class Clocked:
 
     @explain_load_errors
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the state that `state_dict` returned, in an engine built in the same way."""
+        """Load the state that `state_dict` returned into an engine that was built in the same way."""
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.reset()
@@ -390,7 +405,10 @@ class Clocked:
         self._episode.load_state_dict(state["episode"])
 
     def _rules_updated_with(self, node: Node) -> list[str]:
-        """Return the rules that learn with a node: those that speak for it, and those that need nothing from above."""
+        """Return the names of the rules that are updated with a node.
+
+        These are the rules at its inputs, and those at its outputs that need no messages.
+        """
         wiring, rule = self._wiring, self.net.rule
         names = [e.name for e in wiring.incoming[node.name] if rule(e.name).listens]
         names += [e.name for e in wiring.outgoing[node.name] if not rule(e.name).listens]

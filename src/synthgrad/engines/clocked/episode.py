@@ -1,4 +1,4 @@
-"""Where an episode is: clocks, states, messages under way, and what each lock group holds until it learns."""
+"""The state of an episode: clocks, states, messages, and what each lock group keeps until its next update."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ __all__ = ["Episode", "PendingUpdate", "detached"]
 
 @dataclass(slots=True)
 class PendingUpdate:
-    """What a lock group holds from one update to the next.
+    """What a lock group collects from one update to the next.
 
     Attributes:
         losses: scalars, attached.
-        credited: messages sent to other groups: the message, attached; what it learns from, in the criterion's
-            units; and its record.
-        read: messages read from other groups, and states taken over, once for every time.
-        begun: has a member ticked?
+        credited: messages to other groups: the message, attached; the gradient that it learns from, in the
+            criterion's units; and the `InFlight` of the message.
+        read: the messages from other groups that were read, and the states that unrolls started from; one
+            entry per read.
+        begun: whether a member has ticked.
     """
 
     losses: list[Tensor] = field(default_factory=list["Tensor"])
@@ -39,17 +40,17 @@ class PendingUpdate:
 
 
 class Episode:
-    """One run of a clocked network from fresh states.
+    """One run of a clocked network from initial states.
 
     Args:
         net: the network.
 
     Attributes:
-        clock: the step within the episode, from 0.
-        batch_size: of the episode; None until it is known.
-        states: of the nodes that have ticked.
+        clock: the number of the step within the episode, from 0.
+        batch_size: the batch size of the episode; None until it is known.
+        states: the states of the nodes that have ticked.
         latest: the last message on each edge.
-        windows: of each lock group.
+        pending: what each lock group has collected for its next update.
     """
 
     def __init__(self, net: ClockedNetwork) -> None:
@@ -59,15 +60,15 @@ class Episode:
         self.states: dict[str, Any] = {}
         self.latest: dict[str, InFlight] = {}
         self.pending = {group: PendingUpdate() for group in net.wiring.groups}
-        # The states that unrolls have begun with, where a rule learns from what comes back to them.
+        # The states that the present unrolls have started from, if a rule learns from their gradient.
         self._starts: dict[str, InFlight] = {}
 
     def pending_of(self, name: str) -> PendingUpdate:
-        """Return what the group of a node holds."""
+        """Return what the group of a node has collected."""
         return self.pending[self._net.wiring.group_of[name]]
 
     def check_batch_size(self, inputs: Mapping[str, Any]) -> None:
-        """Learn the batch size from the first external data; refuse another one.
+        """Take the batch size from the first external data, and refuse data of another size.
 
         Raises:
             ShapeError: naming the node.
@@ -85,10 +86,10 @@ class Episode:
             self.batch_size = self._net.batch_size
 
     def set_state(self, node: Node, state: Any) -> None:
-        """Give a node another state.
+        """Set the state of a node.
 
         Raises:
-            ShapeError: if it has another form than in the example.
+            ShapeError: if it differs in structure or shape from the example.
         """
         where, layout = f"the state that node '{node.name}' returned", self._net.layouts[node.name]
         if layout is not None:
@@ -100,35 +101,42 @@ class Episode:
         self.states[node.name] = state
 
     def packed_state(self, name: str) -> Tensor | None:
-        """Return the state of a node, ``(B, F)``, detached; zeros before its first tick, None if it has none."""
+        """Return the state of a node, ``(B, F)``, detached; None if the node has no state.
+
+        Before the first tick the state is zero.
+        """
         state, layout = self.states.get(name), self._net.layouts[name]
         if layout is None:
             return None
         if state is not None:
-            return layout.pack(state).detach()
+            return layout.pack(state).detach()  # for rules and saved states, which need the values only
         assert self.batch_size is not None
         return torch.zeros(self.batch_size, layout.num_features, dtype=layout.dtype, device=layout.device)
 
     def begin_update(self, group: LockGroup, starts: Mapping[str, InFlight]) -> None:
-        """Begin the next window of a group: all that it goes on with is cut from the graph of the last one.
+        """Start to collect for the next update of a group.
+
+        Its states and messages are cut from the graph of the last one.
 
         Args:
-            group: which.
-            starts: states to begin with, of members whose states have a rule.
+            group: the group.
+            starts: the states to start from, of members whose states have a rule.
         """
         self.pending[group] = PendingUpdate()
         for node in group.nodes:
             if node.name in starts:
                 self._start_from(node.name, starts[node.name])
             else:
+                # The truncation between two unrolls: no rule gives this state credit.
                 self.states[node.name] = detached(self.states.get(node.name))
             for edge in self._net.wiring.outgoing[node.name]:
                 sent = self.latest.get(edge.name)
+                # An edge that is not cut keeps its graph; the backward pass has just freed it.
                 if edge.rule.waits and sent is not None and sent.fed is not None:
                     sent.fed = sent.fed.detach()
 
     def _start_from(self, name: str, start: InFlight) -> None:
-        """Let a node go on from a state whose rule learns from what comes back to it."""
+        """Continue a node from a state whose rule learns from the state's gradient."""
         layout = self._net.layouts[name]
         assert layout is not None
         self.states[name] = layout.unpack(start.h if start.fed is None else start.fed)
@@ -137,14 +145,15 @@ class Episode:
             self.pending_of(name).read.append(start)
 
     def settle(self) -> None:
-        """Drop the rules' own predictions, so that a run that is resumed from here does the same as this one."""
+        """Drop the rules' own predictions, which a resumed run would not have."""
         for flight in (*self.latest.values(), *self._starts.values()):
             flight.settle()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all but graphs, as plain containers of tensors.
+        """Return everything except graphs, as plain containers of tensors.
 
-        Messages and states whose gradient is in part in a graph are kept, but will not be learned from.
+        A message or state whose gradient is partly in a graph is saved, but the resumed run does not learn
+        from it.
         """
         states = {name: self.packed_state(name) for name, s in self.states.items() if s is not None}
         begun = [pending for pending in self.pending.values() if pending.begun]
@@ -158,7 +167,7 @@ class Episode:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up, in a new episode, what `state_dict` returned."""
+        """Load what `state_dict` returned into a new episode."""
         self.clock, self.batch_size = int(state["clock"]), state["batch_size"]
         for name, flat in state["states"].items():
             layout = self._net.layouts[name]
@@ -174,12 +183,12 @@ def _saved(flight: InFlight, *, lost: bool) -> dict[str, Any]:
 
     Args:
         flight: the message.
-        lost: its gradient cannot be completed any more: it can still be read, and is not learned from.
+        lost: whether its gradient can no longer be completed. It can still be read, but is not learned from.
     """
     state = flight.state_dict()
     return {**state, "part": None, "missing": 0} if lost else state
 
 
 def detached(tree: Any) -> Any:
-    """Return a nest with its tensors cut from their graph."""
+    """Return a nest whose tensors are detached."""
     return pytree.tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, tree)

@@ -1,4 +1,4 @@
-"""What the nodes of a clocked network send each other, by the ports of its interfaces."""
+"""How the nodes of a clocked network exchange messages, through the ports of its interfaces."""
 
 from __future__ import annotations
 
@@ -17,31 +17,32 @@ __all__ = ["Exchange"]
 
 
 class Exchange:
-    """Sends messages, lets them be read, and lets rules learn from what comes back.
+    """Sends messages, lets nodes read them, and lets rules learn from their gradients.
 
     Args:
-        net: whose rules.
+        net: the network with the rules.
         units: how the criteria reduce.
-        instruments: look on.
+        instruments: the guard, monitor and timeline.
     """
 
     def __init__(self, net: ClockedNetwork, units: Units, instruments: Instruments) -> None:
         self._instruments = instruments
         self._ports = {name: Port(net.rule(name), units, instruments, name) for name in net.rules}
-        # What a rule has left pending is valid as long as its parameters are those of then.
+        # A pending prediction of a rule is valid until the rule's parameters change.
         self._versions = dict.fromkeys(net.rules, 0)
 
     def send(self, name: str, h: Tensor, info: Info, reads: int) -> tuple[InFlight, Tensor | None]:
         """Ask for the credit of a message.
 
         Args:
-            name: of the interface.
-            h: ``(B, ...)``, attached.
-            info: what is known.
-            reads: how often it will be read.
+            name: the name of the interface.
+            h: the message, ``(B, ...)``, attached.
+            info: what is known at the interface.
+            reads: how often the message will be read.
 
         Returns:
-            What receivers read, and what the sender learns from, in the criterion's units; None if nothing.
+            The message for its readers, and the gradient that the sender learns from, in the criterion's
+            units; None if there is none.
         """
         port = self._ports[name]
         flight = port.ask(h, self._batch(info), self._versions[name])
@@ -49,21 +50,21 @@ class Exchange:
         return flight, port.learned_from(flight)
 
     def hand_over(self, name: str, h: Tensor, *, attached: bool) -> InFlight:
-        """Return a message for which no credit is asked: it is not cut, or nobody will read it.
+        """Return a message without credit: its edge is not cut, or it will not be read.
 
         Args:
-            name: of the interface.
-            h: ``(B, ...)``.
-            attached: do readers get it with its graph?
+            name: the name of the interface.
+            h: the message, ``(B, ...)``.
+            attached: whether readers get it with its graph.
         """
         return InFlight(name, self._batch(Info()), h.detach(), fed=h if attached else None)
 
     def read(self, flight: InFlight) -> Tensor:
-        """Return a message for one more reader, ``(B, ...)``."""
+        """Return a message to one more reader, ``(B, ...)``."""
         flight.reads += 1
         h = flight.h if flight.fed is None else flight.fed
         port = self._ports[flight.name]
-        # Most rules that wait take what comes back as it is.
+        # Most rules that wait accept the gradient unchanged, and then no hook is needed.
         if not port.rule.waits or not h.requires_grad or type(port.rule).accept is Rule.accept:
             return h
         h, units = h.view_as(h), port.units
@@ -74,11 +75,11 @@ class Exchange:
         """Let a rule learn from the gradient of a message, which is complete."""
         name, fed = flight.name, flight.fed
         port = self._ports[name]
-        # Nothing has come back where no loss depends on the message: its true gradient is zero.
+        # If no loss depends on the message, it has no gradient: its true gradient is zero.
         gradient = torch.zeros_like(flight.h) if fed is None or fed.grad is None else fed.grad
         port.answer(flight, gradient)
         port.observe(flight, self._versions[name])
-        flight.credit = flight.message = None  # prediction and answer can go; the message may be read again
+        flight.credit = flight.message = None  # not needed any more, while the message may be read again
 
     def count_updates(self, names: Iterable[str]) -> None:
         """Note that the parameters of these rules have changed."""

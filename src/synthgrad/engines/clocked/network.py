@@ -19,27 +19,29 @@ __all__ = ["ClockedNetwork", "batch_of"]
 
 
 class ClockedNetwork(nn.Module):
-    """Nodes, edges and their rules. Called, it is the plain network: no rule is asked, nothing is cut.
+    """Nodes, edges and their rules.
 
-    Keys of its state dict: those of a node's module under ``nodes.NAME.``, those of a rule under
+    When called, it is the plain network: no rule is used, and nothing is cut.
+
+    The keys of its state dict are those of a node's module under ``nodes.NAME.``, and those of a rule under
     ``rules.SENDER->RECEIVER.`` or ``rules.NAME:state.``.
 
     Args:
         wiring: the nodes and edges.
-        example: external data of one tick by node, batch first: the nodes run once, on copies, to learn the shapes
-            of messages and states.
+        example: the external data of one tick by node, batch first. Copies of the nodes run once on it, to
+            find the shapes of messages and states.
 
     Attributes:
-        wiring: as given.
+        wiring: the nodes and edges.
         nodes, rules: the modules, by name.
-        layouts: of the nodes' states; None for a node without.
-        sites: what the messages were like in the example, and the states of nodes with a rule for it, by interface.
-        batch_size: of the example; 1 where it has no data.
+        layouts: the layout of each node's state; None for a node without a state.
+        sites: the shapes of messages, and of states with a rule, in the example, by interface.
+        batch_size: the batch size of the example; 1 if it has no data.
 
     Raises:
-        ConfigError: if the example names an unknown node, or a message is read before there can be one.
-        ShapeError: if a module returns no outputs and state, or a message that is no floating tensor.
-        CutError: if a rule cannot serve its interface.
+        ConfigError: if the example names an unknown node, or a message is read before it can have been sent.
+        ShapeError: if a module does not return outputs and state, or a message is not a floating tensor.
+        CutError: if a rule does not fit its interface.
     """
 
     def __init__(self, wiring: Wiring, example: Mapping[str, Any]) -> None:
@@ -70,13 +72,13 @@ class ClockedNetwork(nn.Module):
         return cast(Rule, self.rules[name])
 
     def forward(self, sequence: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Run from fresh states over the steps of a sequence, as one graph.
+        """Run from initial states over the steps of a sequence, as one graph.
 
         Args:
-            sequence: external data of each step, by node.
+            sequence: the external data of each step, by node.
 
         Returns:
-            For each step the outputs of the nodes that have ticked in it.
+            For each step, the outputs of the nodes that have ticked.
         """
         batch_size = batch_of([dict(inputs) for inputs in sequence]) or self.batch_size
         states: dict[str, Any] = {}
@@ -97,12 +99,12 @@ class ClockedNetwork(nn.Module):
     def feed(
         self, node: Node, inputs: Mapping[str, Any], read: Mapping[str, Tensor], batch_size: int
     ) -> dict[str, Any]:
-        """Return what a node's module is given: external data, and the message of each sender.
+        """Return the inputs of a node's module: external data, and the message of each sender.
 
         Args:
-            node: which.
-            inputs: external data of the step, by node.
-            read: messages by edge; what is not there has not been sent yet.
+            node: the node.
+            inputs: the external data of the step, by node.
+            read: the messages by edge; missing if nothing has been sent yet.
             batch_size: ``B``.
         """
         fed = {INPUT: inputs[node.name]} if node.name in inputs else {}
@@ -112,7 +114,7 @@ class ClockedNetwork(nn.Module):
         return fed
 
     def initial(self, edge: Edge, batch_size: int) -> Tensor:
-        """Return what is read before the first message, ``(B, ...)``."""
+        """Return the message that is read before the first one is sent, ``(B, ...)``."""
         if edge.initial is None:
             site = self.sites[edge.name]
             return torch.zeros(batch_size, *site.shape[1:], dtype=site.dtype, device=site.device)
@@ -121,7 +123,7 @@ class ClockedNetwork(nn.Module):
     def call(
         self, node: Node, fed: dict[str, Any], state: Any, module: nn.Module | None = None
     ) -> tuple[Any, Any]:
-        """Run a node's module (or a stand-in for it) once.
+        """Run a node's module, or a copy of it, once.
 
         Raises:
             ShapeError: if it does not return a pair.
@@ -140,7 +142,7 @@ class ClockedNetwork(nn.Module):
 
     def _run_example(self, example: Mapping[str, Any]) -> None:
         check_names("the example", example, self.wiring.nodes)
-        # Copies, so that what modules count (BatchNorm's statistics) is left as it is.
+        # Copies, so that the buffers of the modules (BatchNorm's statistics) do not change.
         stand_ins = {name: copy.deepcopy(module) for name, module in self.nodes.items()}
         devices = sorted({p.device.index for p in self.parameters() if p.is_cuda})
         latest: dict[str, Tensor] = {}
@@ -157,12 +159,12 @@ class ClockedNetwork(nn.Module):
     def _run_once(
         self, node: Node, module: nn.Module, example: Mapping[str, Any], latest: dict[str, Tensor]
     ) -> None:
-        """Run one node on the example, and note what its messages and its state are like."""
+        """Run one node on the example, and record the shapes of its messages and its state."""
         for edge in self.wiring.incoming[node.name]:
             if edge.name not in latest and edge.initial is None:
                 raise ConfigError(
-                    f"edge '{edge.name}': node '{edge.receiver}' runs before '{edge.sender}' has sent anything, and what "
-                    "it then reads is not known; give the edge initial=torch.zeros(...) of the shape of a message "
+                    f"edge '{edge.name}': node '{edge.receiver}' runs before '{edge.sender}' has sent anything, and has "
+                    "nothing to read then; give the edge initial=torch.zeros(...) of the shape of a message "
                     "without its batch dimension"
                 )
         fed = self.feed(node, example, latest, self.batch_size)
@@ -186,7 +188,7 @@ class ClockedNetwork(nn.Module):
 
 
 def batch_of(tree: Any) -> int | None:
-    """Return the size of the first dimension of the first tensor in a nest; None if there is none."""
+    """Return the size of the first dimension of the first tensor in a nest; None if there is no tensor."""
     for leaf in pytree.tree_leaves(tree):
         if isinstance(leaf, Tensor) and leaf.ndim:
             return leaf.shape[0]
@@ -197,7 +199,7 @@ def message_of(edge: Edge, outputs: Any) -> Tensor:
     """Return the message that an edge carries, out of its sender's outputs.
 
     Raises:
-        ShapeError: if there is none, or it is no floating tensor.
+        ShapeError: if there is none, or it is not a floating tensor.
     """
     if isinstance(outputs, Mapping):
         if edge.output not in outputs:

@@ -1,4 +1,4 @@
-"""What is given in one step of a clocked network."""
+"""The inputs of one step of a clocked network."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["StepInputs", "check_names"]
 
 @dataclass(frozen=True, slots=True)
 class StepInputs:
-    """External data of a step.
+    """The external data of a step.
 
     Attributes:
-        step: number of the step, from 0.
+        step: the number of the step, from 0.
         inputs, targets: by node.
-        context: of the rules, for all or by interface.
-        ids: which examples these are, ``(B,)``.
-        last: does the episode end here?
+        context: the context of the rules, for all or by interface.
+        ids: the ids of the examples, ``(B,)``.
+        last: whether the episode ends with this step.
     """
 
     step: int
@@ -37,9 +37,9 @@ class StepInputs:
         """Return what is known at an interface.
 
         Args:
-            name: of the interface.
-            sender: node that the message comes from.
-            receiver: state of the one that will read it, ``(B, F)``.
+            name: the name of the interface.
+            sender: the node that sends the message.
+            receiver: the state of the node that will read it, ``(B, F)``.
         """
         context = self.context.get(name) if isinstance(self.context, Mapping) else self.context
         inputs = self.inputs.get(sender)
@@ -48,13 +48,13 @@ class StepInputs:
     def check(
         self, wiring: Wiring, with_criterion: Container[str], interfaces: Iterable[str], clock: int
     ) -> None:
-        """Refuse names that there are none of, and targets that nothing can be compared with.
+        """Refuse unknown names, and targets that have no criterion or no tick.
 
         Args:
-            wiring: nodes and edges.
-            judged: nodes that have a criterion.
-            interfaces: names of the interfaces.
-            clock: the step within the episode.
+            wiring: the nodes and edges.
+            with_criterion: the nodes that have a criterion.
+            interfaces: the names of the interfaces.
+            clock: the number of the step within the episode.
 
         Raises:
             ConfigError: naming the node or interface.
@@ -68,18 +68,22 @@ class StepInputs:
                 continue
             if name not in with_criterion:
                 raise ConfigError(
-                    f"a target is given for node '{name}', which has no criterion; give losses one"
+                    f"a target is given for node '{name}', which has no criterion; add one to losses"
                 )
             node = wiring.nodes[name]
             if not node.ticks(clock):
                 raise ConfigError(
                     f"a target is given for node '{name}' in step {clock} of the episode, in which it does not tick "
-                    f"(period {node.period}); give it when it does, and None else"
+                    f"(period {node.period}); give it when it does, and None otherwise"
                 )
 
 
 def check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
-    """Raise `ConfigError` if a name is not among those known."""
+    """Refuse a name that is not known.
+
+    Raises:
+        ConfigError: naming the first one.
+    """
     listed = list(known)
     unknown = [name for name in names if name not in listed]
     if unknown:

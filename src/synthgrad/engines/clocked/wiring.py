@@ -1,4 +1,4 @@
-"""Who sends to whom, who ticks when, and who learns together: what of a clocked network never changes."""
+"""The fixed structure of a clocked network: senders and receivers, clocks, and who learns together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...rules import TrueGradient
 
 __all__ = ["INPUT", "Edge", "LockGroup", "Node", "Wiring"]
 
-#: The name under which a module finds the external data of a tick among its inputs.
+#: The key of the external data of a tick in the inputs of a module.
 INPUT = "input"
 
 
@@ -21,20 +21,20 @@ INPUT = "input"
 class Node:
     """A module with a clock of its own.
 
-    The module is called as ``module(inputs, state) -> (outputs, state)``. ``inputs`` holds the latest message of
-    each sender by its name, ``(B, ...)``, and under ``"input"`` the external data of the tick, if there is any;
-    they must not be changed in place. ``state`` is a tensor, or nested tuples, lists and dicts of tensors; None
-    at the first tick of an episode, and always where the module has none. ``outputs`` is a tensor, or a dict of
-    tensors, of which each edge carries one.
+    The module is called as ``module(inputs, state) -> (outputs, state)``. ``inputs`` holds the latest message
+    of each sender by its name, ``(B, ...)``, and under ``"input"`` the external data of the tick, if there is
+    any; the module must not change them in place. ``state`` is a tensor, or nested tuples, lists and dicts of
+    tensors. It is None at the first tick of an episode, and always if the module has no state. ``outputs`` is
+    a tensor, or a dict of tensors, of which each edge carries one.
 
     Attributes:
-        name: unique among the nodes.
-        module: trained in place.
-        period: it ticks in the steps ``t``, counted from 0, for which ``(t + 1) % period == 0``.
-        unroll: ticks between two updates: truncated backpropagation through time over that many.
-        state_rule: gives credit to the state at the end of an unroll and learns from the gradient at the start of
-            the next one, under the name ``"NAME:state"``; None for plain truncation.
-        batch_dim: dimension of the batch in every part of the state.
+        name: the name, unique among the nodes.
+        module: the module, which is trained in place.
+        period: the node ticks in the steps ``t``, counted from 0, for which ``(t + 1) % period == 0``.
+        unroll: the number of ticks between two updates, as in truncated backpropagation through time.
+        state_rule: gives credit to the state at the end of an unroll and learns from the gradient at the
+            start of the next one, under the name ``"NAME:state"``; None for plain truncation.
+        batch_dim: the batch dimension in every part of the state.
     """
 
     name: str
@@ -46,16 +46,16 @@ class Node:
 
     @property
     def interval(self) -> int:
-        """Steps between two updates."""
+        """The number of steps between two updates."""
         return self.period * self.unroll
 
     @property
     def state_name(self) -> str:
-        """Name of the interface between two unrolls."""
+        """The name of the interface between two unrolls."""
         return f"{self.name}:state"
 
     def ticks(self, step: int) -> bool:
-        """Does the node run in this step?"""
+        """Return whether the node runs in this step."""
         return (step + 1) % self.period == 0
 
 
@@ -63,16 +63,17 @@ class Node:
 class Edge:
     """An interface between two nodes: the receiver reads the sender's latest message whenever it ticks.
 
-    From a node to one that comes later in the order of nodes, a message can be read in the step in which it is
-    sent; to an earlier one, or to itself, from the step after. So a cycle always runs through time.
+    If the receiver comes later in the order of the nodes, it can read a message in the step in which it is
+    sent. If it comes earlier, or is the sender itself, it reads the message from the following step on. So a
+    cycle always runs through time.
 
     Attributes:
-        sender, receiver: names of nodes.
-        rule: pattern of the rule that gives credit to the sender. With `TrueGradient` the edge is not cut: both
-            nodes learn together, from one backward pass.
-        output: which of the sender's outputs is the message, where these are a dict.
-        initial: what is read before the first message, for one example, without the batch dimension: zeros like
-            the message where it is None. Needed where the receiver comes first in the order of nodes.
+        sender, receiver: the names of the nodes.
+        rule: the pattern of the rule that gives credit to the sender. With `TrueGradient` the edge is not
+            cut: both nodes learn together, from one backward pass.
+        output: the key of the message in the sender's outputs, if these are a dict.
+        initial: the message that is read before the first one is sent, for one example, without the batch
+            dimension; None for zeros. Needed if the receiver comes first in the order of nodes.
     """
 
     sender: str
@@ -83,17 +84,17 @@ class Edge:
 
     @property
     def name(self) -> str:
-        """Name of the interface, ``"A->B"``."""
+        """The name of the interface, ``"A->B"``."""
         return f"{self.sender}->{self.receiver}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LockGroup:
-    """Nodes that learn together, since edges between them are not cut: a *lock group*, often of one node.
+    """Nodes that learn together because the edges between them are not cut; often a single node.
 
     Attributes:
-        nodes: in their order.
-        interval: steps between two updates: the least common multiple of theirs.
+        nodes: the nodes, in order.
+        interval: the number of steps between two updates: the least common multiple of the nodes' intervals.
     """
 
     nodes: tuple[Node, ...]
@@ -104,19 +105,19 @@ class Wiring:
     """The graph of nodes and edges.
 
     Args:
-        nodes: in the order in which they run within a step.
-        edges: between them, one at most from a node to another (or to itself).
+        nodes: the nodes, in the order in which they run within a step.
+        edges: the edges, at most one from a node to another (or to itself).
 
     Attributes:
-        nodes: by name, in order.
-        edges: by name.
+        nodes: the nodes by name, in order.
+        edges: the edges by name.
         incoming, outgoing: the edges of each node.
-        groups: lock groups; every node is in one.
-        group_of: by name of node.
-        interval: steps after which every node has just updated: no graph is held then.
+        groups: the lock groups; every node is in one.
+        group_of: the group of each node, by name.
+        interval: the number of steps after which every node has just updated and no graph is kept.
 
     Raises:
-        ConfigError: if a name, a period or a rule cannot be.
+        ConfigError: if a name, a period or a rule is not allowed.
     """
 
     def __init__(self, nodes: Sequence[Node], edges: Sequence[Edge]) -> None:
@@ -132,22 +133,25 @@ class Wiring:
         self.interval = lcm(*(group.interval for group in self.groups))
 
     def is_delayed(self, edge: Edge) -> bool:
-        """Is a message read from the step after only, since the receiver runs first (or is the sender)?"""
+        """Return whether a message is read only from the following step on.
+
+        This is so if the receiver runs before the sender, or is the sender.
+        """
         return self._position[edge.receiver] <= self._position[edge.sender]
 
     def reads(self, edge: Edge, step: int) -> int:
-        """Return how often a message that is sent in ``step`` will be read, before the next one replaces it."""
+        """Return how often a message of ``step`` will be read before the next one replaces it."""
         first = step + self.is_delayed(edge)
         period = self.nodes[edge.receiver].period
         return (first + self.nodes[edge.sender].period) // period - first // period
 
     def group_closed_by(self, name: str) -> LockGroup | None:
-        """Return the group of which this node is the last to run in a step, if it is."""
+        """Return the group of which this node is the last to run in a step, or None if it is not the last."""
         group = self.group_of[name]
         return group if group.nodes[-1].name == name else None
 
     def _find_groups(self) -> tuple[LockGroup, ...]:
-        """Join what edges that are not cut connect."""
+        """Return the groups of nodes that are connected by edges that are not cut."""
         joined = {name: {name} for name in self.nodes}
         for edge in self.edges.values():
             if edge.rule.waits:
@@ -165,7 +169,7 @@ def _check_nodes(nodes: Sequence[Node]) -> None:
     seen: set[str] = set()
     for node in nodes:
         name = node.name
-        # Names become keys of the state dict, in which a dot parts what contains what.
+        # Names become keys of the state dict, in which a dot separates a module from its submodule.
         if not name or name == INPUT or any(mark in name for mark in (".", ":", "->")):
             raise ConfigError(
                 f"node name {name!r}: expected one that is not empty, is not 'input' (the name of external data) and "
@@ -181,15 +185,15 @@ def _check_nodes(nodes: Sequence[Node]) -> None:
             _check_rule(node.state_rule, f"state_rule of node '{name}'")
             if node.state_rule.waits:
                 raise ConfigError(
-                    f"node '{name}': its state_rule has it wait for the gradient of the next unroll, which has no end; "
+                    f"node '{name}': its state_rule makes it wait for the gradient of the next unroll, so no unroll ends; "
                     "use a longer unroll, or a rule that does not wait"
                 )
         for key, parameter in node.module.named_parameters():
             other = owner.setdefault(id(parameter), name)
             if other != name:
                 raise ConfigError(
-                    f"parameter '{key}' of node '{name}' is one of node '{other}' too: each would update it behind the "
-                    "other's back; give each node its own, or make them one node"
+                    f"parameter '{key}' of node '{name}' belongs to node '{other}' too, and both would update it "
+                    "independently; give each node its own, or make them one node"
                 )
 
 
@@ -201,12 +205,12 @@ def _check_edges(edges: Sequence[Edge], known: list[str]) -> None:
                 raise ConfigError(f"edge '{edge.name}' names the node '{end}', expected one of {known}")
         if edge.name in seen:
             raise ConfigError(
-                f"edge '{edge.name}' is given twice, expected one from a node to another; join what it is to carry in "
-                "one message"
+                f"edge '{edge.name}' is given twice, expected one from a node to another; join the tensors that it is to "
+                "carry in one message"
             )
         seen.add(edge.name)
         _check_rule(edge.rule, f"edge '{edge.name}'")
-        # Who learns with whom is decided when the engine is made, not message by message.
+        # The lock groups are fixed when the engine is made, so a rule cannot decide for each message whether to wait.
         if edge.rule.waits and not isinstance(edge.rule, TrueGradient):
             raise ConfigError(
                 f"edge '{edge.name}': a {type(edge.rule).__name__} decides with every message whether the sender waits, "

@@ -1,4 +1,4 @@
-"""All layers of a network in one batched step. Start with ``engine.py``."""
+"""Runs all layers of a network in one batched step. Start with ``engine.py``."""
 
 from .engine import LayerParallel
 

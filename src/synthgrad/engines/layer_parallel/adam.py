@@ -1,7 +1,10 @@
-"""Adam over batched parameters, to be a part of a step's graph: no list of tensors, no kernel or copy of its own.
+"""Adam over batched parameters, as part of a step's graph.
 
-Each row has a count of steps and settings of its own. It works on the optimizers' own state, made views of batched
-tensors, and computes what PyTorch's fused kernel does, to rounding (Kingma & Ba 2015; Loshchilov & Hutter 2019).
+Without a list of tensors, and without a kernel of its own.
+
+Each row has its own step count and settings. The state is that of the optimizers, whose tensors become views
+of batched tensors. The result is that of PyTorch's fused kernel, up to rounding (Kingma & Ba 2015; Loshchilov
+& Hutter 2019).
 """
 
 from __future__ import annotations
@@ -22,12 +25,12 @@ _FLAGS = ("decoupled_weight_decay", "maximize", "amsgrad")
 
 
 class RowAdam:
-    """Updates batched parameters by gradients that a graph holds.
+    """Updates batched parameters from gradients inside a graph.
 
     Args:
-        bounds: all that is to be updated.
-        optimizers: whose parameters they are, all of them with a state.
-        guarded: do nothing where losses or messages are not finite.
+        stacked: all parameters to update.
+        optimizers: the optimizers of these parameters; all of them have a state.
+        guarded: whether to leave out an update if losses or messages are not finite.
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class RowAdam:
             stacked[0].values,
             sum(len(stacked_parameter.parameters) for stacked_parameter in stacked),
         )
-        # One count for each parameter, so that an optimizer that goes on by itself counts right.
+        # One count for each parameter, so that an optimizer that is stepped on its own later has the right count.
         self._counts = torch.zeros(size, dtype=torch.float32, device=first.device)
         self._moments = [
             (torch.zeros_like(stacked_parameter.values), torch.zeros_like(stacked_parameter.values))
@@ -52,7 +55,11 @@ class RowAdam:
 
     @staticmethod
     def fits(stacked: Sequence[StackedParameter], optimizers: Sequence[Optimizer]) -> bool:
-        """Are these the parameters of all the optimizers, and all of these Adam of one kind, without amsgrad?"""
+        """Return whether `RowAdam` can replace these optimizers.
+
+        It can if the stacked parameters are all their parameters, and all are Adam of one kind, without
+        amsgrad.
+        """
         stacked_parameter = {id(p) for each in stacked for p in each.parameters}
         groups = [(o, group) for o in optimizers for group in o.param_groups]
         if stacked_parameter != {id(p) for _, group in groups for p in group["params"]}:
@@ -66,7 +73,10 @@ class RowAdam:
 
     @torch.no_grad()
     def adopt_state(self, optimizers: Sequence[Optimizer]) -> bool:
-        """Take up the optimizers' state and settings; False if they ask for another kind of update."""
+        """Adopt the state and settings of the optimizers.
+
+        Return False if they need another kind of update.
+        """
         groups = {id(p): (o, g) for o in optimizers for g in o.param_groups for p in g["params"]}
         parameters = [p for stacked_parameter in self.stacked for p in stacked_parameter.parameters]
         own = [groups[id(p)] for p in parameters]
@@ -87,11 +97,11 @@ class RowAdam:
 
     @torch.no_grad()
     def apply(self, grads: Sequence[Tensor], total: Tensor) -> None:
-        """Update in place.
+        """Update the parameters in place.
 
         Args:
-            grads: of the bounds' ``values``.
-            total: not finite where something has diverged.
+            grads: the gradients of the ``values`` of each stacked parameter.
+            total: not finite if something has diverged.
         """
         fine = total.isfinite() if self._guarded else None
         decoupled, maximize, _ = self._flags
@@ -111,13 +121,13 @@ class RowAdam:
             now = now - rate * m / (v.sqrt() * root + eps)
             for old, new in ((p, now), (mean, m), (square, v)):
                 old.copy_(new if fine is None else torch.where(fine, new, old))
-        # Those of the next step, so that what is small is not computed again for every element.
+        # The rates of the next step are computed per parameter here, so that no element has to compute them again.
         counts = self._counts + (1 if fine is None else fine)
         self._rates.copy_(self._rates_at(counts))
         self._counts.copy_(counts)
 
     def _rates_at(self, counts: Tensor) -> Tensor:
-        """Return what the step after so many needs, ``(parameters, 7)``."""
+        """Return the rates for the step after ``counts`` steps, ``(parameters, 7)``."""
         lr, beta1, beta2, eps, decay = self._settings.unbind(1)
         t = counts.double() + 1
         rate = lr / (1 - beta1**t)
@@ -131,10 +141,10 @@ def _flags(group: dict[str, Any]) -> list[bool]:
 
 
 def _make_views(states: Sequence[dict[str, Any]], name: str, whole: Tensor) -> None:
-    """Put a part of the states into one tensor, ``(n, ...)``, of which each becomes a view."""
+    """Copy one entry of all states into one tensor, ``(n, ...)``, and make each entry a view of it."""
     parts = [state[name] for state in states]
     if all(part.data_ptr() == view.data_ptr() for part, view in zip(parts, whole, strict=True)):
-        return  # as it is already
+        return  # they are views already
     whole.copy_(torch.stack(parts))
     for state, view in zip(states, whole.unbind(), strict=True):
         state[name] = view

@@ -1,4 +1,7 @@
-"""What runs a step of all layers, whatever they are made of, and what comes out of it."""
+"""The backend of the engine: it computes a step of all layers.
+
+`StepBackend` is the protocol of the two backends.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,20 @@ from .storage import GradientTable, StackedParameter
 
 __all__ = ["StepBackend", "FullStep", "StepOutput", "BackendOutput", "Observation", "LossValues", "full_step"]
 
-#: The losses that come with messages, ``(B,)`` for each row, where they are known.
+#: The losses that come with messages, ``(B,)`` for each row; None if unknown.
 LossValues = Sequence[Tensor | None]
 
 
 class BackendOutput(NamedTuple):
-    """What a step has computed, beside the gradients that it has left.
+    """What a backend computes in a step, besides the gradients that it writes.
 
     Attributes:
-        h: what crosses the interfaces now, ``(n, B, ...)``, detached, interface by interface and run by run.
-        credits: what the rules gave for it.
-        losses: of the last module, ``(runs,)``, detached; None while no batch has reached it.
-        messages: what comes back for what crossed one step before, ``(n, B, ...)``, per-example units; None if
-            nobody listens.
+        h: the activations that cross the interfaces in this step, ``(n, B, ...)``, detached, interface by
+            interface and run by run.
+        credits: the credits of the rules for them.
+        losses: the losses of the last module, ``(runs,)``, detached; None while no batch has reached it.
+        messages: the messages for what crossed one step before, ``(n, B, ...)``, in per-example units; None
+            if no rule listens.
         values: the losses that come with the messages, ``(B,)`` for each row.
     """
 
@@ -36,14 +40,14 @@ class BackendOutput(NamedTuple):
 
 
 class StepBackend(Protocol):
-    """What runs all layers.
+    """Computes a step of all layers.
 
     Attributes:
-        rules: of all interfaces.
-        buffers, rule_buffers: of blocks and rules, ``(rows, ...)`` each: rows that no batch has reached are put
-            back by the engine.
-        bounds: all parameters, where the graph of a step may update them; else empty.
-        offset: the row of an interface, less this, is that of the buffers of the block below it.
+        rules: the rules of all interfaces.
+        buffers, rule_buffers: the buffers of blocks and rules, ``(rows, ...)`` each. The engine restores the
+            rows that no batch has reached.
+        stacked: all parameters, if the graph of a step may update them; otherwise empty.
+        offset: the row of an interface, minus this number, is the row of the buffers of the block below it.
     """
 
     rules: StackedRules
@@ -53,49 +57,50 @@ class StepBackend(Protocol):
     offset: int
 
     def register(self, gradients: GradientTable, depth: int, observe: int) -> None:
-        """Say where the gradients of all parameters will be, and from which step on.
+        """Register where the gradients of all parameters will be written, and from which step on.
 
         Args:
-            ledger: where to say it.
-            depth: number of modules.
-            observe: steps that a message waits for its rule.
+            gradients: the table to fill.
+            depth: the number of modules.
+            observe: the number of steps that a message waits before its rule observes it.
         """
         ...
 
     def check(self, x: Tensor) -> None:
-        """Refuse a batch, ``(runs, B, ...)``, or a state of things, with which `run` would not be right."""
+        """Refuse a batch, ``(runs, B, ...)``, or a mode of the network, for which `run` would be wrong."""
         ...
 
     def run(
         self, x: Tensor, below: Tensor, rows: InterfaceRows, target: Any, *, at_top: bool
     ) -> BackendOutput:
-        """Run forward and backward of every module, each on its batch.
+        """Run forward and backward through every module, each on its own batch.
 
         Args:
-            x: ``(runs, B, ...)``, the newest batch.
-            below: what crossed the interfaces one step before, ``(n, B, ...)``.
-            rows: what is known of what crosses now; its ``h`` is of that shape only.
-            target: of the batch that the last module works on.
-            at_top: has a batch reached it?
+            x: the newest batch, ``(runs, B, ...)``.
+            below: the activations that crossed the interfaces one step before, ``(n, B, ...)``.
+            rows: what is known of the activations that cross in this step; its ``h`` has their shape only.
+            target: the target of the batch that the last module works on.
+            at_top: whether a batch has reached the last module.
         """
         ...
 
 
 class StepOutput(NamedTuple):
-    """What a whole step has computed.
+    """What a whole step computes.
 
     Attributes:
-        ran: forward and backward.
-        total: a sum over losses, activations, messages and credits, finite if all of them are.
+        output: the output of forward and backward.
+        total: a sum over losses, activations, messages and credits, which is finite if all of them are.
     """
 
     output: BackendOutput
     total: Tensor
 
 
+#: What rules observe: the rows, their messages, and the losses that came with them.
 Observation = tuple[InterfaceRows, Tensor, LossValues] | None
 
-#: `learn` of some body.
+#: `full_step` with a given backend.
 FullStep = Callable[[Tensor, InterfaceRows, InterfaceRows, Any, Observation], StepOutput]
 
 
@@ -107,15 +112,15 @@ def full_step(
     target: Any,
     observation: Observation,
 ) -> StepOutput:
-    """Run a whole step but for the updates, once a batch has reached every layer.
+    """Run a whole step except for the updates, once a batch has reached every layer.
 
     Args:
-        body: what runs it.
+        backend: computes the step.
         x: see `StepBackend.run`.
-        below: what crossed the interfaces one step before.
+        below: the rows that crossed the interfaces one step before.
         rows: see `StepBackend.run`.
         target: see `StepBackend.run`.
-        seen: what the rules observe, with its messages; None for what has come back for ``below`` just now.
+        observation: what the rules observe; None for ``below`` and its messages, which this step computes.
     """
     output = backend.run(x, below.h, rows, target, at_top=True)
     if backend.rules.listens:

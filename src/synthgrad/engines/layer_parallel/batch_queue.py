@@ -1,4 +1,4 @@
-"""The batches that are on their way through the network: module k works on the one that entered k steps ago."""
+"""The batches on their way through the network: module k works on the batch that entered k steps ago."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ __all__ = ["BatchQueue", "RowsInFlight"]
 
 @dataclass(slots=True)
 class RowsInFlight:
-    """What is in flight at all interfaces at once: as `core.InFlight` of one, in rows of the same tensors.
+    """The messages in flight at all interfaces.
+
+    Like `core.InFlight`, but for all interfaces as rows of the same tensors.
 
     Attributes:
-        rows: what crossed.
+        rows: the activations that crossed the interfaces.
         delta: the credit that was given, ``(n, B, ...)``, or None.
-        messages: what came back, ``(n, B, ...)``, per-example units.
-        values: the losses that came with the messages, ``(B,)`` for each row.
+        messages: the messages that arrived, ``(n, B, ...)``, in per-example units.
+        values: the losses that arrived with the messages, ``(B,)`` for each row.
     """
 
     rows: InterfaceRows
@@ -34,7 +36,7 @@ class RowsInFlight:
     values: Sequence[Tensor | None] = ()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return it as plain containers of tensors."""
+        """Return the messages as plain containers of tensors."""
         rows = self.rows
         return {
             **{"h": rows.h, "contexts": rows.contexts, "reached": rows.reached},
@@ -44,7 +46,7 @@ class RowsInFlight:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> RowsInFlight:
-        """Return what `state_dict` was made of."""
+        """Create the object from what `state_dict` returned."""
         infos = [Info(**info) for info in state["infos"]]
         rows = InterfaceRows(state["h"], state["contexts"], state["reached"], infos)
         return cls(rows, state["delta"], state["messages"], state["values"])
@@ -54,11 +56,12 @@ class BatchQueue:
     """The newest batches, newest first, and their contexts as one tensor.
 
     Args:
-        rows: interfaces, which is one less than modules.
-        runs: networks that train side by side. With several, everything has a dimension of runs in front.
+        rows: the number of interfaces, one less than the number of modules.
+        runs: the number of networks that train side by side. If there are several, every tensor has a leading
+            dimension for them.
 
     Attributes:
-        contexts: at all interfaces, ``(rows · runs, B, ...)``; None where there are none.
+        contexts: the contexts at all interfaces, ``(rows · runs, B, ...)``; None if there are none.
     """
 
     def __init__(self, rows: int, runs: int) -> None:
@@ -69,17 +72,17 @@ class BatchQueue:
         self._before: tuple[Tensor | None, tuple[Batch, ...]] = (None, ())
 
     def enter(self, batch: Batch) -> None:
-        """Put in the newest batch; `leave` takes it out again.
+        """Add the newest batch; `leave` removes it again.
 
         Raises:
-            ShapeError: if it is not of the size of the one before.
+            ShapeError: if its size differs from that of the batch before.
         """
         self._before = self.contexts, tuple(self._batches)
         c, old = batch.info.context, self.contexts
         if c is not None:
             c = c if self._runs > 1 else c.unsqueeze(0)
             if old is None or not self._batches:
-                # Layers that no batch has reached yet are given something of the right kind.
+                # Layers that no batch has reached yet get the same context, which has the right shape and dtype.
                 self.contexts = c.repeat(self._rows, *[1] * (c.ndim - 1))
             elif c.shape[1:] != old.shape[1:]:
                 raise ShapeError(
@@ -91,7 +94,7 @@ class BatchQueue:
         self._batches.appendleft(batch)
 
     def leave(self) -> None:
-        """Take the batch that entered last out again, for its step has failed."""
+        """Remove the batch that entered last, because its step has failed."""
         self.contexts, batches = self._before
         self._batches = deque(batches, maxlen=self._rows + 1)
 
@@ -101,7 +104,7 @@ class BatchQueue:
         return self._batches[-1] if len(self._batches) > self._rows else None
 
     def infos(self) -> Sequence[Info]:
-        """Return what is known of the batch at each interface, of each run."""
+        """Return what is known about the batch at each interface, for each run."""
         found: list[Info] = []
         for batch in list(self._batches)[: self._rows]:
             info = batch.info
@@ -116,12 +119,12 @@ class BatchQueue:
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the batches, as plain containers of tensors."""
+        """Return the batches as plain containers of tensors."""
         batches = [{**_pack(b.info), "target": b.target, "entered": b.entered} for b in self._batches]
         return {"contexts": self.contexts, "batches": batches}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
+        """Load what `state_dict` returned."""
         self.contexts = state["contexts"]
         names = [f.name for f in fields(Info)]
         batches = [

@@ -1,4 +1,4 @@
-"""What the layer-parallel engine is made of, found in the networks that it is given, and what it refuses."""
+"""Finds the groups of layers in networks, and refuses networks that the engine cannot train."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class LayerGroups:
     """The modules and rules of some networks of one shape, layer by layer and run by run within a layer.
 
     Attributes:
-        first, last: of each run.
-        inner: the equal blocks.
-        rules: of all interfaces.
-        names: of the modules of one network, which are those of the interfaces at which they end.
-        shape: of what crosses an interface, without its batch dimension.
+        first, last: the first and the last module of each run.
+        inner: the equal blocks between them.
+        rules: the rules of all interfaces.
+        names: the names of the modules of one network, which are those of the interfaces at which they end.
+        shape: the shape of the messages, without the batch dimension.
     """
 
     first: list[nn.Sequential]
@@ -41,10 +41,10 @@ class LayerGroups:
 
 
 def find_layer_groups(nets: Sequence[Decoupled]) -> LayerGroups:
-    """Take networks apart that are to be trained as one batch.
+    """Find the groups of layers in networks that are to be trained as one batch.
 
     Raises:
-        ConfigError: if they cannot be; names the blocks.
+        ConfigError: if the networks cannot be trained so; names the blocks.
     """
     chains = [_split_chain(net) for net in nets]
     names = [module.name for module in nets[0].graph.modules]
@@ -77,22 +77,22 @@ def find_layer_groups(nets: Sequence[Decoupled]) -> LayerGroups:
 
 
 def _split_chain(net: Decoupled) -> list[nn.Sequential]:
-    """Return the network's modules in the order of the forward pass, as sequences of the model's own parts.
+    """Return the modules of a network in order, as Sequentials of the model's own submodules.
 
     Args:
-        net: a decoupled network; its parts are shared, not copied.
+        net: a decoupled network; its submodules are shared, not copied.
 
     Raises:
-        ConfigError: if modules branch, a cut lies inside a part, synthetic inputs or waiting rules are asked
-            for, or a container has hooks, which would not run.
+        ConfigError: if modules branch, a cut lies inside a submodule with a forward of its own, there are
+            synthetic inputs or waiting rules, or a container has hooks, which would not run.
         CutError: if the modules, run one after the other on the example, do not give the network's output.
     """
     check_unlockable(net)
     for name, interface in net.interfaces.items():
         if interface.input_rule is not None:
             raise ConfigError(
-                f"interface '{name}' has synthetic inputs: in the layer-parallel engine no module waits for "
-                "another as it is; decouple without inputs, or use InProcess"
+                f"interface '{name}' has synthetic inputs, which the layer-parallel engine does not need: its modules do "
+                "not wait for each other; decouple without inputs, or use InProcess"
             )
         refuse_output_error(interface.rule, name, "all modules run at once here, each on another batch")
         if interface.rule.waits:
@@ -104,7 +104,7 @@ def _split_chain(net: Decoupled) -> list[nn.Sequential]:
         if layout.batch_dim:
             raise ConfigError(
                 f"the message at interface '{name}' has its batch in dimension {layout.batch_dim}: the layer-parallel "
-                "engine takes batches first; let the modules take (B, T, F), or use InProcess"
+                "engine needs the batch first; let the modules take (B, T, F), or use InProcess"
             )
     modules = sequences(net, "layer-parallel engine")
     check_parts(
@@ -114,7 +114,7 @@ def _split_chain(net: Decoupled) -> list[nn.Sequential]:
 
 
 def _check_runs(nets: Sequence[Decoupled], chains: Sequence[Sequence[nn.Module]]) -> None:
-    """Refuse networks that are not of one shape, or not several."""
+    """Refuse networks that differ in shape, or that share parameters."""
     owner: dict[int, int] = {}
     for run, net in enumerate(nets):
         for name, p in net.named_parameters():
@@ -146,7 +146,7 @@ def _check_runs(nets: Sequence[Decoupled], chains: Sequence[Sequence[nn.Module]]
 
 
 def _check_sites(net: Decoupled) -> None:
-    """Refuse messages of different shapes, and blocks that change what they are fed with."""
+    """Refuse messages of different shapes, and blocks that change their input in place."""
     sites = net.graph.sites
     shapes = {name: tuple(site.shape[1:]) for name, site in sites.items()}
     first = next(iter(shapes))
@@ -190,10 +190,10 @@ def check_settings(
 
 
 def check_run_dimension(num_runs: int, **given: Any) -> None:
-    """Refuse what has no part for each network, by its name.
+    """Refuse a value that is not a tensor with one part for each network.
 
     Raises:
-        ShapeError: naming it.
+        ShapeError: naming the value.
     """
     for name, value in given.items():
         fits = isinstance(value, Tensor) and value.ndim > 1 and value.shape[0] == num_runs

@@ -1,4 +1,4 @@
-"""Are modules equal in everything but the values of their tensors? Only then can they run as one batch."""
+"""Compares modules, because only modules that differ in nothing but tensor values can run as one batch."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from ..parts.sequences import has_hooks
 __all__ = ["check_alike", "check_hooks", "check_stackable", "difference", "is_same_value"]
 
 _Plain = (bool, int, float, str, tuple, type(None))
-#: What every module has: its tensors and parts, which are compared by their shapes, and its hooks.
-_OF_ALL = frozenset(vars(nn.Module())) - {"training"}
+#: Attributes of every module, which are compared in other ways: tensors and submodules by their shapes, and hooks.
+_OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
 
 
 def check_alike(modules: Sequence[nn.Module], names: Sequence[str], what: str) -> None:
     """Refuse modules of which two differ.
 
     Args:
-        modules: at least one.
+        modules: at least one module.
         names: their names, for the error.
-        what: what they are: ``block``, or ``rule at interface``.
+        what: what they are, for the error: ``block``, or ``rule at interface``.
 
     Raises:
-        ConfigError: naming the first two that differ, and in what.
+        ConfigError: naming the first two that differ, and the difference.
     """
     for name, module in zip(names[1:], modules[1:], strict=True):
         found = difference(modules[0], module)
@@ -44,7 +44,7 @@ def check_alike(modules: Sequence[nn.Module], names: Sequence[str], what: str) -
 
 
 def check_stackable(module: nn.Module, name: str) -> None:
-    """Refuse a block whose buffers cannot be updated for many layers at once.
+    """Refuse a block whose parts cannot run for many layers at once.
 
     Raises:
         ConfigError: naming the block.
@@ -68,7 +68,7 @@ def check_stackable(module: nn.Module, name: str) -> None:
 
 
 def check_hooks(module: nn.Module, name: str) -> None:
-    """Refuse a block with hooks: one call is made for all layers, to the parts of the first.
+    """Refuse a block with hooks: there is one call for all layers, which runs only the parts of the first.
 
     Raises:
         ConfigError: naming the block and the part.
@@ -82,7 +82,7 @@ def check_hooks(module: nn.Module, name: str) -> None:
 
 
 def difference(a: nn.Module, b: nn.Module) -> str | None:
-    """Return in what two modules differ, in words; None if in nothing but the values of their tensors."""
+    """Return the difference of two modules in words, or None if only the values of their tensors differ."""
     pairs: list[tuple[str, nn.Module, nn.Module]] = []
     for (path, own), (other_path, other) in _pairs(dict(a.named_modules()), dict(b.named_modules())):
         if own is None or other is None or path != other_path:
@@ -105,7 +105,7 @@ def _at(path: str, found: str) -> str:
 
 
 def _ties(module: nn.Module) -> list[int]:
-    """Return for every parameter the place at which it is met first."""
+    """Return for every parameter the position of its first occurrence."""
     ids = [id(p) for _, p in module.named_parameters(remove_duplicate=False)]
     return [ids.index(own) for own in ids]
 
@@ -128,9 +128,12 @@ def _difference_of_forms(a: nn.Module, b: nn.Module) -> str | None:
 
 
 def _difference_of_attributes(a: nn.Module, b: nn.Module) -> str | None:
-    """Return which attribute is not the same, of those that are no plain setting: all would compute with the first's."""
+    """Return which attribute differs, of those that are not plain settings.
+
+    A difference matters, because the batched call uses the attributes of the first module for all.
+    """
     if isinstance(a, Rule):
-        return None  # what else a rule holds is a cache of its own
+        return None  # the other attributes of a rule are caches
     ours, theirs = _others(a), _others(b)
     known = {(id(p), id(q)) for p, q in zip(_members(a), _members(b), strict=True)}
     for key in sorted(ours.keys() | theirs.keys()):
@@ -142,19 +145,19 @@ def _difference_of_attributes(a: nn.Module, b: nn.Module) -> str | None:
 
 
 def _members(part: nn.Module) -> list[object]:
-    """Return what is compared by itself, in order."""
+    """Return the members that are compared on their own, in order."""
     return [*part.modules(), *part.parameters(), *part.buffers()]
 
 
 def _others(part: nn.Module) -> dict[str, object]:
-    """Return the attributes of a part that `_form` says nothing of."""
-    named = _form(part).keys() | _OF_ALL | ({"name"} if isinstance(part, GradientModel) else set())
+    """Return the attributes of a part that are not in `_form`."""
+    named = _form(part).keys() | _OF_EVERY_MODULE | ({"name"} if isinstance(part, GradientModel) else set())
     return {key: value for key, value in vars(part).items() if key not in named}
 
 
 def _form(part: nn.Module) -> dict[str, object]:
-    """Return what says what a part computes, by name: settings, and the shapes of its own tensors."""
-    # Where a rule or its model sits is nothing that it does.
+    """Return the settings of a part by name, and the shapes of its own tensors."""
+    # The name of a rule or its model is its place, and has no influence on what it computes.
     unsaid = {"name"} if isinstance(part, Rule | GradientModel) else set[str]()
     form: dict[str, object] = {
         k: v for k, v in vars(part).items() if isinstance(v, _Plain) and k[:1] != "_" and k not in unsaid
@@ -175,15 +178,16 @@ _Known = set[tuple[int, int]]
 
 
 def is_same_value(a: object, b: object, known: _Known) -> bool:
-    """Are two values the same to whoever computes with them?
+    """Return whether two values are the same for any code that computes with them.
 
-    Functions are where their code and all that it holds on to are; objects that know no equality where their
-    attributes are. What cannot be told is not the same: a generator of random numbers, say.
+    Functions are the same if their code and everything that they refer to are. Objects without an equality of
+    their own are the same if their attributes are. If it cannot be decided, as for a random number generator,
+    the answer is False.
 
     Args:
-        a: anything.
-        b: the other.
-        known: pairs of ``id`` that count as the same; filled with those that are being compared.
+        a: any value.
+        b: another value.
+        known: pairs of ``id`` that count as the same; the pairs that are being compared are added.
     """
     if a is b or (id(a), id(b)) in known:
         return True
@@ -201,7 +205,7 @@ def is_same_value(a: object, b: object, known: _Known) -> bool:
 
 
 def _inside(value: Any) -> list[Any] | None:
-    """Return what a value is made of, in order; None for one that is compared as a whole."""
+    """Return the components of a value, in order; None for a value that is compared as a whole."""
     if isinstance(value, Mapping):
         return [part for item in value.items() for part in item]
     if isinstance(value, list | tuple):
@@ -211,10 +215,10 @@ def _inside(value: Any) -> list[Any] | None:
     if isinstance(value, CellType):
         try:
             return [value.cell_contents]
-        except ValueError:  # an empty one
+        except ValueError:  # the cell is empty
             return []
     if isinstance(value, MethodType):
-        # Of a module that is a part, or of something else: both have their attributes.
+        # The object may be a submodule or anything else; in both cases its attributes are compared.
         return [value.__func__, value.__self__]
     if isinstance(value, partial):
         return [value.func, value.args, value.keywords]
@@ -226,5 +230,5 @@ def _inside(value: Any) -> list[Any] | None:
 def _equal(a: object, b: object) -> bool:
     try:
         return bool(a == b)
-    except (RuntimeError, TypeError, ValueError):  # arrays, whose equality is one more array
+    except (RuntimeError, TypeError, ValueError):  # comparing two arrays gives an array, which is no bool
         return False

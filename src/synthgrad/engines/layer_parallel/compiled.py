@@ -1,4 +1,4 @@
-"""A whole step of all layers as one graph: from the batch to the last gradient."""
+"""Compiles a whole step of all layers into one graph, from the batch to the gradients or the update."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from .rules import InterfaceRows
 
 __all__ = ["check_compilable", "make_full_step"]
 
-# On a CPU a narrow network's graph is called by a program in C++ rather than in Python; its inputs are always the same.
+# Options for a narrow network on a CPU: the graph is called from C++ rather than Python, and since its inputs always have
+# the same sizes and alignment, these are not checked.
 _QUICK = {"cpp_wrapper": True, "size_asserts": False, "alignment_asserts": False}
 _INPUTS = ("x", "below", "rows", "target", "observation")
 
@@ -23,16 +24,16 @@ _INPUTS = ("x", "below", "rows", "target", "observation")
 def make_full_step(
     backend: StepBackend, options: bool | Mapping[str, Any], update: RowAdam | None = None
 ) -> FullStep:
-    """Return what runs a step once a batch has reached every layer.
+    """Return a function that runs a step once a batch has reached every layer.
 
     Args:
-        body: what runs the layers.
-        options: True to compile, or keywords of ``torch.compile``; False for neither.
-        update: what the step ends with, by gradients that are then not kept; None to keep them.
+        backend: computes the step.
+        options: True to compile, or keywords of ``torch.compile``; False not to compile.
+        update: the update at the end of the step. The gradients are then not kept; None to keep them.
 
     Raises:
-        ConfigError: if it is to be compiled and the rules are asked in turn, which no graph can hold; or if CUDA
-            graphs are asked for.
+        ConfigError: if the step is to be compiled and the rules are asked one by one, which no graph can
+            hold; or if CUDA graphs are asked for.
     """
 
     def run(
@@ -51,13 +52,15 @@ def make_full_step(
     if options is False:
         return run
     check_compilable(backend)
-    # Here, because it takes long to load.
+    # Imported here, because the compiler takes long to load.
     from torch._dynamo import config
     from torch._dynamo.exc import Unsupported
     from torch._inductor import list_mode_options
 
     given: dict[str, Any] = dict(options) if isinstance(options, Mapping) else {}
-    mode = given.pop("mode", None)  # torch takes either a mode, which stands for some options, or options
+    mode = given.pop(
+        "mode", None
+    )  # torch.compile takes a mode, which stands for some options, or options, not both
     of_mode = list_mode_options(mode) if mode is not None else {}
     quick = _QUICK if backend.stacked and given.get("backend", "inductor") == "inductor" else {}
     quick = quick if backend.stacked and backend.stacked[0].values.is_cpu else {}
@@ -72,7 +75,8 @@ def make_full_step(
             f"compile={options!r} asks for CUDA graphs: they write each step's results over those of the step before, "
             "which all layers still read; use compile=True, or mode='max-autotune-no-cudagraphs'"
         )
-    # Graphs are kept by code: with the code of another engine, and no guards on what it refers to, came its graph.
+    # torch.compile caches graphs by code object. Since there are no guards on what the code refers to, a second engine
+    # with the same code object would get the graph of the first; so each engine has a copy of the code.
     run.__code__ = run.__code__.replace()
     compiled = torch.compile(run, fullgraph=True, dynamic=False, **given)
 
@@ -82,7 +86,8 @@ def make_full_step(
         try:
             return compiled(x, below, rows, target, observation)
         except Unsupported:
-            # Backward passes inside a graph must be asked for, which is too slow to do in every step.
+            # Backward passes inside a graph must be enabled. To enable them takes too long to be done in every step, so
+            # it is done only when compiling has failed without.
             with config.patch(trace_autograd_ops=True):
                 return compiled(x, below, rows, target, observation)
 
@@ -93,7 +98,7 @@ def check_compilable(backend: StepBackend) -> None:
     """Refuse a step that no graph can hold.
 
     Raises:
-        ConfigError: if the rules are asked in turn.
+        ConfigError: if the rules are asked one by one.
     """
     if backend.rules.sequential:
         raise ConfigError(
@@ -103,5 +108,8 @@ def check_compilable(backend: StepBackend) -> None:
 
 
 def _about_inputs(guards: Sequence[Any]) -> list[bool]:
-    """Keep the guards on what a step is given: the rest stays as it is, and is a hundred of them."""
+    """Keep only the guards on the inputs of a step.
+
+    Everything else stays as it is, and would need a hundred guards.
+    """
     return [g.name == "" or g.name.split(".")[0].split("[")[0] in _INPUTS for g in guards]

@@ -1,4 +1,4 @@
-"""The layer-parallel engine: one batched step for all layers, each on a batch of its own.
+"""The layer-parallel engine: one batched step for all layers, each on its own batch.
 
 ::
 
@@ -7,12 +7,13 @@
                 module k ── batch t − k  interface k: credit for batch t − k, message for batch t − k − 1
                    ╰── one forward, one credit, one backward, one observation, one update for all k ──╯
 
-Nothing in a step depends on another layer of the same step but the messages, and these wait for nobody: what module
-``k + 1`` sends back belongs to the batch that module ``k`` had one step before. So it is, number for number, what
-`InProcess` computes with ``Lag(forward=1)`` at every interface, in kernels that are as many as for one layer.
+Within a step no layer depends on another layer, except for the messages, and nothing waits for these: the
+message of module ``k + 1`` belongs to the batch that module ``k`` worked on one step before. So the engine
+computes exactly what `InProcess` computes with ``Lag(forward=1)`` at every interface, with as many kernels as
+a single layer needs.
 
-The layers that no batch has reached yet (the first steps) run along on numbers of no meaning: their gradients are
-not used and their buffers put back.
+In the first steps some layers have not been reached by any batch. They run on meaningless numbers: their
+gradients are not used, and their buffers are restored.
 """
 
 from __future__ import annotations
@@ -59,34 +60,37 @@ __all__ = ["LayerParallel"]
 class LayerParallel:
     """Trains all layers of a decoupled network in one batched step; or several networks of one shape at once.
 
-    The network is an ``nn.Sequential`` with a first module, blocks of equal shape, and a last module; each is
-    cut off from the next. Its parameters become views of batched ones, so the network can be evaluated, saved
+    The network is an ``nn.Sequential`` with a first module, blocks of equal shape, and a last module, with a
+    cut between each two. Its parameters become views of batched ones, so the network can be evaluated, saved
     and trained by other engines as before.
 
     Args:
-        net: what `decouple` returned, in training mode; or several of one shape, which train side by side on
-            batches of their own.
-        criterion: takes output and target, returns a scalar loss, reduced as ``net.units`` says, or the loss of
-            each example, ``(B,)``.
-        optimizer: takes parameters, returns an optimizer; called once for each module of each network, as
-            `InProcess` does. With several networks perhaps one for each, of different learning rates.
+        net: the network that `decouple` returned, in training mode; or several of one shape, which train side
+            by side on their own batches.
+        criterion: takes output and target, returns a scalar loss, reduced as ``net.units`` says, or the loss
+            of each example, ``(B,)``.
+        optimizer: takes parameters, returns an optimizer; called once for each module of each network, as in
+            `InProcess`. With several networks it may be a list with one factory for each, of different
+            learning rates.
         rule_options: options for the rules' parameter groups, such as ``{"lr": 1e-3}``.
-        observe: steps that a message waits before its rule learns from it.
-        penalty: what is added to the loss that is no function of the output; a function of a module's parameters, as
-            `InProcess` takes it. Not with ``compile``, and for one network only.
-        fused: take the step that is written out by hand for Linear–BatchNorm–ReLU layers with linear ``M``; False
-            for the general one, None for whichever fits.
-        compile: the step as one graph by ``torch.compile``; or keywords of that. Modules' settings are then
-            those of the first full step.
+        observe: the number of steps that a message waits before its rule observes it.
+        penalty: a term of the loss that does not depend on the output; a function of a module's parameters,
+            as in `InProcess`. Not with ``compile``, and for one network only.
+        fused: whether to use the fused step for Linear–BatchNorm–ReLU layers with linear ``M``; False for the
+            general step, None for the fused step if it fits.
+        compile: whether to compile the step into one graph by ``torch.compile``; or keywords of that
+            function. The settings of the modules are then those of the first full step.
         monitor: measures the quality of credits; None to measure nothing. For one network only.
-        guard: stop with `DivergedError` at an activation, credit, message or loss that is not finite.
-        timeline: is filled with what happens, of each kind all at once; None to keep nothing. For one network only.
+        guard: whether to stop with `DivergedError` at an activation, credit, message or loss that is not
+            finite.
+        timeline: records what happens, all events of a kind at once; None to record nothing. For one network
+            only.
 
     Attributes:
-        lags: by interface: with these `InProcess` computes the same.
+        lags: the lags by interface with which `InProcess` computes the same.
 
-    Under ``torch.autocast`` take ``fused=False``: the step that is written out computes in the parameters' precision,
-    and says so.
+    Under ``torch.autocast`` use ``fused=False``: the fused step computes in the precision of the parameters,
+    and refuses to run under autocast.
 
     Raises:
         ConfigError: if the network cannot be trained so; names the block or interface.
@@ -124,7 +128,7 @@ class LayerParallel:
         self._observe_lag = observe
         self._runs = len(nets)
         self._names = parts.names
-        self._rows = len(self._names) - 1  # interfaces
+        self._rows = len(self._names) - 1  # the number of interfaces
         self._shape = parts.shape
         self._interfaces = list(nets[0].interfaces)
         self._units = nets[0].units
@@ -166,7 +170,7 @@ class LayerParallel:
 
     @property
     def net(self) -> Decoupled:
-        """The network; of several, the first."""
+        """The network; if there are several, the first."""
         return self.nets[0]
 
     @property
@@ -177,28 +181,28 @@ class LayerParallel:
     def step(
         self, x: Tensor, y: Any, *, context: Tensor | None = None, ids: Tensor | None = None
     ) -> StepRecord:
-        """Run one step: every module that a batch has reached learns from the one that it has now.
+        """Run one step: every module that a batch has reached learns from the batch that it works on.
 
         Args:
-            x: input, ``(B, ...)``; of the same size in all steps. With several networks ``(runs, B, ...)``, and
-                so is everything else.
-            y: target, as the criterion wants it.
-            context: of the rules, ``(B, ...)``; ``y`` itself where it is a tensor and nothing is given.
-            ids: ``(B,)`` int64, which examples these are.
+            x: the input, ``(B, ...)``, of the same size in all steps. With several networks ``(runs, B,
+                ...)``, and all other tensors likewise.
+            y: the target, as the criterion expects it.
+            context: the context of the rules, ``(B, ...)``; by default ``y``, if it is a tensor.
+            ids: ``(B,)`` int64, the ids of the examples.
 
         Returns:
-            The loss is that of the batch that the last module has now, ``(runs,)`` with several networks; None
-            until one has reached it.
+            The record. Its loss is that of the batch that the last module works on, ``(runs,)`` with several
+            networks; None while no batch has reached the last module.
 
         Raises:
             DivergedError: if a message or the loss is not finite; names interface and step.
-            ShapeError: if the batch is not of the size of the first.
-            ContextError: if the rules need labels and these are missing or do not fit.
+            ShapeError: if the batch does not have the size of the first batch.
+            ContextError: if the rules need labels, and these are missing or have the wrong shape.
             ConfigError: if PyTorch cannot run the blocks as one batch, or the network has been moved.
         """
         if any(p.data_ptr() != place for p, place in self._bound):
             raise ConfigError(
-                "the network's parameters have been put elsewhere since the engine was made (by net.to(...), or by "
+                "the network's parameters have been moved since the engine was made (by net.to(...), or by "
                 "another engine of this kind); make the engine anew"
             )
         self._trainable.check()
@@ -213,14 +217,14 @@ class LayerParallel:
         try:
             record = self._run(x if self._runs > 1 else x.unsqueeze(0), t)
         except BaseException:
-            self._queue.leave()  # a step that fails must leave batches and activations in accord
+            self._queue.leave()  # after a failed step, batches and activations must still belong together
             self._size = self._size if t else None
             raise
         self._step += 1
         return record
 
     def check_compilable(self) -> None:
-        """Refuse what ``compile`` would refuse, in an engine made without it.
+        """Refuse what ``compile`` would refuse, in an engine that was made without it.
 
         Raises:
             ConfigError: if the rules are asked one by one, which no graph can hold.
@@ -228,7 +232,7 @@ class LayerParallel:
         check_compilable(self._backend)
 
     def flush(self) -> None:
-        """Read what the guard has queued on an accelerator.
+        """Read the checks that the guard has queued on an accelerator.
 
         Raises:
             DivergedError: if a message or loss was not finite.
@@ -248,7 +252,9 @@ class LayerParallel:
         full = t > self._rows + self._observe_lag
         adam = None
         if full and self._compile is not False:
-            guarded = self._guard is not None and x.is_cpu  # where it is not asked too late
+            guarded = (
+                self._guard is not None and x.is_cpu
+            )  # an accelerator's guard reads its queue after the update
             adam = self._updates.adam(t, self._backend.stacked, guarded=guarded)
         output = self._full_step(x, below, rows, adam) if full else self._filling_step(x, below, rows, t)
         below.messages, below.values = output.messages, output.values
@@ -274,7 +280,7 @@ class LayerParallel:
     def _full_step(
         self, x: Tensor, below: RowsInFlight, rows: InterfaceRows, adam: RowAdam | None
     ) -> BackendOutput:
-        """Leave the gradients of all parameters, or update these at once."""
+        """Compute the gradients of all parameters, or update these at once."""
         batch = self._queue.top
         assert batch is not None
         observation = None
@@ -290,13 +296,13 @@ class LayerParallel:
         return output
 
     def _with(self, adam: RowAdam) -> FullStep:
-        """Return the graph that ends with an update, which is the same one in all steps."""
+        """Return the compiled step that ends with an update. It is compiled once."""
         if self._learn_and_update is None:
             self._learn_and_update = make_full_step(self._backend, self._compile, adam)
         return self._learn_and_update
 
     def _filling_step(self, x: Tensor, below: RowsInFlight, rows: InterfaceRows, t: int) -> BackendOutput:
-        """Do the same, while there are layers that no batch has reached: put their buffers back."""
+        """Run a step while there are layers that no batch has reached: their buffers are restored."""
         backend, batch, runs, reached = self._backend, self._queue.top, self._runs, rows.reached
         with (
             preserving_rows(backend.buffers, reached - backend.offset),
@@ -317,7 +323,7 @@ class LayerParallel:
         return output
 
     def _measure(self, monitor: Monitor, observation: RowsInFlight) -> None:
-        """Compare the credits of one step with the messages that have come for it."""
+        """Compare the credits of one step with the messages that have arrived for it."""
         if observation.messages is None or observation.delta is None:
             return
         reached = observation.rows.reached
@@ -327,13 +333,13 @@ class LayerParallel:
             monitor.record(name, delta, message)
 
     def _names_of(self, updated: Sequence[int]) -> list[str]:
-        """Return the names of the modules that have been updated, each once."""
+        """Return the names of the updated modules, each once."""
         if len(updated) == self._runs * len(self._names):
             return list(self._names)
         return list(dict.fromkeys(self._names[k % len(self._names)] for k in updated))
 
     def _nothing(self, x: Tensor) -> RowsInFlight:
-        """Return what the layers above the first are fed with before there is anything: zeros."""
+        """Return zeros as the inputs of the layers above the first, for the first step."""
         p = next(self.net.parameters(), x)
         h = torch.zeros(self._rows * self._runs, x.shape[1], *self._shape, dtype=p.dtype, device=x.device)
         return RowsInFlight(InterfaceRows(h, self._queue.contexts, 0))
@@ -360,7 +366,10 @@ class LayerParallel:
     # -- resuming -----------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs beside ``net.state_dict()``: optimizers, and batches under way."""
+        """Return the state that a resumed run needs, in addition to ``net.state_dict()``.
+
+        It contains the optimizers, and the batches on their way through the network.
+        """
         return {
             "optimizers": [o.state_dict() for o in self.optimizers],
             "step": self._step,
@@ -372,7 +381,7 @@ class LayerParallel:
 
     @explain_load_errors
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the state that `state_dict` returned, in an engine built in the same way."""
+        """Load the state that `state_dict` returned into an engine that was built in the same way."""
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self._updates.forget()
@@ -392,7 +401,7 @@ def _make_backend(
     fused: bool | None,
     listened: bool,
 ) -> StepBackend:
-    """Return what runs a step: the fused form where it fits, if it is not refused."""
+    """Return the backend: the fused one if it fits and is not disabled."""
     if fused is not False:
         found = fused_backend(parts, criterion, units, learned)
         if found is not None:

@@ -1,4 +1,4 @@
-"""Stops a run at numbers that are not finite, for all interfaces in one look."""
+"""Stops a run at values that are not finite, with one check for all interfaces."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["RowGuard"]
 
 
 class RowGuard:
-    """As `core.Guard`, of all that a step has made at once.
+    """Like `core.Guard`, for all tensors of a step at once.
 
-    On a CPU the check is made at once. On an accelerator it is queued and read every so many steps; the error
-    names the step at which it happened.
+    On a CPU the check is done at once. On an accelerator it is queued, and the queue is read every ``every``
+    steps; the error names the step at which the value occurred.
 
     Args:
-        names: of the interfaces, bottom first.
-        runs: networks side by side: so many rows has each interface.
-        every: steps between two looks at what is queued.
+        names: the names of the interfaces, from the bottom.
+        runs: the number of networks side by side: each interface has this many rows.
+        every: the number of steps between two reads of the queue.
     """
 
     def __init__(self, names: Sequence[str], runs: int, every: int = 50) -> None:
@@ -35,17 +35,18 @@ class RowGuard:
     def check(
         self, step: int, output: BackendOutput, reached: int, came: int, total: Tensor | None = None
     ) -> None:
-        """Look at activations and credits, at the messages that have come, and at the losses.
+        """Check activations, credits, the messages that have arrived, and losses.
 
         Args:
-            step: the step.
-            ran: what it has made.
-            reached: rows of the interfaces that a batch has reached.
-            came: rows of the interfaces to which messages have come.
+            step: the number of the step.
+            output: the output of the backend.
+            reached: the number of rows that a batch has reached.
+            came: the number of rows to which messages have arrived.
             total: a sum of everything, if it is known.
 
         Raises:
-            DivergedError: if some, or some that were queued, are not finite; names the first that a module would have met.
+            DivergedError: if a value, or one that was queued, is not finite; names the first one that a
+                module would have met.
         """
         delta = output.credits.delta
         found = {
@@ -58,7 +59,8 @@ class RowGuard:
         if not rows:
             return
         if output.h.is_cpu:
-            # A sum is not finite where an element is not, or where it overflows itself: which, is asked only then.
+            # The sum is not finite if an element is not, or if the sum itself overflows. The rows tell, and are checked
+            # only in this case.
             totals = [t.sum() for t in rows.values()] if total is None else [total]
             if not all(math.isfinite(t.item()) for t in totals):
                 self._name(step, {what: _fine(t) for what, t in rows.items()})
@@ -79,7 +81,7 @@ class RowGuard:
                 self._name(step, rows)
 
     def _name(self, step: int, rows: Mapping[str, Tensor]) -> None:
-        """Raise the error of the first that is not finite, in the order in which modules would have met it."""
+        """Raise the error for the first value that is not finite, in the order of the modules."""
         fine = {what: flags.tolist() for what, flags in rows.items()}
 
         def is_bad(what: str, k: int) -> bool:

@@ -1,4 +1,4 @@
-"""All layers in one step, for blocks of any kind: forward and backward of the whole stack by ``torch.vmap``."""
+"""The general backend, for blocks of any kind: forward and backward of the whole stack by ``torch.vmap``."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["GeneralBackend", "TopModules"]
 
 
 class TopModules:
-    """The last module of each run, where the true gradient is at hand.
+    """The last module of each run, which learns from the true gradient.
 
     Args:
-        modules: one for each run.
-        criterion: the user's.
-        units: how it reduces.
-        learned: ``id`` of the parameters that learn.
-        listened: is the message for the interface below wanted?
+        modules: the last modules, one for each run.
+        criterion: the user's criterion.
+        units: how the criterion reduces.
+        learned: the ``id`` of each parameter that learns.
+        listened: whether the message for the interface below is wanted.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class TopModules:
         self._listened = listened
 
     def register(self, gradients: GradientTable, since: Sequence[int]) -> None:
-        """Say where the gradients will be, and from which step on."""
+        """Register where the gradients will be written, and from which step on."""
         self._stack.register(gradients, since)
 
     @torch.enable_grad()
@@ -52,13 +52,15 @@ class TopModules:
         """Learn from a batch.
 
         Args:
-            h: ``(runs, B, ...)``, what the last modules are fed with.
-            target: for the criterion; with several runs a tensor with a dimension of runs in front.
+            h: the inputs of the last modules, ``(runs, B, ...)``.
+            target: the target for the criterion; with several runs a tensor with a leading dimension for
+                them.
 
         Returns:
             The losses, ``(runs,)``; the gradient of ``h`` in the criterion's units, and the loss of each
-            example, ``(runs, B)``, where these are known.
+            example, ``(runs, B)``, if these are known.
         """
+        # A leaf: the modules below have learned from their own credit, and need no gradient through this graph.
         fed = h.detach().requires_grad_(self._listened)
         stack = self._stack
         if stack.size == 1:
@@ -80,17 +82,17 @@ class TopModules:
 
 
 class GeneralBackend:
-    """Blocks of any kind and rules of any kind.
+    """The backend for blocks of any kind and rules of any kind.
 
     Args:
         first: the first module of each run.
         inner: the equal blocks, layer by layer and run by run within a layer.
         top: the last modules.
-        rules: of all interfaces.
-        units: of the criterion.
-        learned: ``id`` of the parameters that learn.
-        name: of the blocks, for errors.
-        listened: are messages wanted?
+        rules: the rules of all interfaces.
+        units: the units of the criterion.
+        learned: the ``id`` of each parameter that learns.
+        name: the names of the blocks, for errors.
+        listened: whether messages are wanted.
     """
 
     def __init__(
@@ -115,7 +117,7 @@ class GeneralBackend:
         self.buffers = self._inner.buffers
         self.rule_buffers = rules.buffers
         self.stacked: list[StackedParameter] = []
-        self.offset = self._runs  # the first module's buffers are not among these
+        self.offset = self._runs  # the buffers of the first modules are not among these
 
     def register(self, gradients: GradientTable, depth: int, observe: int) -> None:
         runs = self._runs
@@ -127,13 +129,15 @@ class GeneralBackend:
         self.rules.register(gradients, rows, [k + 1 + observe for k in rows])
 
     def check(self, x: Tensor) -> None:
-        """Do nothing: the modules check when they are run."""
+        """Do nothing: the modules check their input when they run."""
 
     def run(
         self, x: Tensor, below: Tensor, rows: InterfaceRows, target: Any, *, at_top: bool
     ) -> BackendOutput:
         runs = self._runs
-        fed = below[:-runs].detach()
+        fed = below[
+            :-runs
+        ].detach()  # the inputs of the inner blocks are leaves: each block learns from its own credit
         with torch.set_grad_enabled(not isinstance(self.rules, BatchedNoBackprop)):
             bottom = self._first(x)
             fed.requires_grad_(self._listened)
@@ -153,7 +157,7 @@ class GeneralBackend:
         return BackendOutput(h, credits, losses, messages, self._values(credits.values, top_values, len(h)))
 
     def _backward(self, bottom: Tensor, hs: Tensor, fed: Tensor, delta: Tensor | None) -> Tensor | None:
-        """Run backward from the credit, keep the parameters' gradients; return that of ``fed``."""
+        """Run backward from the credit; store the parameters' gradients, and return that of ``fed``."""
         if delta is None:
             return None
         scaled = self._units.to_criterion(delta, like=delta[0])
@@ -170,7 +174,10 @@ class GeneralBackend:
         return grads[0] if self._listened else None
 
     def _values(self, credited: Tensor | None, top: Tensor | None, n: int) -> LossValues:
-        """Return the loss values of ``n`` messages: what the rule above expects, and at the top what is."""
+        """Return the loss values of ``n`` messages.
+
+        They are those that the rules above expect, and at the top the losses themselves.
+        """
         runs = self._runs
         expected = [None] * (n - runs) if credited is None else list(credited[runs:])
         return [*expected, *([None] * runs if top is None else top)]

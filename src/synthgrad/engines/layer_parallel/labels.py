@@ -1,4 +1,4 @@
-"""Contexts that fit: looked at once when a batch enters, for look-ups in batched tables would not notice."""
+"""Checks contexts when a batch enters, because a look-up in batched tables would not notice a wrong index."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ __all__ = ["check_contexts"]
 def check_contexts(
     rule: Rule, width: int, h: Tensor, contexts: Tensor | None, *, masks: bool = False
 ) -> None:
-    """Refuse a batch that the rules cannot credit.
+    """Refuse a batch for which the rules cannot give credit.
 
-    A class index out of range would be found in the table of the next interface. On an accelerator it stops the
-    program there, without a word about which it was, so that no step waits for the device.
+    In batched tables, a class index out of range would point into the table of the next interface. On an
+    accelerator such an index stops the program without naming it, so that no step has to wait for the device.
 
     Args:
         rule: any of the rules; all are alike.
-        width: classes, or features, of its context; 0 where it has none, or one of which nothing is looked up.
-        h: ``(B, ...)``, of the shape of a message.
-        contexts: ``(runs, B, ...)``, those of the newest batch.
-        masks: does who asks know what to do with an index that means no label?
+        width: the number of classes, or features, of the context; 0 if the rule has none, or looks nothing
+            up.
+        h: a tensor with the shape of a message, ``(B, ...)``.
+        contexts: the contexts of the newest batch, ``(runs, B, ...)``.
+        masks: whether the caller supports an index that means no label.
 
     Raises:
         ContextError: if the context is missing, or does not fit.
@@ -34,7 +35,7 @@ def check_contexts(
     if contexts is None:
         return
     if contexts.is_floating_point():
-        for other in contexts[1:]:  # whose values may be looked at
+        for other in contexts[1:]:  # the rule may check the values of each run
             rule.check(h, Info(context=other))
         return
     if not width or not contexts.numel():
@@ -51,7 +52,7 @@ def check_contexts(
     if ignore is None and isinstance(rule, SyntheticGradient) and rule.ignore_index in (low, high):
         raise ContextError(
             f"interface '{rule.name}': got class index {rule.ignore_index}, which means no label, and the fused step "
-            "of the layer-parallel engine wants a label for every example; give the engine fused=False"
+            "of the layer-parallel engine needs a label for every example; give the engine fused=False"
         )
     if known.numel() and not (known.min().item() >= 0 and known.max().item() < width):
         raise index_error(known, width, rule.name)

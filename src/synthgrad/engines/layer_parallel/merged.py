@@ -1,7 +1,9 @@
-"""One kernel for the parameters of many modules: PyTorch's fused Adam and SGD, on the optimizers' own state.
+"""Updates the parameters of many modules with one kernel.
 
-Tensors that lie side by side in memory, with equal counts of steps, are one tensor to a kernel that treats every
-element by itself; a price is paid for each tensor, so they are joined.
+PyTorch's fused Adam or SGD, on the optimizers' own state.
+
+Such a kernel treats every element alone, but has a cost per tensor. So tensors that lie side by side in
+memory and have the same step count are passed to it as one tensor.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ __all__ = ["ParameterEntry", "MergedOptimizer", "kind_of"]
 
 
 def kind_of(optimizer: Optimizer, group: dict[str, Any]) -> tuple[Any, ...] | None:
-    """Return what parameters must have in common to be updated by one kernel; None if there is none."""
+    """Return what parameters must have in common to be updated by one kernel, or None if no kernel fits."""
     fits = type(optimizer) in (Adam, torch.optim.AdamW, SGD)
-    # Who asks for another form of the arithmetic shall have it.
+    # If the user has chosen another implementation of the optimizer, it is used.
     fits = fits and group["fused"] is not False and not group["foreach"] and not group["differentiable"]
     fits = fits and not group.get("capturable") and not isinstance(group["lr"], Tensor)
     if not fits or any(p.device.type not in ("cpu", "cuda") for p in group["params"]):
@@ -40,7 +42,7 @@ class ParameterEntry:
     state: dict[str, Any]
 
     def is_followed_by(self, other: ParameterEntry) -> bool:
-        """Does the other one lie right behind this one, wherever either has a tensor?"""
+        """Return whether another entry lies directly behind this one, with all its tensors."""
         same = _is_adjacent(self.parameter, other.parameter) and _is_adjacent(self.grad, other.grad)
         count = self.state.get("step")
         return same and (count is None or bool(count == other.state["step"]))
@@ -53,12 +55,13 @@ def _is_adjacent(a: Tensor, b: Tensor) -> bool:
 
 
 class MergedOptimizer:
-    """What one kernel updates.
+    """One kernel that updates several parameters.
 
     Args:
-        optimizer: one of them all, which says what kind.
-        groups: their parameter groups, of equal settings.
-        entries: what to update. The states are put into tensors that lie side by side as the parameters do.
+        optimizer: one of the optimizers, which determines the kind of kernel.
+        groups: the parameter groups, of equal settings.
+        entries: the parameters to update. Their states are moved into tensors that lie side by side like the
+            parameters.
     """
 
     def __init__(
@@ -79,9 +82,9 @@ class MergedOptimizer:
         if isinstance(optimizer, SGD):
             self._momenta = _joined(states, "momentum_buffer") if self._settings["momentum"] else []
             return
-        # Counts become one tensor, to add to in one go. Each parameter keeps one of its own.
+        # The counts become one tensor, so that one addition is enough. Each parameter's count is a view of it.
         flat = [state for run in states for state in run]
-        # An optimizer that runs without its fused form counts on the CPU, where a kernel of CUDA cannot read.
+        # An optimizer that is not fused keeps its counts on the CPU, where a CUDA kernel cannot read them.
         counts = torch.stack([state["step"] for state in flat])
         self._steps = counts.to(entries[0].parameter.device, torch.float32)
         for state, count in zip(flat, self._steps.unbind(), strict=True):
@@ -91,7 +94,10 @@ class MergedOptimizer:
         self._largest = _joined(states, "max_exp_avg_sq") if self._settings["amsgrad"] else []
 
     def refresh_settings(self) -> bool:
-        """Take up the groups' settings, if these are still the same for all and need no other state."""
+        """Adopt the present settings of the groups.
+
+        Return False if they differ among groups or need another state.
+        """
         kinds = [kind_of(self._optimizer, group) for group in self._groups]
         if kinds[0] is None or any(kind != kinds[0] for kind in kinds):
             return False
@@ -103,7 +109,7 @@ class MergedOptimizer:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update in place, as the optimizers' own fused form does."""
+        """Update in place, like the fused implementation of the optimizers."""
         s = self._settings
         if isinstance(self._optimizer, SGD):
             torch._fused_sgd_(  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage, reportCallIssue]
@@ -139,14 +145,17 @@ class MergedOptimizer:
 
 
 def _span(parts: Sequence[Tensor]) -> Tensor:
-    """Return tensors that lie side by side as one."""
+    """Return tensors that lie side by side as one tensor."""
     if len(parts) == 1:
         return parts[0]
     return parts[0].as_strided((sum(p.numel() for p in parts),), (1,), parts[0].storage_offset())
 
 
 def _joined(runs: Sequence[Sequence[dict[str, Any]]], name: str) -> list[Tensor]:
-    """Put parts of states side by side; make them views of what the kernel is given, one tensor for each run."""
+    """Move one entry of the states side by side, and make each entry a view of it.
+
+    Return one tensor for each run.
+    """
     found: list[Tensor] = []
     for run in runs:
         parts: list[Tensor] = [state[name] for state in run]

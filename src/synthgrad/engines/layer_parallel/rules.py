@@ -1,6 +1,6 @@
-"""The rules of all interfaces, asked at once: for credit, and to learn from the messages that have come back.
+"""The rules of all interfaces at once: they give credit, and learn from the messages that have arrived.
 
-Everything here has a dimension of rows in front, one for each interface of each run.
+All tensors here have a leading dimension of rows, one row for each interface of each run.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ __all__ = [
 
 
 class InterfaceRows(NamedTuple):
-    """What has crossed all interfaces in one step.
+    """The activations that have crossed all interfaces in one step.
 
     Attributes:
-        h: ``(n, B, ...)``, detached.
-        contexts: ``(n, B, ...)``, or None.
-        reached: the rows that a batch has reached, which are the first ones; what others hold is of no meaning.
-        infos: of each row, where the rules are asked in turn; else empty.
+        h: the activations, ``(n, B, ...)``, detached.
+        contexts: the contexts, ``(n, B, ...)``, or None.
+        reached: the number of rows that a batch has reached, which are the first ones; the others have no
+            meaning.
+        infos: what is known of each row, if the rules are asked one by one; otherwise empty.
     """
 
     h: Tensor
@@ -47,10 +48,10 @@ class InterfaceRows(NamedTuple):
 
 
 class Credits(NamedTuple):
-    """What all rules answer.
+    """The credits of all rules.
 
     Attributes:
-        delta: ``(n, B, ...)``, per-example units, detached; None if nobody has credit.
+        delta: ``(n, B, ...)``, per-example units, detached; None if no rule gives credit.
         values: ``(n, B)``, the losses that the rules expect, or None.
     """
 
@@ -62,9 +63,10 @@ class StackedRules(Protocol):
     """The rules of all interfaces.
 
     Attributes:
-        listens: do they learn from messages?
-        in_turn: do they want an info for each row?
-        buffers: of all rules, ``(n, ...)`` each; rows that no batch has reached are put back by the engine.
+        listens: whether they learn from messages.
+        sequential: whether they are asked one by one, and need the info of each row.
+        buffers: the buffers of all rules, ``(n, ...)`` each. The engine restores the rows that no batch has
+            reached.
     """
 
     listens: bool
@@ -72,24 +74,42 @@ class StackedRules(Protocol):
     buffers: list[Tensor]
 
     def register(self, gradients: GradientTable, credited: Sequence[int], observed: Sequence[int]) -> None:
-        """Say where gradients will be; given the first steps of credit and of observation for each rule."""
+        """Register where gradients will be written.
+
+        Args:
+            gradients: the table to fill.
+            credited: for each rule, the first step in which it gives credit.
+            observed: for each rule, the first step in which it observes.
+        """
         ...
 
     def check(self, h: Tensor, contexts: Tensor | None) -> None:
-        """Refuse the newest batch, ``(runs, B, ...)``, if it cannot be credited; ``h`` is of a message's shape."""
+        """Refuse the newest batch, ``(runs, B, ...)``, if it cannot get credit.
+
+        ``h`` has the shape of a message.
+        """
         ...
 
     def credit(self, rows: InterfaceRows) -> Credits:
-        """Answer for all; rules that learn from their own loss leave their gradients."""
+        """Return the credits of all rules.
+
+        Rules that learn from their own loss also write their gradients.
+        """
         ...
 
     def observe(self, rows: InterfaceRows, messages: Tensor, values: Sequence[Tensor | None]) -> None:
-        """Leave the gradients of what is learned from messages, ``(n, B, ...)``, and their values, ``(B,)`` each."""
+        """Write the gradients of what is learned from messages.
+
+        Args:
+            rows: what crossed the interfaces.
+            messages: ``(n, B, ...)``.
+            values: the losses that came with the messages, ``(B,)`` for each row.
+        """
         ...
 
 
 class BatchedNoBackprop:
-    """`NoBackprop` everywhere."""
+    """`NoBackprop` at every interface."""
 
     listens = False
     sequential = False
@@ -98,16 +118,16 @@ class BatchedNoBackprop:
         self.buffers: list[Tensor] = []
 
     def register(self, gradients: GradientTable, credited: Sequence[int], observed: Sequence[int]) -> None:
-        """Do nothing: nothing is learned."""
+        """Do nothing: these rules learn nothing."""
 
     def check(self, h: Tensor, contexts: Tensor | None) -> None:
-        """Do nothing: nothing is asked of a batch."""
+        """Do nothing: any batch will do."""
 
     def credit(self, rows: InterfaceRows) -> Credits:
         return Credits(None)
 
     def observe(self, rows: InterfaceRows, messages: Tensor, values: Sequence[Tensor | None]) -> None:
-        """Do nothing: nothing is learned."""
+        """Do nothing: these rules learn nothing."""
 
 
 def _credit(rule: nn.Module, h: Tensor, c: Tensor | None) -> Tensor:
@@ -121,7 +141,7 @@ def _error(rule: nn.Module, h: Tensor, c: Tensor | None, gradient: Tensor) -> Te
 
 
 class BatchedSyntheticGradient:
-    """Synthetic gradients: one batched prediction for credit, one more, of older activations, to learn."""
+    """Synthetic gradients: one batched prediction for credit, and one of older activations to learn from."""
 
     listens = True
     sequential = False
@@ -149,10 +169,10 @@ class BatchedSyntheticGradient:
             self._stack.keep(torch.autograd.grad(errors.sum(), self._stack.leaves))
 
     def _contexts(self, rows: InterfaceRows) -> Tensor | None:
-        """Return the contexts as the models take them when they run as one.
+        """Return the contexts in the form in which the batched models take them.
 
-        A one-hot row cannot be made inside a batch of models, and a look-up in their tables does not fail at an
-        index that means no label.
+        One-hot rows cannot be made inside a batch of models, and a look-up in batched tables does not fail at
+        an index that means no label. In both cases the contexts are encoded here.
         """
         c, rule = rows.contexts, self._rule
         if c is None or not rule.width or c.is_floating_point():
@@ -163,7 +183,7 @@ class BatchedSyntheticGradient:
 
 
 def _would_not_fail(c: Tensor, ignore: int) -> bool:
-    """Is there an index that means no label, where models that look it up wait for an error to tell them?"""
+    """Return whether an index means no label, in models that would find it only by the error of a look-up."""
     return c.is_cpu and not torch.compiler.is_compiling() and bool((c == ignore).any())
 
 
@@ -178,7 +198,7 @@ def _losses(rule: nn.Module, h: Tensor, c: Tensor) -> Tensor:
 
 
 class BatchedLocalLoss:
-    """Local losses: the classifiers of all interfaces as one, and one backward pass for credit and classifiers."""
+    """Local losses: all classifiers as one, with one backward pass for credit and classifiers."""
 
     listens = False
     sequential = False
@@ -189,7 +209,7 @@ class BatchedLocalLoss:
         self._rule = rules[0]
         self.buffers = self._stack.buffers
         for rule in rules[1:]:
-            # Modules have been compared with all other parts of the rules.
+            # Losses that are modules have been compared already, with all other submodules of the rules.
             if not isinstance(rule.loss, nn.Module) and not is_same_value(rule.loss, self._rule.loss, set()):
                 raise ConfigError(
                     f"the rules at interfaces '{self._rule.name}' and '{rule.name}' have different losses, and run as "
@@ -205,11 +225,11 @@ class BatchedLocalLoss:
 
     def credit(self, rows: InterfaceRows) -> Credits:
         assert rows.contexts is not None
-        h = rows.h.detach().requires_grad_()
+        h = rows.h.detach().requires_grad_()  # a leaf: the credit is its gradient
         if self._rule.loss is None:
             scores = self._stack.map(_scores, h).flatten(0, 1)  # (n · B, classes)
             total = self._rule.losses(scores, rows.contexts.flatten(0, 1)).sum()
-        else:  # which may be a mean over the examples of one interface
+        else:  # the user's loss may be a mean over the examples of one interface, so each interface calls it alone
             total = self._stack.map(_losses, h, rows.contexts).sum()
         delta, *grads = torch.autograd.grad(total, [h, *self._stack.leaves])
         size = max(h.shape[1], 1)
@@ -217,4 +237,4 @@ class BatchedLocalLoss:
         return Credits(delta)
 
     def observe(self, rows: InterfaceRows, messages: Tensor, values: Sequence[Tensor | None]) -> None:
-        """Do nothing: no message is used."""
+        """Do nothing: these rules use no messages."""

@@ -1,4 +1,4 @@
-"""Rules of any kind in a batched engine: asked one interface after the other, as their protocol has it."""
+"""Rules of any kind in a batched engine: they are asked one interface after the other."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ __all__ = ["SequentialRules", "stack_rules"]
 
 
 class SequentialRules:
-    """Any rules: the layers run as one batch, the rules one by one."""
+    """Rules of any kind: the layers run as one batch, the rules one by one."""
 
     sequential = True
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.listens = any(rule.listens for rule in rules)
-        self.buffers: list[Tensor] = []  # nothing is asked of rows that no batch has reached
+        self.buffers: list[
+            Tensor
+        ] = []  # rows that no batch has reached are not asked, so none have to be restored
         self._rules = rules
         self._parameters = [[p for p in rule.parameters() if p.requires_grad] for rule in rules]
         self._gradients = GradientTable()
@@ -43,7 +45,7 @@ class SequentialRules:
                 )
 
     def check(self, h: Tensor, contexts: Tensor | None) -> None:
-        """Do nothing: each rule checks when it is asked."""
+        """Do nothing: each rule checks its input when it is asked."""
 
     def credit(self, rows: InterfaceRows) -> Credits:
         asked = zip(self._rules[: rows.reached], rows.h, rows.infos, self._parameters, strict=False)
@@ -57,7 +59,7 @@ class SequentialRules:
             elif credit.loss is not None:
                 raise ConfigError(
                     f"the rule at interface '{rule.name}' learns from a loss of its own and from messages: the "
-                    "layer-parallel engine knows rules that do one of the two; use InProcess"
+                    "layer-parallel engine supports rules that do one of the two; use InProcess"
                 )
             deltas.append(credit.delta)
             values.append(credit.value)
@@ -72,7 +74,7 @@ class SequentialRules:
             self._learn(loss, self._parameters[k])
 
     def _learn(self, loss: Tensor | None, parameters: Sequence[Tensor]) -> None:
-        """Keep the gradients of a loss; note the parameters that it says nothing about."""
+        """Store the gradients of a loss, and note the parameters that it does not depend on."""
         grads: Sequence[Tensor | None] = [None] * len(parameters)
         if loss is not None and loss.requires_grad and parameters:
             grads = torch.autograd.grad(loss, parameters, allow_unused=True)
@@ -84,7 +86,10 @@ class SequentialRules:
 
 
 def _joined(parts: Sequence[Tensor | None], rows: int, rules: Sequence[Rule]) -> Tensor | None:
-    """Return what the rules gave as one tensor, with zeros where no batch has been; None if none gave any."""
+    """Return the results of the rules as one tensor, or None if there are none.
+
+    Rows that no batch has reached are zero.
+    """
     given = [part for part in parts if part is not None]
     if not given:
         return None
@@ -99,9 +104,9 @@ def _joined(parts: Sequence[Tensor | None], rows: int, rules: Sequence[Rule]) ->
 
 
 def stack_rules(rules: Sequence[Rule]) -> StackedRules:
-    """Return the rules of all interfaces as one, in the fastest form that does what they do one by one.
+    """Return the rules of all interfaces as one object, in the fastest form that fits.
 
-    A subclass may do something else than its base, so it is asked in turn.
+    The fast forms are for exact types only: a subclass may compute something else, so it is asked one by one.
     """
     kinds = {type(rule) for rule in rules}
     if kinds == {NoBackprop}:

@@ -1,4 +1,4 @@
-"""Modules of equal shape as one module with one more dimension, by ``torch.vmap``."""
+"""Runs modules of equal shape as one module with one more dimension, by ``torch.vmap``."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ def _run(module: nn.Module, h: Tensor) -> Tensor:
 
 
 class Stack:
-    """``n`` alike modules whose parameters and buffers are views of batched ones.
+    """``n`` modules that are alike, and whose parameters and buffers are views of batched ones.
 
     Args:
-        modules: alike, see `alike.check_alike`; the first serves as the pattern of all.
-        learned: ``id`` of every parameter that learns; None for all that are not frozen.
-        name: of the modules, for errors.
-        put_back: buffers are put back while no batch has reached the modules, so they must stay the same tensors.
+        modules: the modules, see `comparison.check_alike`; the first serves as the pattern of all.
+        learned: the ``id`` of every parameter that learns; None for all that are not frozen.
+        name: the name of the modules, for errors.
+        put_back: whether the engine restores buffers while no batch has reached the modules; then the buffers
+            must stay the same tensors.
 
     Attributes:
         size: ``n``.
         leaves: the learned parameters, batched, as leaves of autograd: ``(n, ...)``; with one module only,
-            its own.
-        grads: where their gradients are kept, of the same shapes.
-        buffers: batched, ``(n, ...)``.
+            its own parameters.
+        grads: where their gradients are stored, with the same shapes.
+        buffers: the batched buffers, ``(n, ...)``.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class Stack:
         self._pattern = modules[0]
         self._name = name
         self._parameters: dict[str, Tensor] = {}
-        self._rows: list[tuple[list[Tensor], Tensor]] = []  # parameters of the modules, and their gradients
+        self._rows: list[
+            tuple[list[Tensor], Tensor]
+        ] = []  # the parameters of the modules, and their batched gradients
         self.leaves: list[Tensor] = []
         self.grads: list[Tensor] = []
         for path, p in modules[0].named_parameters():
@@ -75,12 +78,12 @@ class Stack:
         )
 
     def register(self, gradients: GradientTable, since: Sequence[int]) -> None:
-        """Tell a ledger where gradients will be, and from which step on for each of the modules."""
+        """Register where gradients will be written, and from which step on for each of the modules."""
         for parameters, grads in self._rows:
             gradients.register(parameters, grads, since)
 
     def keep(self, grads: Sequence[Tensor]) -> None:
-        """Write the gradients of `leaves` to where they are kept."""
+        """Store the gradients of `leaves`."""
         for kept, grad in zip(self.grads, grads, strict=True):
             kept.copy_(grad)
 
@@ -88,26 +91,26 @@ class Stack:
         """Run every module on its slice of ``h``, ``(n, B, ...)``; return ``(n, B, ...)``."""
         if self.size == 1:
             return self._alone(h[0]).unsqueeze(0)
-        # Of attention only the plain form can be batched once more.
+        # Only the plain implementation of attention can be batched by vmap.
         with sdpa_kernel(SDPBackend.MATH):
             return self.map(_run, h)
 
     def map(self, ask: PerModuleFunction, *slices: Tensor | None) -> Any:
-        """Call ``ask(module, *own)`` for every module with its slices; return what it does, ``(n, ...)``.
+        """Call ``ask(module, *own)`` for every module with its slices; return the results, ``(n, ...)``.
 
         Args:
-            ask: a function of tensors, pure but for the module's buffers.
-            slices: ``(n, ...)``; None stays None for all.
+            ask: a function of tensors, pure except for the module's buffers.
+            slices: tensors ``(n, ...)``; None stays None for all modules.
 
         Raises:
-            ConfigError: if PyTorch cannot do it for all at once.
+            ConfigError: if PyTorch cannot batch the call.
         """
         if self.size == 1:
             found = ask(self._pattern, *(None if s is None else s[0] for s in slices))
             return found.unsqueeze(0) if isinstance(found, Tensor) else tuple(t.unsqueeze(0) for t in found)
         if self._convolves and torch.is_autocast_enabled("cpu"):
             raise ConfigError(
-                f"{self._name}: autocast does not reach convolutions on a CPU that run as one batch; leave it out, or "
+                f"{self._name}: autocast has no effect on convolutions on a CPU that run as one batch; leave it out, or "
                 "use InProcess"
             )
         asked = self._calls.get(ask)
@@ -131,12 +134,12 @@ class Stack:
 
 
 def is_vmap_error(error: RuntimeError) -> bool:
-    """Does PyTorch say that it cannot run something for many at once?"""
+    """Return whether an error says that PyTorch cannot run something for many modules at once."""
     return any(word in str(error) for word in ("vmap", "functorch", "Batching rule"))
 
 
 class _PatternCall(nn.Module):
-    """A module in the place of whose tensors `functional_call` puts one slice after another."""
+    """A call of the pattern module whose tensors `functional_call` replaces by those of one slice."""
 
     def __init__(self, pattern: nn.Module, ask: PerModuleFunction, name: str) -> None:
         super().__init__()
@@ -156,7 +159,7 @@ class _PatternCall(nn.Module):
 
 
 def _check_buffers_in_place(module: nn.Module, before: Mapping[str, Tensor], name: str) -> None:
-    """Refuse a module that has put a new tensor in the place of a buffer: its rows would be lost.
+    """Refuse a module that has replaced a buffer by a new tensor: the batched buffer would not see it.
 
     Raises:
         ConfigError: naming the buffer.

@@ -1,7 +1,9 @@
-"""Tensors of many modules as one: each module's own becomes a view of a slice, so nothing is copied to and fro.
+"""Stores the tensors of many modules as one.
 
-The network's ``state_dict``, its evaluation, other engines and the optimizers go on seeing ordinary parameters,
-and see at once what a batched step has done to all of them.
+Each module's tensor becomes a view of a slice, so nothing is copied.
+
+The network's ``state_dict``, its evaluation, other engines and the optimizers still see ordinary parameters,
+and see at once what a batched step has changed.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ class GradientTable:
 
     Attributes:
         grads: a slice of a batched gradient, by ``id`` of the parameter.
-        since: the first step at which it holds a gradient, by ``id`` of the parameter; parameters that never
-            have one are missing.
-        absent: ``id`` of those that have none in the step at hand.
+        since: the first step with a gradient, by ``id`` of the parameter; parameters that never have one are
+            missing.
+        absent: the ``id`` of each parameter without a gradient in the present step.
     """
 
     grads: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
@@ -32,7 +34,7 @@ class GradientTable:
     absent: set[int] = field(default_factory=set[int])
 
     def register(self, parameters: Sequence[Tensor], grads: Tensor, since: Sequence[int]) -> None:
-        """Note where the gradients of some parameters are: in the slices of ``grads``, ``(n, ...)``."""
+        """Register that the gradients of some parameters are the slices of ``grads``, ``(n, ...)``."""
         for p, grad, first in zip(parameters, grads.unbind(), since, strict=True):
             self.grads[id(p)] = grad
             self.since[id(p)] = first
@@ -42,7 +44,8 @@ def stack_parameters(parameters: Sequence[Tensor]) -> Tensor:
     """Move parameters of one shape into one tensor, ``(n, ...)``, and make each a view of its slice.
 
     Args:
-        parameters: at least one. Their ``data`` is replaced, so whoever holds them sees the batched tensor.
+        parameters: at least one parameter. Its ``data`` is replaced, so all who hold it see the batched
+            tensor.
 
     Returns:
         The batched tensor, contiguous, without a gradient.
@@ -58,13 +61,13 @@ class StackedParameter:
     """Parameters of one shape as one tensor, and their gradients.
 
     Args:
-        parameters: at least one.
-        within: they are grouped: so many in turn belong together, and lie side by side.
+        parameters: at least one parameter.
+        within: the size of groups: this many successive parameters belong together, and lie side by side.
 
     Attributes:
-        parameters: as given, now views.
+        parameters: the parameters, which are now views.
         values, grads: ``(n, ...)``, or ``(n / within, within, ...)``.
-        fresh: where the gradients go in a graph that updates by them, as `grads` is; else None.
+        fresh: the gradients inside a graph that also updates, with the shape of `grads`; otherwise None.
     """
 
     def __init__(self, parameters: Sequence[Tensor], within: int = 1) -> None:
@@ -77,16 +80,16 @@ class StackedParameter:
 
     @property
     def out(self) -> Tensor:
-        """Where the gradients are to be written."""
+        """The tensor that gradients are to be written to."""
         return self.grads if self.fresh is None else self.fresh
 
     def register(self, gradients: GradientTable, since: Sequence[int]) -> None:
-        """Tell a ledger where the gradients will be, and from which step on for each parameter."""
+        """Register where the gradients will be written, and from which step on for each parameter."""
         gradients.register(self.parameters, self._flat_grads, since)
 
 
 def stack_buffers(modules: Sequence[nn.Module]) -> dict[str, Tensor]:
-    """Do the same to the buffers of alike modules; return the batched ones, ``(n, ...)``, by name."""
+    """Move the buffers of modules that are alike into batched ones, ``(n, ...)``; return these by name."""
     stacked: dict[str, Tensor] = {}
     for path, _ in modules[0].named_buffers():
         owner, _, name = path.rpartition(".")
@@ -98,7 +101,10 @@ def stack_buffers(modules: Sequence[nn.Module]) -> dict[str, Tensor]:
 
 @contextmanager
 def preserving_rows(tensors: Iterable[Tensor] | Mapping[str, Tensor], first: int) -> Generator[None]:
-    """Leave the slices from ``first`` on as they were: those of layers that no batch has reached yet."""
+    """Restore the slices from ``first`` on at the end of a block.
+
+    These slices belong to layers that no batch has reached yet.
+    """
     values = list(tensors.values()) if isinstance(tensors, Mapping) else list(tensors)
     kept = [t[first:].clone() for t in values]
     try:

@@ -1,4 +1,4 @@
-"""What a batched step has done, as events of a timeline: of each kind all at once, module by module from the bottom."""
+"""Converts a batched step into events of a timeline, all events of a kind together."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ def log_step(
     """Add the events of a step.
 
     Args:
-        timeline: to add to.
-        names: of the modules; each but the last is also that of the interface at which it ends.
-        step: number of the step; module ``k`` has worked on the batch that entered ``k`` steps before.
-        ran: what the step has computed.
-        observed: interfaces whose rules have learned from messages, the first so many; 0 where none listens.
-        observe_lag: steps that these messages had waited.
-        updated: names of the modules that have been updated.
+        timeline: the timeline to add to.
+        names: the names of the modules; each but the last is also the name of the interface at which the
+            module ends.
+        step: the number of the step; module ``k`` worked on the batch that entered ``k`` steps before.
+        output: the output of the backend.
+        observed: the number of interfaces, from the bottom, whose rules observed messages; 0 if no rule
+            listens.
+        observe_lag: the number of steps that these messages had waited.
+        updated: the names of the modules that have been updated.
     """
     top = len(names) - 1
     reached = range(min(step, top) + 1)
@@ -40,7 +42,7 @@ def log_step(
     for k in backward:
         timeline.add("backward", names[k], step, step - k)
     for k in backward if output.messages is not None else ():
-        if k:  # for what crossed the interface below one step before
+        if k:  # the message is for the batch that crossed the interface below one step before
             timeline.add("message", names[k - 1], step, step - k)
     for k in range(observed):
         timeline.add("observe", names[k], step, step - k - 1 - observe_lag)

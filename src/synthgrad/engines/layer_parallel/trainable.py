@@ -1,4 +1,4 @@
-"""Which parameters a batched step learns, and what they learn from besides: penalties of the weights."""
+"""Checks which parameters learn in a batched step, and adds the gradients of penalties."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ __all__ = ["TrainableParameters", "PenaltyGradients"]
 
 
 class TrainableParameters:
-    """The parameters that learned when the engine was made: a batched step goes on with these.
+    """The parameters that were trainable when the engine was made; a batched step trains exactly these.
 
     Args:
         nets: the networks.
     """
 
     def __init__(self, nets: Sequence[Decoupled]) -> None:
-        self._found = [(n, p, p.requires_grad) for net in nets for n, p in net.model.named_parameters()]
+        self._parameters = [(n, p, p.requires_grad) for net in nets for n, p in net.model.named_parameters()]
 
     def check(self) -> None:
-        """Refuse a parameter that has been frozen or thawed since.
+        """Refuse a parameter that has been frozen or thawed since the engine was made.
 
         Raises:
-            ConfigError: naming it.
+            ConfigError: naming the parameter.
         """
-        for name, p, learned in self._found:
+        for name, p, learned in self._parameters:
             if p.requires_grad != learned:
                 raise ConfigError(
                     f"parameter '{name}' was {'frozen' if learned else 'thawed'} after the engine was made, and a batched "
@@ -38,31 +38,31 @@ class TrainableParameters:
                 )
 
     def check_precision(self, x: Tensor) -> None:
-        """Refuse float16, of the network or of an autocast around the step: no loss is scaled here.
+        """Refuse float16, of the network or of an autocast around the step: its gradients need a scaled loss.
 
         Raises:
             ConfigError: saying what to use.
         """
         kind = x.device.type
         cast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
-        if cast or any(p.dtype == torch.float16 for _, p, _ in self._found):
+        if cast or any(p.dtype == torch.float16 for _, p, _ in self._parameters):
             raise ConfigError(
                 "layers that learn in float16 need a scaled loss, and an unlocked module has no loss to scale; use bfloat16"
             )
 
 
 class PenaltyGradients:
-    """Adds the gradients of penalties to those that a step has left.
+    """Adds the gradients of penalties to the gradients of a step.
 
     Args:
-        nets: the network, as the only one.
-        penalty: what the user gave.
-        ledger: where the gradients are.
-        compiled: does the graph of a step end with the update?
+        nets: the network, as the only element.
+        penalty: the user's penalty.
+        gradients: where the gradients are written.
+        compiled: whether the graph of a step ends with the update.
 
     Raises:
-        ConfigError: if there are several networks or a compiled step, or a penalty is no function of weights that this
-            engine updates.
+        ConfigError: if there are several networks or a compiled step, or a penalty does not depend on
+            parameters that this engine updates.
     """
 
     def __init__(
@@ -86,12 +86,12 @@ class PenaltyGradients:
                 self._penalties.compute(module) is None or any(id(p) not in gradients.since for p in own)
             ):
                 raise ConfigError(
-                    f"the penalty of module '{module}' is no function of parameters that this engine updates: here it can "
-                    "be a term of the weights only, and of modules that have credit; use InProcess"
+                    f"the penalty of module '{module}' does not depend on parameters that this engine updates: here it can "
+                    "depend on weights only, and on those of modules that have credit; use InProcess"
                 )
 
     def add(self, step: int) -> None:
-        """Add them, for the modules that a batch has reached at this step."""
+        """Add the gradients for the modules that a batch has reached at this step."""
         for module, own in self._own.items():
             if not own or step < self._gradients.since[id(own[0])]:
                 continue

@@ -1,9 +1,9 @@
-"""The updates of all modules: one optimizer for each, as everywhere, and one kernel for all of them where there is one.
+"""The updates of all modules: one optimizer for each module, and one kernel for all of them if there is one.
 
-An optimizer costs tens of microseconds of Python whatever its size, so a step of many layers must not step many of
-them. Adam and SGD have fused kernels that take the parameters of all modules at once, each with its own count of
-steps; these work on the optimizers' own state, so nobody else notices. Any other optimizer is stepped in turn.
-A compiled step may end with Adam itself, on the same state.
+Stepping an optimizer takes tens of microseconds of Python, whatever its size, so a step of many layers must
+not step many optimizers. Adam and SGD have fused kernels that take the parameters of all modules at once,
+each with its own step count; here they work on the optimizers' own state, so nobody else notices. Other
+optimizers are stepped one by one. A compiled step may end with Adam itself, on the same state.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Updates:
     """Steps the optimizers of all modules.
 
     Args:
-        optimizers: those of each module; none for one that has nothing to train.
-        ledger: where the gradients of their parameters are.
+        optimizers: the optimizers of each module; an empty list for a module that has nothing to train.
+        gradients: where the gradients of their parameters are written.
 
     Attributes:
         all: the positions of all modules that learn.
@@ -50,7 +50,10 @@ class Updates:
         self._may_be_adam = True
 
     def step(self, step: int) -> list[int]:
-        """Update what has a gradient at this step, in place; return the positions of the modules that did."""
+        """Update all parameters that have a gradient at this step, in place.
+
+        Return the positions of the updated modules.
+        """
         if step < self._whole or self._gradients.absent or not self._merge():
             return self._sequential(step)
         assert self._merged is not None
@@ -59,12 +62,12 @@ class Updates:
         return self.all
 
     def adam(self, step: int, stacked: Sequence[StackedParameter], *, guarded: bool) -> RowAdam | None:
-        """Return what a graph may end with in the place of `step`; None where it has to be that.
+        """Return an update that a graph can end with in place of `step`; None if `step` is needed.
 
         Args:
-            step: at which all must have a gradient.
-            bounds: the parameters, if the graph has them all; else empty.
-            guarded: see `RowAdam`. The same in all calls.
+            step: the step, at which all parameters must have a gradient.
+            stacked: the parameters, if the graph has them all; otherwise empty.
+            guarded: see `RowAdam`. It must be the same in all calls.
         """
         if not self._may_be_adam or step < self._whole or self._gradients.absent:
             return None
@@ -74,14 +77,14 @@ class Updates:
             found = None
         elif self._adam is None:
             found = RowAdam(stacked, self.optimizers, guarded=guarded)
-        else:  # whose graph has been made
+        else:  # its graph has been compiled already, so it is kept if it can adopt the state
             found = self._adam if self._adam.adopt_state(self.optimizers) else None
         self._adam, self._may_be_adam = found, found is not None
         self._merged, self._fingerprints = None, [_OptimizerFingerprint(o) for o in self.optimizers]
         return found
 
     def forget(self) -> None:
-        """Look at the optimizers anew: their state has been loaded."""
+        """Forget the kernels: the state of the optimizers has been loaded."""
         self._merged = None
 
     def _sequential(self, step: int) -> list[int]:
@@ -98,19 +101,22 @@ class Updates:
         return updated
 
     def _merge(self) -> bool:
-        """Are there kernels for all optimizers at once? Looks again where a setting or a state has been changed."""
+        """Return whether there are kernels for all optimizers.
+
+        The kernels are rebuilt if a setting or a state has changed.
+        """
         if self._merged is None or not all(fingerprint.is_current() for fingerprint in self._fingerprints):
             loaded = self._merged is None or not all(
                 fingerprint.is_current_state() for fingerprint in self._fingerprints
             )
             self._fingerprints = [_OptimizerFingerprint(o) for o in self.optimizers]
-            # A schedule changes settings in every step: then the lists stay, if they can.
+            # A learning-rate schedule changes settings in every step: then the kernels keep their tensors, if possible.
             if loaded or not self._merged or not all(merged.refresh_settings() for merged in self._merged):
                 self._merged = self._merge_anew()
         return bool(self._merged)
 
     def _merge_anew(self) -> list[MergedOptimizer]:
-        """Return the kernels with their arguments; an empty list where some optimizer has none."""
+        """Return the kernels with their arguments; an empty list if an optimizer has none."""
         entries: dict[Any, list[ParameterEntry]] = {}
         groups: dict[Any, list[dict[str, Any]]] = {}
         owners: dict[Any, Optimizer] = {}
@@ -136,7 +142,7 @@ class Updates:
 
 
 class _OptimizerFingerprint:
-    """An optimizer's settings and state as they were: what may be changed from outside, quick to compare."""
+    """The settings and state of an optimizer at one time, to find out quickly if they have changed since."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
@@ -145,14 +151,14 @@ class _OptimizerFingerprint:
         self._groups = [dict(group) for group in optimizer.param_groups]
 
     def is_current(self) -> bool:
-        """Is all as it was?"""
+        """Return whether nothing has changed."""
         return self._optimizer.param_groups == self._groups and self.is_current_state()
 
     def is_current_state(self) -> bool:
-        """Is the state that which it was, which it is not after loading, and are there as many hooks?"""
+        """Return whether the state is still the same object, and the hooks are as before."""
         return self._optimizer.state is self._state and _hooked(self._optimizer) == self._hooked
 
 
 def _hooked(optimizer: Optimizer) -> bool:
-    """Has an optimizer hooks, which it runs itself only?"""
+    """Return whether an optimizer has hooks, which only its own ``step`` runs."""
     return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)  # pyright: ignore[reportPrivateUsage]

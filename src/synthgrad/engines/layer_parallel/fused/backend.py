@@ -1,12 +1,14 @@
-"""All layers in one step, written out for Linear–BatchNorm–ReLU layers with linear ``M``: no graph, few kernels.
+"""The fused backend, written out for Linear–BatchNorm–ReLU layers with linear ``M``.
 
-A narrow network's step is made of dispatching small kernels, so what counts is how many there are. Here they are
-about forty, whatever the depth: one batched product for every product of a layer, BatchNorm by hand over all layers,
-and gradients written where the optimizer reads them, or in a graph handed to Adam at once, see `adam`. Products take
-the most of what is left, six of one layer's size:
+No graph, and few kernels.
+
+The time of a narrow network's step is spent on launching small kernels, so their number matters. Here it is
+about forty, whatever the depth: one batched product for every product of a layer, BatchNorm by hand over all
+layers, and gradients written where the optimizer reads them, or passed to Adam inside the graph, see `adam`.
+Most of the remaining time is spent in six products of one layer's size:
 
     forward  Z = H₋₁ Wᵀ     credit  Δ = H W_Mᵀ + table[c]      prediction for the last step's H₋₁, to learn from
-    message  ∂Z W           gradients  ∂Zᵀ H₋₁  and  Eᵀ H₋₁,  E the error of that prediction
+    message  ∂Z W           gradients  ∂Zᵀ H₋₁  and  Eᵀ H₋₁,  where E is the error of that prediction
 
 Rows are the interfaces of all runs, ``n = layers · runs``; ``B`` examples, ``H`` units.
 """
@@ -34,17 +36,17 @@ __all__ = ["FusedBackend", "fused_backend"]
 
 
 class FusedBackend:
-    """Fully connected layers: the first of each run, and the equal ones above it, as rows of the same tensors.
+    """The backend for fully connected layers: the layers of all runs are rows of the same tensors.
 
-    Biases in front of BatchNorm are left out of the arithmetic: what they add is subtracted again, so their
-    gradient is zero; they only shift the running mean.
+    Biases in front of BatchNorm are left out of the computation: BatchNorm subtracts them again, so their
+    gradient is zero. They only shift the running mean.
 
     Args:
         first: the first layer of each run.
-        inner: the equal ones, layer by layer and run by run within a layer.
+        inner: the equal layers above, layer by layer and run by run within a layer.
         top: the last modules.
-        rules: linear ``M`` of all interfaces.
-        units: of the criterion.
+        rules: the rules of all interfaces, with a linear ``M``.
+        units: the units of the criterion.
     """
 
     def __init__(
@@ -60,12 +62,15 @@ class FusedBackend:
         self._top = top
         self.rules: StackedRules = rules
         self._units = units
-        self._norms = layers[0].norm, layers[-1].norm  # alone, and for all above
+        self._norms = (
+            layers[0].norm,
+            layers[-1].norm,
+        )  # the mode of the last one stands for all above the first
         self._eps = layers[0].norm.eps
         self._momentum: float = layers[0].norm.momentum or 0.0
         self._first = StackedParameter([layer.linear.weight for layer in first])  # (runs, H, D)
         self._inner = StackedParameter([layer.linear.weight for layer in inner])  # (n - runs, H, H)
-        # Of each layer side by side, (n, 2 or 3, H): one tensor to the optimizer. Scales, shifts, biases.
+        # The scale, shift and bias of each layer lie side by side, (n, 2 or 3, H), as one tensor for the optimizer.
         vectors = [[layer.norm.weight, layer.norm.bias, layer.linear.bias] for layer in layers]
         self._has_bias = inner[0].linear.bias is not None
         kept = [v for own in vectors for v in own[: 3 if self._has_bias else 2]]
@@ -89,7 +94,7 @@ class FusedBackend:
         self.rules.register(gradients, rows, [k + 1 + observe for k in rows])
 
     def check(self, x: Tensor) -> None:
-        # Not in `run`: a compiled graph has no place for errors.
+        # These checks are not in `run`, because a compiled graph cannot raise them.
         if not all(norm.training for norm in self._norms):
             raise ConfigError("the network is in evaluation mode; call net.train() before the step")
         if torch.is_autocast_enabled(x.device.type):
@@ -129,7 +134,10 @@ class FusedBackend:
         return BackendOutput(h, credits, losses, messages, ())
 
     def _normalise(self, z: Tensor) -> Tensor:
-        """Bring ``z`` to mean 0 and variance 1 over each batch, in place; return ``(n, 1, H)``, 1 / deviation."""
+        """Normalise ``z`` to mean 0 and variance 1 over each batch, in place.
+
+        Return 1 / deviation, ``(n, 1, H)``.
+        """
         size = z.shape[1]
         mean = z.sum(1, keepdim=True).div_(size)
         z.sub_(mean)
@@ -143,14 +151,16 @@ class FusedBackend:
         return deviation
 
     def _backward(self, delta: Tensor, h: Tensor, z: Tensor, steepness: Tensor, unit: float) -> Tensor:
-        """Return the gradient of what was normalised, ``(n, B, H)``, per-example units; keep those of scale and shift.
+        """Return the gradient of the normalised values' inputs, ``(n, B, H)``.
+
+        Store the gradients of scale and shift.
 
         Args:
-            delta: ``(n, B, H)``, the credit.
-            h: what has crossed.
-            z: normalised.
-            steepness: ``(n, 1, H)``, the scales over the deviations.
-            unit: from per-example units to those of the criterion.
+            delta: the credit, ``(n, B, H)``.
+            h: the activations.
+            z: the normalised values.
+            steepness: the scales over the deviations, ``(n, 1, H)``.
+            unit: the factor from per-example units to those of the criterion.
         """
         size = z.shape[1]
         dy = torch.ops.aten.threshold_backward(delta, h, 0)  # through the ReLU
@@ -159,13 +169,13 @@ class FusedBackend:
         grads = self._vectors.out
         grads[:, 0] = along.squeeze(1) * unit
         grads[:, 1] = shift.squeeze(1) * unit
-        # A batch's mean and variance take their part of the gradient with them.
+        # The gradient also flows through the mean and variance of the batch.
         dy.sub_(shift.div_(size)).addcmul_(z, along.div_(size), value=-1)
         return dy.mul_(steepness)
 
 
 def _product(stacked_parameter: StackedParameter, dz: Tensor, fed: Tensor, scale: float) -> None:
-    """Write ``scale · dzᵀ fed``, the gradient of a weight, ``(rows, H, D)``."""
+    """Write the gradient of a weight, ``scale · dzᵀ fed``, ``(rows, H, D)``."""
     torch.baddbmm(
         stacked_parameter.grads, dz.transpose(1, 2), fed, beta=0, alpha=scale, out=stacked_parameter.out
     )
@@ -174,7 +184,7 @@ def _product(stacked_parameter: StackedParameter, dz: Tensor, fed: Tensor, scale
 def fused_backend(
     parts: LayerGroups, criterion: Criterion, units: Units, learned: Collection[int]
 ) -> FusedBackend | None:
-    """Return the fused step, or None if the networks are not of its kind."""
+    """Return the fused backend, or None if the networks do not fit it."""
     rules = parts.rules
     layers = [[dense_layer(module) for module in modules] for modules in (parts.first, parts.inner)]
     found = [[layer for layer in some if layer is not None] for some in layers]

@@ -1,4 +1,4 @@
-"""Linear ``M`` of all interfaces, written out: prediction, error and gradients as batched products."""
+"""Rules with a linear ``M`` at all interfaces, written out as batched products."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["LinearRules"]
 
 
 class LinearRules:
-    """Linear ``M`` at all interfaces: ``δ̂ = h Wᵀ + table[c]``, or ``+ b`` without a context."""
+    """Rules with a linear ``M`` at all interfaces: ``δ̂ = h Wᵀ + table[c]``, or ``+ b`` without a context."""
 
     listens = True
     sequential = False
@@ -60,7 +60,7 @@ class LinearRules:
         if c.is_floating_point():
             return torch.baddbmm(torch.bmm(c.to(h.dtype), offset), h, weight)
         found = offset.flatten(0, 1).index_select(0, self._index(c)).view(h.shape)
-        if torch.compiler.is_compiling():  # it adds in passing, where `baddbmm` would copy
+        if torch.compiler.is_compiling():  # the compiler fuses the addition, while `baddbmm` would copy
             return torch.bmm(h, weight) + found
         return torch.baddbmm(found, h, weight)
 
@@ -77,11 +77,11 @@ class LinearRules:
         grads.view(-1, grads.shape[-1]).index_add_(0, self._index(c), error.flatten(0, 1))
 
     def _index(self, c: Tensor) -> Tensor:
-        """Return the rows of all tables, one below the other, that class indices ``(n, B)`` mean."""
+        """Return the rows of all tables, stacked on each other, for class indices ``(n, B)``."""
         if torch.compiler.is_compiling():
             return (c + self._starts).flatten()
         for known, index in self._indices:
-            if known is c:  # they come again when the messages have
+            if known is c:  # the same contexts come back when their messages are observed
                 return index
         index = (c + self._starts).flatten()
         self._indices = [*self._indices[-1:], (c, index)]

@@ -1,4 +1,4 @@
-"""The last modules where they are linear: written out, so that only the criterion is left to autograd."""
+"""The last modules if they are linear: written out, so that autograd runs the criterion only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ __all__ = ["LinearTopModules", "linear_layer"]
 
 
 def linear_layer(module: nn.Module) -> nn.Linear | None:
-    """Return the linear layer that a module is made of, all its parameters learning; None if it is another one."""
+    """Return the linear layer that a module consists of.
+
+    None for other modules, or if a parameter is frozen.
+    """
     parts = parts_of(module)
     if len(parts) != 1 or type(parts[0]) is not nn.Linear or parts[0].bias is None or has_hooks(parts[0]):
         return None
@@ -28,12 +31,13 @@ def linear_layer(module: nn.Module) -> nn.Linear | None:
 
 
 class LinearTopModules:
-    """As `TopModules`, for linear layers: scores ``h Wᵀ + b``.
+    """Like `TopModules`, for linear layers: the scores are ``h Wᵀ + b``.
 
     Args:
-        layers: one for each run.
-        criterion: the user's. Of one run, and with class indices, PyTorch's own cross entropy needs no graph.
-        units: how it reduces.
+        layers: the linear layers, one for each run.
+        criterion: the user's criterion. PyTorch's own cross entropy of class indices needs no graph if there
+            is one run.
+        units: how the criterion reduces.
     """
 
     def __init__(self, layers: Sequence[nn.Linear], criterion: Criterion, units: Units) -> None:
@@ -46,13 +50,15 @@ class LinearTopModules:
         self._is_cross_entropy = self._runs == 1 and _is_cross_entropy(criterion)
 
     def register(self, gradients: GradientTable, since: Sequence[int]) -> None:
-        """Say where the gradients will be, and from which step on."""
+        """Register where the gradients will be written, and from which step on."""
         for stacked_parameter in (self._weight, self._bias):
             stacked_parameter.register(gradients, since)
 
     @torch.no_grad()
     def run(self, h: Tensor, target: Any) -> tuple[Tensor, Tensor]:
-        """Learn from a batch: return the losses, ``(runs,)``, and the gradient of ``h`` in the criterion's units."""
+        """Learn from a batch; return the losses, ``(runs,)``, and the gradient of ``h`` in the criterion's
+        units.
+        """
         weight, bias = self._weight, self._bias
         scores = torch.baddbmm(
             bias.values.unsqueeze(1), h, weight.values.transpose(1, 2)
@@ -78,20 +84,20 @@ class LinearTopModules:
         return losses.detach(), grad
 
     def _criticise_all(self, scores: Tensor, target: Tensor) -> Tensor:
-        """Return the criterion's answer for each run, ``(runs, ...)``."""
+        """Return the result of the criterion for each run, ``(runs, ...)``."""
         try:
             return torch.vmap(self._criterion)(scores, target)
         except RuntimeError as error:
             if not is_vmap_error(error):
                 raise
             raise ConfigError(
-                f"the criterion cannot be taken of several networks at once: {str(error).splitlines()[0]}; use one that "
+                f"the criterion cannot run for several networks at once: {str(error).splitlines()[0]}; use one that "
                 "computes with tensors only, or train the networks one by one"
             ) from error
 
 
 def _is_cross_entropy(criterion: Criterion) -> bool:
-    """Is it PyTorch's cross entropy, with nothing set?"""
+    """Return whether the criterion is PyTorch's cross entropy with default settings."""
     if isinstance(criterion, nn.CrossEntropyLoss) and type(criterion) is nn.CrossEntropyLoss:
         usual = (criterion.weight, criterion.ignore_index, criterion.reduction, criterion.label_smoothing)
         return usual == (None, -100, "mean", 0.0)

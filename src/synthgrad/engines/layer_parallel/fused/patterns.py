@@ -1,4 +1,4 @@
-"""Is it a network for the fused step: Linear–BatchNorm–ReLU layers, and linear ``M`` everywhere?"""
+"""Recognises networks for the fused step: Linear–BatchNorm–ReLU layers, and a linear ``M`` at every cut."""
 
 from __future__ import annotations
 
@@ -16,27 +16,30 @@ __all__ = ["Layer", "dense_layer", "linear_models", "parts_of"]
 
 
 class Layer(NamedTuple):
-    """A fully connected layer."""
+    """A fully connected layer with BatchNorm."""
 
     linear: nn.Linear
     norm: nn.BatchNorm1d
 
 
 def parts_of(module: nn.Module) -> list[nn.Module]:
-    """Return what a module of plain sequences computes with, in order.
+    """Return the submodules that nested plain Sequentials compute with, in order.
 
-    A sequence with a forward of its own (a residual block is often one) and an identity with hooks are parts
-    like any other: they compute something.
+    A Sequential with a forward of its own (a residual block is often one) and an identity with hooks are
+    parts like any other, since they compute something.
     """
     if type(module).forward is nn.Sequential.forward:
-        # Not children(), which leaves out an object that is registered a second time.
+        # children() would leave out a module that is registered a second time.
         registered = module._modules.values()  # pyright: ignore[reportPrivateUsage]
         return [part for child in registered if child is not None for part in parts_of(child)]
     return [] if type(module) is nn.Identity and not has_hooks(module) else [module]
 
 
 def dense_layer(module: nn.Module) -> Layer | None:
-    """Return the parts of a Linear–BatchNorm–ReLU module, perhaps with a Flatten before; None if it is none."""
+    """Return the layers of a Linear–BatchNorm–ReLU module, or None for another kind of module.
+
+    A Flatten may come first.
+    """
     parts = parts_of(module)
     if parts and type(parts[0]) is nn.Flatten and (parts[0].start_dim, parts[0].end_dim) == (1, -1):
         parts = parts[1:]
@@ -52,7 +55,7 @@ def dense_layer(module: nn.Module) -> Layer | None:
 
 
 def linear_models(rules: Sequence[Rule]) -> list[DenseModel] | None:
-    """Return the ``M`` of all rules, if these are linear on vectors; else None."""
+    """Return the ``M`` of all rules, if all are linear on vectors; otherwise None."""
     models: list[DenseModel] = []
     for rule in rules:
         model = rule.model if type(rule) is SyntheticGradient else None
