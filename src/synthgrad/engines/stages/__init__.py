@@ -1,7 +1,8 @@
-"""Stages: processes that train parts of one network without waiting for each other.
+"""Stages: processes that train the parts of one network without waiting for each other.
 
-Start with ``engine.py``; ``schedule.py`` is the same in the form of ``torch.distributed.pipelining``. How the processes
-reach each other is ``transport/``, over ``torch.distributed`` or in memory; what a tensor is on the wire is ``codecs/``.
+Start with ``engine.py``. ``schedule.py`` offers the same in the form of ``torch.distributed.pipelining``. The
+processes exchange messages over ``transport/``, which uses ``torch.distributed`` or the memory of one
+process; ``codecs/`` defines how tensors are sent.
 """
 
 from . import codecs, transport

@@ -1,4 +1,6 @@
-"""Why a run has stopped: one sentence that all stages give, with the stage and the rank to blame."""
+"""Finds out why a run has stopped, so that all stages raise one sentence about the stage and rank at
+fault.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +12,25 @@ __all__ = ["Alarm"]
 
 _CAUSE = "cause"
 
-#: In errors that gloo raises in the midst of a step: of groups that average over replicas.
+#: Parts of the messages of gloo's errors during a step, in groups that average over replicas.
 _OF_GLOO = ("third_party/gloo", "Application timeout caused pair closure")
 
-#: A cause is looked for a moment after a link has broken: the process that broke it may still be about to tell, in seconds.
+#: How long to look for a cause after a link has broken, in seconds: the process at fault may still publish it.
 _PATIENCE_S = 1.5
 
-#: Between two looks, in seconds. A power of two, so that virtual times stay exact.
+#: The time between two looks, in seconds. A power of two, so that virtual times stay exact.
 _POLL_S = 1 / 64
 
-#: A process that is alive is never silent for so long, in seconds.
+#: A process that is alive is never silent for longer than this, in seconds.
 _SILENT_S = 1.0
 
 
 class Alarm:
-    """The cause of the first failure, known to all.
+    """The cause of the first failure, known to all ranks.
 
     Args:
-        peers: what is told and known.
-        clock: of this process.
+        peers: what the ranks publish and know of each other.
+        clock: the clock of this process.
         layout: the place of this process.
     """
 
@@ -49,16 +51,16 @@ class Alarm:
         return f"stage {rank // self._layout.num_replicas} (rank {rank})"
 
     def ring(self, error: BaseException) -> None:
-        """Tell the others why this process stops; the first cause stays."""
+        """Publish why this process stops. The first cause that is published stays."""
         if self.cause() is not None:
-            return  # it is the echo of another's
+            return  # another process has failed first, and this error is a consequence
         lines = str(error).splitlines()
         self._peers.publish(
             _CAUSE, f"{self.who} stopped: {type(error).__name__}: {lines[0] if lines else ''}"
         )
 
     def cause(self) -> str | None:
-        """Return why some process has stopped; None as far as is known."""
+        """Return why a process has stopped; None if none is known to have stopped."""
         lookup = self._peers.lookup(_CAUSE)
         if lookup is not None:
             return lookup
@@ -72,7 +74,7 @@ class Alarm:
         return None
 
     def check(self) -> None:
-        """Stop if another process has.
+        """Stop if another process has stopped.
 
         Raises:
             StageError: with the cause.
@@ -82,17 +84,22 @@ class Alarm:
             raise StageError(cause)
 
     def blame(self, sentence: str) -> StageError:
-        """Return an error that says what all others are to say too."""
+        """Publish a cause, and return an error with it.
+
+        If a cause was published before, the error has that one.
+        """
         if self._peers.lookup(_CAUSE) is None:
             self._peers.publish(_CAUSE, sentence)
         return StageError(self._peers.lookup(_CAUSE) or sentence)
 
     def late_error(self, rank: int, timeout_s: float) -> StageError:
-        """Return the error for a process that lets this one wait too long: it, or the one that it waits for itself.
+        """Return the error for a process that does not answer.
+
+        It blames the process at the end of the chain of waits.
 
         Args:
-            rank: of that process.
-            timeout_s: how long it was waited for, in seconds.
+            rank: the rank of the process.
+            timeout_s: how long this process has waited for it, in seconds.
         """
         seen = [self._rank]
         while rank not in seen and (following := self._peers.status(rank).waits_for) is not None:
@@ -115,7 +122,7 @@ class Alarm:
         return self.blame(f"{self.name(rank)} has not answered within {timeout_s:g} s: {why}")
 
     def missing_error(self, what: str, timeout_s: float) -> StageError:
-        """Return the error for a wait for all others."""
+        """Return the error for a wait for all other ranks."""
         for rank in self._others:
             if self._is_silent(rank, timeout_s):
                 return self.late_error(rank, timeout_s)
@@ -124,11 +131,11 @@ class Alarm:
         )
 
     def broken_error(self, link: str, error: BaseException, timeout_s: float) -> StageError:
-        """Return the error for a link that broke: with its cause, if that gets known in a moment.
+        """Return the error for a link that broke, with its cause if one is published within a moment.
 
         Args:
-            link: what broke.
-            error: what the transport says of it.
+            link: what broke, in words.
+            error: the error of the transport.
             timeout_s: how long a stage waits for another, in seconds.
         """
         until = self._clock.now() + _PATIENCE_S
@@ -147,7 +154,11 @@ class Alarm:
         )
 
     def explain(self, error: BaseException, timeout_s: float) -> BaseException:
-        """Return what to raise for an error: for what a transport says of a line, the cause."""
+        """Return the error to raise for an error.
+
+        For an error of a transport this is the cause, as far as it is known; any other error is returned
+        unchanged.
+        """
         if isinstance(error, BrokenLine):
             if error.is_late and self.cause() is None:
                 return self.late_error(error.peer, timeout_s)

@@ -1,4 +1,4 @@
-"""What the stages of a run have saved, put together: for the plain model, one process, or another number of stages."""
+"""Assembles the saved states of all stages, for one process or for another number of stages."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class _Trainer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """The whole of a run whose stages were saved after the same step.
+    """The whole state of a run whose stages were saved after the same step.
 
     Attributes:
         net: the state dict of the decoupled network.
-        optimizers: what the optimizers know of each parameter, by its name in ``net``.
-        step: steps that the run has done.
+        optimizers: the optimizer state of each parameter, by the parameter's name in ``net``.
+        step: the number of steps that the run has done.
     """
 
     net: dict[str, Tensor]
@@ -39,9 +39,12 @@ class Assembled:
     step: int
 
     def load_into(self, net: Decoupled) -> list[str]:
-        """Load the weights into a network of the same model, cut anywhere; return the rules that begin anew.
+        """Load the weights into a network of the same model with any cuts.
 
-        Rules are known by the names of their cuts: one at a cut that the run did not have begins as it is.
+        Return the names of rules that were not loaded.
+
+        Rules are identified by the names of their cuts. A rule at a cut that the run did not have keeps its
+        present weights.
 
         Raises:
             ConfigError: if it is another model.
@@ -54,13 +57,13 @@ class Assembled:
             if saved is None or saved.shape != value.shape or saved.dtype != value.dtype:
                 what = "nothing" if saved is None else f"{tuple(saved.shape)} {saved.dtype}"
                 raise ConfigError(
-                    f"the run has {what} for '{name}', and the network wants {tuple(value.shape)} {value.dtype}: it is of "
+                    f"the run has {what} for '{name}', and the network has {tuple(value.shape)} {value.dtype}: this is "
                     "another model; build the model with which the stages were trained"
                 )
         unknown = [name for name in self.net if name not in ours and name.startswith("model.")]
         if unknown:
             raise ConfigError(
-                f"the run has '{unknown[0]}', which the network has not: it is of another model; build the model with which "
+                f"the run has '{unknown[0]}', which the network lacks: this is another model; build the model with which "
                 "the stages were trained"
             )
         known = {name: value for name, value in self.net.items() if name in ours}
@@ -70,9 +73,10 @@ class Assembled:
         )
 
     def hand_to(self, trainer: _Trainer) -> None:
-        """Have an engine go on: give its optimizers what the run's knew of their parameters, and the number of steps.
+        """Continue the run in an engine: set the state of its optimizers, and the number of steps.
 
-        Messages that were under way are given up, so with late messages the run becomes another one.
+        Messages that were in flight are lost, so with late messages the run gives other results than an
+        uninterrupted one.
 
         Args:
             trainer: `Stages` or `InProcess`, built with optimizers of the same kinds, after `load_into`.
@@ -90,24 +94,26 @@ class Assembled:
 
 
 def optimizers_by_name(net: Decoupled, optimizers: Iterable[Optimizer]) -> dict[str, dict[str, Any]]:
-    """Return what optimizers know of each parameter, by its name in a network."""
+    """Return the optimizer state of each parameter, by the parameter's name in a network."""
     names = {id(p): name for name, p in net.named_parameters()}
     return {names[id(p)]: dict(state) for optimizer in optimizers for p, state in optimizer.state.items()}
 
 
 def assemble(saved: Sequence[Mapping[str, Any]]) -> Assembled:
-    """Put together what the stages of a run have saved, each ``{"net": net.state_dict(), "trainer": state_dict()}``.
+    """Assemble what the stages of a run have saved, each ``{"net".
+
+    Net.state_dict(), "trainer": state_dict()}``.
 
     Args:
-        saved: one for each stage, in any order; of replicas one each.
+        saved: one state for each stage, in any order; of replicas one is enough.
 
     Raises:
-        ConfigError: if a stage is missing or there twice, or they were saved after different steps.
+        ConfigError: if a stage is missing or there twice, or the stages were saved after different steps.
 
     ::
 
         whole = assemble([torch.load(f"stage{k}.pt", weights_only=True) for k in range(4)])
-        whole.load_into(net)               # cut as it was, or elsewhere
+        whole.load_into(net)               # with the same cuts, or others
         plain = synthgrad.recouple(net)    # the trained model, or …
         trainer = Stages(net, …)           # … another number of stages
         whole.hand_to(trainer)

@@ -1,4 +1,4 @@
-"""Checksums of examples: they tell that two processes have read the same batch, in the same order."""
+"""Checksums of examples, to find out whether two processes have read the same batch, in the same order."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _BITS = 30
 _MASK = (1 << _BITS) - 1
 _ODD = 0x9E3779B97F4A7C15 - (
     1 << 64
-)  # 2⁶⁴ over the golden ratio, as a signed number: a sum with it wraps around
+)  # 2⁶⁴ over the golden ratio, as a signed number; products with it wrap around
 
 
 def batch_checksum(ids: Tensor | None, target: Any) -> int:
-    """Return a number for a batch: the checksum of its targets, and above it that of its ids; 0 for what is not there.
+    """Return a number for a batch that consists of the checksums of its ids and of its targets.
 
-    Waits for the device.
+    The part of what is missing is 0. Waits for the device.
     """
     return _of([] if ids is None else [ids]) << _BITS | _of(tensors_in(target))
 
 
 def differ(one: int, other: int) -> str | None:
-    """Return in what two batches differ, of what is known of both: ``ids`` or ``targets``; None if in nothing."""
+    """Return in what two batches differ, ``ids`` or ``targets``, if both are known; None if in nothing."""
     for name, shift in (("ids", _BITS), ("targets", 0)):
         a, b = one >> shift & _MASK, other >> shift & _MASK
         if a and b and a != b:
@@ -37,7 +37,7 @@ def differ(one: int, other: int) -> str | None:
 
 
 def check_same_examples(batch: int, theirs: int, own: int, where: str) -> None:
-    """Refuse a batch of which the stage below was given other examples than this one.
+    """Refuse a batch if the stage below was given other examples than this one.
 
     Raises:
         DataError: saying what differs.
@@ -56,7 +56,7 @@ def _of(tensors: list[Tensor]) -> int:
     for t in tensors:
         words = _words(t.detach())
         places = torch.arange(1, words.numel() + 1, device=words.device)
-        # The product is mixed once more: low bits of a plain one depend on low bits only.
+        # The product is mixed once more, since the low bits of a product depend on the low bits of its factors only.
         mixed = (words + places) * (places * 2 + 1) * _ODD
         total = total * 31 + int((mixed ^ mixed >> 32).sum().item()) + words.numel()
     return (total ^ total >> 33) & _MASK or 1 if tensors else 0

@@ -12,20 +12,21 @@ __all__ = ["Clip"]
 
 
 class Clip:
-    """Scales the gradients of a stage so that those of all stages together have at most a norm.
+    """Scales the gradients of a stage so that the norm of the gradients of all stages together is limited.
 
-    The norm is that of all gradients of a step, ``√Σₖ ‖gₖ‖²``, as ``torch.nn.utils.clip_grad_norm_`` takes it of a whole
-    network. With answers that come late the stages' gradients of one step belong to different batches.
+    The norm is that of all gradients of a step, ``√Σₖ ‖gₖ‖²``, as ``torch.nn.utils.clip_grad_norm_`` computes
+    it for a whole network. If answers are late, the gradients of the stages in one step belong to different
+    batches.
 
     Args:
-        most: the norm.
-        module: of this stage.
-        replicas: copies of every stage, which have equal gradients.
-        meeting: of all stages.
+        most: the largest norm.
+        module: the module of this stage.
+        replicas: the number of copies of every stage, which have equal gradients.
+        coordinator: the coordinator of all ranks.
         timeout_s: how long to wait for the others, in seconds.
 
     Raises:
-        ConfigError: if the norm is no number over 0.
+        ConfigError: if the norm is not above 0.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Clip:
         self._timeout_s = timeout_s
 
     def __call__(self) -> None:
-        """Clip. Blocks until all stages have come; all must call it in every step.
+        """Clip the gradients. Blocks until all stages have called it, which they must do in every step.
 
         Raises:
             StageError: if another process has stopped, or does not come.

@@ -1,4 +1,4 @@
-"""Sets up a stage's links once all processes agree: formats, lines, windows."""
+"""Connects the stages: after the handshake it creates lines, links and windows."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ __all__ = ["StageLinks", "connect"]
 
 @dataclass(slots=True)
 class StageLinks:
-    """A stage's links, and what came out of setting them up.
+    """The links of a stage to its neighbours.
 
     Attributes:
         layout: the place of this process.
-        lines: to its neighbours.
-        meeting: of all.
-        device: of this stage.
-        below, above: the links.
-        window: of the answers from above.
-        round_trip_s: to the stage above, in seconds.
+        lines: the lines to its neighbours.
+        coordinator: the coordinator of all ranks.
+        device: the device of this stage.
+        below, above: the links; None if there is no neighbour.
+        window: the window for answers from above.
+        round_trip_s: the round trip to the stage above, in seconds.
         timeout_s: how long to wait for another stage, in seconds.
-        has_parted: nothing connects it with the others any more.
+        is_closed: whether this process is disconnected from the others.
     """
 
     layout: RankLayout
@@ -54,18 +54,18 @@ class StageLinks:
 
     @property
     def links(self) -> list[AboveLink | BelowLink]:
-        """The links that there are."""
+        """The links that exist."""
         return [link for link in (self.above, self.below) if link is not None]
 
     @contextmanager
     def guarded(self, forget: Callable[[], None] = lambda: None) -> Generator[None]:
-        """Stop in order if something fails: with the cause, where it is another's, and so that all others know of it.
+        """Return a context that stops all stages if something fails, and raises the cause.
 
         Args:
-            forget: is called if something has failed.
+            forget: called if something has failed.
 
         Raises:
-            StageError: for what another process, or the network, has broken.
+            StageError: for a failure of another process, or of the network.
         """
         try:
             self.coordinator.alarm.check()
@@ -76,13 +76,15 @@ class StageLinks:
             self.fail(cause)
             if cause is error:
                 raise
-            raise cause from None  # what a transport says of it is its internals, and a page long
+            raise cause from None  # the error of the transport is about its internals, and a page long
 
     def close(self, num_batches: int) -> None:
-        """Part in order: tell both neighbours that nothing will follow, and wait until they have told the same.
+        """Disconnect in order: tell both neighbours that nothing will follow, and wait for the same from
+        them.
 
         Args:
-            num_batches: that this stage has been through; the neighbours must have been through as many.
+            num_batches: the number of batches that this stage has processed; the neighbours must have
+                processed as many.
         """
         for link in self.links:
             link.outgoing.send(ParcelKind.END, num_batches)
@@ -99,27 +101,28 @@ class StageLinks:
         self._disconnect()
 
     def fail_at_exit(self) -> None:
-        """At the end of a program that has not closed its engine: tell the others why."""
+        """Tell the others, at the end of a program that has not closed its engine, why it ends."""
         error = getattr(sys, "last_value", None)
         self.fail(StageError("its program has ended without close()") if error is None else error)
 
     def fail(self, error: BaseException) -> None:
-        """Tell the others why this process stops, and part. May be called twice."""
+        """Tell the others why this process stops, and disconnect. May be called twice."""
         if not self.is_closed:
             self.coordinator.alarm.ring(error)
             self._disconnect()
 
     def _disconnect(self) -> None:
-        """Let go of all that connects: threads, groups, connections."""
+        """Release everything that connects this process: threads, groups, connections."""
         self.is_closed = True
         atexit.unregister(self.fail_at_exit)
         self.lines.close()
         self.coordinator.peers.leave()
 
     def drain(self) -> None:
-        """Empty the wires into this process, so that a state can be saved. Blocks; all must call it between two steps.
+        """Receive everything that is on its way to this process, so that a state can be saved.
 
-        What was under way is kept, and taken by the next steps before anything that comes later.
+        Blocks; all must call it between the same two steps. What was received is kept, and the next steps use
+        it before anything that comes later.
 
         Raises:
             StageError: if another process has stopped, or does something else.
@@ -130,12 +133,15 @@ class StageLinks:
             link.inbox.drain()
 
     def begin_at(self, step: int) -> None:
-        """Have the first batch a number, before anything has crossed."""
+        """Set the number of the first batch, before anything has been sent."""
         if self.above is not None:
             self.above.begin_at(step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was under way to this process, and how far its links have come. To be called after `settle`."""
+        """Return what was on its way to this process, and the progress of its links.
+
+        To be called after `drain`.
+        """
         return {
             "stage": (self.layout.stage, self.layout.num_stages),
             "above": None if self.above is None else self.above.state_dict(),
@@ -144,10 +150,10 @@ class StageLinks:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state; to be called before the first step.
+        """Load the state that `state_dict` returned; to be called before the first step.
 
         Raises:
-            ConfigError: if it is that of another stage.
+            ConfigError: if it is the state of another stage.
         """
         theirs, of = state["stage"]
         if (theirs, of) != (self.layout.stage, self.layout.num_stages):
@@ -162,12 +168,12 @@ class StageLinks:
 
     @property
     def waited_s(self) -> float:
-        """Time spent waiting for others so far, in seconds."""
+        """The time spent waiting for others so far, in seconds."""
         return sum(link.waited_s for link in self.links)
 
     @property
     def sent_bytes(self) -> int:
-        """What this process has sent so far, in bytes."""
+        """The number of bytes that this process has sent so far."""
         return sum(link.outgoing.sent_bytes for link in self.links)
 
 
@@ -184,19 +190,22 @@ def connect(
     monitored: bool = False,
     output: Slot | None = None,
 ) -> StageLinks:
-    """Agree with all others, make the lines, measure them, begin to receive. Blocks until all have called it.
+    """Run the handshake, create the lines, measure them, and start to receive.
+
+    Blocks until all have called it.
 
     Args:
-        meeting: of all.
+        coordinator: the coordinator of all ranks.
         layout: the place of this process.
-        crossings: what crosses each cut.
-        rule: at the end of this stage; None for the last.
-        settings: how stages talk.
+        crossings: the slot of the message at each cut.
+        rule: the rule at the end of this stage; None for the last.
+        settings: how stages communicate.
         same: what else must be equal everywhere, as JSON values.
-        device: of this stage.
-        inputs: of the network, where they travel along.
-        monitored: are the credits at the end of this stage measured, so that answers are wanted whatever the rule?
-        output: the output error, where that travels down with the messages.
+        device: the device of this stage.
+        inputs: the slots of the network's inputs, if these are sent along.
+        monitored: whether the credits at the end of this stage are measured; then answers are needed whatever
+            the rule.
+        output: the slot of the output error, if it is sent down with the messages.
     """
     settings.check()
     target = settings.target
@@ -236,7 +245,7 @@ def connect(
                 link.incoming.receiver.start()
     except BaseException as error:
         cause = alarm.explain(error, settings.timeout_s)
-        if not isinstance(cause, ConfigError):  # which all find out by themselves
+        if not isinstance(cause, ConfigError):  # all processes find a ConfigError by themselves
             alarm.ring(cause)
         if lines is not None:
             lines.close()
@@ -248,13 +257,16 @@ def connect(
     links = StageLinks(
         layout, lines, coordinator, device, below, above, window, round_trip_s, settings.timeout_s
     )
-    # A thread that still waits when the interpreter goes would take the process down with it.
+    # A thread that is still waiting when the interpreter shuts down would crash the process.
     atexit.register(links.fail_at_exit)
     return links
 
 
 def _window(stage: int, stages: Sequence[Mapping[str, Any]]) -> int | None:
-    """Return the window of a stage. Where those above wait for their answers, theirs come on top."""
+    """Return the window of a stage.
+
+    If the stages above wait for their own answers, their windows are added.
+    """
     if stages[stage]["window"] is None:
         return None
     total = int(stages[stage]["window"])
@@ -274,6 +286,8 @@ def _links(
     stages: Sequence[Mapping[str, Any]],
     device: torch.device,
 ) -> tuple[BelowLink | None, AboveLink | None]:
+    """Create the links to the stages below and above; None where there is none."""
+
     def ends(
         line: Line, out: Sequence[Slot], back: Sequence[Slot], stage: int, name: str
     ) -> tuple[Outgoing, Incoming, Inbox]:
@@ -301,7 +315,7 @@ def _links(
 def _slots(
     crossing: Slot, inputs: Sequence[Slot], output: Slot | None, settings: Settings
 ) -> tuple[list[Slot], list[Slot]]:
-    """Return what may cross a link upwards, and downwards."""
+    """Return the slots of parcels upwards, and of parcels downwards."""
     message = Slot(crossing.shape, crossing.dtype, settings.wire)
     target = settings.target
     labels = Slot(

@@ -1,4 +1,4 @@
-"""Where the ranks of an engine meet before they are connected, and what they tell each other when something fails."""
+"""Coordinates the ranks of an engine: they meet, publish values, and learn of failures."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from .wire import FORMAT
 
 __all__ = ["Coordinator", "greeting"]
 
-#: How often to look whether something was told, in seconds. A power of two, so that virtual times stay exact.
+#: How often to look for a published value, in seconds. A power of two, so that virtual times stay exact.
 _POLL_S = 1 / 64
 
 
 def greeting() -> str:
-    """Return what must be the same in all processes before anything else is compared."""
+    """Return a text that must be the same in all processes before anything else is compared."""
     return f"synthgrad {__version__} (wire format {FORMAT})"
 
 
 @dataclass(frozen=True, slots=True)
 class Coordinator:
-    """What a rank and all others of one engine share.
+    """What a rank shares with all other ranks of one engine.
 
     Attributes:
-        transport: of this rank.
+        transport: the transport of this rank.
         peers: the other ranks.
-        alarm: rung when a rank fails.
+        alarm: the alarm, which rings when a rank fails.
     """
 
     transport: Transport
@@ -40,12 +40,12 @@ class Coordinator:
 
     @classmethod
     def of(cls, transport: Transport, layout: RankLayout, timeout_s: float = 300.0) -> Coordinator:
-        """Return the meeting of the next engine. Blocks until all ranks have come.
+        """Return the coordinator for the next engine. Blocks until all ranks have called it.
 
-        All ranks must call it for their engines in one order.
+        All ranks must create their engines in the same order.
 
         Args:
-            transport: of this rank.
+            transport: the transport of this rank.
             layout: the place of this rank.
             timeout_s: how long to wait for the others, in seconds.
 
@@ -57,15 +57,15 @@ class Coordinator:
         return cls(transport, peers, Alarm(peers, transport.clock, layout))
 
     def publish(self, key: str, value: Any) -> None:
-        """Tell the others a JSON value."""
+        """Publish a JSON value for all other ranks."""
         self.peers.publish(key, json.dumps(value))
 
     def wait_for(self, key: str, rank: int, timeout_s: float) -> Any:
-        """Return the JSON value that a rank has told, or will soon. Blocks.
+        """Return the JSON value that a rank publishes under a key. Blocks until it is there.
 
         Args:
-            key: name of the value.
-            rank: that tells it.
+            key: the key of the value.
+            rank: the rank that publishes it.
             timeout_s: how long to wait, in seconds.
 
         Raises:
@@ -82,11 +82,11 @@ class Coordinator:
         return json.loads(value)
 
     def wait_limit(self, timeout_s: float, rank: int) -> WaitLimit:
-        """Return what ends a wait from now on: a cause, or the timeout.
+        """Return a limit for a wait that starts now: it ends with the cause of a failure, or at the timeout.
 
         Args:
             timeout_s: how long to wait, in seconds.
-            rank: the one that is waited for, unless another one is noted.
+            rank: the rank that is waited for, until another one is announced.
         """
         clock = self.transport.clock
         until = clock.now() + timeout_s
@@ -105,10 +105,10 @@ class Coordinator:
         return WaitLimit(timeout_s, check, note)
 
     def all_ranks_check(self, timeout_s: float, what: str) -> Callable[[], None]:
-        """Return a check for a wait for all others, from now on: stops at a cause, or at the timeout.
+        """Return a check for a wait for all other ranks that starts now.
 
         Raises:
-            StageError: by the check.
+            StageError: by the check, with the cause of a failure, or at the timeout.
         """
         clock = self.transport.clock
         until = clock.now() + timeout_s

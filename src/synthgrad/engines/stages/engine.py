@@ -1,7 +1,7 @@
 """Stages: parts of a network in processes that never wait for each other's backward pass.
 
-Every process runs the same program and builds the same decoupled network; each trains the part between two cuts.
-``stage.py`` is a step, ``links.py`` what crosses, ``window.py`` how far a stage may run ahead.
+Every process runs the same program and builds the same decoupled network; each trains the part between two
+cuts. ``stage.py`` is a step, ``links.py`` says what is sent, and ``window.py`` how far a stage may run ahead.
 """
 
 from __future__ import annotations
@@ -56,52 +56,57 @@ __all__ = ["Stages"]
 class Stages:
     """Trains a decoupled network as stages, one in each process.
 
-    All processes make it, and call `step`, `predict`, `gather` and `close` in the same order.
+    All processes create it, and call `step`, `predict`, `gather` and `close` in the same order.
 
     Args:
-        net: what `decouple` returned, equal in all processes; every cut ends a stage. In training mode. A Sequential is
-            taken apart as it is; of any other network each process runs the forward pass up to the end of its part, with
-            what other processes compute left out.
+        net: the network that `decouple` returned, equal in all processes and in training mode; every cut ends
+            a stage. An ``nn.Sequential`` is split into its children. Of any other network each process runs
+            the forward pass up to the end of its part, without computing what other processes compute.
         criterion: takes output and target; used by the last stage.
-        optimizer: takes parameters, returns an optimizer, or several as a list; called once, with those of this stage's
-            module and of the rule at its end, which is learned where it is used.
-        window: steps that an answer may be late before a stage waits for it. None to follow the link: round trip
-            over step time, and two.
-        deterministic: count lags in steps, not in arrival times: the answer of batch ``t − window`` is learned from
-            in step ``t``. Two runs then give the same weights, those of `InProcess` with ``Lag(observe=window)``.
-        observe_prob: share of the batches whose true message is sent back.
-        wire_dtype: of what crosses, such as ``torch.bfloat16``; None for the network's own. Short for ``codecs.cast``.
-        codec: what activations and messages are on the wire; see `codecs`.
-        target: a batch of targets, for shape and dtype, if targets shall travel with the activations from the first
-            stage. None if every process gives its own, in the same order.
-        replicas: copies of every stage, which average their gradients (data parallel). Each sees its own batches.
+        optimizer: takes parameters, returns an optimizer, or several as a list. It is called once, with the
+            parameters of this stage's module and of the rule at its end, which is trained in the process that
+            uses it.
+        window: the number of steps that an answer may be late before a stage waits for it. None to adapt it
+            to the link: round trip over step time, plus two.
+        deterministic: whether lags are counted in steps instead of arrival times: in step ``t`` the rule
+            learns from the answer for batch ``t − window``. Two runs then give the same weights, which are
+            those of `InProcess` with ``Lag(observe=window)``.
+        observe_prob: the share of the batches whose true message is sent back.
+        wire_dtype: the dtype in which tensors are sent, such as ``torch.bfloat16``; None for the network's
+            own. Short for ``codecs.cast``.
+        codec: the codec of activations and messages; see `codecs`.
+        target: a batch of targets, for shape and dtype, if targets are to be sent along with the activations
+            from the first stage. None if every process has its own, in the same order.
+        replicas: the number of copies of every stage, which average their gradients (data parallel). Each has
+            its own batches.
         rule_options: options for the rule's parameter group, such as ``{"lr": 1e-3}``.
-        input_options: the same for the input rule, where ``net`` has synthetic inputs: a stage whose input is late
-            then trains on a synthetic one, up to ``window`` steps ahead of the stage below. Every process gives the
-            network's input then.
-        example: positional arguments of a forward pass, or a mapping of keyword arguments, as a form for those of all
-            steps; None for the example that the network was decoupled with.
-        penalty: what is added to the loss that is no function of the output; a function of a module's parameters, or one
-            for some modules by name, as `InProcess` takes it.
-        clip_norm: the most that the norm of the gradients of all stages together may be; larger ones are scaled down,
-            as ``clip_grad_norm_`` does for the whole network. Rules are left as they are. Every step then waits for all
-            stages: the norm is known when the last one has learned.
+        input_options: the same for the input rule, if ``net`` has synthetic inputs: a stage whose input is
+            late then trains on a synthetic one, up to ``window`` steps ahead of the stage below. Every
+            process must then give the network's input.
+        example: positional arguments of a forward pass, or a mapping of keyword arguments, that are
+            representative of all steps; None for the example that `decouple` was given.
+        penalty: a term of the loss that does not depend on the output; a function of a module's parameters,
+            or a mapping for some modules by name, as in `InProcess`.
+        clip_norm: the largest norm of the gradients of all stages together; larger gradients are scaled down,
+            as ``clip_grad_norm_`` does for the whole network. Gradients of rules are not clipped. Every step
+            then waits for all stages: the norm is known when the last one has learned.
         monitor: measures the quality of the credits of this stage; None to measure nothing.
-        guard: stop with `DivergedError` at an activation, credit, message or loss that is not finite, before anything learns
-            from it. Or ``Guard(skip=True)``: leave it out, count it, and go on.
-        timeline: is filled with what happens in this stage, in order; None to keep nothing.
+        guard: whether to stop with `DivergedError` at an activation, credit, message or loss that is not
+            finite, before anything learns from it. ``Guard(skip=True)`` skips it, counts it, and continues.
+        timeline: records what happens in this stage, in order; None to record nothing.
         timeout_s: how long a stage waits for another before it gives up, in seconds.
-        seed: of the draws for ``observe_prob``.
-        transport: how the processes reach each other; None for the group of ``torch.distributed`` that was joined.
+        seed: the seed of the draws for ``observe_prob``.
+        transport: how the processes reach each other; None for the process group of ``torch.distributed``.
 
     Attributes:
-        optimizers: of this stage; none if it has nothing to train.
-        module: of this stage.
+        optimizers: the optimizers of this stage; an empty list if it has nothing to train.
+        module: the module of this stage.
 
     Raises:
-        ConfigError: if a setting is out of range, the network cannot be taken apart, the number of processes is
-            another than stages × replicas, or the processes differ in what they are about to run.
-        CutError: if something besides the message crosses a cut that cannot be made of the network's inputs.
+        ConfigError: if a setting is out of range, the network cannot be split, the number of processes is not
+            stages × replicas, or the processes differ in what they are about to run.
+        CutError: if something besides the message crosses a cut that cannot be computed from the network's
+            inputs.
         StageError: if a process does not come, or fails.
     """
 
@@ -154,7 +159,7 @@ class Stages:
                 None if clip_norm is None else Clip(clip_norm, part.module, replicas, coordinator, timeout_s)
             )
         except Exception as error:
-            coordinator.alarm.ring(error)  # the others wait for this process in the handshake
+            coordinator.alarm.ring(error)  # the other processes are waiting in the handshake
             coordinator.peers.leave()
             raise
         sites = list(net.graph.sites.values())
@@ -177,7 +182,7 @@ class Stages:
         below = self._links.below
         copies = layout.stage > 0 and part.inputs is None and sites[layout.stage - 1].name in net.graph.copies
         self._watch = GradientWatch(net, self.optimizers, self._name)
-        with self._guarded():  # data parallel training begins with a meeting of the replicas
+        with self._guarded():  # DistributedDataParallel waits for the replicas when it is created
             self._stage = Stage(
                 wrap_in_ddp(part, self._links.lines.replicas),
                 net.units,
@@ -195,7 +200,7 @@ class Stages:
                 else LateInput(supplies, below, self._instruments),
                 copies=copies,
                 penalty=penalties.function(self._name),
-                # One norm a step is all that the stages agree upon, so with it a step has one update.
+                # With clipping there is one norm per step over all stages, so a step cannot have a second update.
                 update=self._update if self._clip is None else None,
             )
         self._gather = Gather(net, own.parts, coordinator, replicas, timeout_s)
@@ -205,7 +210,7 @@ class Stages:
 
     @property
     def optimizer(self) -> Optimizer | None:
-        """The first of `optimizers`, which is the only one unless the factory returned several; None if there is none."""
+        """The first of `optimizers`, or None if there is none."""
         return self.optimizers[0] if self.optimizers else None
 
     # -- training ---------------------------------------------------------------------------------------
@@ -219,14 +224,17 @@ class Stages:
         ids: Tensor | None = None,
         **inputs: Any,
     ) -> StepRecord:
-        """Run one step of this stage. Waits for the activation from below, and if the window is full for an answer.
+        """Run one step of this stage.
+
+        Waits for the activation from below, and for an answer if the window is full.
 
         Args:
-            x: input, ``(B, ...)``; a tuple of the model's positional arguments; or a mapping of its keyword arguments.
-                Needed by the first stage; what others need of it travels.
-            y: target. By every process, unless targets travel with the activations: then by the first stage.
-            context: of the rules; ``y`` where nothing is given.
-            ids: ``(B,)`` int64, which examples these are.
+            x: the input, ``(B, ...)``; a tuple of the model's positional arguments; or a mapping of its
+                keyword arguments. Needed by the first stage; the inputs that others need are sent to them.
+            y: the target. Every process gives it, unless targets are sent along with the activations: then
+                only the first stage.
+            context: the context of the rules; by default ``y``.
+            ids: ``(B,)`` int64, the ids of the examples.
             inputs: further keyword arguments of the model.
 
         Returns:
@@ -236,8 +244,8 @@ class Stages:
             StageError: if another process has stopped, with the cause.
             DivergedError: if a message or the loss is not finite.
             DataError: if this process was given other examples than the stage below.
-            CutError: if this batch runs through the network in another way than the example did, or the criterion has
-                a term that is no function of the output.
+            CutError: if this batch runs through the network in another way than the example did, or the
+                criterion has a term that does not depend on the output.
         """
         start, waited = self._clock.now(), self.waited_s
         record = StepRecord(self._step)
@@ -271,7 +279,7 @@ class Stages:
         return learned
 
     def _passed(self, x: Any, inputs: Mapping[str, Any]) -> ForwardArgs | None:
-        """Return the network's arguments; None where this process was given none."""
+        """Return the network's arguments; None if this process was given none."""
         if x is None and not inputs:
             if self.layout.is_first:
                 raise ConfigError("the first stage got no input: call step(x, y) there")
@@ -279,10 +287,12 @@ class Stages:
         return forward_args(x, inputs)
 
     def predict(self, x: Any = None, **inputs: Any) -> Any:
-        """Run forward through all stages, in evaluation mode; return the output in the last stage, None elsewhere.
+        """Run forward through all stages, in evaluation mode.
+
+        Return the output in the last stage, None elsewhere.
 
         Args:
-            x: input, as `step` takes it; read by the first stage only.
+            x: the input, as in `step`; only the first stage reads it.
             inputs: further keyword arguments of the model.
 
         Raises:
@@ -293,7 +303,7 @@ class Stages:
             return self._stage.predict(self._passes - 1, self._passed(x, inputs))
 
     def gather(self) -> None:
-        """Bring the weights of all stages into the network of every process. Blocks; all must call it.
+        """Copy the weights of all stages into the network of every process. Blocks; all must call it.
 
         Raises:
             StageError: if another process has stopped, with the cause.
@@ -302,10 +312,11 @@ class Stages:
             self._gather()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs beside ``net.state_dict()``: optimizers, draws, messages under way.
+        """Return the state that a resumed run needs, in addition to ``net.state_dict()``.
 
-        Blocks; all must call it between the same two steps, and each saves its own, with its own ``net.state_dict()``;
-        `assemble` puts them together.
+        It contains the optimizers, the state of the random draws, and the messages in flight. Blocks: all
+        must call it between the same two steps, and each saves its own state with its own
+        ``net.state_dict()``. `assemble` puts these together.
 
         Raises:
             StageError: if another process has stopped, with the cause.
@@ -324,7 +335,8 @@ class Stages:
 
     @explain_load_errors
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the state that `state_dict` returned in the process of this stage, in an engine built in the same way.
+        """Load the state that `state_dict` returned for this stage, in an engine that was built in the same
+        way.
 
         Does not block. All must call it, before their first step.
 
@@ -338,17 +350,20 @@ class Stages:
         self._stage.load_state_dict(state["module"])
 
     def begin_at(self, step: int) -> None:
-        """Count steps from here, before the first: what `Assembled.hand_to` does. All must call it."""
+        """Set the number of the first step, as `Assembled.hand_to` does. All must call it."""
         self._step = step
         self._links.begin_at(step)
 
     def close(self) -> None:
-        """Part from the neighbours in order. Blocks; all must call it. The process group stays as it is.
+        """Disconnect from the neighbours in order.
 
-        All that belongs to the engine ends: its threads, groups and connections.
+        Blocks; all must call it. The process group stays as it is.
+
+        Everything that belongs to the engine ends: its threads, groups and connections.
 
         Raises:
-            StageError: if another process has stopped, with the cause, or has been through another number of batches.
+            StageError: if another process has stopped, with the cause, or has processed another number of
+                batches.
         """
         self._instruments.flush()
         if self._links.is_closed:
@@ -371,36 +386,36 @@ class Stages:
         return self._links.guarded(self._forget)
 
     def _forget(self) -> None:
-        """Leave nothing behind of a step that has failed."""
+        """Drop the gradients of a step that has failed."""
         for optimizer in self.optimizers:
             zero_grad(optimizer)
 
     @property
     def waited_s(self) -> float:
-        """Time this stage has spent waiting for others so far, in seconds."""
+        """The time that this stage has spent waiting for others so far, in seconds."""
         return self._links.waited_s
 
     @property
     def busy_s(self) -> float:
-        """Time this stage has spent in steps without waiting so far, in seconds."""
+        """The time that this stage has spent in steps without waiting so far, in seconds."""
         return self._busy_s
 
     @property
     def sent_bytes(self) -> int:
-        """What this process has sent to its neighbours so far, in bytes."""
+        """The number of bytes that this process has sent to its neighbours so far."""
         return self._links.sent_bytes
 
     @property
     def num_synthetic(self) -> int:
-        """Batches so far that this stage has trained on synthetic inputs."""
+        """The number of batches so far that this stage has trained on synthetic inputs."""
         return 0 if self._stage.late is None else self._stage.late.num_synthetic
 
     @property
     def window(self) -> int:
-        """Steps that an answer may be late now."""
+        """The number of steps that an answer may be late now."""
         return self._links.window.size
 
     @property
     def round_trip_s(self) -> float:
-        """Round trip to the stage above as measured at the start, in seconds; 0 for the last stage."""
+        """The round trip to the stage above as measured at the start, in seconds; 0 for the last stage."""
         return self._links.round_trip_s

@@ -1,4 +1,4 @@
-"""Brings the weights of all stages into the network of every process."""
+"""Copies the weights of all stages into the network of every process."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Gather:
 
     Args:
         net: the network.
-        parts: of it, one for each stage.
-        meeting: of the processes.
-        num_replicas: copies of every stage, of which the first sends.
+        parts: the parts of the network, one for each stage.
+        coordinator: the coordinator of all ranks.
+        num_replicas: the number of copies of every stage; the first copy sends.
         timeout_s: how long to wait for the others at each tensor, in seconds.
     """
 
@@ -38,9 +38,9 @@ class Gather:
         self._timeout_s = timeout_s
 
     def names(self, net: Decoupled, stage: int) -> list[str]:
-        """Return the names, in the state dict of a network, of what a stage changes."""
+        """Return the names, in the state dict of a network, of the tensors that a stage changes."""
         own = {id(t) for t in self._owned[stage]()}
-        saved = net.state_dict()  # not every buffer is
+        saved = net.state_dict()  # some buffers are not part of the state dict
         state = {**dict(net.named_parameters()), **dict(net.named_buffers())}
         return [name for name, t in state.items() if id(t) in own and name in saved]
 
@@ -52,7 +52,10 @@ class Gather:
 
 
 def _tensors(net: Decoupled, stage: int, part: Part) -> Callable[[], list[Tensor]]:
-    """Return what lists the tensors that a stage changes: of its module, and of the rules that are learned there."""
+    """Return a function that lists the tensors that a stage changes.
+
+    They belong to its module, and to the rules that are trained there.
+    """
     sites = list(net.graph.sites)
     rules: list[Rule | nn.Module] = [net.interfaces[sites[stage]].rule] if stage < len(sites) else []
     if stage and (supplies := net.interfaces[sites[stage - 1]].input_rule) is not None:

@@ -14,24 +14,26 @@ __all__ = ["handshake", "describe_state"]
 
 
 def describe_state(model: nn.Module) -> list[str]:
-    """Return a line for every parameter and buffer of a network: name, shape, dtype."""
+    """Return one line for every parameter and buffer of a network: name, shape, dtype."""
     return [f"{name} {tuple(t.shape)} {t.dtype}" for name, t in model.state_dict().items()]
 
 
 def handshake(coordinator: Coordinator, facts: Mapping[str, Any], timeout_s: float) -> list[dict[str, Any]]:
-    """Tell the others what this process is about to run, and check that they are too. Blocks until all have.
+    """Exchange facts about what each process is about to run, and check that they agree.
+
+    Blocks until all have called it.
 
     Args:
-        meeting: of all.
-        facts: JSON values. What stands under ``"same"`` must be equal everywhere, the rest may differ.
+        coordinator: the coordinator of all ranks.
+        facts: JSON values. The values under ``"same"`` must be equal everywhere, the others may differ.
         timeout_s: how long to wait for the others, in seconds.
 
     Returns:
         The facts of all processes, by rank.
 
     Raises:
-        ConfigError: naming the first thing in which two processes differ.
-        StageError: if some do not come.
+        ConfigError: if two processes differ; names the first difference.
+        StageError: if some processes do not come.
     """
     coordinator.publish(f"hello/{coordinator.transport.rank}", facts)
     found: list[dict[str, Any]] = [

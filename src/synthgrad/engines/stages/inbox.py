@@ -1,4 +1,4 @@
-"""Parcels that a link has brought, in order: waits for the next one, and notices when nothing will ever come."""
+"""The inbox of a link: waits for the next parcel, in order, and notices when nothing will ever come."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .wire import Incoming, Parcel, ParcelKind
 
 __all__ = ["Inbox"]
 
-#: How often a stage that waits asks whether another has stopped, in seconds. A power of two, so that virtual times stay
-#: exact.
+#: How often a waiting stage checks whether another has stopped, in seconds. A power of two, so that virtual times
+#: stay exact.
 _POLL_S = 1 / 8
 
 
 class Inbox:
-    """What comes from one neighbour.
+    """Receives parcels from one neighbour.
 
     ::
 
@@ -31,13 +31,13 @@ class Inbox:
                                                          `next`, `poll` return 7, 8, then what follows the mark
 
     Args:
-        incoming: the end of the link.
-        peer: rank of the neighbour.
-        meeting: of all.
+        incoming: the receiving end of the link.
+        peer: the rank of the neighbour.
+        coordinator: the coordinator of all ranks.
         timeout_s: how long to wait for a parcel, in seconds.
 
     Attributes:
-        waited_s: time spent waiting so far, in seconds.
+        waited_s: the time spent waiting so far, in seconds.
     """
 
     def __init__(self, incoming: Incoming, peer: int, coordinator: Coordinator, timeout_s: float) -> None:
@@ -47,23 +47,25 @@ class Inbox:
         self._alarm = coordinator.alarm
         self._clock = coordinator.transport.clock
         self._timeout_s = timeout_s
-        self._kept: deque[Parcel] = deque()  # older than all that is still on the wire
+        self._kept: deque[Parcel] = (
+            deque()
+        )  # received by `drain`, and older than everything still on the wire
         self.waited_s = 0.0
 
     def poll(self, doing: str) -> Parcel | None:
-        """Return the next parcel, if it is here.
+        """Return the next parcel if it is here, otherwise None.
 
         Args:
-            doing: how far this stage has come, for errors, as in "has sent 9".
+            doing: the progress of this stage, for errors, as in "has sent 9".
         """
         parcel = self._kept.popleft() if self._kept else self._get(None)
         return None if parcel is None else self._refuse_end(parcel, doing)
 
     def next(self, doing: str) -> Parcel:
-        """Return the next parcel, which is not the end of the link. Blocks.
+        """Return the next parcel, which must not be the end of the link. Blocks.
 
         Args:
-            doing: how far this stage has come, for errors.
+            doing: the progress of this stage, for errors.
 
         Raises:
             StageError: if another process has stopped, the link is broken or ended, or nothing comes in time.
@@ -71,7 +73,7 @@ class Inbox:
         return self._refuse_end(self._kept.popleft() if self._kept else self._wait(), doing)
 
     def drain(self) -> None:
-        """Read what is on the wire until the neighbour's mark, and keep it for `poll` and `next`. Blocks.
+        """Receive parcels up to the neighbour's mark, and keep them for `poll` and `next`. Blocks.
 
         Raises:
             StageError: as `next`.
@@ -81,13 +83,13 @@ class Inbox:
             self._kept.append(parcel)
 
     def wait_for_end(self, num_batches: int) -> None:
-        """Let go of what still comes until the neighbour has ended too. Blocks.
+        """Drop what still comes until the neighbour has ended too. Blocks.
 
         Args:
-            num_batches: that this stage has been through.
+            num_batches: the number of batches that this stage has processed.
 
         Raises:
-            StageError: if the neighbour has been through another number of batches.
+            StageError: if the neighbour has processed another number of batches.
         """
         while (parcel := self._wait()).kind is not ParcelKind.END:
             if parcel.kind is ParcelKind.BATCH and parcel.step >= num_batches:
@@ -101,14 +103,16 @@ class Inbox:
             raise self._unequal(first[1], first[0], f"{last[1]} after {last[0]}")
 
     def unexpected_error(self, parcel: Parcel, wanted: str) -> StageError:
-        """Return the error for a parcel that is not what it should be."""
+        """Return the error for a parcel that is not the expected one."""
         return StageError(
             f"{self._incoming.name}: got {parcel.kind.name.lower()} {parcel.step}, expected {wanted}; all processes must "
             "call step, predict and close in the same order"
         )
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """Return the parcels that were kept and not taken yet, in order, as plain containers of copies."""
+        """Return the parcels that `drain` kept and that were not used yet, in order, with copies of their
+        tensors.
+        """
         return [
             {
                 "kind": int(parcel.kind),
@@ -122,11 +126,11 @@ class Inbox:
         ]
 
     def load_state_dict(self, state: Sequence[Mapping[str, Any]], device: torch.device) -> None:
-        """Keep the parcels of a state, in place of what was kept.
+        """Replace the kept parcels by those of a state.
 
         Args:
             state: what `state_dict` returned; its tensors are copied.
-            device: of this stage.
+            device: the device of this stage.
         """
         self._kept.clear()
         for saved in state:
@@ -176,5 +180,8 @@ def _map(change: Callable[[Tensor], Tensor], tensors: Any) -> list[Tensor | None
 
 
 def _copy(t: Tensor) -> Tensor:
-    """Return a copy; of a tensor without values, which is one number seen as many, the same again."""
+    """Return a copy of a tensor.
+
+    A tensor without values is a single number that is expanded; it is returned as it is.
+    """
     return t.detach() if not any(t.stride()) else t.detach().clone()

@@ -1,4 +1,7 @@
-"""Complete unlock between processes: a stage whose input is late trains on a synthetic one (DNI §2, forward lock)."""
+"""Complete unlock between processes: a stage trains on a synthetic input if the real one is late.
+
+This removes the forward lock (DNI §2).
+"""
 
 from __future__ import annotations
 
@@ -15,37 +18,40 @@ __all__ = ["LateInput"]
 
 
 class LateInput:
-    """Feeds a stage with what has come from below, or with what its input rule supplies in its place.
+    """Feeds a stage with the activation from below, or with a synthetic input if the activation is late.
 
-    As many activations may be missing as the window of the stage below has; with more the stage waits after all.
+    At most as many activations may be missing as the window of the stage below allows; then the stage waits.
 
-    Every activation that comes teaches the rule, early or late. The batch is answered when the stage has learned from
-    it, so perhaps before it has come: its message is then the gradient at the synthetic input, which the rule below
-    takes for that at ``h``. The better the synthetic inputs, the smaller the difference.
+    The rule learns from every activation, even from one that arrives late. The answer for a batch is sent as
+    soon as the stage has learned from the batch, perhaps before the activation arrives. Its message is then
+    the gradient at the synthetic input, and the rule below treats it as the gradient at ``h``. The better the
+    synthetic inputs, the smaller the difference.
 
     Args:
-        rule: stands in for the stage below; sees the network's input, which every process must then give.
-        below: the link.
-        instruments: look on.
+        rule: supplies the synthetic input from the network's input, which every process must then give.
+        below: the link to the stage below.
+        instruments: the guard, monitor and timeline.
 
     Attributes:
-        num_synthetic: batches so far that were trained on synthetic inputs.
+        num_synthetic: the number of batches so far that were trained on synthetic inputs.
     """
 
     def __init__(self, rule: InputRule, below: BelowLink, instruments: Instruments | None = None) -> None:
         self._port = InputPort(rule, instruments)
         self._below = below
-        self._missing: dict[int, tuple[Batch, int]] = {}  # batch and checksum of what has not come, by step
-        self._early: tuple[int, Tensor, int] | None = None  # of a batch that this stage has not reached yet
+        # By step, the batch and checksum of each activation that is missing.
+        self._missing: dict[int, tuple[Batch, int]] = {}
+        # An activation of a batch that this stage has not reached yet: its step, the tensor, and its checksum.
+        self._early: tuple[int, Tensor, int] | None = None
         self.num_synthetic = 0
 
     def feed(self, step: int, info: Info, checksum: int = 0) -> Tensor:
         """Return the input of a batch, detached: the real one, if it is here.
 
         Args:
-            step: of the batch.
-            info: what is known of it; its ``inputs`` must be there.
-            checksum: of its examples, as this process was given them.
+            step: the step of the batch.
+            info: what is known of the batch; it must have ``inputs``.
+            checksum: the checksum of the examples that this process was given.
 
         Raises:
             ConfigError: if this process was given no input of the network.
@@ -55,7 +61,7 @@ class LateInput:
         x = info.inputs
         if x is None:
             raise ConfigError(
-                f"interface '{self._port.name}' has synthetic inputs, which are made of the network's input: call "
+                f"interface '{self._port.name}' has synthetic inputs, which are computed from the network's input: call "
                 "step(x, y) with the input in every process"
             )
         self._port.rule.check(x, info)
@@ -73,7 +79,7 @@ class LateInput:
         return self._port.supply(batch).h.detach()
 
     def catch_up(self) -> None:
-        """Wait for what is missing, and let it go: something else comes next."""
+        """Wait for the activations that are missing, and drop them: something else comes next."""
         while self._missing:
             early, self._early = self._early, None
             number, *_ = early or self._below.receive_next(wait=True) or (0,)
@@ -101,7 +107,7 @@ class LateInput:
         self._port.observe(batch, h.detach())
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what is still missing, and what has come early, as plain containers of tensors."""
+        """Return what is missing, and the activation that has come early, as plain containers of tensors."""
         return {
             "missing": [{**batch.state_dict(), "checksum": c} for batch, c in self._missing.values()],
             "early": self._early,
@@ -109,7 +115,7 @@ class LateInput:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state, before the first step."""
+        """Load the state that `state_dict` returned, before the first step."""
         batches = [(Batch.from_state(saved), saved["checksum"]) for saved in state["missing"]]
         self._missing = {batch.entered: (batch, checksum) for batch, checksum in batches}
         early = state["early"]

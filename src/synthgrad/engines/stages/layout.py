@@ -1,4 +1,4 @@
-"""Which rank is which stage."""
+"""The layout of ranks: which rank is which stage."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class RankLayout:
     """The place of a rank among ``num_stages × num_replicas``.
 
     Attributes:
-        stage: part of the network, from 0.
-        num_stages: parts.
-        replica: which copy of that part, from 0.
-        num_replicas: copies of each part.
+        stage: the number of the stage, from 0.
+        num_stages: the number of stages.
+        replica: the number of the copy of that stage, from 0.
+        num_replicas: the number of copies of each stage.
     """
 
     stage: int
@@ -27,10 +27,10 @@ class RankLayout:
 
     @classmethod
     def of(cls, rank: int, world_size: int, num_stages: int, num_replicas: int = 1) -> RankLayout:
-        """Return the place of a rank: ranks run over the replicas of stage 0 first, then of stage 1.
+        """Return the place of a rank: the replicas of stage 0 have the first ranks, then those of stage 1.
 
         Raises:
-            ConfigError: if there is another number of ranks.
+            ConfigError: if the number of ranks is not stages × replicas.
         """
         if num_replicas < 1 or world_size != num_stages * num_replicas:
             raise ConfigError(

@@ -2,13 +2,14 @@
 
 ::
 
-    stage k            link             stage k+1
-    AboveLink.send  ── batch t ──────►  BelowLink.take
-                                           │ forward, backward
-    AboveLink.take  ◄─ message t ────── BelowLink.answer
+    stage k                       link             stage k+1
+    AboveLink.send             ── batch t ──────►  BelowLink.receive
+                                                      │ forward, backward
+    AboveLink.receive_answers  ◄─ message t ────── BelowLink.answer
 
-Every batch is answered once, in order: with its message, or, where nobody learns from it or the draw says so, with a
-header alone. So the answers tell how far the stage above has come, whatever share of the messages is sent.
+Every batch is answered once, in order. An answer carries the message; or only a header, if nobody learns from
+the message or it was not drawn to be sent. So answers show the progress of the stage above, whatever share of
+the messages is sent.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ __all__ = ["AboveLink", "Answer", "Activation", "BelowLink"]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back for a batch.
+    """The answer to a batch.
 
     Attributes:
-        step: of the batch.
-        gradient: ``(B, ...)``, per-example units; None if none was sent.
-        loss: ``(B,)``, of each example, where the sender has it.
-        output_error: ``(B, ...)``, per-example units, where a rule needs it.
+        step: the step of the batch.
+        gradient: ``(B, ...)``, in per-example units; None if none was sent.
+        loss: ``(B,)``, the loss of each example, if the sender has it.
+        output_error: ``(B, ...)``, in per-example units, if a rule needs it.
     """
 
     step: int
@@ -45,13 +46,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """An activation, and what has travelled with it.
+    """An activation, and what was sent along with it.
 
     Attributes:
-        h: ``(B, ...)``.
-        target: of the batch; None where targets do not travel.
-        inputs: of the network; empty where they do not travel.
-        checksum: of the examples, as the stage below was given them; 0 if it was not.
+        h: the activation, ``(B, ...)``.
+        target: the target of the batch; None if targets are not sent along.
+        inputs: the inputs of the network; empty if they are not sent along.
+        checksum: the checksum of the examples that the stage below was given; 0 if it was given none.
     """
 
     h: Tensor
@@ -64,8 +65,8 @@ class AboveLink:
     """The link to the stage above.
 
     Args:
-        outgoing, incoming: of the two directions.
-        inbox: for what comes.
+        outgoing, incoming: the two directions.
+        inbox: receives from the stage above.
     """
 
     def __init__(self, outgoing: Outgoing, incoming: Incoming, inbox: Inbox) -> None:
@@ -76,7 +77,7 @@ class AboveLink:
 
     @property
     def waited_s(self) -> float:
-        """Time spent waiting for answers, and for a link that is full, so far, in seconds."""
+        """The time spent waiting for answers, and for a link that is full, so far, in seconds."""
         return self.inbox.waited_s + self.outgoing.waited_s
 
     def send(
@@ -90,37 +91,39 @@ class AboveLink:
         inputs: Sequence[Tensor] = (),
         checksum: int = 0,
     ) -> None:
-        """Send an activation, ``(B, ...)``, and what travels with it. Does not wait.
+        """Send an activation, ``(B, ...)``, and what is sent along with it. Does not wait.
 
         Args:
-            kind: to learn from, or to predict from.
-            step: number of the batch.
+            kind: whether the stage above learns from it, or predicts.
+            step: the number of the batch.
             h: the activation.
-            target: of the batch, or None.
-            window: how far this stage may be ahead: so many parcels may be under way both ways.
-            inputs: of the network, where parts above need them.
-            checksum: of the examples.
+            target: the target of the batch, or None.
+            window: how far this stage may be ahead: so many parcels may be in flight in both directions.
+            inputs: the inputs of the network, if parts above need them.
+            checksum: the checksum of the examples.
         """
         self.incoming.receiver.make_room(window + 1)
         self.outgoing.sender.make_room(window)
-        # A number crosses as a row.
+        # A scalar is sent as a tensor with one row.
         rows = [t if t.ndim else t.reshape(1) for t in inputs]
         self.outgoing.send(kind, step, (h, target, *rows), window=window, checksum=checksum)
 
     def receive_answers(
         self, until: int, upto: int, *, deterministic: bool, on_step_time: Callable[[int], None]
     ) -> list[Answer]:
-        """Return the answers that have come, in order. Waits until that of the batch ``until`` has.
+        """Return the answers that have arrived, in order.
+
+        Waits until the answer for the batch ``until`` has arrived.
 
         Args:
-            until: number of a batch.
-            upto: number of the newest batch that was sent: with synthetic inputs a stage above answers batches that
-                it has not seen yet, and these answers wait.
-            exact: leave later ones for later, even if they are here.
-            took: is told how long a step of the stage above takes.
+            until: the number of a batch.
+            upto: the number of the newest batch that was sent. With synthetic inputs the stage above may
+                answer batches that were not sent yet; these answers are left for later.
+            deterministic: whether to leave all answers after ``until`` for later, even if they are here.
+            on_step_time: called with the step time of the stage above, in microseconds.
 
         Raises:
-            StageError: if what comes is not the next answer.
+            StageError: if the next parcel is not the next answer.
         """
         found: list[Answer] = []
         doing = f"has sent {upto + 1}"
@@ -148,11 +151,14 @@ class AboveLink:
         self._answered = step - 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what has come and was not taken, and how far the stage above has answered, after `Inbox.settle`."""
+        """Return the parcels that were not used yet, and the number of the last answer.
+
+        To be called after `Inbox.drain`.
+        """
         return {"parcels": self.inbox.state_dict(), "answered": self._answered}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Go on from a state, before anything has crossed."""
+        """Load the state that `state_dict` returned, before anything has been sent."""
         self.inbox.load_state_dict(state["parcels"], device)
         self._answered = state["answered"]
 
@@ -161,15 +167,15 @@ class BelowLink:
     """The link to the stage below.
 
     Args:
-        outgoing, incoming: of the two directions.
-        inbox: for what comes.
-        wanted: does a rule below learn from messages at all?
-        observe_prob: share of the messages that are sent.
-        seed: of the draws.
-        sends_output_error: does the output error travel down with the messages?
+        outgoing, incoming: the two directions.
+        inbox: receives from the stage below.
+        wanted: whether a rule below learns from messages at all.
+        observe_prob: the share of the messages that are sent.
+        seed: the seed of the draws.
+        sends_output_error: whether the output error is sent down with the messages.
 
     Attributes:
-        window: of the stage below, as it told last; 0 before it has.
+        window: the window of the stage below, as it was last sent; 0 before.
     """
 
     def __init__(
@@ -194,11 +200,11 @@ class BelowLink:
 
     @property
     def waited_s(self) -> float:
-        """Time spent waiting for activations, and for a link that is full, so far, in seconds."""
+        """The time spent waiting for activations, and for a link that is full, so far, in seconds."""
         return self.inbox.waited_s + self.outgoing.waited_s
 
     def receive(self, kind: ParcelKind, step: int) -> Activation:
-        """Return the next activation and what travels with it. Waits for it.
+        """Return the next activation and what was sent along with it. Waits for it.
 
         Raises:
             StageError: if something else comes.
@@ -214,7 +220,9 @@ class BelowLink:
         return Activation(h, target, [t for t in inputs if t is not None], parcel.checksum)
 
     def receive_next(self, *, wait: bool) -> tuple[int, Tensor, int] | None:
-        """Return number, activation and checksum of the next batch, if it is here; wait for it if asked to.
+        """Return number, activation and checksum of the next batch.
+
+        If it is not here, wait for it or return None.
 
         Raises:
             StageError: if something else comes.
@@ -229,12 +237,15 @@ class BelowLink:
         return parcel.step, parcel.tensors[0], parcel.checksum
 
     def _note(self, parcel: Parcel) -> None:
-        """Take note of how far the stage below may be ahead: so many answers may be under way."""
+        """Record how far the stage below may be ahead, and make room for as many answers."""
         self.window = parcel.window
         self.outgoing.sender.make_room(parcel.window)
 
     def draw(self) -> bool:
-        """Will the message of the next batch be sent? To be asked once a batch, before its forward pass."""
+        """Return whether the message of the next batch will be sent.
+
+        To be called once a batch, before its forward pass.
+        """
         if self._observe_prob == 1 or not self._wanted:
             return self._wanted
         return bool(torch.rand((), generator=self._generator) < self._observe_prob)
@@ -254,7 +265,7 @@ class BelowLink:
         self.outgoing.send(ParcelKind.MESSAGE, step, tensors, busy_us=int(busy_s * 1e6))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what has come and was not taken, the window of the stage below, and the state of the draws."""
+        """Return the parcels that were not used yet, the window of the stage below, and the random state."""
         return {
             "parcels": self.inbox.state_dict(),
             "window": self.window,
@@ -262,7 +273,7 @@ class BelowLink:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Go on from a state, before anything has crossed."""
+        """Load the state that `state_dict` returned, before anything has been received."""
         self.inbox.load_state_dict(state["parcels"], device)
         self.window = state["window"]
         self.outgoing.sender.make_room(self.window)

@@ -1,4 +1,4 @@
-"""What one process trains of a network: the part between two cuts, the rules that are learned there, their optimizers."""
+"""The part of a network that one process trains: a module, its rules, and their optimizers."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["LocalPart", "make_local_part"]
 
 @dataclass(frozen=True, slots=True)
 class LocalPart:
-    """What is this process's own.
+    """What this process trains.
 
     Attributes:
-        parts: of the whole network, one for each stage.
-        part: of this stage.
-        name: of its module.
-        rule: at its end; None for the last stage.
-        supplies: the input rule; None where the stage waits for its input.
-        optimizers: of module and rules; none if there is nothing to train.
+        parts: the parts of the whole network, one for each stage.
+        part: the part of this stage.
+        name: the name of its module.
+        rule: the rule at its end; None for the last stage.
+        supplies: the input rule; None if the stage waits for its input.
+        optimizers: the optimizers of module and rules; an empty list if there is nothing to train.
     """
 
     parts: Sequence[Part]
@@ -47,10 +47,10 @@ def make_local_part(
     rule_options: Mapping[str, Any] | None,
     input_options: Mapping[str, Any] | None,
 ) -> LocalPart:
-    """Take a network apart, and return what a process trains of it; see `Stages` for the arguments.
+    """Split a network, and return the part that a process trains; see `Stages` for the arguments.
 
     Raises:
-        ConfigError, CutError: if it cannot be taken apart.
+        ConfigError, CutError: if it cannot be split.
     """
     parts = split_network(net, None if example is None else forward_args(example, {}))
     hide_attributes(net, [part.attributes for part in parts], layout.stage)

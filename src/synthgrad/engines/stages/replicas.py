@@ -1,7 +1,8 @@
-"""Averages what rules learn over the replicas of a stage.
+"""Averages gradients over the replicas of a stage.
 
-Modules are averaged by PyTorch's DistributedDataParallel. A rule is run when answers come, in one replica perhaps more
-often than in another, while every replica must take part in every average: the mean is over those that have learned.
+PyTorch's DistributedDataParallel averages those of modules. A rule runs when answers arrive, in one replica
+perhaps more often than in another, and every replica must take part in every average. So its mean is over the
+replicas that have learned.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ def wrap_in_ddp(part: Part, group: dist.ProcessGroup | None) -> Part:
 
 
 def average_gradients(rule: nn.Module, group: dist.ProcessGroup) -> None:
-    """Average the gradients of a rule's parameters over the replicas, in place. All must call it; blocks.
+    """Average the gradients of a rule's parameters over the replicas, in place. Blocks; all must call it.
 
     Args:
-        rule: equal in all replicas.
-        group: of the replicas.
+        rule: the rule, equal in all replicas.
+        group: the process group of the replicas.
     """
     parameters = [p for p in rule.parameters() if p.requires_grad]
     if not parameters:
@@ -42,7 +43,7 @@ def average_gradients(rule: nn.Module, group: dist.ProcessGroup) -> None:
     dist.all_reduce(flat, group=group)
     learned = float(flat[-1])
     if not learned:
-        return  # no replica has learned: the optimizer leaves the rule alone
+        return  # no replica has learned, so the rule keeps no gradient, and its optimizer does not step
     flat.div_(learned)
     start = 0
     for p in parameters:

@@ -1,4 +1,7 @@
-"""Stages in the form of ``torch.distributed.pipelining``: one line changes in a program that uses its schedules."""
+"""Stages in the form of ``torch.distributed.pipelining``.
+
+A program that uses its schedules has to change one line.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +29,15 @@ __all__ = ["PipelinePart", "ScheduleDecoupled"]
 
 
 class PipelinePart(Protocol):
-    """What a schedule reads of a ``PipelineStage`` of ``torch.distributed.pipelining``, or of anything like it.
+    """What a schedule needs of a ``PipelineStage`` of ``torch.distributed.pipelining``.
 
-    A protocol, because to load that module takes as long as PyTorch itself.
+    This is a protocol, because loading that module takes as long as loading PyTorch itself.
 
     Attributes:
         submod: the module of this process.
-        stage_index: its place, from 0.
-        num_stages: modules in all.
-        device: of the module.
+        stage_index: its position, from 0.
+        num_stages: the number of stages.
+        device: the device of the module.
     """
 
     submod: nn.Module
@@ -44,7 +47,7 @@ class PipelinePart(Protocol):
 
 
 class ScheduleDecoupled:
-    """A schedule that waits for no gradient: in place of ``Schedule1F1B(stage, n, loss_fn)``.
+    """A schedule that waits for no gradient: replaces ``Schedule1F1B(stage, n, loss_fn)``.
 
     ::
 
@@ -54,30 +57,31 @@ class ScheduleDecoupled:
         schedule.step(target=y)               # all others
         optimizer.step(); optimizer.zero_grad()
 
-    ``step`` leaves gradients, averaged over microbatches, as other schedules do. Two things are different: every rank
-    passes ``target``, which the rule may need, and the optimizer is given the parameters of the rule too. At the end
-    call `close`.
+    ``step`` leaves gradients, averaged over microbatches, as other schedules do. Two things are different:
+    every rank passes ``target``, which the rule may need, and the optimizer also gets the parameters of the
+    rule. At the end call `close`.
 
     Args:
-        stage: a ``PipelineStage``, or what has its attributes; one for each process.
-        n_microbatches: parts that a batch is cut into along its first dimension.
-        loss_fn: takes output and target, returns the mean loss; for the last stage.
-        rule: what credit the stage gets at its end.
-        example: a microbatch of inputs of the whole network, in the first stage, to learn the shapes from. Others
-            give none.
-        window: microbatches that an answer may be late; None to follow the link.
-        deterministic: count lags in microbatches, not in arrival times; see `Stages`.
-        observe_prob: share of the true messages that are sent back.
-        wire_dtype: of what crosses; None for the network's own. Short for ``codecs.cast``.
-        codec: what activations and messages are on the wire; see `codecs`.
+        stage: a ``PipelineStage``, or an object with its attributes; one for each process.
+        n_microbatches: the number of microbatches of a batch, along its first dimension.
+        loss_fn: takes output and target, returns the mean loss; used by the last stage.
+        rule: the rule that gives the stage its credit.
+        example: a microbatch of inputs of the whole network, to find the shapes; given by the first stage
+            only.
+        window: the number of microbatches that an answer may be late; None to adapt it to the link.
+        deterministic: whether lags are counted in microbatches instead of arrival times; see `Stages`.
+        observe_prob: the share of the true messages that are sent back.
+        wire_dtype: the dtype in which tensors are sent; None for the network's own. Short for
+            ``codecs.cast``.
+        codec: the codec of activations and messages; see `codecs`.
         reduction: how ``loss_fn`` reduces; see `decouple`.
-        guard: stop with `DivergedError` at a message or loss that is not finite.
+        guard: whether to stop with `DivergedError` at a message or loss that is not finite.
         timeout_s: how long a stage waits for another, in seconds.
-        seed: of the draws for ``observe_prob``.
-        transport: how the processes reach each other; None for the group of ``torch.distributed`` that was joined.
+        seed: the seed of the draws for ``observe_prob``.
+        transport: how the processes reach each other; None for the process group of ``torch.distributed``.
 
     Raises:
-        ConfigError: if a setting is out of range, or there is another number of processes than of stages.
+        ConfigError: if a setting is out of range, or the number of processes is not the number of stages.
         StageError: if a process does not come, or fails.
     """
 
@@ -106,7 +110,7 @@ class ScheduleDecoupled:
             raise ConfigError(f"n_microbatches={n_microbatches}: expected at least 1")
         if rule.waits:
             raise ConfigError(
-                f"rule {type(rule).__name__} has the stage wait for its message: that is what Schedule1F1B does; use it, "
+                f"rule {type(rule).__name__} makes the stage wait for its message, as Schedule1F1B does; use that, "
                 "or engines.Stages with a window"
             )
         transport = distributed() if transport is None else transport
@@ -123,7 +127,9 @@ class ScheduleDecoupled:
         try:
             sites, copies = _sites(coordinator, layout, self.module, example, stage.device, timeout_s)
         except Exception as error:
-            coordinator.alarm.ring(error)  # the others wait for what this stage was to tell
+            coordinator.alarm.ring(
+                error
+            )  # the other stages are waiting for the shape that this one was to publish
             coordinator.peers.leave()
             raise
         own = None if layout.is_last else rule.bind(sites[layout.stage])
@@ -154,7 +160,7 @@ class ScheduleDecoupled:
         self._step = 0
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the parameters of this stage's module and of its rule: what the optimizer is to step."""
+        """Yield the parameters of this stage's module and of its rule, for the optimizer."""
         yield from self.module.parameters()
         if self.rule is not None:
             yield from self.rule.parameters()
@@ -171,11 +177,11 @@ class ScheduleDecoupled:
         Args:
             args: the input, ``(B, ...)``, in the first stage; none elsewhere.
             target: ``(B, ...)``, in every stage.
-            losses: is filled with the losses of the microbatches in the last stage.
-            return_outputs: return the network's output, detached, in the last stage.
+            losses: a list that the losses of the microbatches are appended to in the last stage.
+            return_outputs: whether to return the network's output, detached, in the last stage.
 
         Raises:
-            ConfigError: if an input or the target is missing, or fewer examples come than microbatches.
+            ConfigError: if an input or the target is missing, or there are fewer examples than microbatches.
             StageError: if another process has stopped, with the cause.
         """
         n, layout = self.n_microbatches, self._links.layout
@@ -210,7 +216,7 @@ class ScheduleDecoupled:
         return torch.cat(outputs) if outputs and return_outputs else None
 
     def close(self) -> None:
-        """Part from the neighbours in order. Blocks; all must call it."""
+        """Disconnect from the neighbours in order. Blocks; all must call it."""
         self._instruments.flush()
         if self._links.is_closed:
             return
@@ -226,10 +232,10 @@ def _sites(
     device: torch.device,
     timeout_s: float,
 ) -> tuple[list[Site], bool]:
-    """Run the example through the stages, of which each tells the next the shape only.
+    """Run the example through the stages. Each stage publishes only the shape of its output to the next one.
 
     Returns:
-        What crosses where, and whether this stage changes its input in place.
+        The site of each cut, and whether this stage changes its input in place.
     """
 
     def crosses(stage: int) -> tuple[tuple[int, ...], torch.dtype]:
@@ -245,7 +251,7 @@ def _sites(
     else:
         shape, dtype = crosses(layout.stage - 1)
         x = torch.zeros(shape, dtype=dtype, device=device)
-    twin = copied(module)  # statistics must not learn from zeros
+    twin = copied(module)  # a copy, since BatchNorm's statistics must not learn from zeros
     with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         before = x._version
         out = twin(x)

@@ -15,17 +15,20 @@ __all__ = ["Settings", "check_rules"]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How stages talk.
+    """How stages communicate.
 
     Attributes:
-        window: steps that an answer may be late; None to follow the link.
-        exact: lags are counted in steps: the answer of step ``t − window`` is taken in step ``t``.
-        observe_prob: share of the true messages that are sent.
-        wire_dtype: of activations and messages on the wire; None for that of the network, or where a codec is given.
-        target: a batch of targets, where these travel with the activations; None where each process gives its own.
+        window: the number of steps that an answer may be late; None to adapt it to the link.
+        deterministic: whether lags are counted in steps: the answer of step ``t − window`` is received in
+            step ``t``.
+        observe_prob: the share of the true messages that are sent.
+        wire_dtype: the dtype in which activations and messages are sent; None for that of the network, or if
+            there is a codec.
+        target: a batch of targets, if these are sent along with the activations; None if each process has its
+            own.
         timeout_s: how long a stage waits for another, in seconds.
-        seed: of the draws for ``observe_prob``.
-        codec: what activations and messages are on the wire; None for what ``wire_dtype`` says.
+        seed: the seed of the draws for ``observe_prob``.
+        codec: the codec of activations and messages; None to use ``wire_dtype``.
     """
 
     window: int | None = None
@@ -39,18 +42,18 @@ class Settings:
 
     @property
     def wire(self) -> Codec | None:
-        """What activations and messages are on the wire; None for as they are."""
+        """The codec of activations and messages; None to send them as they are."""
         return self.codec if self.wire_dtype is None else cast(self.wire_dtype)
 
     def check(self) -> None:
-        """Refuse what makes no sense.
+        """Refuse settings that are out of range or contradict each other.
 
         Raises:
             ConfigError: naming the setting.
         """
         if self.window is not None and self.window < 0:
             raise ConfigError(
-                f"window={self.window}: expected a number of steps from 0, or None to follow the link"
+                f"window={self.window}: expected a number of steps from 0, or None to adapt it to the link"
             )
         if self.deterministic and self.window is None:
             raise ConfigError(
@@ -78,8 +81,8 @@ def _check_inputs(net: Decoupled, settings: Settings, replicas: int) -> None:
     where = f"interface '{supplied[0]}' has synthetic inputs"
     if settings.deterministic:
         raise ConfigError(
-            f"{where}, which are used when the real ones are late, and deterministic=True wants runs alike; use one of "
-            "the two, or InProcess"
+            f"{where}, which are used when the real ones are late, so runs differ, and deterministic=True was given; use "
+            "one of the two, or InProcess"
         )
     if replicas > 1 or settings.target is not None or any(i.rule.waits for i in net.interfaces.values()):
         raise ConfigError(
@@ -89,7 +92,7 @@ def _check_inputs(net: Decoupled, settings: Settings, replicas: int) -> None:
 
 
 def check_rules(net: Decoupled, settings: Settings, replicas: int) -> None:
-    """Refuse rules that cannot work so.
+    """Refuse rules that stages cannot train with under these settings.
 
     Raises:
         ConfigError: naming the interface.

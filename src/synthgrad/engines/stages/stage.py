@@ -1,18 +1,19 @@
-"""What one process does in a step: its module learns at once, its rule when an answer comes.
+"""A step of one process: its module learns at once, and its rule when an answer arrives.
 
 ::
 
     activation from below
         │ 1. forward
-        ├────────────► 2. activation on to the stage above; nobody waits for it
+        ├────────────► 2. send the activation to the stage above, without waiting
         │ 3. the rule's credit, backward
-        ├────────────► 4. message down for the batch, if it was drawn
-        │ 5. answers that have come from above, up to `window` steps late: the rule observes
+        ├────────────► 4. send the message for the batch down, if it was drawn
+        │ 5. receive the answers from above, up to `window` steps late: the rule observes
         ▼
     one optimizer step (by the caller)
 
-It is the in-process engine's step seen from one module, with ``Lag(observe=w)`` at its end if the answer of step
-``t − w`` is taken in step ``t``. A rule whose credit is to wait has the module keep its graph until the answer comes.
+This is the step of the in-process engine for one module, with ``Lag(observe=w)`` at its end if the answer of
+step ``t − w`` is received in step ``t``. If a rule's credit says that the module is to wait, the module keeps
+its graph until the answer arrives.
 """
 
 from __future__ import annotations
@@ -48,11 +49,11 @@ __all__ = ["StageOutput", "Stage"]
 
 @dataclass(frozen=True, slots=True)
 class StageOutput:
-    """What a step has computed.
+    """The result of a step.
 
     Attributes:
-        loss: scalar, detached; None but in the last stage.
-        output: of the network, detached; None but in the last stage.
+        loss: a scalar, detached; None except in the last stage.
+        output: the output of the network, detached; None except in the last stage.
     """
 
     loss: Tensor | None = None
@@ -63,21 +64,22 @@ class Stage:
     """A module with the rule at its end, and the links to its neighbours.
 
     Args:
-        part: of this stage; its module may be wrapped (data parallel).
+        part: the part of this stage; its module may be wrapped (data parallel).
         units: how the criterion reduces.
-        criterion: of the last stage; None for others.
-        rule: at its end; None for the last stage.
-        below, above: links; None where there is no neighbour.
-        window: of the answers from above.
-        exact: take the answer of step ``t − window`` in step ``t``, not earlier.
-        instruments: look on.
-        name: of the module, for errors.
-        sends_target: targets travel with the activations.
-        late: feeds this stage when its input is late; None to wait for it.
-        copies: the module changes its input in place, so it is fed with a copy.
-        penalty: returns what the module learns from besides, a scalar with its graph; None for nothing.
-        update: steps the optimizers, where one step has two updates: of a batch that learns at once, and of one that has
-            waited for its answer.
+        criterion: the criterion of the last stage; None for others.
+        rule: the rule at the end of the stage; None for the last stage.
+        below, above: the links; None if there is no neighbour.
+        window: the window for answers from above.
+        deterministic: whether to receive the answer of step ``t − window`` in step ``t``, and not earlier.
+        instruments: the guard, monitor and timeline.
+        name: the name of the module, for errors.
+        sends_target: whether targets are sent along with the activations.
+        late: feeds this stage if its input is late; None to wait for the input.
+        copies: whether the module changes its input in place, and gets a copy.
+        penalty: returns a term that is added to what the module learns from, a scalar with its graph; None
+            for no penalty.
+        update: steps the optimizers. Needed if a step has two updates: from a batch that learns at once, and
+            from one that has waited for its answer.
     """
 
     def __init__(
@@ -115,9 +117,9 @@ class Stage:
         self._copies = copies
         self._penalty = penalty
         self._update = update
-        # Answers that are not their turn's yet: gradient, losses, and output error where a rule needs it.
+        # Answers that must wait for the answer of an earlier batch: gradient, losses, and output error if a rule needs it.
         self._ready: dict[int, tuple[Tensor | None, ...]] = {}
-        self._flights: dict[int, InFlight] = {}  # batches whose answer has not come yet
+        self._flights: dict[int, InFlight] = {}  # batches without an answer so far
         self._stashes = rule is not None and rule.waits and not (deterministic and window.size == 0)
 
     def run(
@@ -128,15 +130,16 @@ class Stage:
         context: Tensor | None = None,
         ids: Tensor | None = None,
     ) -> StageOutput:
-        """Run one step but for the optimizer.
+        """Run one step except for the optimizer.
 
         Args:
-            step: number of the step.
-            passed: positional and keyword arguments of the network; read by the first stage, and by others that are
-                given them. None where none are given.
-            target: as the criterion wants it; what came with the activation goes before it.
-            context: of the rules; the target itself if there is none and it is a tensor.
-            ids: ``(B,)`` int64, which examples these are.
+            step: the number of the step.
+            passed: positional and keyword arguments of the network; None if this process was given none. The
+                first stage needs them.
+            target: the target, as the criterion expects it; a target that comes with the activation has
+                precedence.
+            context: the context of the rules; by default the target, if it is a tensor.
+            ids: ``(B,)`` int64, the ids of the examples.
 
         Raises:
             DataError: if the activation belongs to other examples than this process was given.
@@ -161,7 +164,7 @@ class Stage:
         if self.below is not None:
             assert h is not None
             wanted = self.below.draw()
-            h = h.requires_grad_(wanted)
+            h = h.requires_grad_(wanted)  # a leaf, whose gradient is the message for the stage below
         leaf = h if wanted else None
         fed = h.clone() if h is not None and self._copies else h
         replay = self._make_replay(inputs) if self._stashes else None
@@ -177,7 +180,7 @@ class Stage:
         self.above.send(
             ParcelKind.BATCH,
             step,
-            out.detach(),
+            out.detach(),  # only the values are sent; the stage above starts a graph of its own
             target if self._sends_target else None,
             self.window.size,
             inputs=inputs if self.part.inputs is not None else (),
@@ -190,11 +193,13 @@ class Stage:
         return StageOutput()
 
     def predict(self, step: int, passed: ForwardArgs | None) -> Any:
-        """Run forward only; return the network's output in the last stage. In evaluation mode, without gradients.
+        """Run forward only; return the network's output in the last stage.
+
+        In evaluation mode, without gradients.
 
         Args:
-            step: number that all stages give this pass.
-            passed: arguments of the network; read by the first stage only.
+            step: the number that all stages give this pass.
+            passed: the arguments of the network; only the first stage reads them.
         """
         h, inputs = None, [] if passed is None else self._inputs(passed)
         if self.below is not None:
@@ -210,7 +215,7 @@ class Stage:
         return None
 
     def _inputs(self, passed: ForwardArgs) -> list[Tensor]:
-        """Return the network's input tensors as the part wants them."""
+        """Return the network's input tensors as the part takes them."""
         if self.part.inputs is not None:
             return self.part.inputs.tensors(passed)
         first = first_tensor(*passed)
@@ -222,12 +227,12 @@ class Stage:
         return [] if first is None else [first]
 
     def catch_up(self) -> None:
-        """Wait for activations that were late, so that nothing else lies before what comes next."""
+        """Wait for activations that were late, so that they do not precede what comes next."""
         if self.late is not None:
             self.late.catch_up()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what has not been answered yet, as plain containers of tensors."""
+        """Return the batches without an answer so far, as plain containers of tensors."""
         flights = [
             {
                 **f.state_dict(),
@@ -244,7 +249,10 @@ class Stage:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state, before the first step. What waits is built once more, by a forward pass as it was then."""
+        """Load the state that `state_dict` returned, before the first step.
+
+        Graphs of batches that wait are rebuilt.
+        """
         self._flights.clear()
         for saved in state["flights"]:
             flight = InFlight.from_state(saved)
@@ -277,7 +285,7 @@ class Stage:
             )
 
     def _make_replay(self, inputs: list[Tensor]) -> ForwardReplay:
-        """Note what the forward pass is made of: a graph that outlives its step must not see the updates in between."""
+        """Record the conditions of the forward pass, whose graph may be needed after this step."""
         replay = ForwardReplay(
             inputs,
             WeightStash(self.part.module),
@@ -288,7 +296,7 @@ class Stage:
         return replay
 
     def _cross(self, port: Port, batch: Batch, made: _PendingBatch) -> None:
-        """Learn from the rule's credit, or keep the graph until the answer comes."""
+        """Learn from the rule's credit, or keep the graph until the answer arrives."""
         step = batch.entered
         flight = self._flights[step] = port.ask(made.out, batch, step)
         credit = flight.credit
@@ -310,12 +318,12 @@ class Stage:
         waited = any(a.step in self._flights and self._flights[a.step].waits for a in answers)
         own = self._flights.get(step)
         if waited and own is not None and not own.waits and self._update is not None:
-            self._update()  # as in process: the batch at hand has learned before the one that has waited
+            self._update()  # as in InProcess, the present batch updates the module before the one that has waited
         for answer in answers:
             self._observe(port, answer, step, len(listening))
         current = self._flights.get(step)
         if current is not None:
-            current.settle()  # the rule's parameters change before its answer comes
+            current.settle()  # the rule's parameters will have changed when the answer arrives
 
     def _observe(self, port: Port, answer: Answer, step: int, share: int) -> None:
         flight = self._flights.pop(answer.step, None)
@@ -329,10 +337,10 @@ class Stage:
             port.observe(flight, step, share)
             port.release(flight)
         elif flight.waits:
-            self.answer(answer.step, None, answer.loss)  # it has waited for nothing
+            self.answer(answer.step, None, answer.loss)  # it has waited, and no message came
 
     def backward(self, step: int, out: Tensor, delta: Tensor | None, penalty: Tensor | None) -> None:
-        """Run the module's backward pass from what it learns from."""
+        """Run the module's backward pass from its credit, or from the loss."""
         ones = None if penalty is None else torch.ones_like(penalty)
         if run_backward(
             [out] if penalty is None else [out, penalty], [delta] if penalty is None else [delta, ones]
@@ -359,9 +367,10 @@ class Stage:
     def answer(
         self, step: int, leaf: Tensor | None, values: Tensor | None, output_error: Tensor | None = None
     ) -> None:
-        """Tell the stage below what its activation was worth, or that it will not be told. In the order of the batches.
+        """Answer a batch of the stage below. Answers are sent in the order of the batches.
 
-        Where a rule has waited and waits no more, a batch is ready before one that still waits.
+        A batch that does not wait can be ready before an earlier one that still waits; its answer is then
+        held back.
         """
         if self.below is None:
             return
@@ -378,16 +387,18 @@ class Stage:
 
 @dataclass(slots=True, eq=False)
 class _PendingBatch:
-    """What a batch has made of a stage; called, if the stage waits for its answer, when that has come.
+    """A batch that may wait for its answer.
+
+    The callback that an `InFlight` calls when the answer has arrived.
 
     Attributes:
-        stage: which.
-        step: of the batch.
-        out: what the module made, with its graph.
-        h: what it was made of, detached; None in the first stage.
-        leaf: the same, if its message is to be sent.
-        penalty: of the module, with its graph.
-        held: what the forward pass was made of, where stages wait over steps.
+        stage: the stage.
+        step: the step of the batch.
+        out: the output of the module, with its graph.
+        h: the input of the module, detached; None in the first stage.
+        leaf: the same tensor, if its gradient is to be sent; otherwise None.
+        penalty: the penalty of the module, with its graph.
+        replay: the conditions of the forward pass, if stages wait over steps.
     """
 
     stage: Stage
@@ -404,7 +415,7 @@ class _PendingBatch:
         self.stage.answer(self.step, self.leaf, message.loss, message.output_error)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return it as plain containers of tensors."""
+        """Return the batch as plain containers of tensors."""
         assert self.replay is not None
         h = None if self.h is None else self.h.detach()
         return {"held": self.replay.state_dict(), "h": h, "wanted": self.leaf is not None}

@@ -1,12 +1,13 @@
-"""What crosses a link: parcels of tensors of agreed shapes and dtypes, each behind a small header.
+"""Parcels: tensors of agreed shapes and dtypes, each parcel behind a small header.
 
 ::
 
     header   bytes of the body │ kind, step, rows, which slots, busy time, window, checksum │ shapes of the slots
     body     the tensors of these slots as bytes, by their codecs, one behind another, each padded
 
-A header has as many numbers (int64) in every parcel of a link. Nothing else ever crosses: no pickles, no dtypes and no
-numbers of dimensions that were not agreed upon. How headers and bodies get to the other side is the transport's concern.
+All headers of a link have the same length in int64 numbers. Nothing else is ever sent: no pickles, and no
+dtypes or numbers of dimensions that were not agreed upon. The transport decides how headers and bodies are
+sent.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .transport import ALIGNED, Line, RawParcel, Sender
 
 __all__ = ["FORMAT", "Incoming", "ParcelKind", "Outgoing", "Parcel", "Slot", "output_slot", "slot_for"]
 
-#: Changes with headers, bodies and what the kinds of parcels mean.
+#: The version of the wire format; it changes with headers, bodies, and the meaning of the kinds of parcels.
 FORMAT = 2
 
 _PREFIX = 8
@@ -36,24 +37,24 @@ _MOST_WINDOW = 1 << 16
 
 
 class ParcelKind(IntEnum):
-    """What a parcel is."""
+    """The kinds of parcels."""
 
-    BATCH = 1  # up: an activation to learn from
-    MESSAGE = 2  # down: what came back for a batch, or that nothing will
-    PREDICT = 3  # up: an activation to run forward only
-    END = 4  # both ways: nothing will follow; its step is the number of batches that the sender has been through
+    BATCH = 1  # upwards: an activation to learn from
+    MESSAGE = 2  # downwards: the message for a batch, or that there is none
+    PREDICT = 3  # upwards: an activation to run forward only
+    END = 4  # both ways: nothing will follow; its step is the number of batches that the sender has processed
     MARK = 5  # both ways: what was sent before it belongs to the state that is being saved
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A tensor that a parcel may hold.
+    """A place for a tensor in a parcel.
 
     Attributes:
-        shape: without the batch dimension; None for a size that differs from batch to batch.
-        dtype: what the receiver gets.
-        codec: what the tensor is on the wire; None for as it is, in ``dtype``.
-        bare: the shape alone crosses; what the receiver gets has no values.
+        shape: the shape without the batch dimension; None for a size that differs from batch to batch.
+        dtype: the dtype that the receiver gets.
+        codec: how the tensor is sent; None to send it as it is, in ``dtype``.
+        shape_only: whether only the shape is sent; the receiver gets a tensor without values.
     """
 
     shape: tuple[int | None, ...]
@@ -63,24 +64,24 @@ class Slot:
 
     @property
     def ndim(self) -> int:
-        """Dimensions, with that of the batch."""
+        """The number of dimensions, with the batch dimension."""
         return len(self.shape) + 1
 
     def fits(self, shape: Sequence[int]) -> bool:
-        """Is this a shape that was agreed upon?"""
+        """Return whether a shape was agreed upon."""
         return len(shape) == self.ndim and all(
             0 <= n <= _MOST_ROWS and e in (None, n) for n, e in zip(shape, (None, *self.shape), strict=True)
         )
 
     def num_bytes(self, shape: Sequence[int]) -> int:
-        """Return the bytes that cross for a tensor of a shape."""
+        """Return the number of bytes that are sent for a tensor of a shape."""
         return 0 if self.shape_only else self._codec.num_bytes(shape)
 
     def encode(self, tensor: Tensor) -> Tensor:
-        """Return the bytes that cross for a tensor, ``(n,)`` uint8.
+        """Return the bytes that are sent for a tensor, ``(n,)`` uint8.
 
         Raises:
-            StageError: if the codec makes other bytes than it says.
+            StageError: if the codec returns another number of bytes than it says.
         """
         data, expected = self._codec.encode(tensor.detach()), self.num_bytes(tensor.shape)
         if data.dtype != torch.uint8 or data.shape != (expected,):
@@ -91,9 +92,9 @@ class Slot:
         return data
 
     def decode(self, data: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:
-        """Return the tensor that bytes stand for, ``(rows, ...)`` on a device."""
+        """Return the tensor for some bytes, ``(rows, ...)`` on a device."""
         if self.shape_only:
-            # One number, seen as a whole tensor: it has a shape and costs nothing.
+            # A single number that is expanded: a tensor of the right shape that needs no memory.
             return torch.zeros((), dtype=self.dtype, device=device).expand(tuple(shape))
         if not data.numel():
             return torch.empty(tuple(shape), dtype=self.dtype, device=device)
@@ -109,7 +110,10 @@ class Slot:
 
 
 def slot_for(site: Site) -> Slot:
-    """Return what crosses a cut: the number of features is agreed upon, other sizes may differ from batch to batch."""
+    """Return the slot for the message at a cut.
+
+    The number of features is fixed, other sizes may differ from batch to batch.
+    """
     if len(site.shape) < 2:
         return Slot((), site.dtype)
     return Slot(
@@ -118,10 +122,10 @@ def slot_for(site: Site) -> Slot:
 
 
 def output_slot(net: Decoupled) -> Slot | None:
-    """Return the slot of the output error, which travels down with the messages; None where no rule needs it.
+    """Return the slot of the output error, which is sent down with the messages; None if no rule needs it.
 
     Raises:
-        CutError: if the network returns more than one tensor that could have one.
+        CutError: if the network returns more than one tensor that could have an error.
     """
     if not net.needs_output_error:
         return None
@@ -136,15 +140,15 @@ def output_slot(net: Decoupled) -> Slot | None:
 
 @dataclass(slots=True)
 class Parcel:
-    """What has come.
+    """A parcel that was received.
 
     Attributes:
-        kind: what it is.
-        step: of the batch that it belongs to.
-        tensors: by slot, ``(rows, ...)``; None for slots that were left empty.
-        busy_us: how long a step of the sender takes, without waiting, in microseconds; 0 if it does not say.
-        window: how many parcels the sender may have under way; 0 if it does not say.
-        checksum: of the examples that the sender has been given for this batch; 0 if it does not say.
+        kind: the kind of the parcel.
+        step: the step of the batch that it belongs to.
+        tensors: the tensors by slot, ``(rows, ...)``; None for slots that were left empty.
+        busy_us: the time of a step of the sender, without waiting, in microseconds; 0 if unknown.
+        window: the number of parcels that the sender may have in flight; 0 if unknown.
+        checksum: the checksum of the examples that the sender was given for this batch; 0 if unknown.
     """
 
     kind: ParcelKind
@@ -156,15 +160,15 @@ class Parcel:
 
 
 class Outgoing:
-    """The sending end of a link. Never waits for the receiver, unless much is still unsent.
+    """The sending end of a link. It waits for the receiver only if too much is unsent.
 
     Args:
-        sender: of this direction.
-        slots: agreed upon.
+        sender: the sender of this direction.
+        slots: the agreed slots.
 
     Attributes:
-        sender: of this direction.
-        sent_bytes: of all parcels so far, headers included.
+        sender: the sender of this direction.
+        sent_bytes: the number of bytes of all parcels so far, headers included.
     """
 
     def __init__(self, sender: Sender, slots: Sequence[Slot]) -> None:
@@ -174,7 +178,7 @@ class Outgoing:
 
     @property
     def waited_s(self) -> float:
-        """Time spent waiting for what was unsent, in seconds."""
+        """The time spent waiting because too much was unsent, in seconds."""
         return self.sender.waited_s
 
     def send(
@@ -187,10 +191,10 @@ class Outgoing:
         window: int = 0,
         checksum: int = 0,
     ) -> None:
-        """Send a parcel; returns at once. What is given must not change any more.
+        """Send a parcel; returns at once. The tensors must not be changed afterwards.
 
         Raises:
-            StageError: if a tensor has not the agreed shape.
+            StageError: if a tensor does not have the agreed shape.
         """
         full = [*tensors, *[None] * (len(self._slots) - len(tensors))]
         present = [(k, t) for k, t in enumerate(full) if t is not None]
@@ -199,7 +203,7 @@ class Outgoing:
         for slot, t in zip(self._slots, full, strict=True):
             if t is not None and not slot.fits(t.shape):
                 raise StageError(
-                    f"a tensor of shape {tuple(t.shape)} was to cross the link, agreed upon was {slot}; give batches "
+                    f"a tensor of shape {tuple(t.shape)} was to be sent over the link, which was agreed to be {slot}; give batches "
                     "like the example"
                 )
             shapes += [0] * slot.ndim if t is None else t.shape
@@ -215,14 +219,14 @@ class Incoming:
     """The receiving end of a link.
 
     Args:
-        line: to the sender.
-        slots: agreed upon.
-        device: of the stage.
-        name: of the link, for errors.
+        line: the line to the sender.
+        slots: the agreed slots.
+        device: the device of the stage.
+        name: the name of the link, for errors.
 
     Attributes:
-        receiver: of this direction.
-        name: of the link.
+        receiver: the receiver of this direction.
+        name: the name of the link.
     """
 
     def __init__(self, line: Line, slots: Sequence[Slot], device: torch.device, name: str) -> None:
@@ -233,20 +237,25 @@ class Incoming:
         self.receiver = line.receiver(length, self._check, name)
 
     def get(self, timeout_s: float | None) -> Parcel | None:
-        """Take the oldest parcel; None if there is none within the timeout. None for no waiting at all.
+        """Return the oldest parcel, or None if none arrives within the timeout.
+
+        A timeout of None means not to wait.
 
         Raises:
-            StageError: if one came that nobody agreed upon.
-            Exception: what has broken the connection.
+            StageError: if a parcel has a header that was not agreed upon.
+            Exception: the error that has broken the connection.
         """
         found = self.receiver.get(timeout_s)
         return None if found is None else self._read(found)
 
     def _check(self, header: Sequence[int]) -> bool:
-        """Refuse a header that nobody agreed upon; return whether another one will follow. In the transport's thread."""
+        """Refuse a header that was not agreed upon; return whether another one will follow.
+
+        Runs in the transport's thread.
+        """
         size, kind, step, rows, mask, busy_us, window, _ = header[:_PREFIX]
         known = kind in set(ParcelKind) and 0 <= rows <= _MOST_ROWS and 0 <= mask < 1 << len(self._slots)
-        # Room is made for a window's parcels, so one that is out of all measure would take all memory.
+        # The receiver makes room for a window of parcels, so an absurdly large window would take all memory.
         known = known and step >= 0 and busy_us >= 0 and 0 <= window <= _MOST_WINDOW
         shapes = self._shapes(header) if known else {}
         fits = all(self._slots[k].fits(shape) for k, shape in shapes.items())
@@ -260,7 +269,7 @@ class Incoming:
         return kind != ParcelKind.END
 
     def _shapes(self, header: Sequence[int]) -> dict[int, Sequence[int]]:
-        """Return the shapes of the slots that are there."""
+        """Return the shapes of the slots that are filled."""
         mask, shapes, start = header[4], dict[int, Sequence[int]](), _PREFIX
         for k, slot in enumerate(self._slots):
             if mask >> k & 1:
@@ -269,7 +278,7 @@ class Incoming:
         return shapes
 
     def _sizes(self, shapes: dict[int, Sequence[int]]) -> list[int]:
-        """Return the bytes of the slots that are there, padded."""
+        """Return the number of bytes of the slots that are filled, padded."""
         return [_padded(self._slots[k].num_bytes(shape)) for k, shape in shapes.items()]
 
     def _read(self, found: RawParcel) -> Parcel:
@@ -289,7 +298,7 @@ def _padded(size: int) -> int:
 
 
 def _pack(parts: Sequence[Tensor]) -> Tensor | None:
-    """Return bytes behind one another, each padded; None if there are none."""
+    """Concatenate bytes, each part padded; None if there are none."""
     padded: list[Tensor] = []
     for data in parts:
         rest = _padded(data.numel()) - data.numel()

@@ -1,6 +1,6 @@
-"""Codecs: what activations and messages are on the wire, as in ``Stages(..., codec=codecs.cast(torch.bfloat16))``.
+"""Codecs: how activations and messages are sent, as in ``Stages(..., codec=codecs.cast(torch.bfloat16))``.
 
-`Codec` says what one does, so a program can bring its own. `cast` sends tensors in another dtype.
+`Codec` is the protocol, so a program can have a codec of its own. `cast` sends tensors in another dtype.
 """
 
 from .base import Codec

@@ -1,4 +1,4 @@
-"""What a tensor is on the wire."""
+"""The protocol of codecs, which convert tensors into the bytes that are sent."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ __all__ = ["Codec"]
 
 
 class Codec(Protocol):
-    """Turns tensors into bytes and back. Has no state: one object serves both ends of all links.
+    """Converts tensors into bytes and back. It has no state: one object serves both ends of all links.
 
-    How many bytes a tensor takes follows from its shape, so that a receiver knows it from the header.
+    The number of bytes of a tensor depends on its shape only, so that the receiver knows it from the header.
     """
 
     @property
     def name(self) -> str:
-        """What the codec does. The handshake compares it: equal names mean equal bytes."""
+        """What the codec does. The handshake compares names, so equal names must mean equal bytes."""
         ...
 
     def num_bytes(self, shape: Sequence[int]) -> int:
-        """Return how many bytes a tensor of this shape takes."""
+        """Return the number of bytes for a tensor of this shape."""
         ...
 
     def encode(self, tensor: Tensor) -> Tensor:
         """Return a tensor as bytes.
 
         Args:
-            tensor: ``(B, ...)``, detached, of any device. It does not change afterwards, so its memory may be shared.
+            tensor: ``(B, ...)``, detached, on any device. It does not change afterwards, so the result may
+                share its memory.
 
         Returns:
             ``(num_bytes(tensor.shape),)`` uint8, contiguous, on the same device.
@@ -38,13 +39,13 @@ class Codec(Protocol):
         ...
 
     def decode(self, data: Tensor, shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Return the tensor that bytes stand for.
+        """Return the tensor for some bytes.
 
         Args:
-            data: ``(num_bytes(shape),)`` uint8, as `encode` made them, at least one. Owned by the result, if it shares
-                their memory. They begin at a multiple of 16 bytes.
-            shape: of the result.
-            device: where the result is to lie; the bytes may lie elsewhere.
-            dtype: of the result.
+            data: ``(num_bytes(shape),)`` uint8, as `encode` returned them, at least one byte. The result may
+                share their memory, and then owns it. They begin at a multiple of 16 bytes.
+            shape: the shape of the result.
+            device: the device of the result; the bytes may be on another device.
+            dtype: the dtype of the result.
         """
         ...

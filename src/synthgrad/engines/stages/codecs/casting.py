@@ -1,4 +1,4 @@
-"""The plain codec: a tensor crosses as it lies in memory, in a dtype."""
+"""The plain codec: a tensor is sent as it lies in memory, in a given dtype."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Cast:
     """Sends tensors in a dtype.
 
     Attributes:
-        dtype: on the wire.
+        dtype: the dtype of the bytes that are sent.
     """
 
     dtype: torch.dtype
@@ -44,7 +44,9 @@ class Cast:
 
 
 def cast(dtype: torch.dtype) -> Codec:
-    """Return the codec that sends tensors in a dtype: ``torch.bfloat16`` halves what crosses of a float32 network.
+    """Return the codec that sends tensors in a dtype.
+
+    ``torch.bfloat16`` halves the traffic of a float32 network.
 
     >>> codec = cast(torch.bfloat16)
     >>> codec.name, codec.num_bytes((2, 3))
@@ -54,13 +56,13 @@ def cast(dtype: torch.dtype) -> Codec:
     tensor([[1., 2., 3.]])
 
     Args:
-        dtype: on the wire; a floating one.
+        dtype: a floating dtype.
 
     Raises:
-        ConfigError: if it is no floating dtype.
+        ConfigError: if it is not a floating dtype.
     """
     if not dtype.is_floating_point:
         raise ConfigError(
-            f"cast({dtype}): expected a floating dtype, such as torch.bfloat16; activations and messages are no whole numbers"
+            f"cast({dtype}): expected a floating dtype, such as torch.bfloat16, for activations and messages are real numbers"
         )
     return Cast(dtype)

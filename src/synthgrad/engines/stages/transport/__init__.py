@@ -1,9 +1,9 @@
 """Transports: how the ranks of an engine reach each other.
 
-`Transport` is what an engine needs of one: a clock, what it knows of its peers, lines between neighbours, a sum and a
-broadcast over all. `distributed` returns that of the process group which this process has joined: ``gloo.py`` or
-``nccl.py``, on what they share in ``process_group.py``. `run_in_memory` runs a program in ranks that are threads of this
-process, in virtual time.
+`Transport` is the protocol: a clock, what is known of the other ranks, lines between neighbours, a sum and a
+broadcast over all. `distributed` returns the transport over the process group that this process has joined:
+``gloo.py`` or ``nccl.py``, which share ``process_group.py``. `run_in_memory` runs a program in ranks that are
+threads of one process, in virtual time.
 """
 
 from .base import (

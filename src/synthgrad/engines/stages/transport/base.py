@@ -1,4 +1,4 @@
-"""What stages need of a transport, as protocols: small enough that a test can have one of its own.
+"""The protocols of transports. They are small, so that a test can have a transport of its own.
 
 ::
 
@@ -6,8 +6,8 @@
     ────────────                       ──────────────
     Sender.send(header, body)  ─────►  Receiver.get()
 
-A *header* is a fixed number of int64 numbers, the first of which is the size of the body in bytes. A *body* is a row of
-bytes, and may be empty. What the numbers and bytes mean is known to ``wire.py`` alone.
+A *header* is a fixed number of int64 numbers, the first of which is the size of the body in bytes. A *body*
+is a row of bytes, and may be empty. Only ``wire.py`` knows what the numbers and bytes mean.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ __all__ = [
     "Transport",
 ]
 
-#: The size of every body is a multiple of so many bytes.
+#: The size of every body is a multiple of this number of bytes.
 ALIGNED = 16
 
-#: Looks at a header before its body is received. Returns whether another one will follow; raises `StageError` if nobody
-#: agreed upon such a header.
+#: Checks a header before its body is received. Returns whether another header will follow; raises `StageError` if the
+#: header was not agreed upon.
 HeaderCheck = Callable[[Sequence[int]], bool]
 
 
 class Clock(Protocol):
-    """The time by which a rank measures how long it works and waits."""
+    """The clock by which a rank measures how long it works and waits."""
 
     def now(self) -> float:
         """Return the time in seconds since a moment that is the same throughout a run."""
         ...
 
     def sleep(self, seconds: float) -> None:
-        """Let so much time pass. Blocks."""
+        """Let some time pass. Blocks."""
         ...
 
 
@@ -65,9 +65,9 @@ class PeerStatus:
     """What is known of another rank.
 
     Attributes:
-        is_gone: it has ended without a goodbye.
-        has_parted: it has said goodbye.
-        silent_s: time since it was heard last, or since it was found to be gone, in seconds.
+        is_gone: whether it has ended without leaving.
+        has_left: whether it has left in order.
+        silent_s: the time since it was last heard, or since it was found to be gone, in seconds.
         waits_for: the rank that it waits for; None while it works.
     """
 
@@ -78,18 +78,21 @@ class PeerStatus:
 
 
 class Peers(Protocol):
-    """What the ranks of one engine tell and know of each other, apart from tensors. No method waits for another rank."""
+    """What the ranks of one engine publish and know of each other, apart from tensors.
+
+    No method waits for another rank.
+    """
 
     def announce_wait(self, rank: int | None) -> None:
-        """Let the others see which rank this one waits for; None while it works."""
+        """Announce which rank this one waits for; None while it works."""
         ...
 
     def publish(self, key: str, value: str) -> None:
-        """Give all ranks a text under a name; where there is one already, that stays."""
+        """Publish a text under a key for all ranks. If the key has a text already, that stays."""
         ...
 
     def lookup(self, key: str) -> str | None:
-        """Return the text under a name, as far as it has come here."""
+        """Return the text under a key, if it has arrived here."""
         ...
 
     def status(self, rank: int) -> PeerStatus:
@@ -97,18 +100,18 @@ class Peers(Protocol):
         ...
 
     def leave(self) -> None:
-        """Say goodbye. Nothing can be told afterwards. May be called twice."""
+        """Leave in order. Nothing can be published afterwards. May be called twice."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class WaitLimit:
-    """What ends a wait for other ranks.
+    """The limit of a wait for other ranks.
 
     Attributes:
-        timeout_s: the longest that it may take, in seconds.
-        check: is called again and again meanwhile; what it raises ends the wait.
-        waits_for: is told which rank is waited for; None when the wait is over.
+        timeout_s: the longest time, in seconds.
+        check: called repeatedly during the wait; an error that it raises ends the wait.
+        announce_wait: called with the rank that is waited for; with None when the wait is over.
     """
 
     timeout_s: float = 300.0
@@ -117,11 +120,11 @@ class WaitLimit:
 
 
 class BrokenLine(Exception):
-    """Nothing crosses a line any more.
+    """A line is broken, and nothing crosses it any more.
 
     Attributes:
-        peer: rank of the neighbour.
-        is_late: it still stands, but the neighbour has not taken anything for too long.
+        peer: the rank of the neighbour.
+        is_late: whether the line still stands, but the neighbour has not accepted anything for too long.
     """
 
     def __init__(self, peer: int, reason: str, *, is_late: bool = False) -> None:
@@ -135,36 +138,36 @@ class Sender(Protocol):
 
     @property
     def waited_s(self) -> float:
-        """Time spent because too much was still unsent, in seconds."""
+        """The time spent waiting because too much was unsent, in seconds."""
         ...
 
     def send(self, header: Sequence[int], body: Tensor | None, number: int) -> None:
-        """Send a header and a body. Returns at once, unless more is unsent than there is room for.
+        """Send a header and a body. Returns at once, unless too much is unsent.
 
         Args:
-            header: its first number is the size of the body.
-            body: ``(n,)`` uint8, where ``n`` is a multiple of `ALIGNED`; None for an empty one. It must not change any
-                more.
-            number: of the batch, for `arrived`.
+            header: the header; its first number is the size of the body.
+            body: ``(n,)`` uint8, where ``n`` is a multiple of `ALIGNED`; None for an empty body. It must not
+                be changed afterwards.
+            number: the number of the batch, for `arrived`.
         """
         ...
 
     def make_room(self, num_parcels: int) -> None:
-        """Prepare for so many headers and bodies that are under way at once. Never makes less room."""
+        """Prepare for this number of headers and bodies in flight at once. Never makes less room."""
         ...
 
     def arrived(self, number: int) -> None:
-        """Let go of what was sent for batches up to this one: the receiver has said that it has them."""
+        """Release what was sent for batches up to this one: the receiver has acknowledged them."""
         ...
 
     def flush(self) -> None:
-        """Wait until everything has left. Blocks."""
+        """Wait until everything has been sent. Blocks."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class RawParcel:
-    """A header and a body.
+    """A header and a body, as received.
 
     Attributes:
         header: the numbers.
@@ -179,23 +182,23 @@ class Receiver(Protocol):
     """The receiving end of one direction between two neighbours."""
 
     def start(self) -> None:
-        """Begin to receive. Called once, when all is set up."""
+        """Start to receive. Called once, when everything is set up."""
         ...
 
     def get(self, timeout_s: float | None) -> RawParcel | None:
-        """Return the oldest header and body that nobody has taken yet, or None if there are none.
+        """Return the oldest header and body that were not returned yet, or None if there are none.
 
         Args:
-            timeout_s: blocks so long for them, in seconds; None not to block.
+            timeout_s: how long to block until there are some, in seconds; None not to block.
 
         Raises:
-            StageError: if a header came that nobody agreed upon.
-            Exception: what has broken the connection.
+            StageError: if a header was not agreed upon.
+            Exception: the error that has broken the connection.
         """
         ...
 
     def make_room(self, num_parcels: int) -> None:
-        """Prepare for so many headers and bodies that are under way at once. Never makes less room."""
+        """Prepare for this number of headers and bodies in flight at once. Never makes less room."""
         ...
 
     def join(self, timeout_s: float) -> bool:
@@ -207,73 +210,75 @@ class Line(Protocol):
     """Both directions between this rank and one neighbour."""
 
     def sender(self) -> Sender:
-        """Make the sending end. Called once."""
+        """Create the sending end. Called once."""
         ...
 
     def receiver(self, length: int, check: HeaderCheck, name: str) -> Receiver:
-        """Make the receiving end. Called once.
+        """Create the receiving end. Called once.
 
         Args:
-            length: numbers in a header.
-            check: looks at every header, perhaps in a thread of the transport.
-            name: of the direction, for errors.
+            length: the length of a header.
+            check: checks every header, perhaps in a thread of the transport.
+            name: the name of the direction, for errors.
         """
         ...
 
 
 class Lines(Protocol):
-    """What connects a rank with its neighbours."""
+    """The lines of a rank to its neighbours."""
 
     @property
     def below(self) -> Line | None:
-        """The line to the stage below; None for the first."""
+        """The line to the stage below; None for the first stage."""
         ...
 
     @property
     def above(self) -> Line | None:
-        """The line to the stage above; None for the last."""
+        """The line to the stage above; None for the last stage."""
         ...
 
     @property
     def replicas(self) -> ProcessGroup | None:
-        """The group of the copies of this stage, over which data parallel training averages; None without copies."""
+        """The process group of the copies of this stage, for data parallel training; None without copies."""
         ...
 
     def round_trip_s(self) -> float:
         """Measure the round trip to the stage above, in seconds; 0 for the last stage.
 
-        Blocks. All ranks must call it, before they make the ends of their lines.
+        Blocks. All ranks must call it, before they create the ends of their lines.
         """
         ...
 
     def close(self) -> None:
-        """Let go of the lines, whatever is under way: what waits in them ends. May be called twice."""
+        """Close the lines, whatever is in flight; waits in them end. May be called twice."""
         ...
 
 
 class Transport(Protocol):
-    """One rank's access to all others."""
+    """The access of one rank to all others."""
 
     @property
     def rank(self) -> int:
-        """Number of this rank, from 0."""
+        """The number of this rank, from 0."""
         ...
 
     @property
     def world_size(self) -> int:
-        """Number of ranks."""
+        """The number of ranks."""
         ...
 
     @property
     def clock(self) -> Clock:
-        """By which this rank measures time."""
+        """The clock of this rank."""
         ...
 
     def peers(self, greeting: str, timeout_s: float = 300.0) -> Peers:
-        """Meet the other ranks for the next engine. All must make their engines in one order. Blocks until all have come.
+        """Meet the other ranks for the next engine.
+
+        Blocks until all have called it. All must create their engines in the same order.
 
         Args:
-            greeting: must be the same everywhere: the version.
+            greeting: a text that must be the same everywhere: the version.
             timeout_s: how long to wait for the others, in seconds.
 
         Raises:
@@ -283,12 +288,13 @@ class Transport(Protocol):
         ...
 
     def lines(self, layout: RankLayout, device: torch.device, limit: WaitLimit = WaitLimit()) -> Lines:
-        """Make the lines between neighbours. Blocks until all ranks have called it.
+        """Create the lines between neighbours. Blocks until all ranks have called it.
 
         Args:
             layout: the place of this rank.
-            device: of this rank's stage.
-            limit: of this wait and of all others for the lines: to measure them, and until there is room to send.
+            device: the device of this rank's stage.
+            limit: the limit of this wait and of all others for the lines: to measure them, and until there is
+                room to send.
 
         Raises:
             ConfigError: if the transport cannot connect such a layout.
@@ -300,8 +306,8 @@ class Transport(Protocol):
         """Return the sum of a tensor over all ranks. Blocks until all have called it.
 
         Args:
-            tensor: of one shape and dtype everywhere; it may be overwritten.
-            check: called again and again meanwhile; what it raises ends the wait.
+            tensor: a tensor of the same shape and dtype everywhere; it may be overwritten.
+            check: called repeatedly during the wait; an error that it raises ends the wait.
         """
         ...
 
@@ -309,18 +315,18 @@ class Transport(Protocol):
         """Copy a tensor of one rank into those of all others, in place. Blocks; all ranks must call it.
 
         Args:
-            tensor: of one shape and dtype everywhere.
-            source: the rank whose values count.
-            check: called again and again meanwhile; what it raises ends the wait.
+            tensor: a tensor of the same shape and dtype everywhere.
+            source: the rank whose values are copied.
+            check: called repeatedly during the wait; an error that it raises ends the wait.
         """
         ...
 
 
 def missing_rank_message(rank: int, timeout_s: float) -> str:
-    """Return what to say of a rank that is missing."""
+    """Return the message of the error for a rank that is missing."""
     return f"rank {rank} did not come to the handshake within {timeout_s:g} s; do all processes build the engine?"
 
 
 def other_version_message(rank: int, theirs: str, own_rank: int, own: str) -> str:
-    """Return what to say to another version."""
+    """Return the message of the error for a rank with another version."""
     return f"rank {rank} runs {theirs}, and rank {own_rank} {own}: install the same version for all processes"

@@ -1,13 +1,14 @@
-"""What processes know of each other: a connection between each two, that carries no tensors.
+"""Connections between all pairs of processes, which carry texts and signs of life, but no tensors.
 
 ::
 
-    rank 0 ══════ rank 1      each line: ["tell", name, text] │ ["beat", the rank waited for] │ ["bye"]
+    rank 0 ══════ rank 1      each line: ["tell", key, text] │ ["beat", the rank waited for] │ ["bye"]
        ╚═ rank 2 ═╝           the end of the stream without a "bye": that process is gone
 
-A thread writes a beat every now and then, so a process whose connection stands and is silent is frozen or cut off, and one
-that is killed is known to all others at once: its kernel closes the connection. Nothing here goes through the store of
-``torch.distributed``, whose holder may be the one that is frozen.
+A thread sends a beat at regular times. So a process whose connection stands but is silent is frozen or cut
+off from the network. If a process is killed, all others know it at once, since its kernel closes the
+connection. Nothing here uses the store of ``torch.distributed``, because the process that holds the store may
+be the one that is frozen.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ from .base import PeerStatus
 
 __all__ = ["Connections"]
 
-#: Between two beats, in seconds.
+#: The time between two beats, in seconds.
 _BEAT_S = 0.25
 
-#: Whoever is silent for so long is not waited for, in seconds.
+#: A rank that has been silent for longer is not waited for, in seconds.
 _SILENT_S = 1.0
 
-#: How long a rank that parts waits until the others have taken its last words, in seconds.
+#: How long a rank that leaves waits until the others have read its last texts, in seconds.
 _PARTING_S = 1.0
 
 
 class _Peer:
-    """The connection to one rank; of its texts what is not whole yet."""
+    """The connection to one rank, with buffers for texts that are not complete yet."""
 
     def __init__(self, end: socket.socket) -> None:
         self.end: socket.socket | None = end
@@ -48,10 +49,10 @@ class _Peer:
 
 
 class Connections:
-    """See `Peers`.
+    """The implementation of `Peers` over sockets.
 
     Args:
-        ends: connected sockets to all other ranks, by rank; owned from now on.
+        ends: connected sockets to all other ranks, by rank; this object owns them.
     """
 
     def __init__(self, ends: Mapping[int, socket.socket]) -> None:
@@ -60,7 +61,9 @@ class Connections:
         self._lock = threading.Lock()
         self._peers = {rank: _Peer(end) for rank, end in ends.items()}
         self._bell, self._hears = socket.socketpair()
-        self._until: float | None = None  # when it ends at the latest; None while it goes on
+        self._until: float | None = (
+            None  # the latest time at which the thread ends; None until this rank leaves
+        )
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._hears, selectors.EVENT_READ)
         self._hears.setblocking(False)
@@ -96,7 +99,7 @@ class Connections:
         return PeerStatus(is_gone, peer.has_left, time.perf_counter() - peer.heard_at, peer.waits_for)
 
     def leave(self) -> None:
-        """See `Peers.part`. Blocks for a second at most, until the others have read what they were told."""
+        """See `Peers.leave`. Blocks for a second at most, until the others have read what was published."""
         with self._lock:
             if self._until is None:
                 self._write(["bye"])
@@ -105,7 +108,7 @@ class Connections:
         self._thread.join(2 * _PARTING_S)
 
     def _write(self, words: list[Any]) -> None:
-        """Have words sent to all. With the lock."""
+        """Append a line for all peers to their buffers. The caller holds the lock."""
         line = json.dumps(words).encode() + b"\n"
         for peer in self._peers.values():
             if peer.end is not None:
@@ -113,7 +116,7 @@ class Connections:
 
     def _ring(self) -> None:
         """Wake the thread."""
-        with suppress(OSError):  # it is full, so it is rung; or all is over
+        with suppress(OSError):  # the socket is full, so the thread will wake up; or it is closed
             self._bell.send(b"!")
 
     # -- the thread -----------------------------------------------------------------------------------
@@ -123,7 +126,7 @@ class Connections:
         while not self._is_over(before):
             events = self._selector.select(_BEAT_S / 4 if self._until is not None else _BEAT_S)
             now = time.perf_counter()
-            # Where this process was frozen itself, or starved, no other is to blame for the silence.
+            # If this process was frozen or starved itself, the silence is not the fault of another.
             pause = max(now - before - 2 * _BEAT_S, 0.0)
             before = now
             with self._lock:
@@ -146,10 +149,10 @@ class Connections:
         self._hears.close()
 
     def _is_over(self, now: float) -> bool:
-        """Has it parted, and have all others hung up, or had the time to?"""
+        """Return whether this rank has left, and the others have closed their connections or had time to."""
         if self._until is None:
             return False
-        # One that is frozen does not read; what it was told it finds when it goes on.
+        # A frozen rank does not read; it finds what was published when it continues.
         return now > self._until or all(
             peer.end is None or now - peer.heard_at > _SILENT_S for peer in self._peers.values()
         )
@@ -161,11 +164,13 @@ class Connections:
     def _beat(self) -> None:
         line = json.dumps(["beat", self._waits_for]).encode() + b"\n"
         for peer in self._peers.values():
-            if peer.end is not None and not peer.unsent:  # what a frozen one does not take must not pile up
+            if (
+                peer.end is not None and not peer.unsent
+            ):  # beats must not pile up for a rank that does not read
                 peer.unsent += line
 
     def _send(self, peer: _Peer) -> None:
-        """Send as much as the other side takes; the rest waits until it takes more."""
+        """Send as much as the other side accepts; the rest is sent when it accepts more."""
         if peer.end is None:
             return
         try:
@@ -177,7 +182,7 @@ class Connections:
             self._lose(peer)
             return
         if self._until is not None and not peer.unsent:
-            # Whoever has read all of it hangs up. To do so here would lose what has not been read.
+            # The other side closes the connection when it has read everything. To close it here would lose the rest.
             with suppress(OSError):
                 peer.end.shutdown(socket.SHUT_WR)
         wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.unsent else 0)
@@ -216,7 +221,7 @@ class Connections:
                 pass
 
     def _lose(self, peer: _Peer) -> None:
-        """The stream has ended."""
+        """Handle the end of the stream."""
         peer.heard_at = time.perf_counter()
         self._hang_up(peer)
 

@@ -1,4 +1,4 @@
-"""The transport of the process group that this process has joined."""
+"""Chooses the transport for the process group that this process has joined."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["distributed"]
 
 
 def distributed() -> Transport:
-    """Return the transport over ``torch.distributed``, by the backend of the group that was joined. Does not block.
+    """Return the transport over ``torch.distributed``, by the backend of the process group. Does not block.
 
     Raises:
-        ConfigError: if no group was joined.
+        ConfigError: if this process has not joined a group.
     """
     if not dist.is_initialized():
         raise ConfigError(

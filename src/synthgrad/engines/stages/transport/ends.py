@@ -1,7 +1,9 @@
-"""The two ends of a direction over ``torch.distributed``: sends that are posted, and a thread that receives.
+"""The two ends of a direction over ``torch.distributed``.
 
-What is sent is posted and forgotten until its buffers are many. A thread waits for what comes, so that the stage can ask
-whether something has.
+A sender that posts sends, and a receiver with a thread.
+
+A posted send returns at once; its buffer is kept until it has been sent. A thread waits for parcels, so that
+the stage can ask at any time whether one has arrived.
 """
 
 from __future__ import annotations
@@ -25,16 +27,16 @@ from .base import BrokenLine, HeaderCheck, RawParcel
 
 __all__ = ["FOREVER", "Direction", "PostingSender", "ThreadReceiver"]
 
-#: Threads wait in receives as long as a run lasts: that a peer is gone is found out in other ways, and `Direction.abort`
-#: ends the wait.
+#: The timeout of a receive. A thread waits in receives as long as a run lasts: `Connections` notices if a peer is gone,
+#: and `Direction.abort` ends the wait.
 FOREVER = timedelta(days=7)
 
 
 class Direction(Protocol):
-    """What is sent from one rank to another, or comes back: a process group of the two.
+    """One direction between two ranks: a process group of the two.
 
     Attributes:
-        peer: rank of the other.
+        peer: the rank of the other.
     """
 
     @property
@@ -49,25 +51,25 @@ class Direction(Protocol):
         ...
 
     def abort(self) -> None:
-        """End whatever waits in this direction, in this process, by an error."""
+        """End all waits in this direction, in this process, with an error."""
         ...
 
     def close(self) -> None:
-        """Let go of the group, with its threads and connections. Nothing may wait in it any more."""
+        """Release the group, with its threads and connections. Nothing may wait in it any more."""
         ...
 
 
 class PostingSender:
-    """Posts sends, and keeps their buffers until they have left.
+    """Posts sends, and keeps their buffers until they have been sent.
 
     Args:
-        direction: to the receiver.
-        device: where tensors must lie to be sent.
-        tag: of a body of so many bytes; headers have tag 0.
-        timeout_s: how long to wait until the receiver takes something, in seconds.
+        direction: the direction to the receiver.
+        device: the device from which tensors are sent.
+        tag: returns the tag of a body of a given size; headers have tag 0.
+        timeout_s: how long to wait until the receiver accepts something, in seconds.
 
     Attributes:
-        waited_s: time spent because too much was still unsent, in seconds.
+        waited_s: the time spent waiting because too much was unsent, in seconds.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class PostingSender:
         self._device = device
         self._tag = tag
         self._timeout_s = timeout_s
-        self._most = 16  # headers and bodies that may be unsent
+        self._most = 16  # the number of headers and bodies that may be unsent
         self._works: deque[tuple[int, dist.Work, Tensor]] = deque()
         self.waited_s = 0.0
 
@@ -87,10 +89,10 @@ class PostingSender:
         if body is not None:
             self._post(number, body.to(self._device), self._tag(body.numel()))
         while len(self._works) > self._most:
-            self._wait_oldest()
+            self._wait_oldest()  # the receiver is far behind: wait, rather than fill the memory
 
     def make_room(self, num_parcels: int) -> None:
-        """See `Sender.make_room`: a header and a body for each, and some more."""
+        """See `Sender.make_room`: a header and a body for each parcel, and some more."""
         self._most = max(self._most, 2 * num_parcels + 8)
 
     def arrived(self, number: int) -> None:
@@ -104,7 +106,7 @@ class PostingSender:
             self._wait_oldest()
 
     def forget(self) -> None:
-        """Let go of what has not left yet."""
+        """Drop everything that has not been sent yet."""
         self._works.clear()
 
     def _post(self, number: int, tensor: Tensor, tag: int) -> None:
@@ -112,7 +114,7 @@ class PostingSender:
             work = self._direction.send(tensor, tag)
         except RuntimeError as error:
             raise BrokenLine(self._direction.peer, str(error)) from error
-        self._works.append((number, work, tensor))
+        self._works.append((number, work, tensor))  # the buffer must live until the send is complete
 
     def _wait_oldest(self) -> None:
         _, work, _ = self._works.popleft()
@@ -128,21 +130,21 @@ class PostingSender:
 
 @dataclass(frozen=True, slots=True)
 class _QueuedParcel:
-    """What the thread has received, and on CUDA when it can be read."""
+    """A parcel that the thread has received; on CUDA with an event after which it can be read."""
 
     received: RawParcel
     ready: torch.cuda.Event | None
 
 
 class ThreadReceiver(ABC):
-    """A thread that receives, and a queue from which the stage takes.
+    """A receiver with a thread, and a queue from which the stage reads.
 
     Args:
-        direction: from the sender.
-        device: where tensors must lie to be received.
-        length: numbers in a header.
-        check: looks at every header, in the thread.
-        name: of the direction.
+        direction: the direction from the sender.
+        device: the device on which tensors are received.
+        length: the length of a header.
+        check: checks every header, in the thread.
+        name: the name of the direction.
     """
 
     def __init__(
@@ -165,18 +167,18 @@ class ThreadReceiver(ABC):
 
     @abstractmethod
     def _body(self, size: int) -> Tensor:
-        """Wait for a body of so many bytes, at least one."""
+        """Wait for a body of ``size`` bytes, at least one."""
 
     @abstractmethod
     def _forget(self) -> None:
-        """Let go of what was posted, at the end."""
+        """Drop the receives that are still posted, at the end."""
 
     def _here(self) -> AbstractContextManager[object]:
-        """Return the context in which the thread works."""
+        """Return the context in which the thread runs."""
         return nullcontext()
 
     def _event(self) -> torch.cuda.Event | None:
-        """Return when the body that was received last can be read; None for now."""
+        """Return an event after which the last body can be read, or None if it can be read now."""
         return None
 
     def start(self) -> None:
@@ -196,11 +198,11 @@ class ThreadReceiver(ABC):
         except queue.Empty:
             return None
         if isinstance(found, BaseException):
-            self._queue.put(found)  # it stays broken
+            self._queue.put(found)  # the direction stays broken, so the next call raises the error too
             raise found
         if found.ready is not None:
-            # The bytes were received on the thread's stream: the stage's must not read them before, and the allocator
-            # must not give them away while the stage's still does.
+            # The bytes were received on the thread's stream. The stage's stream must not read them before they have
+            # arrived, and the allocator must not reuse their memory while the stage's stream still reads them.
             torch.cuda.current_stream(self._device).wait_event(found.ready)
             if found.received.body is not None:
                 found.received.body.record_stream(torch.cuda.current_stream(self._device))
@@ -215,7 +217,7 @@ class ThreadReceiver(ABC):
                     more = self._check(header)
                     body = self._body(header[0]) if header[0] else None
                     self._queue.put(_QueuedParcel(RawParcel(header, body), self._event()))
-        except Exception as error:  # told to the stage, which is in another thread
+        except Exception as error:  # passed on to the stage, which runs in another thread
             self._queue.put(error)
         finally:
             self._forget()

@@ -1,9 +1,11 @@
-"""Over gloo: tensors go through the host's memory, and receives lie ready before anything is sent.
+"""The transport over gloo: tensors go through the host's memory, and receives are posted ahead.
 
-With gloo a posted receive tells that it is complete only when it is waited for, so a thread waits. And a sender keeps back
-what nobody has posted a receive for, which costs a round trip; so receives lie ready for as many parcels as may be under
-way. Bodies of a size have a tag of their own: a receive that was posted for a body of another size just waits for the next
-of its own. It cannot be taken back, so only sizes that come often get receives ahead; others, when their header has come.
+A posted receive of gloo is known to be complete only when it is waited for, so a thread waits. A sender holds
+back a tensor until the receiver has posted a receive for it, which costs a round trip. So receives are posted
+ahead for as many parcels as may be in flight. Bodies of each size have a tag of their own, so that a receive
+that was posted for another size simply waits for the next body of that size. A posted receive cannot be
+withdrawn, so only frequent sizes get receives ahead; for other sizes a receive is posted when the header has
+arrived.
 """
 
 from __future__ import annotations
@@ -29,21 +31,21 @@ __all__ = ["GlooTransport"]
 
 _CPU = torch.device("cpu")
 
-#: Receives that lie ready: of headers, and of bodies before anything is known of the sender's window.
+#: The number of receives that are posted ahead: for headers, and for bodies until the sender's window is known.
 _HEADERS_AHEAD, _FIRST_AHEAD = 80, 4
 
-#: A size comes often if as many of the last bodies had it; receives ahead are for so many sizes in all.
+#: A size is frequent if at least `_OFTEN` of the last `_OF_THE_LAST` bodies had it; at most `_MOST_SIZES` get receives ahead.
 _OFTEN, _OF_THE_LAST, _MOST_SIZES = 4, 8, 8
 
 
 def _tag(size: int) -> int:
-    """Return the tag of a body of so many bytes: 0 is that of headers."""
+    """Return the tag of a body of a given size; tag 0 is that of headers."""
     return 1 + size // ALIGNED
 
 
 @dataclass(frozen=True, slots=True)
 class _Posted:
-    """A receive, and where it writes to."""
+    """A posted receive, and the tensor that it writes to."""
 
     work: dist.Work
     tensor: Tensor
@@ -54,13 +56,13 @@ class _Posted:
 
 
 class _GlooReceiver(ThreadReceiver):
-    """Keeps receives posted: of headers, and of bodies of the sizes that come often."""
+    """Keeps receives posted for headers, and for bodies of frequent sizes."""
 
     def __init__(self, direction: GlooDirection, length: int, check: HeaderCheck, name: str) -> None:
         super().__init__(direction, _CPU, length, check, name)
         self._headers: deque[_Posted] = deque()
         self._bodies: dict[int, deque[_Posted]] = {}  # by size
-        self._last: deque[int] = deque(maxlen=_OF_THE_LAST)  # sizes
+        self._last: deque[int] = deque(maxlen=_OF_THE_LAST)  # the sizes of the last bodies
         self._ahead = _FIRST_AHEAD
 
     def make_room(self, num_parcels: int) -> None:
@@ -68,17 +70,20 @@ class _GlooReceiver(ThreadReceiver):
 
     @property
     def num_posted(self) -> int:
-        """Receives of bodies that lie ready."""
+        """The number of receives for bodies that are posted."""
         return sum(len(posted) for posted in self._bodies.values())
 
     def _header(self) -> list[int]:
         while len(self._headers) < _HEADERS_AHEAD:
+            # Posted ahead: without a posted receive the sender would hold a header back for a round trip.
             self._headers.append(self._post(torch.empty(self._length, dtype=torch.int64), 0))
         return self._headers.popleft().wait().tolist()
 
     def _body(self, size: int) -> Tensor:
         if not self._last:
-            self._last.extend([size] * _OF_THE_LAST)  # until more is known, all are like the first
+            self._last.extend(
+                [size] * _OF_THE_LAST
+            )  # assume at first that all bodies have the size of the first
         self._last.append(size)
         posted = self._bodies.get(size)
         if posted is None:
@@ -87,9 +92,11 @@ class _GlooReceiver(ThreadReceiver):
             posted = self._bodies[size] = deque()
         while len(posted) < self._ahead + 1:
             posted.append(self._post_body(size))
-        found = posted.popleft().wait()
+        found = (
+            posted.popleft().wait()
+        )  # gloo completes receives of one tag in the order in which they were posted
         if self._last.count(size) >= _OFTEN:
-            posted.append(self._post_body(size))
+            posted.append(self._post_body(size))  # replaces the receive that has just been used
         return found
 
     def _forget(self) -> None:
@@ -116,11 +123,11 @@ class _GlooLine(GroupLine):
 
 
 class GlooTransport(ProcessGroupTransport):
-    """Processes that talk over gloo, whatever device they compute on."""
+    """The transport of processes that communicate over gloo, whatever device they compute on."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._all: GlooGroup | None = None  # a group of all ranks, once one is needed
+        self._all: GlooGroup | None = None  # a group of all ranks, created when it is first needed
         self._num_groups = 0
 
     def _connect(self, lines: GroupLines, layout: RankLayout, device: torch.device, limit: WaitLimit) -> None:
@@ -157,13 +164,13 @@ class GlooTransport(ProcessGroupTransport):
             together.close()
 
     def _peers_and_device(self) -> tuple[Peers, Any]:
-        """Return the peers of the engine, and a new device for groups of them."""
+        """Return the peers of the engine, and a new gloo device for their groups."""
         assert self._peers is not None, "call peers first"
         assert self._store is not None
         return self._peers, gloo_device(self._store)
 
     def _together(self, begin: Callable[[GlooGroup], dist.Work], check: Callable[[], None] | None) -> None:
-        """Do something with all ranks, in a group of their own: one that can be ended."""
+        """Run a collective of all ranks in a group of its own, which can be aborted."""
         if self._all is None:
             peers, device = self._peers_and_device()
             self._num_groups += 1

@@ -1,8 +1,9 @@
-"""Gloo's groups, made without `torch.distributed.new_group`.
+"""Gloo's process groups, created without `torch.distributed.new_group`.
 
-`new_group` is a call of all ranks that ends with a barrier in the store. A group of the ranks that need it, made of gloo's
-own class, waits for these only, shares a device (a thread, a listening socket) with others, and is gone when nobody refers to
-it any more. Its members find each other by what they tell as `Peers`, so a wait for one that is gone ends with the cause.
+`new_group` must be called by all ranks, and ends with a barrier in the store. A group that is created from
+gloo's own class concerns only its members. It shares a device (a thread and a listening socket) with other
+groups, and ends with its last reference. The members find each other through `Peers`, so a wait for a member
+that is gone ends with the cause.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from .rendezvous import own_address
 
 __all__ = ["GlooDirection", "GlooGroup", "gloo_device"]
 
-#: Of a receive that never comes.
+#: The tag of a receive that never completes.
 _NO_TAG = (1 << 31) - 2
 
-#: Its stubs lack most of it.
+#: Typed as Any, since the stubs of this class are incomplete.
 _Gloo: Any = dist.ProcessGroupGloo
 
 #: How often a member looks for the others, in seconds.
@@ -36,12 +37,12 @@ _AT_ONCE = timedelta(milliseconds=1)
 
 
 def gloo_device(store: Store) -> Any:
-    """Return a device for groups: it listens at this process's address."""
+    """Return a gloo device for groups, which listens at this process's address."""
     return _Gloo.create_device(hostname=own_address(store))
 
 
 class _PeerStore(Store):
-    """The store in which gloo's members look for each other, made of what peers tell."""
+    """The store in which gloo's members look for each other, on top of `Peers`."""
 
     def __init__(self, name: str, peers: Peers, check: Callable[[], None]) -> None:
         super().__init__()
@@ -49,7 +50,7 @@ class _PeerStore(Store):
         self._peers = peers
         self._check = check
 
-    def set(self, key: str, value: Any) -> None:  # bytes, whatever its stub says
+    def set(self, key: str, value: Any) -> None:  # the value is bytes, unlike in the stub
         self._peers.publish(f"{self._name}/{key}", value.hex())
 
     def get(self, key: str) -> bytes:
@@ -65,15 +66,15 @@ class _PeerStore(Store):
 
 
 class GlooGroup:
-    """Some ranks. Blocks until all of them have made it.
+    """A group of some ranks. Creating it blocks until all of them have done so.
 
     Args:
-        name: of the group, the same in all its ranks; differs between any two.
-        peers: through which they find each other.
-        ranks: members, in order.
-        rank: of this process.
+        name: the name of the group, the same in all its ranks, and different from that of any other group.
+        peers: through which the members find each other.
+        ranks: the ranks of the members, in order.
+        rank: the rank of this process.
         device: see `gloo_device`.
-        limit: of the wait for the others.
+        limit: the limit of the wait for the others.
 
     Raises:
         StageError: if they do not come.
@@ -105,32 +106,32 @@ class GlooGroup:
         return self._group
 
     def send(self, tensor: Tensor, dest: int, tag: int) -> dist.Work:
-        """Post a send to a member by its place in the group."""
+        """Post a send to a member, given by its position in the group."""
         return self._open.send([tensor], dest, tag)
 
     def receive(self, tensor: Tensor, source: int, tag: int) -> dist.Work:
-        """Post a receive from a member by its place in the group."""
+        """Post a receive from a member, given by its position in the group."""
         return self._open.recv([tensor], source, tag)
 
     def allreduce(self, tensor: Tensor) -> dist.Work:
-        """Begin to sum a tensor over all members, in place."""
+        """Start to sum a tensor over all members, in place."""
         return self._open.allreduce([tensor])
 
     def broadcast(self, tensor: Tensor, source: int) -> dist.Work:
-        """Begin to copy a tensor of one member into those of all, in place."""
+        """Start to copy a tensor of one member into those of all, in place."""
         return self._open.broadcast(tensor, source)
 
     def abort(self) -> None:
-        """End all that waits in the group, in this process.
+        """End all waits in the group, in this process.
 
-        Gloo has one way to do so: a receive that times out closes the connections of its whole group.
+        Gloo has one way to do this: a receive that times out closes the connections of its whole group.
         """
         if self._group is not None and self._others:
             with suppress(RuntimeError):
                 self._group.recv([torch.empty(1)], self._others[0], _NO_TAG).wait(_AT_ONCE)
 
     def close(self) -> None:
-        """Let go of the group. Its threads and connections end with the last reference."""
+        """Release the group. Its threads and connections end with the last reference."""
         self._group = None
 
 
@@ -138,9 +139,9 @@ class GlooDirection:
     """A direction between two ranks; see `Direction`.
 
     Args:
-        group: of the two.
-        peer: rank of the other one.
-        is_lower: is the other one the lower rank?
+        group: the group of the two ranks.
+        peer: the rank of the other one.
+        is_lower: whether the other one is the lower rank.
     """
 
     def __init__(self, group: GlooGroup, peer: int, *, is_lower: bool) -> None:

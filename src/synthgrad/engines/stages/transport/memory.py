@@ -1,6 +1,7 @@
-"""Ranks that are threads of one process, with a clock of their own: what takes hours over a slow link takes no time.
+"""The transport in memory: ranks are threads of one process, with a virtual clock.
 
-``virtual.py`` says who runs when, ``world.py`` when a parcel arrives.
+A run over a slow link therefore takes no more time than its computation. ``virtual.py`` decides which rank
+runs when, and ``world.py`` when a parcel arrives.
 """
 
 from __future__ import annotations
@@ -31,22 +32,22 @@ __all__ = ["MemoryTransport", "Outcome", "outcomes_in_memory", "run_in_memory"]
 
 _PING_BYTES = 8
 
-#: How often a rank looks whether the others have come, in seconds. A power of two, so that times stay exact.
+#: How often a rank checks whether the others have come, in seconds. A power of two, so that times stay exact.
 _POLL_S = 1 / 64
 
-#: Without a delay, and with any rate.
+#: A link without a delay, of unlimited rate.
 _IDEAL = Link()
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a program in one rank.
+    """The outcome of a program in one rank.
 
     Attributes:
-        value: what it returned; None if it raised.
-        error: what it raised; None if it returned.
-        trace: of the error, as text.
-        time_s: when it ended, by the virtual clock.
+        value: its return value; None if it raised.
+        error: the error that it raised; None if it returned.
+        trace: the traceback of the error, as text.
+        time_s: the virtual time at which it ended.
     """
 
     value: Any = None
@@ -58,7 +59,7 @@ class Outcome:
 def run_in_memory(
     num_ranks: int, program: Callable[..., Any], *args: Any, links: Link | Sequence[Link] = _IDEAL
 ) -> list[Any]:
-    """Run a program in several ranks of this process, in virtual time; return what it returned, by rank.
+    """Run a program in several ranks of this process, in virtual time; return its return values, by rank.
 
     ::
 
@@ -69,23 +70,23 @@ def run_in_memory(
 
         run_in_memory(2, program, net, links=Link(delay_s=0.05))
 
-    Exactly one rank runs at a time, always the one whose time is least (of two, the lower one). Computing takes no
-    time unless the program says so by ``transport.clock.sleep``; nothing ever really sleeps. Two runs are alike to the
-    last bit. Times that are sums of powers of two, such as 1/64, are exact.
+    Exactly one rank runs at a time, always the one whose time is least (of two, the lower rank). Computing
+    takes no time unless the program says so by ``transport.clock.sleep``; nothing ever really sleeps. Two
+    runs are equal to the last bit. Times that are sums of powers of two, such as 1/64, are exact.
 
-    Every rank has random numbers (of PyTorch on the CPU, and Python's ``random``) and a default dtype of its own, which
-    begin as they are when this function is called. All else that a process has once is shared: let a program make its
-    own network.
+    Every rank has its own random numbers (of PyTorch on the CPU, and of Python's ``random``) and default
+    dtype, which start with their present values. Everything else is shared by the ranks, so a program should
+    create its own network.
 
     Args:
-        num_ranks: ranks, each a thread.
-        program: is called as ``program(transport, *args)`` in each.
-        args: of the program.
-        links: between ranks ``k`` and ``k + 1``, by ``k``; or one for all.
+        num_ranks: the number of ranks, each a thread.
+        program: called as ``program(transport, *args)`` in each.
+        args: further arguments of the program.
+        links: the links between ranks ``k`` and ``k + 1``, by ``k``; or one for all.
 
     Raises:
-        ConfigError: if there is no rank, or another number of links.
-        Exception: what a rank has raised: the first that is no `StageError` of ranks that stopped with it.
+        ConfigError: if there is no rank, or the number of links is wrong.
+        Exception: the error of a rank: the first that is not a `StageError` of ranks that stopped with it.
 
     >>> def program(transport):
     ...     transport.clock.sleep(0.5 * transport.rank)
@@ -97,7 +98,7 @@ def run_in_memory(
     found = outcomes_in_memory(num_ranks, program, *args, links=links)
     errors = [outcome.error for outcome in found if outcome.error is not None]
     if errors:
-        # A rank that fails stops the others, whose errors only repeat what it says.
+        # A rank that fails stops the others, and their errors only repeat the cause.
         raise min(errors, key=lambda error: isinstance(error, StageError))
     return [outcome.value for outcome in found]
 
@@ -105,10 +106,10 @@ def run_in_memory(
 def outcomes_in_memory(
     num_ranks: int, program: Callable[..., Any], *args: Any, links: Link | Sequence[Link] = _IDEAL
 ) -> list[Outcome]:
-    """Run a program as `run_in_memory`, and return what became of it in every rank, errors included.
+    """Run a program like `run_in_memory`, and return its outcome in every rank, errors included.
 
     Raises:
-        ConfigError: if there is no rank, or another number of links.
+        ConfigError: if there is no rank, or the number of links is wrong.
     """
     world = World(num_ranks, links)
     found = [Outcome()] * num_ranks
@@ -144,7 +145,7 @@ class _MemoryClock:
 
 
 class _MemoryPeers:
-    """See `Peers`. Whatever is told is known to all at once."""
+    """See `Peers`. All ranks know a published text at once."""
 
     def __init__(self, world: World, rank: int, engine: int) -> None:
         self._world = world
@@ -172,7 +173,7 @@ class _MemoryPeers:
 
 
 class _MemorySender:
-    """See `Sender`. A link takes whatever is sent at once."""
+    """See `Sender`. A link accepts everything at once."""
 
     waited_s = 0.0
 
@@ -216,7 +217,7 @@ class _MemoryReceiver:
         pass
 
     def join(self, timeout_s: float) -> bool:
-        """See `Receiver.join`; what is under way is let go."""
+        """See `Receiver.join`; parcels in flight are dropped."""
         return not self._more
 
 
@@ -267,7 +268,7 @@ class _MemoryLines:
 
 
 class MemoryTransport:
-    """What a rank of `run_in_memory` reaches the others by; see `Transport`."""
+    """The transport of a rank of `run_in_memory`; see `Transport`."""
 
     def __init__(self, world: World, rank: int) -> None:
         self._world = world
@@ -312,7 +313,7 @@ class MemoryTransport:
         return _MemoryLines(below, above, world.time, rank)
 
     def sum(self, tensor: Tensor, check: Callable[[], None]) -> Tensor:
-        """See `Transport.sum`: in the order of the ranks."""
+        """See `Transport.sum`: the sum is in the order of the ranks."""
         name = f"sum {self._next('sum')}"
         parts = self._world.meet(self.rank, name, tensor.detach().clone(), check)
         total = parts[0]

@@ -1,7 +1,8 @@
-"""Over NCCL: tensors stay on the accelerator, and are received one by one on a stream of the thread that receives.
+"""The transport over NCCL: tensors stay on the accelerator.
 
-NCCL has no tags, so no receive of a body can be posted before its header has told its size. A receive does not keep its
-sender from computing, so nothing is lost.
+A thread receives them one by one, on a stream of its own. NCCL has no tags, so the receive of a body cannot
+be posted before its header has told its size. This costs nothing, since the sender does not wait for a
+receive.
 """
 
 from __future__ import annotations
@@ -46,14 +47,15 @@ class _NcclReceiver(ThreadReceiver):
         return ready
 
     def _header(self) -> list[int]:
-        # Reading the numbers waits for the stream, so the buffer is free again.
+        # Reading the numbers waits for the stream, so the header has arrived completely.
         return self._receive(torch.empty(self._length, dtype=torch.int64, device=self._device)).tolist()
 
     def _body(self, size: int) -> Tensor:
         return self._receive(torch.empty(size, dtype=torch.uint8, device=self._device))
 
     def _receive(self, tensor: Tensor) -> Tensor:
-        self._direction.receive(tensor, 0).wait()  # of the thread's stream, not of the thread
+        # This makes the thread's stream wait for the tensor, and not the thread itself.
+        self._direction.receive(tensor, 0).wait()
         return tensor
 
 
@@ -94,15 +96,16 @@ class _NcclLine(GroupLine):
 
 
 class NcclTransport(ProcessGroupTransport):
-    """Processes with an accelerator each, which talk over NCCL."""
+    """The transport of processes with an accelerator each, which communicate over NCCL."""
 
     def _connect(self, lines: GroupLines, layout: RankLayout, device: torch.device, limit: WaitLimit) -> None:
-        """Make the groups of all pairs, in one order: `new_group` is a call of all ranks."""
+        """Create the groups of all pairs, in one order, since all ranks must call `new_group`."""
         for stage in range(layout.num_stages - 1):
             for replica in range(layout.num_replicas):
                 lower, upper = ((stage + k) * layout.num_replicas + replica for k in (0, 1))
                 lines.announce_wait(upper if self.rank == lower else lower)
-                # NCCL ends what takes longer than its group's timeout, and a receive may wait as long as a run lasts.
+                # NCCL aborts whatever takes longer than the timeout of its group, and a receive may wait as long as a
+                # run lasts.
                 groups = [dist.new_group([lower, upper], timeout=FOREVER) for _ in range(2)]  # pyright: ignore
                 if self.rank not in (lower, upper):
                     continue

@@ -1,6 +1,6 @@
-"""What the transports over ``torch.distributed`` share: where ranks meet, and lines of two directions.
+"""What the transports over ``torch.distributed`` share: how ranks meet, and lines of two directions.
 
-A line has a process group for each direction, so that neither can hold the other up.
+A line has a process group for each direction, so that one direction cannot block the other.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ _PINGS = 5
 #: How long a thread may take to notice that its direction was aborted, in seconds.
 _PARTING_S = 2.0
 
-#: How often a rank that waits for all others asks whether one has stopped, in seconds.
+#: How often a rank that waits for all others checks whether one has stopped, in seconds.
 _POLL_S = 0.0005
 
-#: Engines of this process so far: part of the names in the store.
+#: The number of engines of this process so far: part of the names in the store.
 _instances = 0
 
 
 class WallClock:
-    """The time of the wall."""
+    """The wall clock."""
 
     def now(self) -> float:
         """Return the time in seconds."""
@@ -59,9 +59,9 @@ class GroupLine(ABC):
     """Both directions to a neighbour.
 
     Args:
-        out, back: for what is sent and for what comes.
-        device: where tensors must lie to be sent.
-        timeout_s: how long to wait until the neighbour takes something, in seconds.
+        out, back: the directions to and from the neighbour.
+        device: the device of tensors that are sent.
+        timeout_s: how long to wait until the neighbour accepts something, in seconds.
     """
 
     def __init__(self, out: Direction, back: Direction, device: torch.device, timeout_s: float) -> None:
@@ -74,16 +74,16 @@ class GroupLine(ABC):
 
     @property
     def peer(self) -> int:
-        """Rank of the neighbour."""
+        """The rank of the neighbour."""
         return self._out.peer
 
     @abstractmethod
     def _make_sender(self) -> PostingSender:
-        """Make the sending end."""
+        """Create the sending end."""
 
     @abstractmethod
     def _make_receiver(self, length: int, check: HeaderCheck, name: str) -> ThreadReceiver:
-        """Make the receiving end."""
+        """Create the receiving end."""
 
     def sender(self) -> PostingSender:
         """See `Line.sender`."""
@@ -96,22 +96,22 @@ class GroupLine(ABC):
         return self._receiver
 
     def ping(self) -> float:
-        """Send a number, wait for it to come back, and return how long that took, in seconds."""
+        """Send a number, wait until it comes back, and return how long that took, in seconds."""
         ball = self._ball()
         start = time.perf_counter()
         self._wait(self._out.send(ball, 0))
         self._wait(self._back.receive(ball, 0))
-        int(ball.item())  # on an accelerator: when it is there
+        int(ball.item())  # waits for an accelerator, on which the receive is asynchronous
         return time.perf_counter() - start
 
     def pong(self) -> None:
-        """Send back what comes."""
+        """Receive a number, and send it back."""
         ball = self._ball()
         self._wait(self._back.receive(ball, 0))
         self._wait(self._out.send(ball, 0))
 
     def close(self) -> None:
-        """End what waits, and let go of threads and groups."""
+        """End all waits, and release threads and groups."""
         receiver = self._receiver
         if receiver is None or not receiver.join(0.0):
             for direction in (self._out, self._back):
@@ -131,11 +131,11 @@ class GroupLine(ABC):
 
 
 class GroupLines:
-    """What connects a process with its neighbours; see `Lines`.
+    """The lines of a process to its neighbours; see `Lines`.
 
     Args:
-        limit: of the waits.
-        let_go: ends what else belongs to the lines.
+        limit: the limit of waits.
+        let_go: releases what else belongs to the lines.
     """
 
     def __init__(self, limit: WaitLimit, let_go: Callable[[], None] = lambda: None) -> None:
@@ -152,16 +152,16 @@ class GroupLines:
         return [line for line in (self.below, self.above) if line is not None]
 
     def make(self, make: Callable[[GroupLines], None]) -> None:
-        """Run what makes the lines, within the limit.
+        """Run a function that creates the lines, within the limit.
 
         Raises:
-            BrokenLine: if it takes too long, or cannot be done.
+            BrokenLine: if it takes too long, or fails.
         """
 
         def made() -> None:
             make(self)
             if self.is_closed:
-                self.close()  # it has taken too long, and was left behind
+                self.close()  # the call has taken too long, and its caller has given up
 
         try:
             self._within_limit(made)
@@ -174,7 +174,7 @@ class GroupLines:
         return self._within_limit(self._measured)
 
     def announce_wait(self, rank: int) -> None:
-        """Note which rank is waited for."""
+        """Announce which rank is waited for."""
         self._waited_for = rank
         self._limit.announce_wait(rank)
 
@@ -198,7 +198,7 @@ class GroupLines:
             return 0.0
         self.announce_wait(self.above.peer)
         above = self.above
-        # The first makes the connection.
+        # The first ping also makes the connection, so it is not counted.
         return statistics.median([above.ping() for _ in range(_PINGS + 1)][1:])
 
     def _within_limit(self, call: Callable[[], _T]) -> _T:
@@ -217,12 +217,12 @@ class GroupLines:
 
 
 class ProcessGroupTransport(ABC):
-    """Processes that have joined a group of ``torch.distributed``; see `Transport`.
+    """The transport of processes that have joined a process group of ``torch.distributed``; see `Transport`.
 
     Attributes:
-        rank: number of this process.
-        world_size: number of processes.
-        clock: that of the wall.
+        rank: the number of this process.
+        world_size: the number of processes.
+        clock: the wall clock.
     """
 
     def __init__(self) -> None:
@@ -230,12 +230,16 @@ class ProcessGroupTransport(ABC):
         self.world_size = dist.get_world_size()
         self.clock = WallClock()
         self._timeout_s = 300.0
-        self._store: Store | None = None  # of the engine that was made last
-        self._peers: Connections | None = None  # of the same
+        # Those of the engine that was created last:
+        self._store: Store | None = None
+        self._peers: Connections | None = None
 
     @abstractmethod
     def _connect(self, lines: GroupLines, layout: RankLayout, device: torch.device, limit: WaitLimit) -> None:
-        """Make the lines to the neighbours. Blocks until all ranks have called it; in a thread of its own."""
+        """Create the lines to the neighbours.
+
+        Blocks until all ranks have called it; runs in a thread of its own.
+        """
 
     def peers(self, greeting: str, timeout_s: float = 300.0) -> Connections:
         """See `Transport.peers`."""
@@ -265,7 +269,7 @@ class ProcessGroupTransport(ABC):
 
     @abstractmethod
     def _let_go(self) -> None:
-        """End what belongs to the transport, and is made anew when it is needed."""
+        """Release what belongs to the transport; it is created again when it is needed."""
 
     @abstractmethod
     def sum(self, tensor: Tensor, check: Callable[[], None]) -> Tensor:
@@ -277,7 +281,7 @@ class ProcessGroupTransport(ABC):
 
 
 def wait_for_work(work: dist.Work | None, check: Callable[[], None] | None) -> None:
-    """Wait for what is under way on all ranks, and ask whether to go on waiting."""
+    """Wait for a collective of all ranks, and check repeatedly whether to go on waiting."""
     assert work is not None
     while not work.is_completed():
         if check is not None:

@@ -1,13 +1,13 @@
-"""How processes that have joined a group connect with each other for one engine.
+"""How the processes of a process group connect with each other for one engine.
 
 ::
 
     1. each rank listens at its address, and writes into the store: greeting, address, a secret
     2. it reads what the others have written; another greeting is refused here
-    3. it connects to all lower ranks, and says their secret and its rank; those of higher ranks come in
-    4. it listens no more
+    3. it connects to all lower ranks, and sends their secret and its rank; higher ranks connect to it
+    4. it stops listening
 
-The store is read and written only here, in calls that cannot block for longer than the engine waits.
+Only this module uses the store, in calls that cannot block for longer than the engine waits.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ _MOST_BYTES = 128
 
 
 class _Rendezvous:
-    """One rank on its way to the others.
+    """Connects one rank to all others.
 
     Args:
-        store: shared by all ranks; of this engine.
-        rank: of this process.
-        world_size: number of processes.
-        timeout_s: for all of it, in seconds.
+        store: the store of this engine, shared by all ranks.
+        rank: the rank of this process.
+        world_size: the number of processes.
+        timeout_s: the timeout for the whole rendezvous, in seconds.
     """
 
     def __init__(self, store: Store, rank: int, world_size: int, timeout_s: float) -> None:
@@ -90,7 +90,7 @@ class _Rendezvous:
         return _asked(call, max(self._until - time.perf_counter(), 0.1), self._timeout_s)
 
     def _card(self, rank: int) -> dict[str, Any]:
-        """Return what another rank has written, or will soon."""
+        """Return what another rank has written into the store. Waits for it."""
         while not self._ask(lambda: self._store.check([str(rank)])):
             self._wait_for(rank)
         return json.loads(self._ask(lambda: self._store.get(str(rank))))
@@ -113,7 +113,7 @@ class _Rendezvous:
                 self._wait_for(rank)
 
     def _accept(self, listener: socket.socket) -> None:
-        """Let all higher ranks in. Whoever says something else is sent away, and keeps nobody waiting."""
+        """Accept connections of all higher ranks. A stranger is disconnected, and keeps nobody waiting."""
         listener.setblocking(False)
         with selectors.DefaultSelector() as selector:
             selector.register(listener, selectors.EVENT_READ)
@@ -138,7 +138,7 @@ class _Rendezvous:
     def _listen(self, end: Any, said: dict[socket.socket, bytes], selector: selectors.BaseSelector) -> None:
         data = b""
         with suppress(OSError):
-            # Not more than the line: what follows it is for the connection.
+            # One byte at a time, so as not to read past the first line: the rest is for the connection.
             data = end.recv(1)
         said[end] += data
         if data and not said[end].endswith(b"\n") and len(said[end]) < _MOST_BYTES:
@@ -154,12 +154,12 @@ class _Rendezvous:
 
 
 def own_store(name: str, timeout_s: float) -> Store:
-    """Return a part of the store that the process group has met in, over a connection of its own.
+    """Return a part of the process group's store, over a connection of its own.
 
-    A call that hangs in it keeps no other from the store.
+    A call that hangs on this connection does not block others from the store.
 
     Args:
-        name: of the part.
+        name: the name of the part.
         timeout_s: how long to wait for the store, in seconds.
 
     Raises:
@@ -174,7 +174,7 @@ def own_store(name: str, timeout_s: float) -> Store:
 
 
 def _asked(call: Callable[[], _T], left_s: float, timeout_s: float) -> _T:
-    """Return what the store answers."""
+    """Return the store's answer to a call."""
     holder = "torchrun" if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else "rank 0"
     try:
         return call_with_timeout(call, left_s)
@@ -191,10 +191,10 @@ def rendezvous(store: Store, rank: int, world_size: int, greeting: str, timeout_
     """Connect with all other ranks. Blocks until all have come.
 
     Args:
-        store: shared by all ranks, and by nothing but this engine.
-        rank: of this process.
-        world_size: number of processes.
-        greeting: must be the same everywhere.
+        store: shared by all ranks, and used by nothing but this engine.
+        rank: the rank of this process.
+        world_size: the number of processes.
+        greeting: a text that must be the same everywhere.
         timeout_s: how long to wait for the others, in seconds.
 
     Raises:
@@ -205,7 +205,10 @@ def rendezvous(store: Store, rank: int, world_size: int, greeting: str, timeout_
 
 
 def own_address(store: Store) -> str:
-    """Return the address at which the others reach this process: that of gloo's device, or of the route to the store."""
+    """Return the address at which others reach this process.
+
+    It is the address of gloo's device, or of the route to the store.
+    """
     device = os.environ.get("GLOO_SOCKET_IFNAME", "").split(",")[0]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         if device:

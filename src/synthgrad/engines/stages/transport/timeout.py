@@ -1,7 +1,7 @@
-"""Calls that may block for longer than they should: into the store of ``torch.distributed``, or while groups are made.
+"""Calls that may block for too long: calls of the store of ``torch.distributed``, and the creation of groups.
 
-Neither has a limit that holds. A read of the store waits on a socket until the process that holds it answers, which a
-frozen one never does, and gloo looks for its peers in that store.
+Neither has a reliable timeout. A read of the store waits on a socket until the process that holds the store
+answers, which a frozen process never does; and gloo looks for its peers in that store.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["call_with_timeout"]
 
 T = TypeVar("T")
 
-#: How often the caller asks whether to go on waiting, in seconds.
+#: How often the caller checks whether to go on waiting, in seconds.
 _POLL_S = 0.05
 
 
@@ -24,16 +24,16 @@ def call_with_timeout(
 ) -> T:
     """Return what a function returns, unless that takes too long. Blocks.
 
-    It runs in a thread, which is left behind in the call if need be.
+    The function runs in a thread, which is left behind in its call after a timeout.
 
     Args:
-        function: may block.
+        function: the function, which may block.
         timeout_s: how long to wait for it, in seconds.
-        check: called again and again meanwhile; what it raises ends the wait.
+        check: called repeatedly during the wait; an error that it raises ends the wait.
 
     Raises:
         TimeoutError: if it takes longer.
-        Exception: what the function has raised.
+        Exception: the error that the function has raised.
     """
     found: list[Any] = []
     errors: list[BaseException] = []
@@ -41,7 +41,7 @@ def call_with_timeout(
     def call() -> None:
         try:
             found.append(function())
-        except BaseException as error:  # raised where it was called for
+        except BaseException as error:  # raised in the thread of the caller
             errors.append(error)
 
     thread = threading.Thread(target=call, name="synthgrad call", daemon=True)

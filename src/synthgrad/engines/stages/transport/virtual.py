@@ -1,14 +1,14 @@
-"""Time that is computed: threads take turns, and the next one is always the one whose turn comes first on the clock.
+"""Virtual time: threads run one at a time, always the one that is due first on a virtual clock.
 
 ::
 
     thread 0   runs at 0.0 │ sleeps until 0.5                 │ runs at 0.5 …
     thread 1               │ runs at 0.0 │ waits for a parcel │             │ wakes at 0.7, when it arrives
-                           └─ the baton goes to whoever is due first; ties go to the lower rank
+                           └─ the baton goes to the thread that is due first; ties go to the lower rank
 
-Computing takes no time; sleeping and waiting do. The thread that holds the baton is never later than any other, so what
-it finds at its time is all that there is at that time. Nothing depends on how the machine schedules threads: two runs are
-alike.
+Computing takes no time; sleeping and waiting do. The time of the thread with the baton is never later than
+that of another thread, so everything that has happened before its time is known to it. Nothing depends on how
+the machine schedules threads, so two runs are equal.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from ....core import StageError
 
 __all__ = ["VirtualTime"]
 
-#: Tells when a wait will be over as far as is known now; None if that is not known.
+#: Returns when a wait will be over, as far as is known now; None if that is not known.
 Due = Callable[[], "float | None"]
 
 
 class _ThreadState:
-    """What a process has once and each thread is to have for itself: random numbers, and settings of PyTorch."""
+    """Random numbers and settings of PyTorch, which a process has once and each rank needs for itself."""
 
     def __init__(self) -> None:
         self._random = random.getstate()
@@ -48,13 +48,13 @@ class _VirtualThread:
     """One thread.
 
     Attributes:
-        time: of this thread, in seconds.
-        due: when it may go on.
-        what: it waits for, in words; what became of it when it is over.
-        is_over: it has ended.
-        error: raised in it as soon as it goes on.
-        baton: given to it when it may go on.
-        surroundings: of this thread, while another one runs.
+        time: the time of this thread, in seconds.
+        due: returns when it may continue.
+        what: what it is doing, in words, for errors.
+        is_over: whether it has ended.
+        error: an error that is raised in it as soon as it continues.
+        baton: released when it may continue.
+        surroundings: its random numbers and settings, while another thread runs.
     """
 
     def __init__(self, surroundings: _ThreadState) -> None:
@@ -68,10 +68,10 @@ class _VirtualThread:
 
 
 class VirtualTime:
-    """Runs functions in threads of their own, one at a time, by a clock of its own.
+    """Runs functions in threads of their own, one at a time, by a virtual clock.
 
     Args:
-        num_ranks: threads.
+        num_ranks: the number of threads.
     """
 
     def __init__(self, num_ranks: int) -> None:
@@ -82,7 +82,8 @@ class VirtualTime:
     def run(self, functions: list[Callable[[], Any]]) -> None:
         """Run the functions, by rank, until all have ended. Blocks. They may not raise.
 
-        Random numbers and settings begin in each as they are here, and are here afterwards as they were before.
+        Random numbers and settings start in each function with their present values, and are restored at the
+        end.
         """
         threads = [
             threading.Thread(target=self._serve, args=(rank, f), name=f"synthgrad rank {rank}", daemon=True)
@@ -95,7 +96,7 @@ class VirtualTime:
             for thread in threads:
                 thread.join()
         finally:
-            # Only if the wait was interrupted do threads still run: these are let go, and end at their next call.
+            # Threads still run only if the wait was interrupted; they end at their next call.
             self._stopped = True
             for turn in self._turns:
                 turn.baton.release()
@@ -113,15 +114,15 @@ class VirtualTime:
         self.wait(rank, f"sleeps until {until:g} s", lambda: until)
 
     def wait(self, rank: int, what: str, due: Due) -> None:
-        """Give the baton away until a rank is due. Blocks.
+        """Release the baton until a rank is due. Blocks.
 
         Args:
-            rank: that of the calling thread.
-            what: it waits for, as in "waits for a parcel".
-            due: tells when it may go on.
+            rank: the rank of the calling thread.
+            what: what it waits for, as in "waits for a parcel".
+            due: returns when it may continue.
 
         Raises:
-            StageError: if no rank will ever go on.
+            StageError: if no rank will ever continue.
         """
         turn = self._turns[rank]
         turn.what, turn.due = what, due
@@ -159,7 +160,7 @@ class VirtualTime:
             self._next().baton.release()
 
     def _next(self) -> _VirtualThread:
-        """Return who is due first. If nobody is, everybody is told, one after the other."""
+        """Return the thread that is due first. If none will ever be, an error is set in each thread."""
         alive = [turn for turn in self._turns if not turn.is_over]
         due = [(at, k) for k, turn in enumerate(alive) if (at := turn.due()) is not None]
         if not due:

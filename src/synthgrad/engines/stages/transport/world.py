@@ -1,7 +1,7 @@
-"""What ranks in memory share: a clock, links on which parcels are under way, meetings, and texts.
+"""What ranks in memory share: a clock, links with parcels in flight, meetings, and texts.
 
-A parcel that is sent at time ``t`` over an idle link with delay ``d`` and rate ``r`` arrives at ``t + size / r + d``; one
-that is sent before the link is idle leaves when those before it have.
+A parcel that is sent at time ``t`` over an idle link with delay ``d`` and rate ``r`` arrives at ``t + size /
+r + d``. If the link is not idle, the parcel leaves after those before it.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from .virtual import VirtualTime
 
 __all__ = ["Link", "Pipe", "World"]
 
-#: How often a rank that waits for the others asks whether one has stopped, in seconds.
+#: How often a rank that waits for the others checks whether one has stopped, in seconds.
 _POLL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What lies between two neighbours, in each direction.
+    """The properties of the connection between two neighbours, in each direction.
 
     Attributes:
-        delay_s: from the end of a send to the arrival, in seconds.
-        bytes_per_s: rate; infinite by default.
+        delay_s: the time from the end of a send to the arrival, in seconds.
+        bytes_per_s: the rate; infinite by default.
     """
 
     delay_s: float = 0.0
     bytes_per_s: float = float("inf")
 
     def check(self) -> None:
-        """Refuse what makes no sense.
+        """Refuse values that are out of range.
 
         Raises:
-            ConfigError: naming the setting.
+            ConfigError: naming the value.
         """
         if not 0 <= self.delay_s < float("inf"):
             raise ConfigError(f"delay_s={self.delay_s}: expected seconds from 0")
@@ -48,7 +48,7 @@ class Link:
 
 
 class Pipe:
-    """One direction of a link: what is under way, and when it arrives."""
+    """One direction of a link: the parcels in flight, and when they arrive."""
 
     def __init__(self, time: VirtualTime, link: Link) -> None:
         self._time = time
@@ -57,14 +57,17 @@ class Pipe:
         self._under_way: deque[tuple[float, RawParcel]] = deque()
 
     def put(self, rank: int, header: Sequence[int], body: Tensor | None, size: int) -> None:
-        """Send a header and a body, of so many bytes together, at the time of a rank."""
+        """Send a header and a body, of ``size`` bytes together, at the time of a rank."""
         self._idle_at = max(self._idle_at, self._time.now(rank)) + size / self._link.bytes_per_s
-        # The sender's memory may be used again, or seen by a module that works in place.
+        # A copy: the sender may reuse the memory, and the receiving module may change its input in place.
         received = RawParcel(list(header), None if body is None else body.clone())
         self._under_way.append((self._idle_at + self._link.delay_s, received))
 
     def get(self, rank: int, timeout_s: float | None, what: str) -> RawParcel | None:
-        """Return what has arrived first; None if nothing has within the timeout (None: for ever)."""
+        """Return the parcel that has arrived first, or None if none arrives within the timeout.
+
+        A timeout of None means to wait without limit.
+        """
         until = None if timeout_s is None else self._time.now(rank) + timeout_s
 
         def due() -> float | None:
@@ -85,11 +88,11 @@ class World:
     """What the ranks share.
 
     Attributes:
-        num_ranks: ranks.
+        num_ranks: the number of ranks.
         time: their clock.
-        texts: that ranks have told each other.
-        ended: when the programs of ranks have ended.
-        waits_for: which rank a rank waits for.
+        texts: the texts that ranks have published.
+        ended: the times at which the programs of ranks have ended.
+        waits_for: the rank that each rank waits for.
     """
 
     def __init__(self, num_ranks: int, links: Link | Sequence[Link]) -> None:
@@ -112,23 +115,23 @@ class World:
         self._peers_and_device: dict[
             str, dict[int, tuple[float, Any]]
         ] = {}  # meetings: who came when, and with what
-        self._left: dict[str, int] = {}  # how many have left a meeting that all came to
+        self._left: dict[str, int] = {}  # the number of ranks that have left a meeting
 
     def pipe(self, engine: int, source: int, dest: int) -> Pipe:
-        """Return the direction between two neighbours that belongs to the ``engine``-th lines which they made."""
+        """Return one direction between two neighbours, for the ``engine``-th lines between them."""
         key = (engine, source, dest)
         if key not in self._pipes:
             self._pipes[key] = Pipe(self.time, self._links[min(source, dest)])
         return self._pipes[key]
 
     def meet(self, rank: int, name: str, value: Any, check: Callable[[], None] | None = None) -> list[Any]:
-        """Bring a value; return those of all ranks when all have come.
+        """Contribute a value to a meeting; return the values of all ranks when all have come.
 
         Args:
-            rank: of the calling thread.
-            name: of the meeting.
-            value: of this rank; it must not change any more.
-            check: called again and again meanwhile.
+            rank: the rank of the calling thread.
+            name: the name of the meeting.
+            value: the value of this rank; it must not be changed afterwards.
+            check: called repeatedly during the wait.
         """
         came = self._peers_and_device.setdefault(name, {})
         came[rank] = self.time.now(rank), value
