@@ -49,7 +49,7 @@ OWN: dict[str, set[str]] = {
 #: Modules that every room of the laboratory may import: names and options, without PyTorch.
 COMMON = {"lab/names", "lab/options"}
 THIRD: dict[str, set[str]] = {
-    "core": {"torch"},
+    "core": {"torch", "typing_extensions"},  # which PyTorch brings; for type checkers only
     "rules": {"torch"},
     "engines": {"torch"},
     "testing": {"torch"},
