@@ -16,7 +16,8 @@ ROOT = Path(synthgrad.__file__).parent
 OWN: dict[str, set[str]] = {
     "core": set(),
     "rules": {"core"},
-    "engines": {"core", "rules", "version"},
+    "optim": {"core"},
+    "engines": {"core", "rules", "optim", "version"},
     "testing": {"core", "engines"},
     "lab/records": {"core"},
     "lab/tasks": {"core"},
@@ -51,6 +52,7 @@ COMMON = {"lab/names", "lab/options"}
 THIRD: dict[str, set[str]] = {
     "core": {"torch", "typing_extensions"},  # which PyTorch brings; for type checkers only
     "rules": {"torch"},
+    "optim": {"torch"},
     "engines": {"torch"},
     "testing": {"torch"},
     "lab/records": set(),
