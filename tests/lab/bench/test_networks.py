@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from synthgrad.core import ConfigError, StageError
 from synthgrad.lab.bench.base import choose, sweep
 from synthgrad.lab.bench.declarations import NETWORK_METHODS, NETWORKS, NETWORKS_BENCH, NetworksScope
-from synthgrad.lab.bench.networks import bench, measure, trainers
+from synthgrad.lab.bench.networks import bench, crew, measure, trainers
 from synthgrad.lab.bench.networks.bench import NetworksBench
+from synthgrad.lab.bench.networks.crew import Crew, worst
 from synthgrad.lab.bench.networks.entry import CLASSES, Entry
 from synthgrad.lab.bench.networks.exactness import EXACT, FAULT, Faulty, compare
 from synthgrad.lab.bench.networks.measure import Answer, Case
 from synthgrad.lab.bench.networks.trainers import Count, backprop
-from synthgrad.lab.bench.networks.workers import Workers, worst
 from synthgrad.lab.bench.networks.zoo import ZOO
+from synthgrad.lab.bench.workers import WorkersError
 from synthgrad.lab.records import Record
 from synthgrad.rules import TrueGradient
 
@@ -278,7 +279,7 @@ def record_of(
     monkeypatch: pytest.MonkeyPatch, arch: str, answer: Answer, method: str = "plain"
 ) -> tuple[Any, _Crew]:
     crew = _Crew(answer)
-    monkeypatch.setattr(bench, "Workers", lambda *args: crew)
+    monkeypatch.setattr(bench, "Crew", lambda *args: crew)
     scope = choose(NETWORKS_BENCH, "quick", arch=arch, methods=(method,))
     (setting,) = NetworksBench().settings(scope)
     return next(iter(setting.measure())), crew
@@ -321,7 +322,7 @@ def test_processes_end_with_the_sweep(tmp_path: Path, monkeypatch: pytest.Monkey
         made.append(_Crew(*[Answer({"exact": 1})] * 20))
         return made[-1]
 
-    monkeypatch.setattr(bench, "Workers", start)
+    monkeypatch.setattr(bench, "Crew", start)
     scope = choose(NETWORKS_BENCH, "smoke", methods=("plain", "stages"))
     for _ in sweep(NetworksBench(), scope, tmp_path):
         assert [crew.stopped for crew in made] == [0] * len(made)
@@ -332,38 +333,62 @@ def test_processes_end_with_the_sweep(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow(reason="starts two processes, which load PyTorch")
-def test_two_processes_train_and_one_that_dies_costs_its_line_alone() -> None:
-    others = set(multiprocessing.active_children())  # pools that tests share
-    with Workers(2, 1, 60.0) as workers:
-        exact = workers.ask(case("stages"))
+def test_two_processes_train_and_one_that_fails_costs_its_line_alone() -> None:
+    two = Crew(2, 1, 60.0)
+    try:
+        exact = two.ask(case("stages"))
         assert (exact.error, exact.metrics.get("exact"), exact.metrics.get("cuts")) == (None, 1, "1")
         assert exact.metrics["control_deviation"] > EXACT
-        died = workers.ask(case("stages", "no such network"))
-        assert (died.failed, died.error) == (
-            True,
-            "a process died without a word; the machine may be out of memory",
-        )
-        assert set(multiprocessing.active_children()) <= others
+        failed = two.ask(case("stages", "no such network"))
+        assert (failed.failed, failed.error) == (True, "process 0: KeyError: 'no such network'")
+        again = two.ask(case("stages"))
+        assert again.metrics["exact"] == 1
+    finally:
+        two.stop()
 
 
-def test_a_process_that_does_not_answer_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Hanging:
-        killed = False
+class _Workers:
+    """Stands in for processes that give these answers, or do not answer."""
 
-        def kill(self) -> None:
-            self.killed = True
+    def __init__(self, *answers: Answer | WorkersError) -> None:
+        self.answers, self.killed, self.stopped = list(answers), 0, 0
 
-        def join(self, timeout_s: float | None = None) -> None: ...
-        def close(self) -> None: ...
+    def ask(self, command: dict[str, Any], timeout_s: float) -> list[dict[str, Any]]:
+        for answer in self.answers:
+            if isinstance(answer, WorkersError):
+                raise answer
+        return [{"answer": asdict(answer)} for answer in self.answers if isinstance(answer, Answer)]
 
-    workers, process = Workers(1, 1, 0.05), Hanging()
-    ours, theirs = multiprocessing.Pipe()
-    workers._processes, workers._ends = [process], [ours]
-    answer = workers.ask(case())
-    theirs.close()
-    assert answer == Answer(error="no answer of process 0 within 0.05 s; it was ended", failed=True)
-    assert process.killed
-    assert workers._processes == []
+    def kill(self) -> None:
+        self.killed += 1
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+
+FINE = Answer({"exact": 1, "max_relative_deviation": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("answers", "error", "killed"),
+    [
+        ([FINE, FINE], None, 0),
+        ([WorkersError("no answer of process 0 within 0.05 s")], "no answer of process 0 within 0.05 s", 1),
+        ([FINE, Answer({"refused": 1, "refused_at": "construction"}, "CutError: no")], "CutError: no", 0),
+        ([FINE, Answer({"refused": 1, "refused_at": "step 2"}, "ConfigError: no")], "ConfigError: no", 1),
+    ],
+    ids=["fine", "no answer", "refused at once", "refused in the middle"],
+)
+def test_processes_that_may_wait_for_each_other_are_ended(
+    answers: list[Any], error: str | None, killed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = _Workers(*answers)
+    monkeypatch.setattr(crew, "Workers", lambda *args: workers)
+    ours = Crew(2, 1, 0.05)
+    assert ours.ask(case()).error == error
+    assert workers.killed == killed
+    ours.stop()
+    assert workers.stopped == 1 - killed
 
 
 def test_of_several_answers_the_cause_counts() -> None:

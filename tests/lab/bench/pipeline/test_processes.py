@@ -15,9 +15,9 @@ from synthgrad.lab.bench.load import Load
 from synthgrad.lab.bench.pipeline.cases import Case
 from synthgrad.lab.bench.pipeline.learn import Goal
 from synthgrad.lab.bench.pipeline.network import Size
-from synthgrad.lab.bench.pipeline.session import Session
+from synthgrad.lab.bench.pipeline.session import Session, started
 from synthgrad.lab.bench.pipeline.timing import measure
-from synthgrad.lab.bench.pipeline.workers import Workers, WorkersError
+from synthgrad.lab.bench.workers import WorkersError
 from synthgrad.lab.wan import available, parse_link
 from tests.lab.cli.helpers import call, records_in
 
@@ -167,7 +167,7 @@ def test_processes_that_never_come_up_are_tried_once() -> None:
 
 @pytest.mark.slow(reason="starts pipelines of processes anew")
 def test_processes_end_and_rest_while_others_work() -> None:
-    with Workers(SIZE, None, None, 60) as workers:
+    with started(SIZE, None, None, 60) as workers:
         pids = [process.pid for process in workers._processes]
         case = {"method": "backprop", "microbatches": None, "variant": None, "observe_prob": None}
         workers.ask({"do": "build", "name": "b", "case": case, "lr": 1e-3}, [0])
@@ -185,8 +185,8 @@ def test_processes_end_and_rest_while_others_work() -> None:
 def test_processes_end_with_a_program_that_is_killed_in_the_middle() -> None:
     program = """
 from synthgrad.lab.bench.pipeline.network import Size
-from synthgrad.lab.bench.pipeline.workers import Workers
-workers = Workers(Size(16, 5, 16, 2, 1, 0), None, None, 60)
+from synthgrad.lab.bench.pipeline.session import started
+workers = started(Size(16, 5, 16, 2, 1, 0), None, None, 60)
 case = {"method": "backprop", "microbatches": None, "variant": None, "observe_prob": None}
 workers.ask({"do": "build", "name": "b", "case": case, "lr": 1e-3}, [0])
 print(*(process.pid for process in workers._processes), flush=True)

@@ -11,11 +11,11 @@ from typing import Any
 
 from ..base import Bench, Figures
 from ..declarations import NETWORKS_BENCH, NetworksScope
+from .crew import Crew
 from .entry import Entry
 from .exactness import EXACT
 from .measure import Case
 from .trainers import num_processes
-from .workers import Workers
 from .zoo import ZOO
 
 __all__ = ["BENCHMARK", "NetworksBench"]
@@ -40,7 +40,7 @@ class NetworksBench(Bench[NetworksScope, Trial, Case]):
     optimizer = "SGD, momentum"
 
     def __init__(self) -> None:
-        self._crew: dict[int, Workers] = {}
+        self._crews: dict[int, Crew] = {}
 
     def sizes(self, scope: NetworksScope) -> Iterable[Trial]:
         names = scope.names if scope.arch is None else (scope.arch,)
@@ -75,20 +75,20 @@ class NetworksBench(Bench[NetworksScope, Trial, Case]):
             if missing is not None:
                 yield Figures({"exact": 0, "refused": 0, "skipped": 1}, missing, failed=False)
                 continue
-            answer = self._workers(num_processes(case.method), scope.threads).ask(case)
+            answer = self._crew(num_processes(case.method), scope.threads).ask(case)
             # A refusal is a result, with its reason as error.
             yield Figures(answer.metrics, answer.error, failed=answer.failed)
 
     def close(self) -> None:
-        crew, self._crew = self._crew, {}
-        for workers in crew.values():
-            workers.stop()
+        crews, self._crews = self._crews, {}
+        for crew in crews.values():
+            crew.stop()
 
-    def _workers(self, world: int, threads: int) -> Workers:
+    def _crew(self, world: int, threads: int) -> Crew:
         """Return processes that serve all networks of a sweep, which load PyTorch once."""
-        if world not in self._crew:
-            self._crew[world] = Workers(world, threads, _TIMEOUT_S)
-        return self._crew[world]
+        if world not in self._crews:
+            self._crews[world] = Crew(world, threads, _TIMEOUT_S)
+        return self._crews[world]
 
 
 def _dropouts(entry: Entry, method: str) -> tuple[float, ...]:

@@ -5,7 +5,7 @@ starts: it starts ``worker.py`` once for each stage and tells all of them whose 
 
 ::
 
-    bench.py ── settings ──► timing.py ── rounds ──► session.py ── restarts ──► workers.py
+    bench.py ── settings ──► timing.py ── rounds ──► session.py ── restarts ──► ../workers.py
                                                                                     │ lines of JSON, over pipes
     cases.py   what a line measures                             worker.py  ◄────────┘  one process for each stage
     network.py the network and its parts                          │

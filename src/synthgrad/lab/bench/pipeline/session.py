@@ -6,11 +6,17 @@ from dataclasses import asdict
 from typing import Any
 
 from ...wan import Network
+from ..workers import Workers, WorkersError
 from .cases import Case
 from .network import Size
-from .workers import Workers, WorkersError
 
-__all__ = ["Session"]
+__all__ = ["Session", "started"]
+
+
+def started(size: Size, data_dir: str | None, network: Network | None, timeout_s: float) -> Workers:
+    """Return workers that are ready to build programs; see `Session` for the arguments."""
+    settings = {"size": asdict(size), "data_dir": data_dir, "timeout_s": timeout_s}
+    return Workers("pipeline.worker", settings, size.stages, timeout_s, network)
 
 
 class Session:
@@ -107,7 +113,7 @@ class Session:
                 raise self._broken  # once is enough: what does not start now will not start for the next either
             self.num_starts += 1
             try:
-                self._workers = Workers(self._size, self._data_dir, self._network, self._timeout_s)
+                self._workers = started(self._size, self._data_dir, self._network, self._timeout_s)
             except WorkersError as error:
                 self._broken = error
                 raise

@@ -1,23 +1,16 @@
-"""A process of the benchmark: it joins the others, and then does what it is told, a line of JSON at a time.
+"""A process of the benchmark: it builds programs, and runs them when it is their turn.
 
-It waits in a read of its standard input, so that it takes no processor while others have their turn. All methods live
-in the same processes, each with its own weights. Standard output is the answers' alone; what libraries print goes to
-standard error.
+All methods live in the same processes, each with its own weights.
 """
 
 from __future__ import annotations
 
-import ctypes
 import itertools
-import json
-import os
-import signal
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,9 +18,9 @@ from torch import Tensor
 from ....engines.stages import join
 from ...tasks import Images, load
 from ...training.machine import prepare
-from ..base import reason_of
 from ..batches import digits
 from ..memory.probe import Memory
+from ..workers import serve
 from .cases import Case
 from .learn import Goal, train
 from .network import Size
@@ -35,7 +28,7 @@ from .ours import Decoupled
 from .peers import Alone, DataParallel, Scheduled
 from .program import Program
 
-__all__ = ["main"]
+__all__ = ["Worker"]
 
 
 @dataclass(slots=True)
@@ -131,41 +124,13 @@ class Worker:
         return Scheduled(case, size, lr)
 
 
-def _serve(asked: TextIO, answers: TextIO, settings: dict[str, Any]) -> None:
-    def answer(value: dict[str, Any]) -> None:
-        answers.write(json.dumps(value) + "\n")
-        answers.flush()
-
-    try:
-        size = Size(**settings["size"])
-        prepare(size.threads)
-        join("gloo", timeout_s=settings["timeout_s"])
-        worker = Worker(size, settings["data_dir"], settings["timeout_s"])
-    except Exception as error:
-        answer({"error": reason_of(error)})
-        return
-    answer({})
-    does = {"build": worker.build, "run": worker.run, "learn": worker.learn}
-    for line in asked:
-        command: dict[str, Any] = json.loads(line)
-        try:
-            answer(does[command.pop("do")](**command))
-        except Exception as error:  # the program that asked goes on without this method
-            answer({"error": reason_of(error)})
-
-
-def main() -> None:
-    """Serve until standard input ends."""
-    if sys.platform == "linux":
-        # If the program that measures is killed, nobody reads the answers any more (PR_SET_PDEATHSIG).
-        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    _serve(sys.stdin, answers, json.loads(sys.argv[1]))
-    # Threads may wait for processes that are gone already: nothing here is worth an orderly end.
-    sys.stderr.flush()
-    os._exit(0)
+def _set_up(settings: dict[str, Any]) -> Mapping[str, Callable[..., dict[str, Any]]]:
+    size, timeout_s = Size(**settings["size"]), settings["timeout_s"]
+    prepare(size.threads)
+    join("gloo", timeout_s=timeout_s)
+    worker = Worker(size, settings["data_dir"], timeout_s)
+    return {"build": worker.build, "run": worker.run, "learn": worker.learn}
 
 
 if __name__ == "__main__":
-    main()
+    serve(_set_up)
