@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,11 @@ def without_gradients() -> None:
         in_process().step(X, Y)
 
 
+def in_context(labels: Any) -> None:
+    with sg.context(labels):
+        cut()(X)
+
+
 def load_plain() -> None:
     cut().load_state_dict(model().state_dict())
 
@@ -127,7 +133,7 @@ SLIPS: dict[str, tuple[Callable[[], object], str]] = {
     # an optimizer in place of a factory
     "optimizer, in process": (
         lambda: in_process(optimizer=torch.optim.Adam(model().parameters())),
-        r"optimizer=an Adam: .* one for each module; write lambda params: torch.optim.Adam",
+        r"optimizer=an Adam: .* each module has its own; write lambda params: torch.optim.Adam",
     ),
     "optimizer, locked": (
         lambda: Locked(cut(), F.cross_entropy, torch.optim.SGD(model().parameters(), 0.1)),  # type: ignore[arg-type]
@@ -135,11 +141,11 @@ SLIPS: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "optimizer, layer-parallel": (
         lambda: LayerParallel(blocks(), F.cross_entropy, torch.optim.Adam(model().parameters())),  # type: ignore[arg-type]
-        "one for each module",
+        "each module has its own",
     ),
     "optimizers in a list": (
         lambda: in_process(optimizer=[torch.optim.Adam(model().parameters())]),
-        "one for each module",
+        "each module has its own",
     ),
     # rules
     "rule class": (
@@ -247,6 +253,20 @@ SLIPS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: cut()(X, context=Y.tolist()),
         "expected a tensor with a row for each example",
     ),
+    "context as a list, around": (lambda: in_context(Y.tolist()), r"the context: got .* torch\.as_tensor"),
+    "ids as a list": (
+        lambda: InProcess(cut(rule=sg.StaleGradient(16)), F.cross_entropy, adam).step(
+            X, Y, ids=list(range(16))
+        ),  # type: ignore[arg-type]
+        r"ids are .* torch\.as_tensor",
+    ),
+    "never measured": (lambda: sg.Monitor(every=0), "every=0: expected the number of messages"),
+    "monitor of the plain loop": (lambda: setattr(cut(), "monitor", True), r"Monitor\(every=50\)"),
+    "no model to propose for": (lambda: sg.propose_cuts(model, X), "the function model as model"),  # type: ignore[arg-type]
+    "proposal in float64": (
+        lambda: sg.propose_cuts(model(), X.double()),
+        r"torch\.float32 .* torch\.float64",
+    ),
     "without gradients": (without_gradients, r"under torch\.no_grad"),
     # recurrent networks
     "no boundary": (
@@ -287,6 +307,32 @@ def test_a_slip_is_told_in_one_sentence(slip: str) -> None:
     assert not text.endswith(".")
     last = traceback.extract_tb(caught.value.__traceback__)[-1]
     assert "synthgrad" in Path(last.filename).parts  # not from deep inside of PyTorch
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        (lambda model, net: model.parameters(), "the parameters of the network have gradients"),
+        (lambda model, net: net.model.parameters(), "the parameters of the rules have gradients"),
+        (lambda model, net: net.parameters(), None),
+    ],
+    ids=["of the original", "of the network alone", "of both"],
+)
+def test_an_optimizer_of_other_parameters_is_warned_of(own: Any, said: str | None) -> None:
+    plain = model()
+    net = sg.decouple(plain, ["1"], sg.SyntheticGradient(context=3), X)
+    optimizer = torch.optim.SGD(own(plain, net), 0.1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(256):
+            F.cross_entropy(net(X, context=Y), Y).backward()
+            optimizer.step()
+    found = [str(warning.message) for warning in caught if "have gradients" in str(warning.message)]
+    if said is None:
+        assert not found
+    else:
+        assert any(said in text for text in found)
+        assert all(r"make it of net.parameters()" in text for text in found)
 
 
 def test_what_is_right_passes() -> None:

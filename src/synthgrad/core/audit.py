@@ -5,20 +5,67 @@ A skip connection that appears in some batches only would bring the true gradien
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .errors import CutError
 from .pieces import OUTPUT, Module
 
-__all__ = ["audit", "is_due"]
+__all__ = ["Idle", "audit", "is_due"]
+
+
+#: Forward passes in training after which some parameter must have changed.
+_PATIENCE = 256
 
 
 def is_due(forward: int) -> bool:
     """Is a forward pass, counted from 1, one to look at? The first ones are, and ever fewer later: 1, 2, 4, 8, …"""
     return forward & (forward - 1) == 0
+
+
+class Idle:
+    """Notices that nobody steps the parameters: `decouple` copies the model, and an optimizer may have the original's.
+
+    They are looked at twice, before the first batch is learned from and after so many that no accumulation of gradients
+    explains that nothing has changed.
+    """
+
+    def __init__(self) -> None:
+        self._before: list[Tensor] | None = None
+
+    def is_due(self, forward: int) -> bool:
+        """Is it time to look, in a forward pass counted from 1?"""
+        return forward == 1 or (forward == _PATIENCE and self._before is not None)
+
+    def look(self, groups: Mapping[str, Sequence[Tensor]]) -> None:
+        """Look at the parameters; the second time, warn if some learn and none has changed.
+
+        Args:
+            groups: parameters, by whose they are.
+        """
+        sums = [_sums(own) for own in groups.values()]
+        before, self._before = self._before, sums
+        if before is None:
+            return
+        self._before = None
+        for (name, own), then, now in zip(groups.items(), before, sums, strict=True):
+            if any(p.grad is not None for p in own) and torch.equal(then, now):
+                warnings.warn(
+                    f"the parameters of {name} have gradients and have not changed in {_PATIENCE} batches: decouple copies "
+                    "the model, so an optimizer of the original's parameters trains nothing; make it of net.parameters(), "
+                    "which holds those of network and rules",
+                    stacklevel=2,
+                )
+
+
+def _sums(parameters: Sequence[Tensor]) -> Tensor:
+    """Return the sum of each parameter, ``(n,)`` on the CPU."""
+    found = [0.0 if p.is_meta else float(p.detach().sum()) for p in parameters]
+    return torch.tensor(found, dtype=torch.float64)
 
 
 def audit(model: nn.Module, modules: Sequence[Module], outputs: Sequence[Tensor], cut: str) -> None:

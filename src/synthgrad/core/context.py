@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
+from .errors import ContextError
+from .given import brief
 from .rule import Info
 
 __all__ = ["context", "current"]
@@ -32,11 +34,19 @@ def context(
         ids: ``(B,)`` int64, which examples these are.
         step: number of the batch, counted from 0.
 
+    Raises:
+        ContextError: if context or ids are no tensor.
+
     >>> import torch
     >>> with context(torch.tensor([1, 2])):
     ...     current().context.tolist()
     [1, 2]
     """
+    for name, value in (("the context", c), ("ids", ids)):
+        if value is not None and not isinstance(value, Tensor):
+            raise ContextError(
+                f"{name}: got {brief(value)}, expected a tensor with a row for each example; convert it by torch.as_tensor"
+            )
     before = _CURRENT.info
     _CURRENT.info = Info(context=c, ids=ids, step=step)
     try:

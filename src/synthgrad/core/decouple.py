@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 from .copies import copied, refuse_lazy
 from .decoupled import Decoupled, decoupled_class
 from .errors import CutError
-from .given import cut_names, example_arguments, instance_of
+from .given import brief, cut_names, example_arguments, instance_of, mismatch
 from .graph import trace
 from .input_rule import InputRule
 from .layout import Dim
@@ -157,7 +157,16 @@ def propose_cuts(model: nn.Module, example: Tensor | Sequence[Any] | Mapping[str
     >>> propose_cuts(torch.nn.Sequential(block(), block(), torch.nn.Linear(4, 2)), torch.ones(8, 4))
     ['0', '1']
     """
-    names = propose(model, *example_arguments(example))
+    if not isinstance(model, nn.Module):
+        raise CutError(f"got {brief(model)} as model, expected a torch.nn.Module")
+    args, kwargs = example_arguments(example)
+    try:
+        names = propose(model, args, kwargs)
+    except RuntimeError as error:
+        why = mismatch(model, args, kwargs)
+        if why is None:
+            raise
+        raise CutError(f"the example could not be run through the model: {why}") from error
     if not names:
         raise CutError(
             f"no cut could be proposed for {type(model).__name__}: none of its children with parameters, and no block in "

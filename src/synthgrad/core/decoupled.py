@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .audit import audit, is_due
+from .audit import Idle, audit, is_due
 from .context import current
 from .cut import CUT_NODE, PlainCrossing
 from .errors import ConfigError, ContextError
@@ -84,6 +84,7 @@ class Decoupled(nn.Module, Generic[M_co]):
         self.truths: Mapping[str, Tensor] | None = None
         self._frame = Frame()
         self._forwards = 0  # of the plain loop, in training
+        self._idle = Idle()
         self._trained = False  # has it run with its cuts at work?
         self._interfaces = {
             name: Interface(
@@ -135,7 +136,7 @@ class Decoupled(nn.Module, Generic[M_co]):
 
     @monitor.setter
     def monitor(self, monitor: Monitor | None) -> None:
-        self.instruments.monitor = monitor
+        self.instruments.monitor = Instruments(monitor=monitor).monitor  # which looks at what it is
 
     def __getattr__(self, name: str) -> Any:
         """Return what only the plain network has (its ``config``, say), as programs that are given a model expect."""
@@ -267,6 +268,9 @@ class Decoupled(nn.Module, Generic[M_co]):
         if not torch.compiler.is_compiling():
             frame.check_all_crossed(self._interfaces)
             self._forwards += 1
+            if self._idle.is_due(self._forwards):
+                floating = [p for p in self.model.parameters() if p.is_floating_point()]
+                self._idle.look({"the network": floating, "the rules": list(self.rules.parameters())})
             if is_due(self._forwards):
                 audit(self.model, self.graph.modules, tensors_in(output), CUT_NODE)
         return output

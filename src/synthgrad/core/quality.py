@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import ConfigError, DivergedError
+from .given import check_whole
 
 __all__ = ["Guard", "Monitor", "Quality", "is_finite", "quality"]
 
@@ -67,6 +68,9 @@ class Monitor:
     every: int = 50
     seen: dict[str, int] = field(default_factory=dict[str, int], repr=False)
     _kept: dict[str, list[Tensor]] = field(default_factory=dict[str, "list[Tensor]"], repr=False)
+
+    def __post_init__(self) -> None:
+        check_whole("every", self.every, 1, "number of messages of which one is measured")
 
     def due(self, name: str) -> bool:
         """Count a message at this interface; return whether it is one to measure."""

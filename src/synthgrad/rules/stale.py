@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..core import ConfigError, ContextError, Credit, CutError, Info, Message, Rule, Site
-from ..core.given import check_whole
+from ..core.given import brief, check_whole
 
 __all__ = ["StaleGradient"]
 
@@ -59,6 +59,10 @@ class StaleGradient(Rule):
             raise ContextError(
                 f"interface '{self.name}': its rule remembers examples and got no ids; call "
                 "trainer.step(x, y, ids=...), or run the network inside `with synthgrad.context(y, ids=...):`"
+            )
+        if not isinstance(ids, Tensor):
+            raise ContextError(
+                f"interface '{self.name}': ids are {brief(ids)}, expected a tensor; convert them by torch.as_tensor"
             )
         if ids.shape != h.shape[:1] or ids.is_floating_point():
             raise ContextError(
