@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import synthgrad as sg
 from synthgrad.core import SynthgradError
-from synthgrad.engines import Boundary, InProcess, Lag, LayerParallel, Locked, Recurrent
+from synthgrad.engines import Boundary, Clocked, InProcess, Lag, LayerParallel, Locked, Node, Recurrent
 
 X, Y = torch.randn(16, 4), torch.randint(0, 3, (16,))
 XS, YS = torch.randn(5, 6, 4), torch.randint(0, 3, (5, 6))
@@ -108,6 +108,16 @@ def over_time(outputs: Tensor, y: Tensor) -> Tensor:
 def recurrent(net: nn.Module | None = None, state: Any = None, **options: Any) -> Recurrent:
     boundary = Boundary(sg.SyntheticGradient(), torch.zeros(5, 8) if state is None else state, **options)
     return Recurrent(Cell() if net is None else net, boundary, over_time, adam)
+
+
+def clocked(losses: Any = None, example: Any = None) -> Clocked:
+    return Clocked(
+        [Node("A", nn.Linear(3, 3))],
+        [],
+        {"A": F.mse_loss} if losses is None else losses,
+        adam,
+        example={"A": torch.zeros(2, 3)} if example is None else example,
+    )
 
 
 def unroll_twice(trainer: Recurrent, second: int) -> None:
@@ -268,6 +278,15 @@ SLIPS: dict[str, tuple[Callable[[], object], str]] = {
         r"torch\.float32 .* torch\.float64",
     ),
     "without gradients": (without_gradients, r"under torch\.no_grad"),
+    # clocked networks
+    "losses as a function": (
+        lambda: clocked(losses=F.mse_loss),
+        "losses: got the function .* mapping by name",
+    ),
+    "example of a clocked network": (
+        lambda: clocked(example=torch.zeros(2, 3)),
+        r"the example: got a tensor of shape \(2, 3\), expected a mapping by name of node",
+    ),
     # recurrent networks
     "no boundary": (
         lambda: Recurrent(Cell(), sg.SyntheticGradient(), over_time, adam),  # type: ignore[arg-type]

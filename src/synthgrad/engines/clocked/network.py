@@ -57,6 +57,7 @@ class ClockedNetwork(nn.Module):
         self.layouts: dict[str, StateLayout | None] = {}
         self.sites: dict[str, Site] = {}
         self.rules = nn.ModuleDict()
+        check_names("the example", example, wiring.nodes)
         self.batch_size = batch_of(dict(example)) or 1
         self._run_example(example)
         for edge in wiring.edges.values():
@@ -141,7 +142,6 @@ class ClockedNetwork(nn.Module):
         return returned
 
     def _run_example(self, example: Mapping[str, Any]) -> None:
-        check_names("the example", example, self.wiring.nodes)
         # Copies, so that the buffers of the modules (BatchNorm's statistics) do not change.
         stand_ins = {name: copy.deepcopy(module) for name, module in self.nodes.items()}
         devices = sorted({p.device.index for p in self.parameters() if p.is_cuda})

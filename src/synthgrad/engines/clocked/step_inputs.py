@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ...core import ConfigError, Info
+from ...core.given import brief
 from .wiring import Wiring
 
 __all__ = ["StepInputs", "check_names"]
@@ -82,9 +83,13 @@ def check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
     """Refuse a name that is not known.
 
     Raises:
-        ConfigError: naming the first one.
+        ConfigError: naming the first one; or if there are no names, for it is no mapping.
     """
     listed = list(known)
+    if not isinstance(names, Iterable) or isinstance(names, Tensor):
+        raise ConfigError(
+            f"{what}: got {brief(names)}, expected a mapping by name of node, as in {{{listed[0]!r}: ...}}"
+        )
     unknown = [name for name in names if name not in listed]
     if unknown:
         raise ConfigError(f"{what}: the name '{unknown[0]}' is unknown, expected one of {listed}")
