@@ -21,7 +21,7 @@ from synthgrad.lab.cli import work
 from synthgrad.lab.names import METHODS as NAMES
 from synthgrad.lab.training.methods import METHODS
 from synthgrad.lab.training.run import Run
-from synthgrad.lab.wan import available
+from synthgrad.lab.wan import unavailable_reason
 from tests.lab.cli.helpers import call
 from tests.short_lines import ROOT, cut_runs, provide, shortened, stand_ins
 
@@ -157,7 +157,7 @@ def words(
     """The words of a line, whose files lie in the working directory."""
     words = shlex.split(line, comments=True)
     assert words[0] == "synthgrad", f"{name(page)}: nothing says where CI runs {line!r}; add it to ELSEWHERE"
-    if "--link" in words and (reason := available()):
+    if "--link" in words and (reason := unavailable_reason()):
         pytest.skip(f"no link can be emulated here: {reason}")
     monkeypatch.setenv("SYNTHGRAD_DATA", str(data))
     write_files(page, empty_folder)

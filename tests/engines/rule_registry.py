@@ -15,7 +15,7 @@ from torch import nn
 import synthgrad as sg
 from synthgrad import rules
 from synthgrad.core import Rule, Site
-from synthgrad.lab.training.methods import METHODS, Facts
+from synthgrad.lab.training.methods import METHODS, DataFacts
 from synthgrad.lab.training.settings import RuleSettings
 from tests.networks import CLASSES
 
@@ -34,7 +34,7 @@ def _of_methods() -> dict[str, MakeRule]:
         "-like-layer": RuleSettings(like_layer=True),
     }
     return {
-        f"{m.name}{suffix}": lambda make=m.rule, s=s: make(s, Facts(CLASSES, EXAMPLES))  # type: ignore[misc]
+        f"{m.name}{suffix}": lambda make=m.rule, s=s: make(s, DataFacts(CLASSES, EXAMPLES))  # type: ignore[misc]
         for m in METHODS.values()
         if m.rule is not None
         for suffix, s in settings.items()

@@ -224,7 +224,7 @@ def test_resume_measures_a_setting_with_a_failed_line_again(tmp_path: Path) -> N
 def test_resume_does_not_take_other_settings_for_the_same(
     other: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "describe", lambda device: {"device": device})
+    monkeypatch.setattr(base, "describe_environment", lambda device: {"device": device})
     swept(Fake(), SOME, tmp_path)
     bench = Fake()
     swept(bench, replace(SOME, **other), tmp_path, resume=True)

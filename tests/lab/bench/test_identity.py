@@ -34,7 +34,7 @@ VERSION = "1"
 def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Declare the same lines on every machine: with MNIST and a link, and with the libraries of one version."""
     monkeypatch.setattr(networks, "_version", lambda library: VERSION)
-    monkeypatch.setattr(pipeline, "available", lambda: None)
+    monkeypatch.setattr(pipeline, "unavailable_reason", lambda: None)
     monkeypatch.setattr(pipeline, "load", lambda *args: None)
     monkeypatch.setattr("synthgrad.lab.bench.layer_parallel.load", lambda *args: None)
 

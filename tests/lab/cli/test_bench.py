@@ -225,7 +225,7 @@ def test_examples_of_the_help_are_understood(
     from synthgrad.lab.bench.pipeline import bench as pipeline
 
     made: list[Any] = []
-    monkeypatch.setattr(pipeline, "available", lambda: None)
+    monkeypatch.setattr(pipeline, "unavailable_reason", lambda: None)
     monkeypatch.setattr(LayerParallelBench, "check", lambda *args: None)  # MNIST may not be at hand
     monkeypatch.setattr(
         base, "_measured", lambda settings, *args, **options: made.append(settings) or iter(())

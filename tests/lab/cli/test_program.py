@@ -13,7 +13,7 @@ import torch
 
 import synthgrad
 from synthgrad.lab.cli.main import cli
-from synthgrad.lab.training.machine import describe, device_name
+from synthgrad.lab.training.machine import describe_environment, device_name
 from synthgrad.version import __version__
 from tests.lab.cli.helpers import call
 
@@ -67,7 +67,7 @@ def test_version_names_the_device(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_device_is_the_one_of_the_records() -> None:
-    assert describe("cpu")["device"] == device_name("cpu")
+    assert describe_environment("cpu")["device"] == device_name("cpu")
     assert device_name("cpu").strip()
 
 

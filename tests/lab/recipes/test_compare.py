@@ -8,7 +8,7 @@ from synthgrad.core import ConfigError
 from synthgrad.lab.recipes import Experiment, comparison, experiment_named
 from synthgrad.lab.recipes.comparison import METHODS as COMPARED
 from synthgrad.lab.records import identity
-from synthgrad.lab.training.train import blank
+from synthgrad.lab.training.train import empty_record
 
 
 def test_defaults_are_the_quick_tier_on_the_embedded_data() -> None:
@@ -74,8 +74,8 @@ def test_the_whole_experiment_has_budgets_and_sparse_updates() -> None:
 
 
 def test_the_longest_budget_is_the_comparison_that_was_recorded() -> None:
-    alone = [identity(blank(c, 1)) for c in comparison("quick", "mnist", seeds=(0, 1))]
-    whole = [identity(blank(c, 1)) for c in experiment_named("budgets").runs("quick", (0, 1))]
+    alone = [identity(empty_record(c, 1)) for c in comparison("quick", "mnist", seeds=(0, 1))]
+    whole = [identity(empty_record(c, 1)) for c in experiment_named("budgets").runs("quick", (0, 1))]
     assert set(alone) < set(whole)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from synthgrad.lab.recipes import Choice, comparison, experiment_named
 from synthgrad.lab.records import FILE, finished, identity, read
-from synthgrad.lab.training.train import blank
+from synthgrad.lab.training.train import empty_record
 
 RESULTS = Path(__file__).parents[3] / "results"
 
@@ -49,7 +49,7 @@ def test_an_experiment_finds_nothing_to_do(folder: str) -> None:
     (tier,) = {r.tier for r in records}
     choice = Choice(methods=tuple({r.method for r in records}))
     runs = experiment_named(name).runs(str(tier), sorted({r.seed or 0 for r in records}), choice=choice)
-    declared = {identity(blank(run)) for run in runs}
+    declared = {identity(empty_record(run)) for run in runs}
     done = {identity(r) for r in records}
     assert len(done) == num
     assert done <= declared
@@ -62,7 +62,7 @@ def test_a_comparison_finds_nothing_to_do(folder: str) -> None:
     records = read(RESULTS / folder / FILE)[0]
     methods, seeds = {r.method for r in records}, sorted({r.seed or 0 for r in records})
     declared = {
-        identity(blank(r)) for r in comparison("quick", "mnist", tuple(methods), seeds, layers=layers)
+        identity(empty_record(r)) for r in comparison("quick", "mnist", tuple(methods), seeds, layers=layers)
     }
     done = {identity(r) for r in records}
     assert len(done) == num

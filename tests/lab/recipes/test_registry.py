@@ -11,7 +11,7 @@ import pytest
 from synthgrad.core import ConfigError
 from synthgrad.lab.recipes import Choice, experiment_named, experiments
 from synthgrad.lab.records import identity
-from synthgrad.lab.training.train import blank
+from synthgrad.lab.training.train import empty_record
 
 CASES = [(e.name, tier) for e in experiments().values() for tier in e.tiers]
 
@@ -20,7 +20,7 @@ CASES = [(e.name, tier) for e in experiments().values() for tier in e.tiers]
 def test_runs_are_of_the_experiment_and_differ(name: str, tier: str) -> None:
     made = experiment_named(name).runs(tier, (0, 1))
     assert {(c.experiment, c.tier) for c in made} == {("compare" if name == "budgets" else name, tier)}
-    assert len({identity(blank(c, 1)) for c in made}) == len(made)
+    assert len({identity(empty_record(c, 1)) for c in made}) == len(made)
     assert [c.seed for c in made] == sorted(c.seed for c in made) or name.endswith("_search")
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from synthgrad.core import ConfigError
-from synthgrad.lab.tasks import IGNORED, CopyTask, Curriculum
+from synthgrad.lab.tasks import IGNORED, CopyEpisodes, Curriculum
 
 
 def test_an_episode_of_copy() -> None:
-    task = CopyTask(symbols=3)
+    task = CopyEpisodes(symbols=3)
     episode = task.draw(4, length=2)
     start, blank = 3, 5
     assert (task.inputs, task.classes) == (6, 4)
@@ -28,7 +28,7 @@ def test_an_episode_of_copy() -> None:
 
 
 def test_an_episode_of_repeat_copy() -> None:
-    task = CopyTask(symbols=2, repeat=True)
+    task = CopyEpisodes(symbols=2, repeat=True)
     episode = task.draw(3, length=2, count=3)
     assert episode.x.shape == (3, 1 + 2 + 1 + 6 + 1, task.inputs)
     tokens = episode.x[..., :-1].argmax(2)
@@ -40,7 +40,7 @@ def test_an_episode_of_repeat_copy() -> None:
 
 
 def test_draws_depend_on_the_seed_alone() -> None:
-    first, second, other = (CopyTask(seed=s).draw(8, 5).x for s in (1, 1, 2))
+    first, second, other = (CopyEpisodes(seed=s).draw(8, 5).x for s in (1, 1, 2))
     torch.rand(3)
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
@@ -48,20 +48,20 @@ def test_draws_depend_on_the_seed_alone() -> None:
 
 def test_what_cannot_be_drawn_is_told() -> None:
     with pytest.raises(ConfigError, match="symbols=1"):
-        CopyTask(symbols=1)
+        CopyEpisodes(symbols=1)
     with pytest.raises(ConfigError, match="length 0"):
-        CopyTask().draw(4, 0)
+        CopyEpisodes().draw(4, 0)
     with pytest.raises(ConfigError, match="count 2: this task copies once"):
-        CopyTask().draw(4, 3, 2)
+        CopyEpisodes().draw(4, 3, 2)
 
 
 def test_copy_grows_by_a_character_when_it_is_solved() -> None:
     curriculum = Curriculum(smooth=3)
     assert [curriculum.update(0.1) for _ in range(3)] == [False, False, True]
-    assert (curriculum.length, curriculum.solved, curriculum.task_length) == (2, 4, 5)
+    assert (curriculum.length, curriculum.longest_solved, curriculum.task_length) == (2, 4, 5)
     assert [curriculum.update(b) for b in (0.1, 0.4, 0.1)] == [False, False, False]  # mean 0.2
     assert [curriculum.update(b) for b in (0.1, 0.1)] == [False, True]  # the last three
-    assert curriculum.solved == 5
+    assert curriculum.longest_solved == 5
 
 
 def test_repeat_copy_grows_in_turn() -> None:
@@ -69,7 +69,7 @@ def test_repeat_copy_grows_in_turn() -> None:
     seen = []
     for _ in range(4):
         assert curriculum.update(0.0)
-        seen.append((curriculum.length, curriculum.count, curriculum.solved))
+        seen.append((curriculum.length, curriculum.count, curriculum.longest_solved))
     assert seen == [(2, 1, 4), (2, 2, 5), (3, 2, 7), (3, 3, 9)]
 
 

@@ -13,7 +13,7 @@ import synthgrad as sg
 from synthgrad.core import ConfigError
 from synthgrad.engines import Clocked, Edge, Node
 from synthgrad.lab.tasks import Split
-from synthgrad.lab.tasks.counting import Counting, counting_networks, report_accuracy
+from synthgrad.lab.tasks.counting import DigitStream, counting_networks, report_accuracy
 
 T, B = 3, 5
 
@@ -24,8 +24,8 @@ def digits(n: int = 60) -> Split:
     return Split(torch.arange(n, dtype=torch.float32).view(n, 1, 1, 1).expand(n, 1, 2, 2).contiguous(), y)
 
 
-def task(seed: int = 0, split: Split | None = None, period: int = T) -> Counting:
-    return Counting(split or digits(), B, period, torch.Generator().manual_seed(seed))
+def task(seed: int = 0, split: Split | None = None, period: int = T) -> DigitStream:
+    return DigitStream(split or digits(), B, period, torch.Generator().manual_seed(seed))
 
 
 def test_a_block_holds_images_with_their_digits_and_the_counts_of_these() -> None:
@@ -67,7 +67,7 @@ def test_digits_are_drawn_by_the_generator_alone_each_by_itself() -> None:
     after = one.block()
     other.load_state_dict(state)
     assert torch.equal(other.block().x, after.x)
-    wide = Counting(digits(), 4000, T, torch.Generator().manual_seed(0)).block()
+    wide = DigitStream(digits(), 4000, T, torch.Generator().manual_seed(0)).block()
     assert len(wide.x[:, :, 0, 0, 0].unique()) == 60
     assert (wide.x[:, 0] != wide.x[:, 1]).any()
 
@@ -79,7 +79,7 @@ def test_digits_are_drawn_by_the_generator_alone_each_by_itself() -> None:
 def test_sizes_that_cannot_be(wrong: dict[str, Any]) -> None:
     given = {"split": digits(), "batch_size": B, "period": T, "generator": torch.Generator()}
     with pytest.raises(ConfigError, match="expected at least 1"):
-        Counting(**given | wrong)
+        DigitStream(**given | wrong)
 
 
 @pytest.mark.parametrize("wrong", [{"period": 0}, {"width": 0}])
@@ -124,7 +124,7 @@ def test_accuracy_is_the_share_of_right_reports() -> None:
 def test_the_networks_learn_to_count_what_is_easily_told(rule: sg.Rule) -> None:
     """Digits of one pixel each: after a while reports of odd digits are right more often than by the likeliest."""
     split = Split(torch.eye(10).view(10, 1, 1, 10), torch.arange(10))
-    stream = Counting(split, 64, 2, torch.Generator().manual_seed(0))
+    stream = DigitStream(split, 64, 2, torch.Generator().manual_seed(0))
     torch.manual_seed(0)
     a, b = counting_networks((1, 1, 10), 2, 16)
     report = lambda outputs, y: F.cross_entropy(outputs["report"], y)  # noqa: E731

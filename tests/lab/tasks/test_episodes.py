@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from synthgrad.core import ConfigError
-from synthgrad.lab.tasks import IGNORED, CopyTask, EpisodeStream
+from synthgrad.lab.tasks import IGNORED, CopyEpisodes, EpisodeStream
 
 
 def stream(rows: int = 6, spread: int = 3, seed: int = 0, length: int = 2) -> EpisodeStream:
-    return EpisodeStream(CopyTask(symbols=3, seed=seed), rows, lambda: (length, 1), spread)
+    return EpisodeStream(CopyEpisodes(symbols=3, seed=seed), rows, lambda: (length, 1), spread)
 
 
 def read(found: EpisodeStream, num: int, unroll: int = 3) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -65,7 +65,7 @@ def test_what_holds_for_all_rows_or_none_is_one_truth() -> None:
 
 def test_what_is_left_is_told() -> None:
     found = stream(rows=2, spread=2)
-    left = torch.stack([found.next_unroll(3).left for _ in range(5)], 1)
+    left = torch.stack([found.next_unroll(3).steps_left for _ in range(5)], 1)
     assert left.tolist() == [[4, 1, 0, 4, 1], [7, 4, 1, 0, 4]]
 
 
@@ -74,20 +74,20 @@ def test_it_says_whether_anything_is_asked_for() -> None:
         found = stream(spread=spread)
         parts = [found.next_unroll(2) for _ in range(12)]
         asked = [bool((p.y != IGNORED).any()) for p in parts]
-        assert [p.asks for p in parts] == asked
+        assert [p.has_targets for p in parts] == asked
         assert asked[:2] == [False, False]
         assert all(asked[4:]) == (spread == 3)
 
 
 def test_lengths_change_where_a_row_begins_anew() -> None:
     size = [(1, 1)]
-    task = CopyTask(repeat=True)
+    task = CopyEpisodes(repeat=True)
     found = EpisodeStream(task, 2, lambda: size[0], spread=2)
     assert found.next_unroll(3).task_lengths.tolist() == [4, 4]
     size[0] = (3, 2)
     parts = [found.next_unroll(3) for _ in range(3)]
     assert [p.task_lengths.tolist() for p in parts] == [[4, 4], [9, 4], [9, 9]]
-    assert [p.finished.tolist() for p in parts] == [[0], [1], []]
+    assert [p.ended_rows.tolist() for p in parts] == [[0], [1], []]
     assert parts[1].x.shape == (2, 3, task.inputs)
 
 

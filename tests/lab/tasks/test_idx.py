@@ -123,7 +123,7 @@ def test_a_pipe_is_refused_and_not_waited_for(name: str, tmp_path: Path) -> None
 def test_a_file_that_grows_beyond_all_bounds_is_refused(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(idx, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(idx, "MAX_BYTES", 1 << 20)
     path = tmp_path / name
     for size, fits in ((1 << 20, True), ((1 << 20) + 1, False)):
         path.write_bytes(gzip.compress(bytes(size)) if path.suffix else bytes(size))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synthgrad.core import ConfigError, DataError
-from synthgrad.lab.tasks import Images, Split, draw_batches
+from synthgrad.lab.tasks import LabelledData, Split, draw_batches
 from synthgrad.lab.tasks.images import to_split
 
 CPU = torch.device("cpu")
@@ -22,10 +22,10 @@ def _batches(num_examples: int, batch_size: int, seed: int, n: int) -> list[list
     return [ids.tolist() for ids in islice(draw_batches(num_examples, batch_size, seed, CPU), n)]
 
 
-def _images(n: int = 20) -> Images:
+def _images(n: int = 20) -> LabelledData:
     x = torch.arange(n, dtype=torch.float32).reshape(n, 1, 1, 1) / n
     split = Split(x, torch.arange(n) % 3)
-    return Images("toy", split, Split(x[:4] + 5, torch.zeros(4, dtype=torch.int64)), 3, "0" * 64)
+    return LabelledData("toy", split, Split(x[:4] + 5, torch.zeros(4, dtype=torch.int64)), 3, "0" * 64)
 
 
 def test_same_seed_same_batches() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from synthgrad.core import ConfigError
-from synthgrad.lab.tasks import MemoryTransformer, Stream, bits, bits_per_char, recurrent_network
+from synthgrad.lab.tasks import MemoryTransformer, TextStream, bits, bits_per_char, recurrent_network
 
 
 class Unigram(nn.Module):
@@ -141,7 +141,7 @@ def test_networks_learn_what_takes_a_memory_across_unrolls(make: Any) -> None:
     tokens = torch.tensor([0, 1, 0, 2]).repeat(60)
     net = make()
     optimizer = torch.optim.Adam(net.parameters(), 0.03)
-    stream = Stream(tokens, 4)
+    stream = TextStream(tokens, 4)
     for _ in range(150):
         unroll = stream.next_unroll(2)
         if unroll.first:

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from synthgrad.core import ConfigError, DataError
-from synthgrad.lab.tasks import DATASETS, Images, load, mnist
+from synthgrad.lab.tasks import DATASETS, LabelledData, load, mnist
 from synthgrad.lab.tasks.mnist import load_mnist, load_mnist_10k
 
 pytestmark = pytest.mark.usefixtures("offline")
@@ -53,7 +53,7 @@ def _write(folder: Path, content: dict[str, bytes], *, pack: bool = True, below:
     return folder
 
 
-def _load_unofficial(folder: Path) -> Images:
+def _load_unofficial(folder: Path) -> LabelledData:
     with pytest.warns(UserWarning, match="not the official file"):
         return load_mnist(folder)
 
@@ -62,7 +62,7 @@ def _load_unofficial(folder: Path) -> Images:
 
 
 @pytest.fixture(scope="module")
-def embedded() -> Images:
+def embedded() -> LabelledData:
     return load_mnist_10k()
 
 
@@ -75,7 +75,7 @@ def arrays() -> dict[str, np.ndarray]:
         return dict(found)
 
 
-def test_embedded_shapes(embedded: Images) -> None:
+def test_embedded_shapes(embedded: LabelledData) -> None:
     assert embedded.train.x.shape == (10_000, 1, 28, 28)
     assert embedded.test.x.shape == (2_000, 1, 28, 28)
     assert embedded.train.y.shape == (10_000,)
@@ -83,14 +83,14 @@ def test_embedded_shapes(embedded: Images) -> None:
     assert (embedded.name, embedded.classes) == ("mnist-10k", 10)
 
 
-def test_embedded_types_and_range(embedded: Images) -> None:
+def test_embedded_types_and_range(embedded: LabelledData) -> None:
     for split in (embedded.train, embedded.test):
         assert split.x.dtype == torch.float32
         assert split.y.dtype == torch.int64
         assert (float(split.x.min()), float(split.x.max())) == (0.0, 1.0)
 
 
-def test_embedded_classes_are_balanced(embedded: Images) -> None:
+def test_embedded_classes_are_balanced(embedded: LabelledData) -> None:
     assert torch.bincount(embedded.train.y).tolist() == [1000] * 10
     assert torch.bincount(embedded.test.y).tolist() == [200] * 10
 
@@ -103,14 +103,14 @@ def test_embedded_parts_are_disjoint(arrays: dict[str, np.ndarray]) -> None:
     assert max(train | test) < 60_000
 
 
-def test_embedded_images_are_those_of_the_file(embedded: Images, arrays: dict[str, np.ndarray]) -> None:
+def test_embedded_images_are_those_of_the_file(embedded: LabelledData, arrays: dict[str, np.ndarray]) -> None:
     assert torch.equal(
         (embedded.train.x[:50, 0] * 255).round().byte(), torch.from_numpy(arrays["train_x"][:50])
     )
     assert embedded.test.y.tolist() == arrays["test_y"].tolist()
 
 
-def test_embedded_sum_is_that_of_the_file(embedded: Images) -> None:
+def test_embedded_sum_is_that_of_the_file(embedded: LabelledData) -> None:
     raw = files("synthgrad.lab.tasks").joinpath("embedded/mnist_10k.npz").read_bytes()
     assert embedded.sha256 == hashlib.sha256(raw).hexdigest() == mnist.EMBEDDED_SHA256
 

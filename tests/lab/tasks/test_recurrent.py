@@ -11,15 +11,15 @@ from torch import nn
 
 from synthgrad.core import ConfigError, ShapeError, StateLayout
 from synthgrad.lab.tasks import RecurrentNetwork, recurrent_network
-from synthgrad.lab.tasks.recurrent import Kind
+from synthgrad.lab.tasks.recurrent import CellKind
 
-KINDS: tuple[Kind, ...] = ("lstm", "gru", "rnn")
+KINDS: tuple[CellKind, ...] = ("lstm", "gru", "rnn")
 CELLS: dict[str, type[nn.RNNCellBase]] = {"lstm": nn.LSTMCell, "gru": nn.GRUCell, "rnn": nn.RNNCell}
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def _net(kind: Kind, **settings: Any) -> RecurrentNetwork:
+def _net(kind: CellKind, **settings: Any) -> RecurrentNetwork:
     torch.manual_seed(0)
     return recurrent_network(kind, **{"inputs": 5, "classes": 4, "width": 6, **settings}).double()
 
@@ -30,7 +30,7 @@ def _tokens(batch: int = 3, steps: int = 8, inputs: int = 5) -> torch.Tensor:
 
 @each_kind
 @pytest.mark.parametrize("embed", [False, True])
-def test_shapes(kind: Kind, embed: bool) -> None:
+def test_shapes(kind: CellKind, embed: bool) -> None:
     net = recurrent_network(kind, inputs=5, classes=4, width=6, layers=2, embed=embed)
     state = net.initial_state(3)
     assert len(state) == (2 if kind == "lstm" else 1)
@@ -47,7 +47,7 @@ def test_shapes(kind: Kind, embed: bool) -> None:
 
 @each_kind
 @pytest.mark.parametrize("embed", [False, True])
-def test_network_equals_a_loop_over_cells(kind: Kind, embed: bool) -> None:
+def test_network_equals_a_loop_over_cells(kind: CellKind, embed: bool) -> None:
     net, x = _net(kind, embed=embed), _tokens()
     cell = CELLS[kind](6 if embed else 5, 6).double()
     cell.load_state_dict({name.removesuffix("_l0"): p for name, p in net.core.state_dict().items()})
@@ -76,7 +76,7 @@ def test_state_has_the_layers_in_order() -> None:
 
 @each_kind
 @pytest.mark.parametrize("layers", [1, 2])
-def test_two_unrolls_equal_one_of_twice_the_length(kind: Kind, layers: int) -> None:
+def test_two_unrolls_equal_one_of_twice_the_length(kind: CellKind, layers: int) -> None:
     whole, x = _net(kind, layers=layers), _tokens(steps=10)
     cut = copy.deepcopy(whole)
     outputs, after = whole(x, whole.initial_state(3))
@@ -92,7 +92,7 @@ def test_two_unrolls_equal_one_of_twice_the_length(kind: Kind, layers: int) -> N
 
 
 @each_kind
-def test_state_is_attached_at_both_ends(kind: Kind) -> None:
+def test_state_is_attached_at_both_ends(kind: CellKind) -> None:
     net = _net(kind)
     state = tuple(part.requires_grad_() for part in net.initial_state(3))
     _, after = net.features(_tokens(), state)
@@ -102,7 +102,7 @@ def test_state_is_attached_at_both_ends(kind: Kind) -> None:
 
 
 @each_kind
-def test_state_can_be_laid_out_flat(kind: Kind) -> None:
+def test_state_can_be_laid_out_flat(kind: CellKind) -> None:
     net = _net(kind, layers=2)
     _, state = net.features(_tokens(), net.initial_state(3))
     layout = StateLayout(state)
@@ -133,7 +133,7 @@ def test_initial_state_is_of_the_weights_unless_told() -> None:
 
 
 @each_kind
-def test_state_keeps_its_precision_under_autocast(kind: Kind) -> None:
+def test_state_keeps_its_precision_under_autocast(kind: CellKind) -> None:
     net = _net(kind).float()
     state = net.initial_state(3)
     with torch.autocast("cpu", torch.bfloat16):

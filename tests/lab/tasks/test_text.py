@@ -15,7 +15,7 @@ import torch
 
 from synthgrad.core import ConfigError, DataError
 from synthgrad.lab.tasks import DATASETS, TEXTS, Text, load_text, text
-from synthgrad.lab.tasks.text import LEAST, SHA256
+from synthgrad.lab.tasks.text import MIN_CHARACTERS, SHA256
 
 pytestmark = pytest.mark.usefixtures("offline")
 
@@ -237,14 +237,16 @@ def test_to_device_moves_every_part(tmp_path: Path) -> None:
     assert {part.device.type for part in (moved.train, moved.valid, moved.test)} == {"meta"}
 
 
-@pytest.mark.parametrize("n", [0, 1, LEAST - 1])
+@pytest.mark.parametrize("n", [0, 1, MIN_CHARACTERS - 1])
 def test_short_text_is_refused_with_the_least_length(n: int, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=rf"mine\.txt: has {n} characters, expected at least {LEAST}"):
+    with pytest.raises(
+        DataError, match=rf"mine\.txt: has {n} characters, expected at least {MIN_CHARACTERS}"
+    ):
         load_text(_file(tmp_path, "é" * n))
 
 
 def test_least_length_leaves_one_to_predict_in_every_part(tmp_path: Path) -> None:
-    data = load_text(_file(tmp_path, "a" * LEAST))
+    data = load_text(_file(tmp_path, "a" * MIN_CHARACTERS))
     assert min(len(data.train), len(data.valid), len(data.test)) == 2
 
 

@@ -12,7 +12,7 @@ import torch
 
 from synthgrad.core import ConfigError
 from synthgrad.lab.recipes import comparison
-from synthgrad.lab.training.rehearsal import Work, rehearse, with_estimates
+from synthgrad.lab.training.rehearsal import StepFlops, rehearse, with_estimates
 from synthgrad.lab.training.run import Run
 from synthgrad.lab.training.settings import RuleSettings, Schedule
 from synthgrad.lab.training.train import train
@@ -56,7 +56,7 @@ def estimate(*configs: Run) -> list[float | None]:
 
 def test_backpropagation_costs_what_arithmetic_says() -> None:
     forward, backward, _ = products(4, 16)
-    assert rehearse(config("backprop", 4)) == Work(forward, forward + backward)
+    assert rehearse(config("backprop", 4)) == StepFlops(forward, forward + backward)
     assert estimate(config("backprop", 4)) == [1.0]
 
 
@@ -84,7 +84,7 @@ def test_sparse_updates_lie_between_forward_alone_and_a_whole_step(prob: float) 
 
 
 def test_expected_work() -> None:
-    work = Work(forward=10, step=40)
+    work = StepFlops(forward=10, step=40)
     assert [work.expected(p) for p in (0.0, 0.5, 1.0)] == [10, 25, 40]
 
 
@@ -101,7 +101,7 @@ def test_runs_that_differ_by_their_seed_are_rehearsed_once(monkeypatch: pytest.M
 
     rehearsed: list[str] = []
 
-    def listen(config: Run) -> Work | None:
+    def listen(config: Run) -> StepFlops | None:
         rehearsed.append(config.method)
         return rehearse(config)
 

@@ -13,10 +13,10 @@ import pytest
 from synthgrad.core import ConfigError, DataError
 from synthgrad.lab.recipes import Choice, experiment_named
 from synthgrad.lab.training.recurrent_methods import RECURRENT_METHODS
-from synthgrad.lab.training.rehearsal import rehearsed
+from synthgrad.lab.training.rehearsal import rehearse_all
 from synthgrad.lab.training.run import Run
 from synthgrad.lab.training.settings import BoundarySettings, Schedule
-from synthgrad.lab.training.snapshot import EVERY
+from synthgrad.lab.training.snapshot import INTERVAL_VARIABLE
 from synthgrad.lab.training.tasks import feed_forward, text
 from synthgrad.lab.training.train import train
 from tests.lab.runs import changed
@@ -51,7 +51,7 @@ STACKS: dict[str, Run] = {
 def test_a_stopped_run_goes_on_to_the_same_end(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(EVERY, "0")
+    monkeypatch.setenv(INTERVAL_VARIABLE, "0")
     monkeypatch.setattr(text.TextTask, "chunk", 4)
     monkeypatch.setattr(feed_forward.FeedForwardTask, "chunk", 4)
     config = {**SMOKE, **STACKS}[name]
@@ -145,7 +145,7 @@ def test_any_text_can_be_named(tmp_path: Path) -> None:
     text.write_text("the quick brown fox\n" * 200)
     made = experiment_named("charlm").runs("smoke", choice=Choice(data=(str(text),)))
     assert {c.payload.data for c in made} == {str(text)}
-    assert rehearsed(made) == made
+    assert rehearse_all(made) == made
 
 
 def test_what_cannot_begin_is_told_before_anything_is_written(tmp_path: Path) -> None:
@@ -161,11 +161,11 @@ def test_what_cannot_begin_is_told_before_anything_is_written(tmp_path: Path) ->
     ):
         unroll = 50 if path == short else 5
         with pytest.raises(kind, match=words):
-            rehearsed([changed(config, data=str(path), width=8, unroll=unroll)])
+            rehearse_all([changed(config, data=str(path), width=8, unroll=unroll)])
     with pytest.raises(ConfigError, match="kind 'tree' is unknown"):
-        rehearsed([changed(config, arch="tree")])
+        rehearse_all([changed(config, arch="tree")])
     with pytest.raises(ConfigError, match="not one of recurrent networks"):
-        rehearsed([dataclasses.replace(config, method="stale")])
+        rehearse_all([dataclasses.replace(config, method="stale")])
 
 
 def test_unrolls_can_be_chosen() -> None:

@@ -11,10 +11,10 @@ import pytest
 
 from synthgrad.lab.training import sweep
 from synthgrad.lab.training.run import Run
-from synthgrad.lab.training.snapshot import EVERY, Snapshot, run_name
+from synthgrad.lab.training.snapshot import INTERVAL_VARIABLE, SnapshotStore, run_name
 from synthgrad.lab.training.sweep import Progress, Sweep
 from synthgrad.lab.training.tasks import FeedForwardTask
-from synthgrad.lab.training.train import blank, train
+from synthgrad.lab.training.train import empty_record, train
 from tests.lab.runs import changed, compared
 
 OF_THE_CLOCK = {"elapsed_s", "time_to_target_s"}
@@ -22,7 +22,7 @@ OF_THE_CLOCK = {"elapsed_s", "time_to_target_s"}
 
 @pytest.fixture(autouse=True)
 def _at_every_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(EVERY, "0")
+    monkeypatch.setenv(INTERVAL_VARIABLE, "0")
 
 
 def config(method: str, **over: Any) -> Run:
@@ -120,7 +120,7 @@ def test_the_snapshot_of_another_network_fails_the_run_and_stays(tmp_path: Path)
     for one in (kept, other):
         with pytest.raises(KeyboardInterrupt):
             train(one, stop_at(10))
-    name = run_name(blank(kept, 1))
+    name = run_name(empty_record(kept, 1))
     foreign = next(path for path in tmp_path.iterdir() if not path.name.startswith(name))
     mine = tmp_path / f"{name}-step50.pt"
     foreign.rename(mine)
@@ -177,6 +177,7 @@ def test_with_resume_a_sweep_goes_on(tmp_path: Path) -> None:
 
 def test_runs_that_differ_have_snapshots_of_their_own(tmp_path: Path) -> None:
     paths = {
-        Snapshot(tmp_path, blank(c, 1)).path(3) for c in (config("cdni"), config("cdni", update_prob=0.5))
+        SnapshotStore(tmp_path, empty_record(c, 1)).path(3)
+        for c in (config("cdni"), config("cdni", update_prob=0.5))
     }
     assert len(paths) == 2

@@ -14,10 +14,16 @@ import torch
 from synthgrad.core import ConfigError
 from synthgrad.lab.records import Record
 from synthgrad.lab.training import snapshot_file
-from synthgrad.lab.training.snapshot import EVERY, Snapshot, SnapshotWarning, drop_snapshots, interval_s
+from synthgrad.lab.training.snapshot import (
+    INTERVAL_VARIABLE,
+    SnapshotStore,
+    SnapshotWarning,
+    delete_snapshots,
+    interval_s,
+)
 from synthgrad.lab.training.snapshot_file import (
     DamagedSnapshotError,
-    Owner,
+    Fingerprint,
     read_snapshot,
     write_snapshot,
 )
@@ -26,7 +32,7 @@ FORMS = {"0.weight": "float32 [2, 3]", "0.bias": "float32 [2]"}
 RECORD = Record.of(
     {"method": "cdni", "seed": 0, "cell": {"data": "x", "layers": 3}, "steps": 10, "config": {"lr": 0.1}}
 )
-OWNER = Owner({"method": "cdni", "lr": 0.1}, "abc", FORMS)
+OWNER = Fingerprint({"method": "cdni", "lr": 0.1}, "abc", FORMS)
 STATE = {"step": 4, "x": torch.arange(40.0), "name": "ü"}
 
 
@@ -39,12 +45,12 @@ class Pair:
         self.stage = stage
         self._others = list(others)
 
-    def exchange(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         other = self._others.pop(0) if self._others else value
         return [value, other] if self.stage == 0 else [other, value]
 
 
-def written(folder: Path, owner: Owner = OWNER) -> Path:
+def written(folder: Path, owner: Fingerprint = OWNER) -> Path:
     path = folder / "run-step4.pt"
     write_snapshot(path, owner, {"step": 4, "launch": ""}, STATE)
     return path
@@ -129,8 +135,8 @@ def test_code_in_a_snapshot_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def kept(folder: Path, peers: Any = None, every_s: float = 0.0) -> Snapshot:
-    snapshot = Snapshot(folder, RECORD, peers, every_s)
+def kept(folder: Path, peers: Any = None, every_s: float = 0.0) -> SnapshotStore:
+    snapshot = SnapshotStore(folder, RECORD, peers, every_s)
     snapshot.belongs_to(FORMS, "abc")
     return snapshot
 
@@ -174,10 +180,10 @@ def test_only_the_runs_own_files_are_dropped(tmp_path: Path) -> None:
         kept(folder, peers).save(5, lambda: {"step": 5})
     assert len(list(folder.iterdir())) == 3
     (folder / "mine.txt").write_text("keep")
-    drop_snapshots(folder, RECORD)
+    delete_snapshots(folder, RECORD)
     assert [p.name for p in folder.iterdir()] == ["mine.txt"]
     (folder / "mine.txt").unlink()
-    drop_snapshots(folder, RECORD)
+    delete_snapshots(folder, RECORD)
     assert not folder.exists()
 
 
@@ -203,14 +209,14 @@ def test_a_snapshot_that_cannot_be_written_is_told_once_and_nothing_is_left(
 
 @pytest.mark.parametrize(("given", "seconds"), [("", 60.0), ("2.5", 2.5), ("0", 0.0)])
 def test_the_environment_says_how_often(given: str, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(EVERY, given)
+    monkeypatch.setenv(INTERVAL_VARIABLE, given)
     assert interval_s() == seconds
 
 
 @pytest.mark.parametrize("given", ["often", "-1", "nan"])
 def test_a_bad_interval_is_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(EVERY, given)
-    with pytest.raises(ConfigError, match=f"{EVERY}={given}: expected seconds"):
+    monkeypatch.setenv(INTERVAL_VARIABLE, given)
+    with pytest.raises(ConfigError, match=f"{INTERVAL_VARIABLE}={given}: expected seconds"):
         interval_s()
 
 
@@ -249,7 +255,7 @@ def test_processes_ask_each_other_only_when_it_may_be_time(
     saved: list[int] = []
 
     class Counted(Pair):
-        def exchange(self, value: Any) -> list[Any]:
+        def all_gather(self, value: Any) -> list[Any]:
             asked.append(step)
             return [value, -1.0]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from synthgrad.lab.training.snapshot import EVERY
+from synthgrad.lab.training.snapshot import INTERVAL_VARIABLE
 from tests.lab.cli.helpers import call, records_in
 
 PATIENCE_S = 120  # against hanging for ever, not a claim
@@ -40,7 +40,7 @@ def _stopped(out: Path, how: signal.Signals, temporary: Path) -> tuple[int, str]
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, EVERY: "0", "TMPDIR": str(temporary)},
+        env={**os.environ, INTERVAL_VARIABLE: "0", "TMPDIR": str(temporary)},
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )

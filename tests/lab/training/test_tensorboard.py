@@ -12,8 +12,8 @@ from torch import nn
 from synthgrad.lab.training import tensorboard
 from synthgrad.lab.training.run import Run
 from synthgrad.lab.training.snapshot import run_name
-from synthgrad.lab.training.tensorboard import Events, check_installed
-from synthgrad.lab.training.train import blank, train
+from synthgrad.lab.training.tensorboard import EventWriter, check_installed
+from synthgrad.lab.training.train import empty_record, train
 from tests.lab.runs import changed, compared
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TensorBoard's own imports
@@ -62,7 +62,7 @@ def test_writing_events_changes_no_result(tmp_path: Path) -> None:
     config = _config("cdni", tmp_path)
     with_events, without = train(config), train(dataclasses.replace(config, tensorboard=None))
     assert with_events["metrics"]["test_loss"] == without["metrics"]["test_loss"]
-    assert blank(config, 1)["config"] == without["config"]
+    assert empty_record(config, 1)["config"] == without["config"]
 
 
 def test_a_network_that_cannot_be_traced_trains_all_the_same(tmp_path: Path) -> None:
@@ -70,8 +70,8 @@ def test_a_network_that_cannot_be_traced_trains_all_the_same(tmp_path: Path) -> 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("not while tracing")
 
-    record = blank(_config("backprop", tmp_path), 1)
-    events = Events(tmp_path / "odd", record)
+    record = empty_record(_config("backprop", tmp_path), 1)
+    events = EventWriter(tmp_path / "odd", record)
     events.graph(Odd(), torch.ones(2, 3), {"engine": "backprop", "modules": [], "interfaces": []})
     events.close(record)
     text = _read(tmp_path / "odd").Tensors("graph/text_summary")[0].tensor_proto.string_val[0].decode()
@@ -80,7 +80,7 @@ def test_a_network_that_cannot_be_traced_trains_all_the_same(tmp_path: Path) -> 
 
 def test_runs_that_differ_have_folders_of_their_own(tmp_path: Path) -> None:
     configs = [_config("cdni", tmp_path), _config("cdni", tmp_path, update_prob=0.5)]
-    assert len({run_name(blank(c, 1)) for c in configs}) == 2
+    assert len({run_name(empty_record(c, 1)) for c in configs}) == 2
 
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from synthgrad.core import ConfigError
-from synthgrad.lab.wan import Link, LinkError, Network, available, emulated
+from synthgrad.lab.wan import Link, LinkError, Network, emulated, unavailable_reason
 from synthgrad.lab.wan.process import RelayProcess
 
 _PORT = 5000
@@ -80,7 +80,7 @@ print(*sorted(heard))
 
 @pytest.fixture(scope="module")
 def _permitted() -> None:
-    if (reason := available()) is not None:
+    if (reason := unavailable_reason()) is not None:
         pytest.skip(reason)
 
 
@@ -283,7 +283,7 @@ def test_a_number_of_workers_out_of_range(num_workers: int) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="says first that it is not Linux")
 def test_without_rights_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1234)
-    reason = available()
+    reason = unavailable_reason()
     assert reason is not None
     assert "needs Linux, root, /dev/net/tun" in reason
     assert "this is user 1234, not root" in reason

@@ -25,7 +25,7 @@ from ..records import (
     open_folder,
     read,
 )
-from ..training.machine import describe, prepare
+from ..training.machine import configure_process, describe_environment
 from .declaration import Declaration, Scope
 from .load import Load
 
@@ -219,7 +219,7 @@ class Bench(ABC, Generic[ScopeT, SizeT, CaseT]):
                 metrics=Metrics(dict(found.metrics)),
                 status="failed" if failed else "ok",
                 error=found.error,
-                env=Env(describe(scope.device)),
+                env=Env(describe_environment(scope.device)),
             )
 
 
@@ -309,7 +309,7 @@ def _measured(
 ) -> Iterator[Record]:
     known = {identity(r): r for r in read(path)[0]} if resume else {}
     done = finished(known.values())
-    prepare(scope.threads)
+    configure_process(scope.threads)
     for number, setting in enumerate(settings, 1):
         keys = [identity(line) for line in setting.lines]
         if all(key in done for key in keys):

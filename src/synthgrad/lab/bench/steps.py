@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from ..tasks import convolutional, cut_names, fully_connected
 from ..training.compiled import compile_network
-from ..training.methods import Facts, Method, method_named
+from ..training.methods import DataFacts, Method, method_named
 from ..training.settings import RuleSettings
-from ..training.trainers import CHANNELS_LAST, Plan, arithmetic, make_trainer
+from ..training.trainers import CHANNELS_LAST, TrainerSpec, make_trainer, precision_context
 
 __all__ = ["HAND_WRITTEN", "Network", "StepCase", "hand_written", "make_step"]
 
@@ -84,8 +84,8 @@ def make_step(
         method = method_named(case.method)
         if case.engine == HAND_WRITTEN:
             return hand_written(model, feed, precision=network.precision, compiled=case.compiled)
-        facts = Facts(10, sum(len(y) for _, y in batches))
-        plan = Plan(
+        facts = DataFacts(10, sum(len(y) for _, y in batches))
+        plan = TrainerSpec(
             method,
             network.settings(method),
             facts,
@@ -103,7 +103,7 @@ def make_step(
         return lambda: trainer.step(*next(feed), ids=ids)
 
     def step() -> None:
-        with arithmetic(network.precision, x.device.type):
+        with precision_context(network.precision, x.device.type):
             trainer.step(*next(feed), ids=ids)
 
     return step

@@ -12,7 +12,7 @@ from ..bench.declaration import Declaration, Scope
 from ..bench.declarations import BENCHMARKS
 from ..options import Option, options_of
 from .from_fields import with_options
-from .options import Common
+from .options import CommonOptions
 
 if TYPE_CHECKING:
     from ..bench.base import Bench
@@ -68,8 +68,8 @@ def _add(declared: Declaration) -> None:
     )
     @with_options(_options(declared))
     def command(**values: Any) -> int:
-        given = {f.name: values.pop(f.name) for f in fields(Common)}
-        common = Common(**{name: value for name, value in given.items() if value is not None})
+        given = {f.name: values.pop(f.name) for f in fields(CommonOptions)}
+        common = CommonOptions(**{name: value for name, value in given.items() if value is not None})
         return _bench(declared, common, values)
 
     bench_command.add_command(command)
@@ -84,7 +84,7 @@ def _about(declared: Declaration) -> str:
 
 def _options(declared: Declaration) -> dict[str, Option]:
     """Return a benchmark's own options, and those of all commands that compute."""
-    common = options_of(Common)
+    common = options_of(CommonOptions)
     common["tier"] = replace(common["tier"], choices=tuple(declared.tiers))
     common["threads"] = replace(common["threads"], help="CPU threads of each process.", default="1")
     if declared.cpu_only:
@@ -166,7 +166,7 @@ for _declared in BENCHMARKS.values():
     _add(_declared)
 
 
-def _bench(declared: Declaration, common: Common, given: dict[str, Any]) -> int:
+def _bench(declared: Declaration, common: CommonOptions, given: dict[str, Any]) -> int:
     """Measure a benchmark, print its table and write its page; return the exit status."""
     from ..bench import base
     from ..bench.load import warning_of
@@ -184,7 +184,7 @@ def _bench(declared: Declaration, common: Common, given: dict[str, Any]) -> int:
     benchmark = _benchmark(declared, scope)
     folder = work.results_folder(common.out, f"bench-{declared.name}", resume=common.resume)
     if not common.resume:
-        work.say_of_others(folder)
+        work.warn_of_other_records(folder)
     say = None if common.quiet else lambda text: click.echo(text, err=True)
     records: list[Record] = []
     written = True

@@ -16,7 +16,7 @@ from ..training.run import Run
 from ..training.settings import RuleSettings, Schedule
 from .completion import one_of
 from .from_fields import with_options
-from .options import Training, gathered
+from .options import TrainingOptions, pass_options
 
 __all__ = ["compare_command", "list_command", "report_command", "run_command"]
 
@@ -46,8 +46,8 @@ def _examples(*lines: str) -> str:
     ),
 )
 @with_options(_COMPARED)
-@gathered(Training)
-def compare_command(options: Training, **given: Any) -> int:
+@pass_options(TrainingOptions)
+def compare_command(options: TrainingOptions, **given: Any) -> int:
     """Train one network by several methods on one data set, side by side.
 
     Without options: backprop, no-bprop, DNI and cDNI on 10,000 embedded handwritten digits. The experiment of
@@ -69,8 +69,8 @@ def compare_command(options: Training, **given: Any) -> int:
 )
 @click.argument("name", shell_complete=one_of(tuple(experiments())))
 @with_options(options_of(Choice))
-@gathered(Training)
-def run_command(options: Training, name: str, **choice: Any) -> int:
+@pass_options(TrainingOptions)
+def run_command(options: TrainingOptions, name: str, **choice: Any) -> int:
     """Run the experiment NAME, one of synthgrad list or a file .py that declares one.
 
     Lists restrict it to some of its cells.
@@ -101,4 +101,4 @@ def list_command() -> int:
     """Say which experiments, benchmarks, methods and data sets there are."""
     from . import work
 
-    return work.show_list()
+    return work.print_list()

@@ -12,13 +12,13 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem, FishComplete, add_completion_class
 
-__all__ = ["Offer", "folders", "list_of", "one_of"]
+__all__ = ["Completer", "folders", "list_of", "one_of"]
 
 #: Takes context, parameter and what is typed so far; returns what is offered.
-Offer = Callable[[click.Context, click.Parameter, str], list[CompletionItem[Any]]]
+Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem[Any]]]
 
 
-def one_of(names: Sequence[str]) -> Offer:
+def one_of(names: Sequence[str]) -> Completer:
     """Offer the names that begin with what is typed."""
 
     def offer(ctx: click.Context, param: click.Parameter, typed: str) -> list[CompletionItem[Any]]:
@@ -27,7 +27,7 @@ def one_of(names: Sequence[str]) -> Offer:
     return offer
 
 
-def list_of(names: Sequence[str]) -> Offer:
+def list_of(names: Sequence[str]) -> Completer:
     """Offer what is typed with its last name completed; names that stand there already are left out."""
 
     def offer(ctx: click.Context, param: click.Parameter, typed: str) -> list[CompletionItem[Any]]:

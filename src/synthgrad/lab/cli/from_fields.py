@@ -11,12 +11,12 @@ import click
 from ..options import Option
 from .completion import folders, list_of, one_of
 
-__all__ = ["Names", "Numbers", "click_options", "with_options"]
+__all__ = ["NameList", "NumberList", "click_options", "with_options"]
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-class Names(click.ParamType[tuple[str, ...]]):
+class NameList(click.ParamType[tuple[str, ...]]):
     """A list of names, separated by commas."""
 
     name = "a,b,…"
@@ -36,7 +36,7 @@ class Names(click.ParamType[tuple[str, ...]]):
         return names
 
 
-class Numbers(click.ParamType[tuple[int, ...]]):
+class NumberList(click.ParamType[tuple[int, ...]]):
     """A list of whole numbers from a least one up, separated by commas."""
 
     name = "1,2,…"
@@ -93,7 +93,7 @@ def _click_option(name: str, option: Option) -> Decorator:
 
 def _type(option: Option) -> Any:
     if option.listed:
-        return Numbers(option.least or 0) if option.kind is int else Names()
+        return NumberList(option.least or 0) if option.kind is int else NameList()
     if option.kind is Path:
         return click.Path(path_type=Path)
     if option.kind is int and option.least is not None:

@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 from ..options import option, options_of
 from .from_fields import with_options
 
-__all__ = ["DEVICES", "TIERS", "Common", "Training", "gathered"]
+__all__ = ["DEVICES", "TIERS", "CommonOptions", "TrainingOptions", "pass_options"]
 
 TIERS = ("smoke", "quick", "full")
 DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Common:
+class CommonOptions:
     """The options of all commands that compute.
 
     Attributes:
@@ -45,7 +45,7 @@ class Common:
         "CPU threads of each run.",
         kind=int,
         least=1,
-        default="PyTorch's choice; in benchmarks the tier's",
+        default="PyTorch's choice",
     )
     data_dir: Path | None = option(
         None, "Directory of data files.", kind=Path, metavar="DIR", default="SYNTHGRAD_DATA, then the cache"
@@ -57,7 +57,7 @@ class Common:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Training(Common):
+class TrainingOptions(CommonOptions):
     """The options of the commands that train.
 
     Attributes:
@@ -71,10 +71,10 @@ class Training(Common):
     )
 
 
-OptionsT = TypeVar("OptionsT", bound=Common)
+OptionsT = TypeVar("OptionsT", bound=CommonOptions)
 
 
-def gathered(kind: type[OptionsT]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def pass_options(kind: type[OptionsT]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator that adds the options of a class; the function takes their values as one object first."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:

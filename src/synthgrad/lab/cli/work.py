@@ -21,17 +21,17 @@ from ..recipes.comparison import METHODS as COMPARED
 from ..records import FILE, Record, read
 from ..report import write_report
 from ..training.machine import choose_device
-from ..training.rehearsal import rehearsed
+from ..training.rehearsal import rehearse_all
 from ..training.run import Run
 from ..training.sweep import Sweep
 from ..training.tensorboard import check_installed
-from .options import Common, Training
+from .options import CommonOptions, TrainingOptions
 from .show import Display, print_bench, print_tables
 
-__all__ = ["compare", "report", "results_folder", "run", "say_of_others", "show_list", "write_page"]
+__all__ = ["compare", "print_list", "report", "results_folder", "run", "warn_of_other_records", "write_page"]
 
 
-def compare(options: Training, given: dict[str, Any]) -> int:
+def compare(options: TrainingOptions, given: dict[str, Any]) -> int:
     """Run a comparison; return the exit status."""
     runs = comparison(
         options.tier,
@@ -45,7 +45,7 @@ def compare(options: Training, given: dict[str, Any]) -> int:
     return _train(runs, "compare", options)
 
 
-def run(options: Training, name: str, choice: dict[str, Any]) -> int:
+def run(options: TrainingOptions, name: str, choice: dict[str, Any]) -> int:
     """Run an experiment, or those of its runs that are wanted; return the exit status."""
     experiment = experiment_named(name)
     runs = experiment.runs(
@@ -76,7 +76,7 @@ def report(folders: Sequence[Path], out: Path | None) -> int:
     return 0
 
 
-def show_list() -> int:
+def print_list() -> int:
     """Say which experiments, benchmarks, methods and data sets there are."""
     lists = {
         "experiments": {e.name: e.about for e in experiments().values()},
@@ -94,7 +94,7 @@ def show_list() -> int:
     return 0
 
 
-def _data_dir(options: Common) -> str | None:
+def _data_dir(options: CommonOptions) -> str | None:
     return str(options.data_dir) if options.data_dir else None
 
 
@@ -127,16 +127,16 @@ def write_page(folder: Path, records: Sequence[Record]) -> bool:
     return True
 
 
-def _train(runs: Sequence[Run], name: str, options: Training) -> int:
+def _train(runs: Sequence[Run], name: str, options: TrainingOptions) -> int:
     """Train, write the records and a report; return the exit status."""
     if options.tensorboard:
         check_installed()
     out = results_folder(options.out, name, resume=options.resume)
-    runs = rehearsed(runs)
+    runs = rehearse_all(runs)
     if options.tensorboard:
         runs = [replace(run, tensorboard=str(out / "tensorboard")) for run in runs]
     if not options.resume:
-        say_of_others(out)
+        warn_of_other_records(out)
     trained = Sweep(runs, out, options.resume, options.jobs, options.threads)
     records: list[Record] = []
     written = True
@@ -155,7 +155,7 @@ def _train(runs: Sequence[Run], name: str, options: Training) -> int:
     return 0 if written and all(r.status == "ok" for r in records) else 1
 
 
-def say_of_others(out: Path) -> None:
+def warn_of_other_records(out: Path) -> None:
     """Say that a results folder holds records already: new ones are appended, which nobody may have meant."""
     found = read(out / FILE)[0]
     if found:

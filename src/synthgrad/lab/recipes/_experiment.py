@@ -12,7 +12,7 @@ from ..training.payloads import ARCHS, Payload
 from ..training.run import PRECISIONS, Run
 from ..training.settings import Schedule, Settings, refuse
 
-__all__ = ["Choice", "Experiment", "Group", "Variant", "one_run"]
+__all__ = ["Choice", "Experiment", "Group", "Variant", "make_run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ class Experiment:
         for group in groups(seed) if callable(groups) else groups:
             for entry in group.variants:
                 variant = Variant(entry) if isinstance(entry, str) else entry
-                run = one_run(self.recorded_as or self.name, tier, seed, group, variant)
+                run = make_run(self.recorded_as or self.name, tier, seed, group, variant)
                 yield replace(run, device=device, data_dir=data_dir)
 
     def _chosen(self, runs: Sequence[Run], tier: str, choice: Choice) -> list[Run]:
@@ -195,7 +195,7 @@ class Experiment:
         return [*made, *runs]
 
 
-def one_run(experiment: str, tier: str, seed: int, group: Group, variant: Variant) -> Run:
+def make_run(experiment: str, tier: str, seed: int, group: Group, variant: Variant) -> Run:
     """Return the run of a variant.
 
     Raises:
@@ -204,5 +204,5 @@ def one_run(experiment: str, tier: str, seed: int, group: Group, variant: Varian
     payload = replace(group.payload, **variant.payload) if variant.payload else group.payload
     schedule = replace(group.schedule, **variant.schedule) if variant.schedule else group.schedule
     rule = variant.rule or group.rule or payload.default_rule(variant.method)
-    payload = payload.of_method(variant.method)
+    payload = payload.for_method(variant.method)
     return Run(experiment, tier, variant.method, seed, payload, schedule, rule, group.precision)

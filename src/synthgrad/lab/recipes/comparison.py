@@ -11,7 +11,7 @@ from ..names import METHODS as KNOWN
 from ..training.payloads import ARCHS, ENGINES, FeedForward
 from ..training.run import Run
 from ..training.settings import RuleSettings, Schedule, refuse
-from ._experiment import Group, Variant, one_run
+from ._experiment import Group, Variant, make_run
 from ._papers import FULL, feed_forward, width_of
 
 __all__ = ["METHODS", "SCHEDULES", "TIERS", "comparison", "schedules"]
@@ -83,7 +83,7 @@ def comparison(
     payload = _payload(data, {name: given[name] for name in given if name in {*_OF_PAYLOAD, "model"}})
     precision = given.get("precision", "float32")
     runs = [
-        one_run(
+        make_run(
             "compare",
             "custom" if custom else tier,
             seed,

@@ -1,15 +1,15 @@
 """What is trained on what: data sets, reference networks. Add a data set in ``datasets.py``."""
 
 from .augment import Augment
-from .copying import IGNORED, CopyTask, Curriculum, Episode
-from .counting import Block, Counting, FastCounter, SlowCounter, counting_networks, report_accuracy
-from .datasets import DATASETS, TEXTS, Dataset, load, load_text
-from .episodes import EpisodeStream, Part
-from .images import Images, Split, draw_batches
+from .copying import IGNORED, CopyEpisodes, Curriculum, EpisodeBatch
+from .counting import DigitBlock, DigitStream, FastCounter, SlowCounter, counting_networks, report_accuracy
+from .datasets import DATASETS, TEXTS, NamedDataset, load, load_text
+from .episodes import EpisodeStream, EpisodeUnroll
+from .images import LabelledData, Split, draw_batches
 from .metrics import bits, bits_per_char
 from .networks import convolutional, cut_names, fully_connected
-from .recurrent import RecurrentNetwork, State, recurrent_network
-from .stream import Stream, Unroll
+from .recurrent import RecurrentNetwork, RecurrentState, recurrent_network
+from .stream import TextStream, Unroll
 from .text import Text
 from .transformer import MemoryTransformer
 
@@ -18,23 +18,23 @@ __all__ = [
     "IGNORED",
     "TEXTS",
     "Augment",
-    "Block",
-    "CopyTask",
-    "Counting",
+    "CopyEpisodes",
     "Curriculum",
-    "Dataset",
-    "Episode",
+    "DigitBlock",
+    "DigitStream",
+    "EpisodeBatch",
     "EpisodeStream",
+    "EpisodeUnroll",
     "FastCounter",
-    "Images",
+    "LabelledData",
     "MemoryTransformer",
-    "Part",
+    "NamedDataset",
     "RecurrentNetwork",
+    "RecurrentState",
     "SlowCounter",
     "Split",
-    "State",
-    "Stream",
     "Text",
+    "TextStream",
     "Unroll",
     "bits",
     "bits_per_char",

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core import DataError
-from .files import find, missing
+from .files import fetch, find
 from .idx import read_bytes
-from .images import Images, to_split
+from .images import LabelledData, to_split
 
 __all__ = ["load_cifar10", "parse_batch"]
 
@@ -77,7 +77,7 @@ def parse_batch(content: bytes, path: Path) -> tuple[NDArray[np.uint8], NDArray[
     return images.reshape(-1, 3, 32, 32), labels
 
 
-def load_cifar10(data_dir: Path | None) -> Images:
+def load_cifar10(data_dir: Path | None) -> LabelledData:
     """Return CIFAR-10: 50,000 training and 10,000 test images, ``(N, 3, 32, 32)``.
 
     Read from ``cifar-10-batches-py/`` below ``data_dir``, else from the official archive, which is
@@ -102,7 +102,7 @@ def load_cifar10(data_dir: Path | None) -> Images:
     train = [parts[f"data_batch_{k}"] for k in range(1, 6)]
     digest = hashlib.sha256("".join(hashlib.sha256(content[n]).hexdigest() for n in OFFICIAL_MD5).encode())
     where = str(paths["test_batch"].parent)
-    return Images(
+    return LabelledData(
         "cifar10",
         to_split(np.concatenate([x for x, _ in train]), np.concatenate([y for _, y in train]), 10, where),
         to_split(*parts["test_batch"], 10, where),
@@ -122,7 +122,7 @@ def _read(data_dir: Path | None) -> tuple[dict[str, bytes], dict[str, Path]]:
             raise DataError(f"{lost[0]}: missing; the folder must hold {', '.join(OFFICIAL_MD5)}")
         return {name: read_bytes(path) for name, path in paths.items()}, paths
     name = "cifar-10-python.tar.gz"
-    archive = find(data_dir, [name]) or missing(data_dir, name)
+    archive = find(data_dir, [name]) or fetch(data_dir, name)
     try:
         # Unpacked whole first: that is what checks the sum at the end of a gzip file.
         with tarfile.open(fileobj=io.BytesIO(read_bytes(archive)), mode="r:") as tar:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ...core import ConfigError
 
-__all__ = ["IGNORED", "CopyTask", "Curriculum", "Episode"]
+__all__ = ["IGNORED", "CopyEpisodes", "Curriculum", "EpisodeBatch"]
 
 #: Target of steps at which nothing is asked for, as ``cross_entropy`` leaves them out by default.
 IGNORED = -100
@@ -29,7 +29,7 @@ _COUNT_UNIT = 10.0  # a count is given as a number of about 1
 
 
 @dataclass(frozen=True, slots=True)
-class Episode:
+class EpisodeBatch:
     """A batch of episodes of one length.
 
     Attributes:
@@ -43,7 +43,7 @@ class Episode:
     first: int
 
 
-class CopyTask:
+class CopyEpisodes:
     """Draws episodes on a device, a whole batch at once.
 
     Args:
@@ -74,7 +74,7 @@ class CopyTask:
         self.device = torch.device(device)
         self.generator = torch.Generator(self.device).manual_seed(seed)
 
-    def draw(self, batch_size: int, length: int, count: int = 1) -> Episode:
+    def draw(self, batch_size: int, length: int, count: int = 1) -> EpisodeBatch:
         """Return ``batch_size`` episodes of ``length`` characters, to be written ``count`` times.
 
         Raises:
@@ -100,7 +100,7 @@ class CopyTask:
         y = torch.full_like(tokens, IGNORED)
         y[:, go + 1 : go + 1 + n] = characters.repeat(1, count)
         y[:, go + 1 + n] = v
-        return Episode(x, y, go + 1)
+        return EpisodeBatch(x, y, go + 1)
 
 
 @dataclass
@@ -123,7 +123,7 @@ class Curriculum:
     smooth: int = 10
     length: int = 1
     count: int = 1
-    solved: int = 0
+    longest_solved: int = 0
     _recent: list[float] = field(default_factory=list[float], repr=False)
 
     @property
@@ -136,7 +136,7 @@ class Curriculum:
         self._recent = [*self._recent[1 - self.smooth :], bits] if self.smooth > 1 else [bits]
         if len(self._recent) < self.smooth or mean(self._recent) >= self.threshold:
             return False
-        self.solved = self.task_length
+        self.longest_solved = self.task_length
         if self.repeat and self.length > self.count:
             self.count += 1
         else:
@@ -149,11 +149,11 @@ class Curriculum:
         return {
             "length": self.length,
             "count": self.count,
-            "solved": self.solved,
+            "solved": self.longest_solved,
             "recent": list(self._recent),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up where `state_dict` stood."""
-        self.length, self.count, self.solved = state["length"], state["count"], state["solved"]
+        self.length, self.count, self.longest_solved = state["length"], state["count"], state["solved"]
         self._recent = list(state["recent"])

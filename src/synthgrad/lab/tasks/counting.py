@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from ...core import ConfigError
 from .images import Split
 
-__all__ = ["Block", "Counting", "FastCounter", "SlowCounter", "counting_networks", "report_accuracy"]
+__all__ = ["DigitBlock", "DigitStream", "FastCounter", "SlowCounter", "counting_networks", "report_accuracy"]
 
 FAST, SLOW = "A", "B"
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class DigitBlock:
     """``T²`` steps of the stream, for ``B`` streams side by side.
 
     Attributes:
@@ -56,7 +56,7 @@ class Block:
             yield {FAST: x}, targets
 
 
-class Counting:
+class DigitStream:
     """An endless stream of digits, each drawn by itself and with replacement, a block at a time.
 
     Args:
@@ -78,14 +78,14 @@ class Counting:
         self.period = period
         self._generator = generator
 
-    def block(self) -> Block:
+    def block(self) -> DigitBlock:
         """Draw the next ``T²`` steps."""
         t = self.period
         drawn = torch.randint(len(self.split), (t * t, self.batch_size), generator=self._generator)
         drawn = drawn.to(self.split.y.device)
         digits = self.split.y[drawn]  # (T², B)
         odd = (digits % 2).view(t, t, self.batch_size).sum(1)  # (T, B)
-        return Block(t, self.split.x[drawn], digits, odd, (digits == 3).sum(0))
+        return DigitBlock(t, self.split.x[drawn], digits, odd, (digits == 3).sum(0))
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the draws are."""
@@ -152,7 +152,7 @@ def counting_networks(in_shape: Sequence[int], period: int, width: int) -> tuple
     return FastCounter(in_shape, width, period + 1), SlowCounter(width, period * period + 1)
 
 
-def report_accuracy(outputs: Sequence[Mapping[str, Any]], block: Block) -> dict[str, float]:
+def report_accuracy(outputs: Sequence[Mapping[str, Any]], block: DigitBlock) -> dict[str, float]:
     """Return the share of right reports of each network, from 0 to 1.
 
     Args:

@@ -11,18 +11,18 @@ from ...core import ConfigError
 from ..names import DATA, is_own_data
 from ..names import TEXTS as ABOUT_TEXTS
 from .cifar import load_cifar10
-from .images import Images
+from .images import LabelledData
 from .mnist import load_mnist, load_mnist_10k
 from .own_data import load_own
 from .text import Text, load_ptb, load_shakespeare, load_shakespeare_50k, read_text
 
-__all__ = ["DATASETS", "TEXTS", "Dataset", "load", "load_text"]
+__all__ = ["DATASETS", "TEXTS", "NamedDataset", "load", "load_text"]
 
 DataT = TypeVar("DataT")
 
 
 @dataclass(frozen=True, slots=True)
-class Dataset(Generic[DataT]):
+class NamedDataset(Generic[DataT]):
     """An entry of the list of data sets.
 
     Attributes:
@@ -38,25 +38,25 @@ class Dataset(Generic[DataT]):
 
 def _named(
     about: Mapping[str, str], readers: Mapping[str, Callable[[Path | None], DataT]]
-) -> dict[str, Dataset[DataT]]:
+) -> dict[str, NamedDataset[DataT]]:
     """Return the data sets by name, in the order of their descriptions."""
-    return {name: Dataset(name, words, readers[name]) for name, words in about.items()}
+    return {name: NamedDataset(name, words, readers[name]) for name, words in about.items()}
 
 
 #: Labelled images.
-DATASETS: dict[str, Dataset[Images]] = _named(
+DATASETS: dict[str, NamedDataset[LabelledData]] = _named(
     DATA,
     {"mnist-10k": lambda _: load_mnist_10k(), "mnist": load_mnist, "cifar10": load_cifar10},
 )
 
 #: Texts, of which characters are predicted.
-TEXTS: dict[str, Dataset[Text]] = _named(
+TEXTS: dict[str, NamedDataset[Text]] = _named(
     ABOUT_TEXTS,
     {"ptb": load_ptb, "shakespeare": load_shakespeare, "shakespeare-50k": lambda _: load_shakespeare_50k()},
 )
 
 
-def load(name: str, data_dir: Path | None = None) -> Images:
+def load(name: str, data_dir: Path | None = None) -> LabelledData:
     """Return a data set by name, or one of the user's own, on the CPU.
 
     Args:

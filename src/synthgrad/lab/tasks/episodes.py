@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from ...core import ConfigError
-from .copying import IGNORED, CopyTask, Episode
+from .copying import IGNORED, CopyEpisodes, EpisodeBatch
 
-__all__ = ["SPREAD", "EpisodeStream", "Part"]
+__all__ = ["SPREAD", "EpisodeStream", "EpisodeUnroll"]
 
 #: Over how many unrolls the rows begin.
 SPREAD = 16
@@ -31,7 +31,7 @@ _KEPT = ("at", "ends", "asked", "x", "y")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class EpisodeUnroll:
     """An unroll of all rows, each a part of an episode of its own.
 
     Attributes:
@@ -39,20 +39,20 @@ class Part:
         y: ``(B, T)`` int64, `IGNORED` where nothing is asked for.
         fresh: the rows whose episode begins here: ``(B,)`` bool, or one truth where it holds for all of them or none.
         ended: likewise, the rows whose episode ends here, wherever in the unroll.
-        left: ``(B,)`` int64, steps that are left of the episode behind this unroll; 0 where it ends.
+        steps_left: ``(B,)`` int64, steps that are left of the episode behind this unroll; 0 where it ends.
         task_lengths: of the rows' episodes, ``(B,)`` int64 on the CPU: asked characters, plus two.
-        finished: numbers of the rows whose episode ends here, ``(n,)`` int64 on the CPU.
-        asks: is anything asked for, of any row?
+        ended_rows: numbers of the rows whose episode ends here, ``(n,)`` int64 on the CPU.
+        has_targets: is anything asked for, of any row?
     """
 
     x: Tensor
     y: Tensor
     fresh: Tensor | bool
     ended: Tensor | bool
-    left: Tensor
+    steps_left: Tensor
     task_lengths: Tensor
-    finished: Tensor
-    asks: bool
+    ended_rows: Tensor
+    has_targets: bool
 
 
 class EpisodeStream:
@@ -70,7 +70,7 @@ class EpisodeStream:
     """
 
     def __init__(
-        self, task: CopyTask, rows: int, size: Callable[[], tuple[int, int]], spread: int = SPREAD
+        self, task: CopyEpisodes, rows: int, size: Callable[[], tuple[int, int]], spread: int = SPREAD
     ) -> None:
         if min(rows, spread) < 1:
             raise ConfigError(f"rows={rows}, spread={spread}: expected numbers of at least 1")
@@ -84,7 +84,7 @@ class EpisodeStream:
         self._x = torch.empty(rows, 0, task.inputs, device=task.device)
         self._y = torch.empty(rows, 0, dtype=torch.int64, device=task.device)
 
-    def next_unroll(self, unroll: int) -> Part:
+    def next_unroll(self, unroll: int) -> EpisodeUnroll:
         """Return the next ``unroll`` steps of every row; rows that end begin their next episode after them.
 
         Raises:
@@ -103,7 +103,7 @@ class EpisodeStream:
         first = self._ends - self._asked  # the first step of each row that asks for something
         self._at = self._at + unroll
         ended = self._at >= self._ends
-        return Part(
+        return EpisodeUnroll(
             self._x[own, steps],
             self._y[own, steps],
             self._rows_of(fresh),
@@ -139,7 +139,7 @@ class EpisodeStream:
             x, y = self._blanks(self.rows, more)
             self._x, self._y = torch.cat([self._x, x], 1), torch.cat([self._y, y], 1)
 
-    def _write(self, rows: Tensor, episode: Episode, wait: Tensor) -> None:
+    def _write(self, rows: Tensor, episode: EpisodeBatch, wait: Tensor) -> None:
         """Write episodes behind ``wait`` blanks each, and blanks behind them."""
         device = self.task.device
         x, y = self._blanks(len(rows), self._y.shape[1])

@@ -12,10 +12,10 @@ import pooch
 
 from ...core import DataError
 
-__all__ = ["ENVIRONMENT", "SOURCES", "find", "missing", "search_path"]
+__all__ = ["DATA_DIR_VARIABLE", "SOURCES", "fetch", "find", "search_path"]
 
 #: Environment variable that names the data directory.
-ENVIRONMENT = "SYNTHGRAD_DATA"
+DATA_DIR_VARIABLE = "SYNTHGRAD_DATA"
 
 _MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist"
 
@@ -58,7 +58,7 @@ def search_path(data_dir: Path | None) -> list[Path]:
     Raises:
         DataError: if a directory was named that does not exist.
     """
-    named = data_dir or (Path(os.environ[ENVIRONMENT]) if os.environ.get(ENVIRONMENT) else None)
+    named = data_dir or (Path(os.environ[DATA_DIR_VARIABLE]) if os.environ.get(DATA_DIR_VARIABLE) else None)
     if named is None:
         return [_cache()]
     if not named.is_dir():
@@ -75,7 +75,7 @@ def find(data_dir: Path | None, names: Sequence[str]) -> Path | None:
     return None
 
 
-def missing(data_dir: Path | None, name: str) -> Path:
+def fetch(data_dir: Path | None, name: str) -> Path:
     """Fetch a file into the cache, verified, and return where it lies.
 
     Raises:
@@ -85,7 +85,7 @@ def missing(data_dir: Path | None, name: str) -> Path:
         raise DataError(
             f"{name}: not found, and there is no source to fetch it from; put the file at "
             f"{search_path(data_dir)[0] / name}, or name the directory that holds {name.split('/')[0]} with "
-            f"--data-dir or {ENVIRONMENT}"
+            f"--data-dir or {DATA_DIR_VARIABLE}"
         )
     address, known_hash = SOURCES[name]
     target = _cache() / name
@@ -97,7 +97,7 @@ def missing(data_dir: Path | None, name: str) -> Path:
         raise DataError(
             f"{name}: not found, and could not be fetched, because the cache folder {_cache()} cannot be "
             f"written ({error.strerror}); put {address} at {name} in a directory of your own, "
-            f"and name that with --data-dir or {ENVIRONMENT}"
+            f"and name that with --data-dir or {DATA_DIR_VARIABLE}"
         ) from error
     try:
         return Path(
@@ -114,5 +114,5 @@ def missing(data_dir: Path | None, name: str) -> Path:
         reason = str(error).split("\n", 1)[0][:120]
         raise DataError(
             f"{name}: not found and could not be fetched ({type(error).__name__}: {reason}); put the file at "
-            f"{place}, or name the directory that holds {name.split('/')[0]} with --data-dir or {ENVIRONMENT}"
+            f"{place}, or name the directory that holds {name.split('/')[0]} with --data-dir or {DATA_DIR_VARIABLE}"
         ) from error

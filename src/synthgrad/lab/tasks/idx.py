@@ -12,27 +12,27 @@ from numpy.typing import NDArray
 
 from ...core import DataError
 
-__all__ = ["MOST_BYTES", "parse_idx", "read_bytes"]
+__all__ = ["MAX_BYTES", "parse_idx", "read_bytes"]
 
 
 #: Bytes that a file of data has at most, decompressed.
-MOST_BYTES = 1 << 29
+MAX_BYTES = 1 << 29
 
 
 def read_bytes(path: Path) -> bytes:
     """Return the content of a file, decompressed if its name ends in ``.gz``.
 
     Raises:
-        DataError: if it cannot be read, is damaged, or holds more than `MOST_BYTES`; names the file.
+        DataError: if it cannot be read, is damaged, or holds more than `MAX_BYTES`; names the file.
     """
     try:
         if path.exists() and not path.is_file() and not path.is_dir():  # it could be waited for without end
             raise DataError(f"{path}: is a pipe or device, expected a file; write what it gives to one first")
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
-            if len(content) > MOST_BYTES:
+            content = file.read(MAX_BYTES + 1)
+            if len(content) > MAX_BYTES:
                 raise DataError(
-                    f"{path}: holds more than {MOST_BYTES >> 20} MiB, expected a data set of less; give a smaller one"
+                    f"{path}: holds more than {MAX_BYTES >> 20} MiB, expected a data set of less; give a smaller one"
                 )
             return content
     except (OSError, EOFError, zlib.error) as error:

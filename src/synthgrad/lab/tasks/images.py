@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...core import ConfigError, DataError
 
-__all__ = ["Images", "Split", "draw_batches", "to_split"]
+__all__ = ["LabelledData", "Split", "draw_batches", "to_split"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
-class Images:
+class LabelledData:
     """A data set.
 
     Attributes:
@@ -56,11 +56,11 @@ class Images:
     sha256: str
     mirrored: bool = False
 
-    def to(self, device: torch.device, layout: torch.memory_format = torch.preserve_format) -> Images:
+    def to(self, device: torch.device, layout: torch.memory_format = torch.preserve_format) -> LabelledData:
         """Return the data set on a device, whole, in a memory layout."""
         return replace(self, train=self.train.to(device, layout), test=self.test.to(device, layout))
 
-    def hold_out(self, n: int) -> Images:
+    def hold_out(self, n: int) -> LabelledData:
         """Return a data set whose test part is ``n`` examples taken out of the training part.
 
         For selections: the true test part is gone from it. The examples are the same at every call.

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from ...core import ConfigError
 from ...core.modes import evaluating
 
-__all__ = ["CarriesState", "bits", "bits_per_char"]
+__all__ = ["StatefulNetwork", "bits", "bits_per_char"]
 
 
-class CarriesState(Protocol):
+class StatefulNetwork(Protocol):
     """What is asked of a network: the form of those in ``recurrent.py`` and ``transformer.py``."""
 
     training: bool
@@ -39,11 +39,11 @@ def bits(nats: float) -> float:
 
 
 @torch.no_grad()
-def bits_per_char(net: CarriesState, tokens: Tensor, batch_size: int, unroll: int) -> float:
+def bits_per_char(net: StatefulNetwork, tokens: Tensor, batch_size: int, unroll: int) -> float:
     """Return the mean number of bits that a network needs for a character of a text, in evaluation mode.
 
     Every character but the first is predicted once, those of the last unroll and of the last row included:
-    the text is cut in rows as in `Stream`, but none is left out. A row starts from the initial state, so the
+    the text is cut in rows as in `TextStream`, but none is left out. A row starts from the initial state, so the
     first characters of each are predicted from little. With one row the figure is exact, with many it is
     slightly too high; the length of unrolls changes nothing but the memory that it takes.
 
@@ -83,7 +83,7 @@ def bits_per_char(net: CarriesState, tokens: Tensor, batch_size: int, unroll: in
 
 
 @contextmanager
-def _evaluating(net: CarriesState) -> Generator[None]:
+def _evaluating(net: StatefulNetwork) -> Generator[None]:
     if isinstance(net, nn.Module):
         with evaluating(net):
             yield

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from ...core import DataError
-from .files import find, missing
+from .files import fetch, find
 from .idx import parse_idx, read_bytes
-from .images import Images, Split, to_split
+from .images import LabelledData, Split, to_split
 
 __all__ = ["load_mnist", "load_mnist_10k"]
 
@@ -27,7 +27,7 @@ SHA256 = {
 EMBEDDED_SHA256 = "e362840e8cdd8544de9bc0ba80e81d1e4deac9578bbbf1eaba086420e4e788f0"
 
 
-def load_mnist(data_dir: Path | None) -> Images:
+def load_mnist(data_dir: Path | None) -> LabelledData:
     """Return MNIST: 60,000 training and 10,000 test images, ``(N, 1, 28, 28)``.
 
     Read from ``mnist/*-ubyte.gz`` or unpacked, below ``data_dir``; missing files are downloaded.
@@ -41,7 +41,7 @@ def load_mnist(data_dir: Path | None) -> Images:
         path = find(
             data_dir, [f"mnist/{name}.gz", f"mnist/{name}", f"MNIST/raw/{name}", f"MNIST/raw/{name}.gz"]
         )
-        paths[name] = path or missing(data_dir, f"mnist/{name}.gz")
+        paths[name] = path or fetch(data_dir, f"mnist/{name}.gz")
         content[name] = read_bytes(paths[name])
 
     def split(part: str) -> Split:
@@ -51,7 +51,7 @@ def load_mnist(data_dir: Path | None) -> Images:
         return to_split(x, y, 10, str(paths[images].parent))
 
     digest = hashlib.sha256()
-    data = Images("mnist", split("train"), split("t10k"), 10, "")
+    data = LabelledData("mnist", split("train"), split("t10k"), 10, "")
     for name, expected in SHA256.items():
         found = hashlib.sha256(content[name]).hexdigest()
         digest.update(found.encode())
@@ -61,10 +61,10 @@ def load_mnist(data_dir: Path | None) -> Images:
                 f"{expected[:12]}…); results may differ from published ones",
                 stacklevel=2,
             )
-    return Images("mnist", data.train, data.test, 10, digest.hexdigest())
+    return LabelledData("mnist", data.train, data.test, 10, digest.hexdigest())
 
 
-def load_mnist_10k() -> Images:
+def load_mnist_10k() -> LabelledData:
     """Return the embedded set: 10,000 training and 2,000 test images, all from MNIST's training images.
 
     Raises:
@@ -80,4 +80,4 @@ def load_mnist_10k() -> Images:
     with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
         train = to_split(arrays["train_x"], arrays["train_y"], 10, "mnist-10k")
         test = to_split(arrays["test_x"], arrays["test_y"], 10, "mnist-10k")
-    return Images("mnist-10k", train, test, 10, found)
+    return LabelledData("mnist-10k", train, test, 10, found)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...core import ConfigError, DataError
 from ..names import OWN_FILES
-from .images import Images, Split
+from .images import LabelledData, Split
 
 __all__ = ["ARRAYS", "import_attribute", "load_own"]
 
@@ -28,7 +28,7 @@ ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 _EXPECTED = "expected x_train, y_train, x_test and y_test"
 
 
-def load_own(name: str) -> Images:
+def load_own(name: str) -> LabelledData:
     """Return labelled examples of the user's own.
 
     Args:
@@ -155,7 +155,7 @@ def _stacked(name: str, part: str, examples: Any) -> tuple[Tensor, Tensor]:
         ) from error
 
 
-def _checked(name: str, arrays: Mapping[str, Any]) -> Images:
+def _checked(name: str, arrays: Mapping[str, Any]) -> LabelledData:
     if missing := [key for key in ARRAYS if key not in arrays]:
         has = ", ".join(map(str, list(arrays)[:10])) or "nothing"
         raise DataError(f"--data {name}: has no {', '.join(missing)}; it has {has}, {_EXPECTED}")
@@ -184,7 +184,7 @@ def _checked(name: str, arrays: Mapping[str, Any]) -> Images:
     for key in ARRAYS:
         digest.update(f"{key} {tensors[key].dtype} {tuple(tensors[key].shape)}\n".encode())
         digest.update(tensors[key].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return Images(name, train, test, classes, digest.hexdigest())
+    return LabelledData(name, train, test, classes, digest.hexdigest())
 
 
 def _tensor(name: str, key: str, value: Any) -> Tensor:

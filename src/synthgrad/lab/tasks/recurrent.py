@@ -10,12 +10,20 @@ from torch import Tensor, nn
 
 from ...core import ConfigError, ShapeError
 
-__all__ = ["Kind", "RecurrentNetwork", "State", "check_sizes", "check_state", "encode", "recurrent_network"]
+__all__ = [
+    "CellKind",
+    "RecurrentNetwork",
+    "RecurrentState",
+    "check_sizes",
+    "check_state",
+    "encode",
+    "recurrent_network",
+]
 
-Kind = Literal["lstm", "gru", "rnn"]
+CellKind = Literal["lstm", "gru", "rnn"]
 
 #: What a network carries from one unroll to the next: tensors whose first dimension is the batch.
-State = tuple[Tensor, ...]
+RecurrentState = tuple[Tensor, ...]
 
 _CORES: dict[str, Callable[..., nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 
@@ -54,7 +62,7 @@ class RecurrentNetwork(nn.Module):
 
     def initial_state(
         self, batch_size: int, device: torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> State:
+    ) -> RecurrentState:
         """Return the state at the beginning of an episode: zeros.
 
         Args:
@@ -72,7 +80,7 @@ class RecurrentNetwork(nn.Module):
             for _ in range(self._num_parts)
         )
 
-    def features(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def features(self, x: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
         """Run the core over an unroll.
 
         Args:
@@ -90,11 +98,11 @@ class RecurrentNetwork(nn.Module):
         # (B, layers, H) -> (layers, B, H), contiguous as the fused kernels want it; free with one layer.
         turned = tuple(part.transpose(0, 1).contiguous() for part in state)
         outputs, after = self.core(z, turned if self._num_parts == 2 else turned[0])
-        parts: State = after if self._num_parts == 2 else (after,)
+        parts: RecurrentState = after if self._num_parts == 2 else (after,)
         # Under autocast some kernels return half precision; what is carried on keeps the dtype it came in.
         return outputs, tuple(part.transpose(0, 1).to(state[0].dtype) for part in parts)
 
-    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def forward(self, x: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
         """Return the outputs at every step, ``(B, T, classes)``, and the state behind the last one.
 
         Args and errors are those of `features`.
@@ -167,7 +175,7 @@ def encode(x: Tensor, inputs: int, embedding: nn.Embedding | None, dtype: torch.
         ) from error
 
 
-def check_state(state: State, num_parts: int, shape: tuple[int, ...]) -> None:
+def check_state(state: RecurrentState, num_parts: int, shape: tuple[int, ...]) -> None:
     """Raise an error unless a state has so many parts of this shape.
 
     Raises:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...core import ConfigError, ShapeError
 
-__all__ = ["Stream", "Unroll"]
+__all__ = ["TextStream", "Unroll"]
 
 
 class Unroll(NamedTuple):
@@ -27,7 +27,7 @@ class Unroll(NamedTuple):
     last: bool
 
 
-class Stream:
+class TextStream:
     """A text cut in rows of equal length that are read side by side, from their beginning to their end.
 
     Row ``b`` begins where row ``b - 1`` ends: it reads the characters ``b n`` to ``(b + 1) n - 1`` and
@@ -53,7 +53,7 @@ class Stream:
         ConfigError: if there are not enough characters for so many rows.
 
     >>> import torch
-    >>> stream = Stream(torch.arange(9), 2)
+    >>> stream = TextStream(torch.arange(9), 2)
     >>> stream.next_unroll(3)
     Unroll(x=tensor([[0, 1, 2],
             [4, 5, 6]]), y=tensor([[1, 2, 3],

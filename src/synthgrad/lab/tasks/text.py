@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...core import DataError
-from .files import find, missing
+from .files import fetch, find
 from .idx import read_bytes
 
 __all__ = ["Text", "load_ptb", "load_shakespeare", "load_shakespeare_50k", "read_text"]
@@ -30,9 +30,9 @@ SHA256 = {
 EMBEDDED_SHA256 = "87d4c86d057dfa690746c210ca842e922ca4cc6b5cf552ed4e8f64cab6e90ab4"
 
 #: Characters of a text that is cut 90/5/5, at least: its smallest parts then have two, so one to predict.
-LEAST = 40
-_LEAST_PART = 2
-_MOST_CHARACTERS = 65_536
+MIN_CHARACTERS = 40
+_MIN_PART = 2
+_MAX_CHARACTERS = 65_536
 _CODE_POINTS = 0x110000
 
 _Codes = NDArray[np.uint32]
@@ -89,9 +89,9 @@ def load_ptb(data_dir: Path | None) -> Text:
     content = {part: _known(data_dir, f"text/ptb.{part}.txt") for part in ("train", "valid", "test")}
     parts = {part: _codes(raw, path) for part, (raw, path) in content.items()}
     for part, (_, path) in content.items():
-        if len(parts[part]) < _LEAST_PART:
+        if len(parts[part]) < _MIN_PART:
             raise DataError(
-                f"{path}: has {len(parts[part])} characters, expected at least {_LEAST_PART}; the file is "
+                f"{path}: has {len(parts[part])} characters, expected at least {_MIN_PART}; the file is "
                 "damaged or cut short, fetch it again"
             )
     digest = hashlib.sha256()
@@ -140,7 +140,7 @@ def read_text(path: Path) -> Text:
 
 def _known(data_dir: Path | None, name: str) -> tuple[bytes, Path]:
     """Return the content of one of the files in `SHA256` and where it was; warn if it is another."""
-    path = find(data_dir, [name]) or missing(data_dir, name)
+    path = find(data_dir, [name]) or fetch(data_dir, name)
     if path.is_dir():
         raise DataError(f"{path}: is a directory, expected a text file; put the file in its place")
     raw = read_bytes(path)
@@ -170,9 +170,9 @@ def _cut(name: str, raw: bytes, path: Path) -> Text:
     """Cut a text in parts of 90, 5 and 5 percent, in order."""
     codes = _codes(raw, path)
     n = len(codes)
-    if n < LEAST:
+    if n < MIN_CHARACTERS:
         raise DataError(
-            f"{path}: has {n} characters, expected at least {LEAST}, so that each part has one to predict; "
+            f"{path}: has {n} characters, expected at least {MIN_CHARACTERS}, so that each part has one to predict; "
             "give a longer text"
         )
     train, valid, test = np.split(codes, [n * 90 // 100, n * 95 // 100])
@@ -185,9 +185,9 @@ def _numbered(name: str, train: _Codes, valid: _Codes, test: _Codes, sha256: str
     occurs[train] = True
     alphabet = np.flatnonzero(occurs)
     unknown = len(alphabet)
-    if unknown > _MOST_CHARACTERS:
+    if unknown > _MAX_CHARACTERS:
         raise DataError(
-            f"{name}: has {unknown} different characters, expected at most {_MOST_CHARACTERS}; is it a text?"
+            f"{name}: has {unknown} different characters, expected at most {_MAX_CHARACTERS}; is it a text?"
         )
     numbers = np.full(_CODE_POINTS, unknown, np.uint8 if unknown < 256 else np.int64)
     numbers[alphabet] = np.arange(unknown)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...core import ConfigError
-from .recurrent import State, check_sizes, check_state, encode
+from .recurrent import RecurrentState, check_sizes, check_state, encode
 
 __all__ = ["MemoryTransformer"]
 
@@ -112,7 +112,7 @@ class MemoryTransformer(nn.Module):
 
     def initial_state(
         self, batch_size: int, device: torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> State:
+    ) -> RecurrentState:
         """Return the memory at the beginning of an episode, zeros: one tensor ``(B, layers, M, D)``.
 
         Args:
@@ -125,7 +125,7 @@ class MemoryTransformer(nn.Module):
             torch.zeros(batch_size, *self._part, device=device or weight.device, dtype=dtype or weight.dtype),
         )
 
-    def features(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def features(self, x: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
         """Run all blocks over an unroll.
 
         Args:
@@ -146,7 +146,7 @@ class MemoryTransformer(nn.Module):
             after.append(kept)
         return self.norm(z), (torch.stack(after, 1),)
 
-    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def forward(self, x: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
         """Return the outputs at every step, ``(B, T, classes)``, and the memory behind the last one.
 
         Args and errors are those of `features`.

@@ -13,15 +13,15 @@ import torch
 
 from ...core import ConfigError, DivergedError
 from .machine import synchronize
-from .snapshot import Snapshot
-from .snapshot_file import Owner
-from .tasks import Point, Task
-from .tensorboard import Events
+from .snapshot import SnapshotStore
+from .snapshot_file import Fingerprint
+from .tasks import Evaluation, Task
+from .tensorboard import EventWriter
 
-__all__ = ["Driver", "Progress"]
+__all__ = ["Driver", "StepCallback"]
 
 #: Takes the number of steps that are done.
-Progress = Callable[[int], None]
+StepCallback = Callable[[int], None]
 
 #: Chunks that warm up: they count as time of training, but not in the median of a step.
 _WARM_UP = 3
@@ -42,14 +42,14 @@ class Driver:
         snapshot: keeps the state now and then; or None.
     """
 
-    def __init__(self, task: Task, progress: Progress | None = None) -> None:
+    def __init__(self, task: Task, progress: StepCallback | None = None) -> None:
         self.task = task
-        self.curve: list[Point] = []
+        self.curve: list[Evaluation] = []
         self.step = 0
         self.elapsed_s = 0.0
         self._progress = progress
-        self.events: Events | None = None
-        self.snapshot: Snapshot | None = None
+        self.events: EventWriter | None = None
+        self.snapshot: SnapshotStore | None = None
         self._chunks: list[float] = []  # seconds of a step, mean over each chunk
         self._resumed_at: list[int] = []
         self._base_lrs: list[list[float]] = []
@@ -71,11 +71,11 @@ class Driver:
         """
         if self.snapshot is None:
             return self._resumed_at
-        self.snapshot.belongs_to(Owner.forms(self.task.net), self.task.data_sha256)
+        self.snapshot.belongs_to(Fingerprint.tensor_forms(self.task.net), self.task.data_sha256)
         state = self.snapshot.load(self.task.run.device)
         if state is not None:
             try:
-                self.load_state(state)
+                self.load_state_dict(state)
             except (KeyError, TypeError, ValueError, RuntimeError) as error:
                 reason = (str(error).splitlines() or [""])[0]
                 raise ConfigError(
@@ -124,7 +124,7 @@ class Driver:
     def _chunk(self, num_steps: int) -> bool:
         """Do some steps; return whether the last one asks for an evaluation."""
         task, wanted = self.task, False
-        task.draw()
+        task.draw_data()
         begun = time.perf_counter()
         for _ in range(num_steps):
             wanted = task.step()
@@ -147,16 +147,16 @@ class Driver:
     def _save(self) -> None:
         """Write a snapshot if it is time to, where the trainer can be saved."""
         if self.snapshot is not None and getattr(self.task.trainer, "can_save", True):
-            self.snapshot.save(self.step, self.state)
+            self.snapshot.save(self.step, self.state_dict)
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return all that the rest of the run depends on, between two steps."""
         task = self.task
         return {
             "net": task.net.state_dict(),
             "trainer": task.trainer.state_dict(),
             "monitor": task.monitor.state_dict(),
-            "task": task.state(),
+            "task": task.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state() if task.run.device == "cuda" else None,
             "step": self.step,
@@ -166,13 +166,13 @@ class Driver:
             "resumed_at": self._resumed_at,
         }
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
         task = self.task
         task.net.load_state_dict(state["net"])
         task.trainer.load_state_dict(state["trainer"])
         task.monitor.load_state_dict(state["monitor"])
-        task.load_state(state["task"])
+        task.load_state_dict(state["task"])
         torch.set_rng_state(state["rng"].cpu())
         if state["cuda_rng"] is not None and task.run.device == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"].cpu())

@@ -22,10 +22,17 @@ from ..records import Record
 from .methods import method_named
 from .payloads import FeedForward, LstmStack
 from .run import Run
-from .snapshot import Alone, Peers
-from .worker import settle, torchrun_tamed
+from .snapshot import RunProcesses, SingleProcess
+from .worker import quiet_torchrun, set_up_worker
 
-__all__ = ["StagesTrainer", "engine_here", "launched", "peers_here", "run_in_stages", "stages_of"]
+__all__ = [
+    "StagesTrainer",
+    "current_processes",
+    "is_stage_process",
+    "local_engine",
+    "num_stage_processes",
+    "run_in_stages",
+]
 
 #: In the environment of a process that is one of several.
 _MARK = "SYNTHGRAD_STAGE"
@@ -67,32 +74,32 @@ class _Processes:
         self.launch = os.environ["TORCHELASTIC_RUN_ID"]
         self._group = dist.new_group(backend="gloo")  # apart from what the stages send each other
 
-    def exchange(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """Return the values that all processes gave, by stage. Blocks; all must call it."""
         found: list[Any] = [None] * self.stages
         dist.all_gather_object(found, value, self._group)
         return found
 
 
-def peers_here() -> Peers:
+def current_processes() -> RunProcesses:
     """Return the processes that run a network together with this one."""
-    return _Processes() if launched() else Alone()
+    return _Processes() if is_stage_process() else SingleProcess()
 
 
-def launched() -> bool:
+def is_stage_process() -> bool:
     """Is this process one of several that run a network together?"""
     return _MARK in os.environ
 
 
-def engine_here(engine: str) -> str:
+def local_engine(engine: str) -> str:
     """Return the engine that a run's network is prepared for in this process: outside its own it is only tried out."""
-    return "in-process" if engine == "stages" and not launched() else engine
+    return "in-process" if engine == "stages" and not is_stage_process() else engine
 
 
-def stages_of(run: Run) -> int:
+def num_stage_processes(run: Run) -> int:
     """Return how many processes a run has to be started in; 0 if it runs in this one."""
     payload = run.payload
-    if not isinstance(payload, FeedForward | LstmStack) or payload.engine != "stages" or launched():
+    if not isinstance(payload, FeedForward | LstmStack) or payload.engine != "stages" or is_stage_process():
         return 0
     if method_named(run.method).rule is None:
         return 0
@@ -127,8 +134,8 @@ def run_in_stages(train: Callable[[Run], Record], run: Run, num_stages: int) -> 
         start_method="spawn",
     )
     try:
-        with torchrun_tamed():
-            found = elastic_launch(launch, _part)(train, run, torch.get_num_threads())
+        with quiet_torchrun():
+            found = elastic_launch(launch, _train_stage)(train, run, torch.get_num_threads())
     except SignalException as error:
         raise KeyboardInterrupt from error
     except ChildFailedError as error:
@@ -142,9 +149,9 @@ def run_in_stages(train: Callable[[Run], Record], run: Run, num_stages: int) -> 
     return next(causes, records[-1])
 
 
-def _part(train: Callable[[Run], Record], run: Run, threads: int) -> Record:
+def _train_stage(train: Callable[[Run], Record], run: Run, threads: int) -> Record:
     os.environ[_MARK] = os.environ["RANK"]
-    settle()
+    set_up_worker()
     torch.set_num_threads(threads)
     rank, world = join("gloo")
     if rank < world - 1:

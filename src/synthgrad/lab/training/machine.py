@@ -15,7 +15,7 @@ import torch
 from ...core import ConfigError
 from ...version import __version__
 
-__all__ = ["choose_device", "describe", "device_name", "prepare", "synchronize"]
+__all__ = ["choose_device", "configure_process", "describe_environment", "device_name", "synchronize"]
 
 
 def choose_device(name: str) -> str:
@@ -35,7 +35,7 @@ def choose_device(name: str) -> str:
     return name
 
 
-def prepare(threads: int | None) -> None:
+def configure_process(threads: int | None) -> None:
     """Fix the number of threads, and keep freed memory inside the process.
 
     glibc hands the memory of a step's activations back to the kernel at the end of the step and takes
@@ -55,7 +55,7 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def describe(device: str, jobs: int = 1) -> dict[str, Any]:
+def describe_environment(device: str, jobs: int = 1) -> dict[str, Any]:
     """Return the ``env`` of a record."""
     commit, dirty = _commit()
     return {

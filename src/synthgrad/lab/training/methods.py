@@ -22,11 +22,11 @@ from ...rules.sobolev import Critic
 from ..names import METHODS as NAMES
 from .settings import RuleSettings
 
-__all__ = ["METHODS", "Facts", "Method", "method_named"]
+__all__ = ["METHODS", "DataFacts", "Method", "method_named"]
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class DataFacts:
     """What a rule may need to know of the data.
 
     Attributes:
@@ -38,7 +38,7 @@ class Facts:
     num_examples: int
 
 
-MakeRule = Callable[[RuleSettings, Facts], Rule]
+MakeRule = Callable[[RuleSettings, DataFacts], Rule]
 MakeInput = Callable[[RuleSettings], InputRule]
 
 
@@ -52,14 +52,14 @@ class Method:
         defaults: settings of the rule, by data set, by data set and network (``"cifar10 cnn"``), and by network
             (``"cnn"``, ``"lstm"``); the entry ``""`` serves for all others. Chosen on held-out training examples
             (``synthgrad run dni_search`` and ``cnn_search``), never on test data.
-        wants_values: its rules learn from the loss of each example, so the criterion must give it.
+        per_example_loss: its rules learn from the loss of each example, so the criterion must give it.
         inputs: makes the input rule of every cut; None where modules are fed with what those below make.
     """
 
     name: str
     rule: MakeRule | None = None
     defaults: Mapping[str, RuleSettings] = field(default_factory=lambda: {"": RuleSettings()})
-    wants_values: bool = False
+    per_example_loss: bool = False
     inputs: MakeInput | None = None
 
     @property
@@ -76,7 +76,7 @@ class Method:
         names = (f"{data} {arch}", arch) if arch in ("cnn", "lstm") else (data,)
         return next((self.defaults[name] for name in names if name in self.defaults), self.defaults[""])
 
-    def rule_of(self, settings: RuleSettings, facts: Facts) -> Rule:
+    def make_rule(self, settings: RuleSettings, facts: DataFacts) -> Rule:
         """Return the rule of every cut, handed over to from backpropagation where the settings say so."""
         assert self.rule is not None
         rule = self.rule(settings, facts)
@@ -145,7 +145,7 @@ METHODS: dict[str, Method] = {
             "sobolev",
             lambda s, facts: _sobolev(s, facts.classes),
             {"": RuleSettings(), "cnn": RuleSettings(head="convolutional", pool=4)},
-            wants_values=True,
+            per_example_loss=True,
         ),
         Method("delayed", lambda s, facts: TrueGradient(s.shrink), {"": RuleSettings(delay=1)}),
         Method(

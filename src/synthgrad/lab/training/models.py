@@ -5,14 +5,14 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ...core import ConfigError, propose_cuts
-from ..tasks import Images, convolutional, cut_names, fully_connected
+from ..tasks import LabelledData, convolutional, cut_names, fully_connected
 from ..tasks.own_data import import_attribute
 from .payloads import FeedForward
 
 __all__ = ["build_model", "cuts_of", "user_model"]
 
 
-def build_model(payload: FeedForward, data: Images) -> nn.Module:
+def build_model(payload: FeedForward, data: LabelledData) -> nn.Module:
     """Return the network of a payload for a data set, with fresh weights.
 
     Raises:

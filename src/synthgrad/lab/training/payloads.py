@@ -31,12 +31,12 @@ ENGINES = ("in-process", "layer-parallel", "plain", "stages")
 _PLACE = "place"
 
 
-def cell(default: Any = MISSING, **metadata: Any) -> Any:
+def cell_field(default: Any = MISSING, **metadata: Any) -> Any:
     """Return a field that is part of the cell."""
     return field(default=default, metadata={_PLACE: "cell", **metadata})
 
 
-def config(default: Any, name: str = "", *, changed: bool = False, **metadata: Any) -> Any:
+def config_field(default: Any, name: str = "", *, changed: bool = False, **metadata: Any) -> Any:
     """Return a field that is recorded under ``config``.
 
     Args:
@@ -63,10 +63,10 @@ class Payload:
         without_rule: the method that has no rule, whose settings are not recorded; empty for none.
     """
 
-    data: str = cell()
-    arch: str = cell()
-    layers: int | None = cell(None)
-    width: int | None = cell(None)
+    data: str = cell_field()
+    arch: str = cell_field()
+    layers: int | None = cell_field(None)
+    width: int | None = cell_field(None)
     task: ClassVar[str]
     settings: ClassVar[type[Settings]]
     unrecorded: ClassVar[tuple[str, ...]] = ()
@@ -90,7 +90,7 @@ class Payload:
         """Return a short name for progress bars."""
         return f"{method}, seed {seed}"
 
-    def of_method(self, method: str) -> Self:
+    def for_method(self, method: str) -> Self:
         """Return the payload as a method trains it."""
         return self
 
@@ -125,7 +125,7 @@ class FeedForward(Payload):
     task = "feed_forward"
     settings = RuleSettings
 
-    data: str = cell(
+    data: str = cell_field(
         option=Option(
             "Data set; see synthgrad list. Your own: FILE.npz, .pt or .safetensors, or package.module:factory.",
             choices=tuple(DATA),
@@ -133,25 +133,25 @@ class FeedForward(Payload):
             default="mnist-10k",
         )
     )
-    arch: str = cell(
+    arch: str = cell_field(
         "fcn", option=Option("Fully connected or convolutional network.", choices=ARCHS, default="fcn")
     )
-    layers: int | None = cell(
+    layers: int | None = cell_field(
         4,
         option=Option("Weight layers, the output layer included.", kind=int, metavar="N", default="4"),
     )
-    width: int | None = cell(
+    width: int | None = cell_field(
         256,
         option=Option("Units or filters of a hidden layer.", kind=int, metavar="N", default="the paper's"),
     )
-    at: tuple[str, ...] = cell(
+    at: tuple[str, ...] = cell_field(
         (), option=Option("Submodules after which to cut.", listed=True, default="after every layer")
     )
-    update_prob: float = cell(
+    update_prob: float = cell_field(
         1.0,
         option=Option("Probability that a module updates in a step.", kind=float, metavar="X", default="1"),
     )
-    engine: str = cell(
+    engine: str = cell_field(
         "in-process",
         option=Option(
             "in-process trains without locks, layer-parallel all layers in one batch, stages in a process for each "
@@ -160,15 +160,15 @@ class FeedForward(Payload):
             default="in-process",
         ),
     )
-    hold_out: int = config(0)
-    monitor_every: int = config(100)
-    target_error_pct: float = config(5.0)
-    compiled: bool = config(
+    hold_out: int = config_field(0)
+    monitor_every: int = config_field(100)
+    target_error_pct: float = config_field(5.0)
+    compiled: bool = config_field(
         False,
         changed=True,
         option=Option("Run the network under torch.compile.", flag="--compile", kind=bool),
     )
-    augment: bool = config(
+    augment: bool = config_field(
         False, changed=True, option=Option("Flip and shift training images at random.", kind=bool)
     )
 
@@ -178,7 +178,7 @@ class FeedForward(Payload):
         if self.engine not in ENGINES:
             refuse(f"engine '{self.engine}' is unknown; accepted: {', '.join(ENGINES)}")
 
-    def of_method(self, method: str) -> Self:
+    def for_method(self, method: str) -> Self:
         """Return the payload as a method trains it: one without a rule has no interfaces."""
         from .methods import method_named  # loads PyTorch
 
@@ -213,10 +213,10 @@ class Sequences(Payload):
 
     settings = BoundarySettings
 
-    arch: str = cell("lstm")
-    layers: int = cell(1)
-    width: int = cell(256)
-    unroll: int = cell(5)
+    arch: str = cell_field("lstm")
+    layers: int = cell_field(1)
+    width: int = cell_field(256)
+    unroll: int = cell_field(5)
 
     def __post_init__(self) -> None:
         _check_positive(self, "layers", "width", "unroll")
@@ -237,9 +237,9 @@ class Copying(Sequences):
 
     task = "copying"
 
-    symbols: int = config(2)
-    threshold: float = config(0.15, "threshold_bits")
-    spread: int = config(16)
+    symbols: int = config_field(2)
+    threshold: float = config_field(0.15, "threshold_bits")
+    spread: int = config_field(16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,7 +253,7 @@ class Characters(Sequences):
 
     task = "characters"
 
-    most_valid: int | None = config(None)
+    most_valid: int | None = config_field(None)
 
     def with_data(self, name: str) -> Self | None:
         return replace(self, data=name)
@@ -274,11 +274,11 @@ class LstmStack(Sequences):
     unrecorded = ("milestones",)
     without_rule = "backprop"
 
-    engine: str = cell("in-process")
-    at: tuple[str, ...] = cell(())
-    most_valid: int | None = config(None)
+    engine: str = cell_field("in-process")
+    at: tuple[str, ...] = cell_field(())
+    most_valid: int | None = config_field(None)
 
-    def of_method(self, method: str) -> Self:
+    def for_method(self, method: str) -> Self:
         return replace(self, engine="plain") if method == self.without_rule else self
 
     def default_rule(self, method: str) -> Settings:
@@ -302,10 +302,10 @@ class Multirate(Payload):
     settings = EdgeSettings
     without_rule = "bptt"
 
-    arch: str = cell("clocked")
-    width: int = cell(128)
-    period: int = cell(4)
-    hold_out: int = config(0, changed=True)
+    arch: str = cell_field("clocked")
+    width: int = cell_field(128)
+    period: int = cell_field(4)
+    hold_out: int = config_field(0, changed=True)
 
     def __post_init__(self) -> None:
         _check_positive(self, "width", "period")

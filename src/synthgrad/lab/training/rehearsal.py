@@ -19,11 +19,11 @@ from .settings import RuleSettings
 from .tasks import task_of
 from .tasks.feed_forward import FeedForwardTask, data_for
 
-__all__ = ["Work", "rehearse", "rehearsed", "with_estimates"]
+__all__ = ["StepFlops", "rehearse", "rehearse_all", "with_estimates"]
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class StepFlops:
     """Floating-point operations of matrix products and convolutions, of one batch.
 
     Attributes:
@@ -42,7 +42,7 @@ class Work:
         return self.forward + update_prob * (self.step - self.forward)
 
 
-def rehearsed(runs: Sequence[Run]) -> list[Run]:
+def rehearse_all(runs: Sequence[Run]) -> list[Run]:
     """Find what would fail in every run; return the runs, with the estimates that there are.
 
     What loading the data warns of is shown once.
@@ -82,9 +82,9 @@ def with_estimates(runs: Sequence[Run]) -> list[Run]:
     Raises:
         SynthgradError: if a run cannot begin.
     """
-    works: dict[Run, Work | None] = {}
+    works: dict[Run, StepFlops | None] = {}
 
-    def work(run: Run, payload: FeedForward) -> Work | None:
+    def work(run: Run, payload: FeedForward) -> StepFlops | None:
         # A step of sparse updates is drawn: the whole step is counted, and its parts weighed afterwards.
         key = replace(run, seed=0, payload=replace(payload, update_prob=1.0))
         if key not in works:
@@ -105,7 +105,7 @@ def with_estimates(runs: Sequence[Run]) -> list[Run]:
     return estimated
 
 
-def rehearse(run: Run) -> Work | None:
+def rehearse(run: Run) -> StepFlops | None:
     """Do what a run does before its first step, one batch without learning and one with it.
 
     Returns:
@@ -148,7 +148,7 @@ def rehearse(run: Run) -> Work | None:
                     "2 examples in a batch; give --batch-size 2 or more"
                 ) from error
             raise _unfit(task, reason) from error
-        return Work(forward.get_total_flops(), step.get_total_flops())
+        return StepFlops(forward.get_total_flops(), step.get_total_flops())
 
 
 def _batch(task: FeedForwardTask) -> tuple[Tensor, Tensor, Tensor]:

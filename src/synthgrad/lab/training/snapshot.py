@@ -19,22 +19,22 @@ from typing import Any, Protocol
 
 from ...core import ConfigError
 from ..records import Record, identity
-from .snapshot_file import DamagedSnapshotError, Owner, State, read_snapshot, write_snapshot
+from .snapshot_file import DamagedSnapshotError, Fingerprint, State, read_snapshot, write_snapshot
 
 __all__ = [
-    "EVERY",
-    "Alone",
-    "Peers",
-    "Snapshot",
+    "INTERVAL_VARIABLE",
+    "RunProcesses",
+    "SingleProcess",
+    "SnapshotStore",
     "SnapshotWarning",
-    "drop_snapshots",
+    "delete_snapshots",
     "interval_s",
     "run_name",
 ]
 
 #: Environment variable: seconds between two snapshots of a run.
-EVERY = "SYNTHGRAD_SNAPSHOT_S"
-_EVERY_S = 60.0
+INTERVAL_VARIABLE = "SYNTHGRAD_SNAPSHOT_S"
+_DEFAULT_INTERVAL_S = 60.0
 _KEPT = 2
 
 
@@ -42,7 +42,7 @@ class SnapshotWarning(UserWarning):
     """A snapshot is damaged, or could not be written; the run goes on."""
 
 
-class Peers(Protocol):
+class RunProcesses(Protocol):
     """The processes that run a network together.
 
     Attributes:
@@ -54,17 +54,17 @@ class Peers(Protocol):
     stages: int
     launch: str
 
-    def exchange(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """Return the values that all processes gave, by stage. Blocks; all must call it."""
         ...
 
 
-class Alone:
+class SingleProcess:
     """A run in one process."""
 
     stage, stages, launch = 0, 1, ""
 
-    def exchange(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """Return the value, as that of the only process."""
         return [value]
 
@@ -75,13 +75,15 @@ def interval_s() -> float:
     Raises:
         ConfigError: if that is no number from 0 up.
     """
-    given = os.environ.get(EVERY, "")
+    given = os.environ.get(INTERVAL_VARIABLE, "")
     if not given:
-        return _EVERY_S
+        return _DEFAULT_INTERVAL_S
     with suppress(ValueError):
         if (seconds := float(given)) >= 0:
             return seconds
-    raise ConfigError(f"{EVERY}={given}: expected seconds between snapshots, a number from 0 up such as 60")
+    raise ConfigError(
+        f"{INTERVAL_VARIABLE}={given}: expected seconds between snapshots, a number from 0 up such as 60"
+    )
 
 
 def run_name(record: Record) -> str:
@@ -96,7 +98,7 @@ def _settings(record: Record) -> dict[str, Any]:
     return {**{k: v for k, v in found.items() if k != "config"}, **(found.get("config") or {})}
 
 
-def drop_snapshots(folder: Path, record: Record) -> None:
+def delete_snapshots(folder: Path, record: Record) -> None:
     """Remove the snapshots of a run that has ended or is to start anew, of all its processes; no other file."""
     for path in _files(folder, run_name(record)):
         path.unlink(missing_ok=True)
@@ -109,7 +111,7 @@ def _files(folder: Path, name: str) -> list[Path]:
     return [p for p in folder.iterdir() if pattern.fullmatch(p.name)] if folder.is_dir() else []
 
 
-class Snapshot:
+class SnapshotStore:
     """The last states of one run, in files that are written now and then; no run loses more than that time.
 
     Args:
@@ -123,24 +125,24 @@ class Snapshot:
         self,
         folder: Path,
         record: Record,
-        peers: Peers | None = None,
+        peers: RunProcesses | None = None,
         every_s: float | None = None,
     ) -> None:
         self.folder = folder
         self.every_s = interval_s() if every_s is None else every_s
         self._name = run_name(record)
         self._run = _settings(record)
-        self._peers: Peers = Alone() if peers is None else peers
+        self._peers: RunProcesses = SingleProcess() if peers is None else peers
         if self._peers.stages > 1:
             self._name += f"-stage{self._peers.stage}of{self._peers.stages}"
-        self._owner = Owner(self._run, None, {})
+        self._owner = Fingerprint(self._run, None, {})
         self._last = time.monotonic()
         self._last_step = self._ask_at = 0
         self._warned = False
 
     def belongs_to(self, parameters: Mapping[str, str], data: str | None) -> None:
         """Say which network the states are of, and which data it is trained on; before all else."""
-        self._owner = Owner(self._run, data, parameters, self._peers.stage, self._peers.stages)
+        self._owner = Fingerprint(self._run, data, parameters, self._peers.stage, self._peers.stages)
 
     def path(self, step: int) -> Path:
         """Return the file of a step."""
@@ -160,7 +162,7 @@ class Snapshot:
             states = self._whole(device)
         except ConfigError as error:  # the others must hear of it, they would wait
             refused = str(error)
-        found = self._peers.exchange((refused, list(states)))
+        found = self._peers.all_gather((refused, list(states)))
         if reasons := [reason for reason, _ in found if reason]:
             raise ConfigError(refused or reasons[0])
         common = set(states).intersection(*(keys for _, keys in found))
@@ -205,7 +207,7 @@ class Snapshot:
         """Is it time to write one? Of several processes all must ask at the same steps; now and then they agree."""
         if step < self._ask_at:
             return False
-        passed_s = self._peers.exchange(time.monotonic() - self._last)[0]
+        passed_s = self._peers.all_gather(time.monotonic() - self._last)[0]
         if passed_s >= self.every_s:
             return True
         if self._peers.stages > 1:  # asking makes them wait for each other: not before it may be time

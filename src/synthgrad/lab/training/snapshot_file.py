@@ -22,7 +22,7 @@ from torch import nn
 from ...core import ConfigError
 from ...version import __version__
 
-__all__ = ["FORMAT", "DamagedSnapshotError", "Owner", "State", "read_snapshot", "write_snapshot"]
+__all__ = ["FORMAT", "DamagedSnapshotError", "Fingerprint", "State", "read_snapshot", "write_snapshot"]
 
 State = dict[str, Any]
 
@@ -36,7 +36,7 @@ class DamagedSnapshotError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class Fingerprint:
     """Whose state it is: what must agree before a run goes on from it.
 
     Attributes:
@@ -53,7 +53,7 @@ class Owner:
     stages: int = 1
 
     @staticmethod
-    def forms(net: nn.Module) -> dict[str, str]:
+    def tensor_forms(net: nn.Module) -> dict[str, str]:
         """Return shape and dtype of everything in a network's state, by name."""
         return {
             name: f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}"
@@ -77,7 +77,7 @@ class _Summed:
         self._file.flush()
 
 
-def write_snapshot(path: Path, owner: Owner, about: Mapping[str, Any], state: State) -> None:
+def write_snapshot(path: Path, owner: Fingerprint, about: Mapping[str, Any], state: State) -> None:
     """Write a state; the file is there whole or not at all, also after a loss of power.
 
     Raises:
@@ -113,7 +113,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def read_snapshot(path: Path, owner: Owner, device: str) -> tuple[dict[str, Any], State]:
+def read_snapshot(path: Path, owner: Fingerprint, device: str) -> tuple[dict[str, Any], State]:
     """Return what a snapshot says of itself, and its state on a device; nothing in it is run as code.
 
     Raises:
@@ -145,7 +145,7 @@ def read_snapshot(path: Path, owner: Owner, device: str) -> tuple[dict[str, Any]
     return header, state
 
 
-def _difference(header: Mapping[str, Any], owner: Owner) -> str | None:
+def _difference(header: Mapping[str, Any], owner: Fingerprint) -> str | None:
     """Say in what a snapshot differs from what is expected; None if in nothing."""
     wanted = json.loads(json.dumps({"format": FORMAT, "synthgrad": __version__, **asdict(owner)}))
     for name, words in (

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..records import FILE, Record, append, finished, identity, locked, open_folder, read
-from .machine import prepare
+from .machine import configure_process
 from .run import Run
-from .snapshot import drop_snapshots, interval_s
-from .train import blank, train
-from .worker import settle
+from .snapshot import delete_snapshots, interval_s
+from .train import empty_record, train
+from .worker import set_up_worker
 
 __all__ = ["Progress", "Sweep"]
 
@@ -70,20 +70,20 @@ class Sweep:
         done = finished(known.values())
         todo: list[Run] = []
         for run in self.runs:
-            key = identity(blank(run, self.jobs))
+            key = identity(empty_record(run, self.jobs))
             if key in done:
-                drop_snapshots(self._snapshots, known[key])
+                delete_snapshots(self._snapshots, known[key])
                 progress.skipped(run)
                 yield known[key]
             else:
                 if not self.resume:  # what was left of it must not be taken up
-                    drop_snapshots(self._snapshots, blank(run, self.jobs))
+                    delete_snapshots(self._snapshots, empty_record(run, self.jobs))
                 todo.append(replace(run, snapshots=str(self._snapshots)))
         trained = self._side_by_side if self.jobs > 1 else self._in_turn
         for run, record in trained(todo, progress):
             append(path, record)
             if finished([record]):
-                drop_snapshots(self._snapshots, record)
+                delete_snapshots(self._snapshots, record)
             progress.ended(run, record)
             yield record
 
@@ -93,12 +93,12 @@ class Sweep:
 
     def written(self) -> list[Record]:
         """Return the records of these runs that are in the folder, the last one of each run."""
-        wanted = {identity(blank(run, self.jobs)) for run in self.runs}
+        wanted = {identity(empty_record(run, self.jobs)) for run in self.runs}
         found = {identity(r): r for r in read(self.out / FILE)[0]}
         return [r for key, r in found.items() if key in wanted]
 
     def _in_turn(self, todo: Sequence[Run], progress: Progress) -> Iterator[tuple[Run, Record]]:
-        prepare(self.threads)
+        configure_process(self.threads)
         for run in todo:
             progress.started(run)
             yield run, train(run, _steps_of(progress, run))
@@ -132,9 +132,9 @@ def _result(future: Future[Record], run: Run, jobs: int) -> Record:
         return future.result()
     except BrokenProcessPool:
         error = "its process died without a word; the machine may be out of memory, try fewer --jobs"
-        return replace(blank(run, jobs), status="failed", error=error)
+        return replace(empty_record(run, jobs), status="failed", error=error)
 
 
 def _prepare_worker(threads: int | None) -> None:
-    settle()
-    prepare(threads)
+    set_up_worker()
+    configure_process(threads)

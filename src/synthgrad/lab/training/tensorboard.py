@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...core import ConfigError, Decoupled, recouple
 from ..records import Record
 
-__all__ = ["Events", "check_installed"]
+__all__ = ["EventWriter", "check_installed"]
 
 
 def check_installed() -> None:
@@ -29,7 +29,7 @@ def check_installed() -> None:
         )
 
 
-class Events:
+class EventWriter:
     """Writes the events of one run; flushed at every point, so that a live TensorBoard follows.
 
     Args:

@@ -12,18 +12,18 @@ from torch import nn
 
 from ...core import DivergedError, SynthgradError
 from ..records import Cell, Config, Env, Estimate, Graph, Metrics, Point, Record, Time
-from .driver import Driver, Progress
-from .in_stages import peers_here, run_in_stages, stages_of
-from .machine import describe, synchronize
+from .driver import Driver, StepCallback
+from .in_stages import current_processes, num_stage_processes, run_in_stages
+from .machine import describe_environment, synchronize
 from .run import Run
-from .snapshot import Snapshot, run_name
+from .snapshot import SnapshotStore, run_name
 from .tasks import task_of
-from .tensorboard import Events
+from .tensorboard import EventWriter
 
-__all__ = ["blank", "train"]
+__all__ = ["empty_record", "train"]
 
 
-def train(run: Run, progress: Progress | None = None, jobs: int = 1) -> Record:
+def train(run: Run, progress: StepCallback | None = None, jobs: int = 1) -> Record:
     """Train a run and return its record, whatever becomes of it.
 
     Args:
@@ -31,8 +31,8 @@ def train(run: Run, progress: Progress | None = None, jobs: int = 1) -> Record:
         progress: called with the number of steps done, now and then.
         jobs: number of runs that share the machine, for the record.
     """
-    record = blank(run, jobs)
-    if num_stages := stages_of(run):
+    record = empty_record(run, jobs)
+    if num_stages := num_stage_processes(run):
         try:
             return run_in_stages(partial(train, jobs=jobs), run, num_stages)
         except SynthgradError as error:
@@ -41,9 +41,9 @@ def train(run: Run, progress: Progress | None = None, jobs: int = 1) -> Record:
     try:
         _warm_up(run.device)
         if run.tensorboard is not None:
-            driver.events = Events(Path(run.tensorboard) / run_name(record), record)
+            driver.events = EventWriter(Path(run.tensorboard) / run_name(record), record)
         if run.snapshots is not None:
-            driver.snapshot = Snapshot(Path(run.snapshots), record, peers_here())
+            driver.snapshot = SnapshotStore(Path(run.snapshots), record, current_processes())
         with torch.random.fork_rng():
             torch.manual_seed(run.seed)
             driver.set_up()
@@ -85,7 +85,7 @@ def _warm_up(device: str) -> None:
         synchronize(device)
 
 
-def blank(run: Run, jobs: int = 1) -> Record:
+def empty_record(run: Run, jobs: int = 1) -> Record:
     """Return the record of a run that has not begun."""
     return Record(
         experiment=run.experiment,
@@ -96,7 +96,7 @@ def blank(run: Run, jobs: int = 1) -> Record:
         steps=run.schedule.steps,
         batch_size=run.schedule.batch_size,
         config=Config(run.config()),
-        env=Env(describe(run.device, jobs)),
+        env=Env(describe_environment(run.device, jobs)),
         resumed_at=(),
         estimate=Estimate({"ratio_to_backprop": run.estimated_ratio}),
     )

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from ...core import Monitor, decouple
 from ...engines import InProcess, Lag, LayerParallel, Locked, Stages, StepRecord
 from .in_stages import StagesTrainer
-from .methods import Facts, Method
+from .methods import DataFacts, Method
 from .settings import RuleSettings
 
-__all__ = ["CHANNELS_LAST", "CrossEntropy", "Plan", "Trainer", "arithmetic", "make_trainer"]
+__all__ = ["CHANNELS_LAST", "CrossEntropy", "Trainer", "TrainerSpec", "make_trainer", "precision_context"]
 
 #: The faster layout of images and filters on every device; tensors of other dimensions are left alone.
 CHANNELS_LAST = torch.channels_last
@@ -40,7 +40,7 @@ class Trainer(Protocol):
     def load_state_dict(self, state: Mapping[str, Any], /) -> None: ...
 
 
-def arithmetic(precision: str, device: str) -> AbstractContextManager[Any]:
+def precision_context(precision: str, device: str) -> AbstractContextManager[Any]:
     """Return the context in which a step's arithmetic runs: ``float32``, or autocast to ``bfloat16``."""
     if precision == "float32":
         return nullcontext()
@@ -49,7 +49,7 @@ def arithmetic(precision: str, device: str) -> AbstractContextManager[Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TrainerSpec:
     """How a network is trained.
 
     Attributes:
@@ -68,7 +68,7 @@ class Plan:
 
     method: Method
     settings: RuleSettings
-    facts: Facts
+    facts: DataFacts
     lr: float
     seed: int
     engine: str = "in-process"
@@ -79,7 +79,7 @@ class Plan:
 
 
 def make_trainer(
-    plan: Plan, model: nn.Module, cuts: Sequence[str], example: Tensor
+    plan: TrainerSpec, model: nn.Module, cuts: Sequence[str], example: Tensor
 ) -> tuple[nn.Module, Trainer]:
     """Return the network, decoupled where the method has a rule, and what trains it.
 
@@ -93,7 +93,7 @@ def make_trainer(
         SynthgradError: if the network cannot be cut there, or not be trained so.
     """
     method, settings, lr = plan.method, plan.settings, plan.lr
-    criterion = CrossEntropy(reduction="none" if method.wants_values else "mean")
+    criterion = CrossEntropy(reduction="none" if method.per_example_loss else "mean")
 
     def optimizer(parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameters, lr, fused=True)  # the fastest, for every method
@@ -101,11 +101,11 @@ def make_trainer(
     generator = torch.Generator().manual_seed(plan.seed)
     if method.rule is None:
         return model, Locked(model, criterion, optimizer, update_prob=plan.update_prob, generator=generator)
-    with arithmetic(plan.precision, example.device.type):
+    with precision_context(plan.precision, example.device.type):
         net = decouple(
             model,
             cuts,
-            method.rule_of(settings, plan.facts),
+            method.make_rule(settings, plan.facts),
             example,
             reduction="mean" if settings.per_example else "sum",
             inputs=None if method.inputs is None else method.inputs(settings),

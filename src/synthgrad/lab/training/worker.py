@@ -14,14 +14,14 @@ from contextlib import contextmanager
 
 from .snapshot import SnapshotWarning
 
-__all__ = ["settle", "torchrun_tamed"]
+__all__ = ["quiet_torchrun", "set_up_worker"]
 
 _SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)
 ]
 
 
-def settle() -> None:
+def set_up_worker() -> None:
     """Prepare this process to work for another one.
 
     It ends at a signal, and when its parent ends, in both cases without a traceback. Warnings are not shown, because the
@@ -49,7 +49,7 @@ def _show(message: Warning | str, *rest: object, **more: object) -> None:
 
 
 @contextmanager
-def torchrun_tamed() -> Generator[None]:
+def quiet_torchrun() -> Generator[None]:
     """Keep torchrun's parts from logging what errors say anyway, and restore signals and environment at the end."""
     before = {which: signal.getsignal(which) for which in _SIGNALS}
     environment, level = dict(os.environ), logging.root.manager.disable

@@ -23,7 +23,7 @@ The queue discipline ``netem`` would do all this inside the kernel, but many ker
 """
 
 from .link import Link, LinkError, parse_link
-from .network import Network, available, emulated
+from .network import Network, emulated, unavailable_reason
 from .process import Counts
 
-__all__ = ["Counts", "Link", "LinkError", "Network", "available", "emulated", "parse_link"]
+__all__ = ["Counts", "Link", "LinkError", "Network", "emulated", "parse_link", "unavailable_reason"]

@@ -16,7 +16,7 @@ from .process import Counts, RelayProcess
 from .relay.frames import address_of
 from .relay.strays import stop_strays
 
-__all__ = ["Network", "available", "emulated"]
+__all__ = ["Network", "emulated", "unavailable_reason"]
 
 _INTERFACE = "wan0"
 _MOST_WORKERS = 16
@@ -150,7 +150,7 @@ def emulated(link: Link, num_workers: int) -> Generator[Network]:
     never meet, and when this process is killed the relay ends the workers and itself.
 
     Raises:
-        ConfigError: if this machine does not permit it; `available` tells beforehand.
+        ConfigError: if this machine does not permit it; `unavailable_reason` tells beforehand.
         LinkError: at the end, if the relay was killed while the context lasted.
     """
     network = Network(link, num_workers)
@@ -161,7 +161,7 @@ def emulated(link: Link, num_workers: int) -> Generator[Network]:
         network.close()
 
 
-def available() -> str | None:
+def unavailable_reason() -> str | None:
     """Return why no link can be emulated here, None if it can; tries it, which takes a tenth of a second."""
     try:
         with emulated(Link(), 2):

@@ -99,7 +99,7 @@ def test_a_line_names_all_its_settings() -> None:
 
 
 def test_an_emulated_link_stands_in_the_cell(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "available", lambda: None)
+    monkeypatch.setattr(bench, "unavailable_reason", lambda: None)
     (setting,) = PipelineBench().settings(replace(SMOKE, link="rtt_ms=50,mbit_s=1000"))
     cell = setting.lines[0].cell
     assert (cell["link"], cell["rtt_ms"], cell["mbit_s"]) == ("emulated", 50.0, 1000.0)
@@ -107,7 +107,7 @@ def test_an_emulated_link_stands_in_the_cell(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_link_that_is_not_permitted_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "available", lambda: "this is user 7, not root")
+    monkeypatch.setattr(bench, "unavailable_reason", lambda: "this is user 7, not root")
     with pytest.raises(ConfigError, match="user 7, not root"):
         PipelineBench().settings(replace(SMOKE, link="rtt_ms=50"))
 

@@ -18,7 +18,7 @@ from synthgrad.lab.bench.pipeline.network import Size
 from synthgrad.lab.bench.pipeline.session import Session, started
 from synthgrad.lab.bench.pipeline.timing import measure
 from synthgrad.lab.bench.workers import WorkersError
-from synthgrad.lab.wan import available, parse_link
+from synthgrad.lab.wan import parse_link, unavailable_reason
 from tests.lab.cli.helpers import call, records_in
 
 SIZE = Size(width=16, layers=5, batch_size=16, stages=2, threads=1, seed=0)
@@ -232,7 +232,7 @@ def test_training_to_an_accuracy_ends_when_it_is_reached(session: Session) -> No
 
 @pytest.mark.slow(reason="starts processes in namespaces of their own, and waits for slow round trips")
 def test_a_link_slows_pipelines_down_and_its_counts_are_recorded() -> None:
-    if (reason := available()) is not None:
+    if (reason := unavailable_reason()) is not None:
         pytest.skip(reason)
     link = parse_link("rtt_ms=20,mbit_s=1000")
     gpipe = Case("gpipe", 2)

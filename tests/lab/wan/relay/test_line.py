@@ -12,7 +12,7 @@ from synthgrad.lab.wan.relay.line import Line
 def arrivals(line: Line) -> list[tuple[float, bytes]]:
     found: list[tuple[float, bytes]] = []
     while (due := line.due()) < math.inf:
-        found.append((due, line.take()))
+        found.append((due, line.pop()))
     return found
 
 
@@ -49,10 +49,10 @@ def test_without_a_rate_the_limit_holds_for_what_is_under_way() -> None:
     line = Line(9.0, None, 100)
     assert line.offer(b"a", 100, 0.0)
     assert not line.offer(b"b", 1, 1.0)
-    assert line.take() == b"a"
+    assert line.pop() == b"a"
     assert line.offer(b"c", 1, 1.0)
 
 
 def test_nothing_to_take() -> None:
     with pytest.raises(IndexError):
-        Line(0.0, None, 1).take()
+        Line(0.0, None, 1).pop()

@@ -15,7 +15,7 @@ from typing import Any
 from ....core import ConfigError
 from ....core.errors import DataError
 from ...tasks import load
-from ...wan import Link, available, parse_link
+from ...wan import Link, parse_link, unavailable_reason
 from ..base import Bench, Figures
 from ..declarations import PIPELINE, PipelineScope
 from .cases import Case, cases_of
@@ -72,7 +72,7 @@ class PipelineBench(Bench[PipelineScope, Run, Case]):
                     f"batch size {batch_size} for {stages} stages: expected a multiple of {stages} from {2 * stages} "
                     f"to {_TRAIN_SIZE}, of which data parallel processes have equal shares"
                 )
-        if scope.link is not None and parse_link(scope.link) and (reason := available()) is not None:
+        if scope.link is not None and parse_link(scope.link) and (reason := unavailable_reason()) is not None:
             raise ConfigError(reason)
 
     def sizes(self, scope: PipelineScope) -> Iterable[Run]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ...tasks.images import Images, draw_batches
+from ...tasks.images import LabelledData, draw_batches
 from .program import Program
 
 __all__ = ["Goal", "goal_of", "train"]
@@ -42,7 +42,7 @@ def goal_of(schedule: str, data: str) -> Goal:
 
 
 def train(
-    program: Program, images: Images, batch_size: int, seed: int, goal: Goal, *, alone: bool
+    program: Program, images: LabelledData, batch_size: int, seed: int, goal: Goal, *, alone: bool
 ) -> dict[str, Any]:
     """Train until the goal is reached; return when that was. Blocks; all processes of the program must call it.
 

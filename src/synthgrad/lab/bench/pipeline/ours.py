@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ....core import decouple
 from ....engines.stages import Stages
 from ....rules import LocalLoss, SyntheticGradient
-from ...training.snapshot_file import Owner, write_snapshot
+from ...training.snapshot_file import Fingerprint, write_snapshot
 from .cases import Case
 from .network import CLASSES, IN_SHAPE, Size, adam, network, split_names
 
@@ -78,7 +78,7 @@ class Decoupled:
         start = time.perf_counter()
         state = {"net": self._net.state_dict(), "trainer": self._stages.state_dict()}
         with tempfile.TemporaryDirectory() as folder:
-            owner = Owner({"benchmark": "pipeline"}, None, Owner.forms(self._net))
+            owner = Fingerprint({"benchmark": "pipeline"}, None, Fingerprint.tensor_forms(self._net))
             write_snapshot(Path(folder) / "stage", owner, {}, state)
             return time.perf_counter() - start
 

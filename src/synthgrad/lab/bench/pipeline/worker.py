@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ....engines.stages import join
-from ...tasks import Images, load
-from ...training.machine import prepare
+from ...tasks import LabelledData, load
+from ...training.machine import configure_process
 from ..batches import digits
 from ..memory.probe import Memory
 from ..workers import serve
@@ -55,7 +55,7 @@ class Worker:
         self._timeout_s = timeout_s
         self._batches = digits(size.batch_size, size.seed, "cpu")  # the same for all, and nobody's memory
         self._built: dict[str, _Built] = {}
-        self._images: dict[str, Images] = {}
+        self._images: dict[str, LabelledData] = {}
 
     def build(self, name: str, case: Mapping[str, Any], lr: float) -> dict[str, Any]:
         """Make a program, to be run under a name."""
@@ -126,7 +126,7 @@ class Worker:
 
 def _set_up(settings: dict[str, Any]) -> Mapping[str, Callable[..., dict[str, Any]]]:
     size, timeout_s = Size(**settings["size"]), settings["timeout_s"]
-    prepare(size.threads)
+    configure_process(size.threads)
     join("gloo", timeout_s=timeout_s)
     worker = Worker(size, settings["data_dir"], timeout_s)
     return {"build": worker.build, "run": worker.run, "learn": worker.learn}

@@ -24,7 +24,7 @@ from ...records import FILE, SCHEMA, Record, append, read
 from ...tasks.cifar import parse_batch
 from ...tasks.idx import parse_idx, read_bytes
 from ...tasks.text import read_text
-from ...training.snapshot import Snapshot
+from ...training.snapshot import SnapshotStore
 
 __all__ = ["INPUTS", "OUTCOMES", "Input", "try_one"]
 
@@ -235,8 +235,8 @@ def _read_records(path: Path) -> Any:
 _OWNER = Record.of(_RECORD)
 
 
-def _snapshot(folder: Path) -> Snapshot:
-    kept = Snapshot(folder, _OWNER, every_s=0.0)
+def _snapshot(folder: Path) -> SnapshotStore:
+    kept = SnapshotStore(folder, _OWNER, every_s=0.0)
     kept.belongs_to({"0.weight": "float32 [64, 8]"}, "abc")
     return kept
 

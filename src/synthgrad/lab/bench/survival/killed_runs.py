@@ -19,7 +19,7 @@ from typing import Any
 
 from ...records import FILE, Record, read
 from ...training.run import Run
-from ...training.snapshot import EVERY
+from ...training.snapshot import INTERVAL_VARIABLE
 from ...training.sweep import Progress, Sweep
 
 __all__ = ["Killed", "Outcome", "difference", "get_ready", "kill_until_it_ends", "uninterrupted"]
@@ -137,7 +137,7 @@ def _timeless(value: Any) -> Any:
 def _go(config: Run, out: str, every_s: float) -> None:
     """Do in this process what the command line does with ``--resume``."""
     os.setsid()  # so that what it starts can be found
-    os.environ[EVERY] = str(every_s)
+    os.environ[INTERVAL_VARIABLE] = str(every_s)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     Path(out).mkdir(parents=True, exist_ok=True)
     said = os.open(Path(out, "said.txt"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

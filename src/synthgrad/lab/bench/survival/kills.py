@@ -81,7 +81,7 @@ def _images(method: str, engine: str, **rule: Any) -> Run:
     at = ("layer1",) if engine == "stages" else ()
     payload = FeedForward(data="mnist-10k", layers=3, width=16, at=at, engine=engine)
     schedule = Schedule(400, 32, lr=1e-3, eval_every=200)
-    return Run("compare", "custom", method, 0, payload.of_method(method), schedule, RuleSettings(**rule))
+    return Run("compare", "custom", method, 0, payload.for_method(method), schedule, RuleSettings(**rule))
 
 
 def _recurrent(experiment: str, method: str, payload: Payload, rule: Settings, steps: int = 200) -> Run:

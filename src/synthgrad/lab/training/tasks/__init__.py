@@ -10,15 +10,15 @@ from .copying import CopyingTask
 from .feed_forward import FeedForwardTask
 from .lstm_stack import LstmStackTask
 from .multirate import MultirateTask
-from .task import Point, Task
+from .task import Evaluation, Task
 
 __all__ = [
     "CharactersTask",
     "CopyingTask",
+    "Evaluation",
     "FeedForwardTask",
     "LstmStackTask",
     "MultirateTask",
-    "Point",
     "Task",
     "task_of",
 ]

@@ -16,8 +16,8 @@ from ..recurrent_methods import make_recurrent
 from ..run import Run
 from ..run_monitor import brief_quality
 from ..settings import BoundarySettings
-from ..trainers import arithmetic
-from .task import Point
+from ..trainers import precision_context
+from .task import Evaluation
 from .text import EVAL_UNROLL, TextTask, num_eval_rows
 
 __all__ = ["CharactersTask"]
@@ -57,7 +57,7 @@ class CharactersTask(TextTask):
         self.trainer.boundary.monitor = self.monitor
 
     def learn(self, unroll: Unroll) -> Tensor | None:
-        with arithmetic(self.run.precision, self.run.device):
+        with precision_context(self.run.precision, self.run.device):
             return self.trainer.step(unroll.x, unroll.y, fresh=unroll.first, ended=unroll.last).loss
 
     @property
@@ -65,17 +65,17 @@ class CharactersTask(TextTask):
         return self.payload.unroll
 
     def bits_per_char(self, tokens: Tensor) -> float:
-        with arithmetic(self.run.precision, self.run.device):
+        with precision_context(self.run.precision, self.run.device):
             return bits_per_char(self.net, tokens, num_eval_rows(tokens), EVAL_UNROLL)
 
-    def note(self, step: int, valid: float, point: Point) -> None:
+    def after_validation(self, step: int, valid: float, point: Evaluation) -> None:
         if valid < self._best:
             self._best, self._best_step = valid, step
             self._best_weights = copy.deepcopy(self.net.state_dict())
         if found := self.monitor.collect():
             point["quality"] = brief_quality(found)
 
-    def metrics(self, curve: Sequence[Point], elapsed_s: float) -> dict[str, Any]:
+    def metrics(self, curve: Sequence[Evaluation], elapsed_s: float) -> dict[str, Any]:
         """Return bits per character of the best weights, and what it took to come there."""
         if self._best_weights:
             self.net.load_state_dict(self._best_weights)
@@ -88,15 +88,15 @@ class CharactersTask(TextTask):
             "time_to_best_s": best.get("elapsed_s"),
         }
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {
-            **super().state(),
+            **super().state_dict(),
             "boundary": self.trainer.boundary.state_dict(),
             "best": (self._best, self._best_step, self._best_weights),
         }
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        super().load_state(state)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
         self.trainer.boundary.load_state_dict(state["boundary"])
         self._best, self._best_step, self._best_weights = state["best"]
 

@@ -12,14 +12,14 @@ from torch.nn import functional as F
 
 from ....core import DivergedError
 from ....engines import Recurrent
-from ...tasks import CopyTask, Curriculum, EpisodeStream, Part, recurrent_network
+from ...tasks import CopyEpisodes, Curriculum, EpisodeStream, EpisodeUnroll, recurrent_network
 from ..payloads import Copying
 from ..recurrent_methods import make_recurrent
 from ..run import Run
 from ..run_monitor import brief_quality
 from ..settings import BoundarySettings
-from ..trainers import arithmetic
-from .task import Point, Task
+from ..trainers import precision_context
+from .task import Evaluation, Task
 
 __all__ = ["CopyingTask"]
 
@@ -41,7 +41,7 @@ class CopyingTask(Task):
         assert isinstance(run.payload, Copying)
         self.payload = run.payload
         self.curriculum = Curriculum(self.payload.data == "repeat_copy", self.payload.threshold)
-        self.task: CopyTask
+        self.task: CopyEpisodes
         self.stream: EpisodeStream
         self._num_steps = 0
         self._num_sequences = 0  # that are over
@@ -55,7 +55,7 @@ class CopyingTask(Task):
         run, payload = self.run, self.payload
         assert isinstance(run.rule, BoundarySettings)
         repeat = payload.data == "repeat_copy"
-        self.task = CopyTask(payload.symbols, repeat=repeat, seed=run.seed, device=run.device)
+        self.task = CopyEpisodes(payload.symbols, repeat=repeat, seed=run.seed, device=run.device)
         rows = run.schedule.batch_size
         self.stream = EpisodeStream(
             self.task, rows, lambda: (self.curriculum.length, self.curriculum.count), payload.spread
@@ -86,21 +86,21 @@ class CopyingTask(Task):
         solved = False
         while self._num_sequences < (self._num_steps + 1) * rows:
             part = self.stream.next_unroll(self.payload.unroll)
-            left = part.left.clamp_max(_CONTEXTS - 1)
-            y = part.y if part.asks else None
-            with arithmetic(run.precision, run.device):
+            left = part.steps_left.clamp_max(_CONTEXTS - 1)
+            y = part.y if part.has_targets else None
+            with precision_context(run.precision, run.device):
                 self.trainer.step(part.x, y, fresh=part.fresh, ended=part.ended, context=left)
             self._open += self._losses.pop()
-            if len(part.finished):
-                self._num_sequences += len(part.finished)
+            if len(part.ended_rows):
+                self._num_sequences += len(part.ended_rows)
                 solved |= self._count(part)
         self._num_steps += 1
         return solved
 
-    def _count(self, part: Part) -> bool:
+    def _count(self, part: EpisodeUnroll) -> bool:
         """Measure the episodes that are over; return whether they solve a length."""
-        lengths = part.task_lengths[part.finished]
-        ended = part.finished.to(self.run.device)
+        lengths = part.task_lengths[part.ended_rows]
+        ended = part.ended_rows.to(self.run.device)
         bits = (self._open[ended].cpu() / _LN2 / (lengths - 2)).tolist()
         self._open[ended] = 0.0
         self._bits += bits
@@ -132,10 +132,10 @@ class CopyingTask(Task):
         self._losses.append(each.detach())
         return each.mean()
 
-    def evaluate(self, step: int) -> Point:
+    def evaluate(self, step: int) -> Evaluation:
         """Return how long a sequence is solved, and the bits per character of the episodes since the last time."""
-        point: Point = {
-            "sequence_length": self.curriculum.solved,
+        point: Evaluation = {
+            "sequence_length": self.curriculum.longest_solved,
             "sequences_seen": self._num_sequences,
             "train_bits_per_char": sum(self._bits) / len(self._bits),
         }
@@ -147,9 +147,9 @@ class CopyingTask(Task):
     def flush(self) -> None:
         self.trainer.flush()
 
-    def metrics(self, curve: Sequence[Point], elapsed_s: float) -> dict[str, Any]:
+    def metrics(self, curve: Sequence[Evaluation], elapsed_s: float) -> dict[str, Any]:
         """Return the longest sequence, and what it took to come there."""
-        solved = self.curriculum.solved
+        solved = self.curriculum.longest_solved
         first = next((p for p in curve if p["sequence_length"] == solved), None)
         return {
             "sequence_length": solved,
@@ -159,7 +159,7 @@ class CopyingTask(Task):
             "num_parameters": sum(p.numel() for p in self.net.parameters()),
         }
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {
             "boundary": self.trainer.boundary.state_dict(),
             "curriculum": self.curriculum.state_dict(),
@@ -171,7 +171,7 @@ class CopyingTask(Task):
             "open": self._open,
         }
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.trainer.boundary.load_state_dict(state["boundary"])
         self.curriculum.load_state_dict(state["curriculum"])
         self.task.generator.set_state(state["generator"].cpu())

@@ -15,19 +15,19 @@ from torch import Tensor, nn
 
 from ....core import ConfigError, Decoupled
 from ....core.modes import evaluating
-from ...tasks import Augment, Images, Split, draw_batches, load
+from ...tasks import Augment, LabelledData, Split, draw_batches, load
 from ..compiled import compile_network
 from ..graph_record import describe_graph
-from ..in_stages import engine_here
-from ..methods import Facts, method_named
+from ..in_stages import local_engine
+from ..methods import DataFacts, method_named
 from ..models import build_model, cuts_of
 from ..payloads import FeedForward
 from ..run import Run
 from ..run_monitor import pack, unpack
 from ..settings import RuleSettings
-from ..tensorboard import Events
-from ..trainers import CHANNELS_LAST, Plan, Trainer, arithmetic, make_trainer
-from .task import Point, Task
+from ..tensorboard import EventWriter
+from ..trainers import CHANNELS_LAST, Trainer, TrainerSpec, make_trainer, precision_context
+from .task import Evaluation, Task
 
 __all__ = ["FeedForwardTask", "data_for"]
 
@@ -41,7 +41,7 @@ def data_for(
     hold_out: int,
     device: str,
     layout: torch.memory_format = torch.preserve_format,
-) -> Images:
+) -> LabelledData:
     """Return a data set on the device, in a layout; the same object to every run of this process."""
     data = load(name, Path(data_dir) if data_dir else None)
     return (data.hold_out(hold_out) if hold_out else data).to(torch.device(device), layout)
@@ -56,7 +56,7 @@ class FeedForwardTask(Task):
 
     chunk = 10
 
-    data: Images
+    data: LabelledData
     trainer: Trainer
 
     def __init__(self, run: Run) -> None:
@@ -99,13 +99,13 @@ class FeedForwardTask(Task):
     def _trained(self, model: nn.Module) -> tuple[nn.Module, Trainer]:
         run, payload = self.run, self.payload
         assert isinstance(run.rule, RuleSettings)
-        plan = Plan(
+        plan = TrainerSpec(
             method_named(run.method),
             run.rule,
-            Facts(self.data.classes, len(self.data.train)),
+            DataFacts(self.data.classes, len(self.data.train)),
             run.schedule.lr,
             run.seed,
-            engine_here(payload.engine),
+            local_engine(payload.engine),
             payload.update_prob,
             run.precision,
             self.monitor if payload.monitor_every else None,
@@ -121,7 +121,7 @@ class FeedForwardTask(Task):
             self._num_modules = len(net.graph.modules)
         return net, trainer
 
-    def draw_graph(self, events: Events) -> None:
+    def draw_graph(self, events: EventWriter) -> None:
         """Show the network in the event files."""
         assert self.graph is not None
         with self._eager():
@@ -153,7 +153,7 @@ class FeedForwardTask(Task):
             self._losses.append(done.loss)
         return False
 
-    def evaluate(self, step: int) -> Point:
+    def evaluate(self, step: int) -> Evaluation:
         """Measure the network on the test part, and on as many training examples."""
         self.trainer.flush()
         losses, self._losses = self._losses, []
@@ -161,7 +161,7 @@ class FeedForwardTask(Task):
         loss, error = self._measure(test)
         # The same training examples at every evaluation.
         _, train_error = self._measure(Split(train.x[: len(test)], train.y[: len(test)]))
-        point: Point = {
+        point: Evaluation = {
             "train_loss": float(torch.stack(losses).mean()) if losses else None,
             "train_error_pct": train_error,
             self._loss: loss,
@@ -171,7 +171,7 @@ class FeedForwardTask(Task):
             point["quality"] = {name: asdict(q) for name, q in found.items()}
         return point
 
-    def metrics(self, curve: Sequence[Point], elapsed_s: float) -> dict[str, Any]:
+    def metrics(self, curve: Sequence[Evaluation], elapsed_s: float) -> dict[str, Any]:
         """Return losses, errors, and when the target was reached."""
         train_loss, train_error = self._measure(self.data.train)
         reached = [p["elapsed_s"] for p in curve if p[self._error] <= self.payload.target_error_pct]
@@ -187,21 +187,21 @@ class FeedForwardTask(Task):
             "data_sha256": self.data.sha256,
         }
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {
             "updates": self._num_updates,
             "losses": pack(self._losses),
             "augment": {} if self._augment is None else self._augment.state_dict(),
         }
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._num_updates, self._losses = state["updates"], unpack(state["losses"])
         if self._augment is not None:
             self._augment.load_state_dict(state["augment"])
 
     def _precision(self) -> AbstractContextManager[Any]:
         """Return the context in which a step's arithmetic runs."""
-        return arithmetic(self.run.precision, self.run.device)
+        return precision_context(self.run.precision, self.run.device)
 
     def _eager(self) -> AbstractContextManager[Any]:
         """Return the context of what is not compiled: no clock counts it, and graphs are of training batches."""

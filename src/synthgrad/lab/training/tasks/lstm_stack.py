@@ -7,11 +7,11 @@ from torch.nn import functional as F
 
 from ....engines import Carry
 from ...tasks import Unroll, bits_per_char
-from ..in_stages import engine_here
-from ..methods import Facts, method_named
+from ..in_stages import local_engine
+from ..methods import DataFacts, method_named
 from ..payloads import LstmStack
 from ..settings import RuleSettings
-from ..trainers import Plan, Trainer, make_trainer
+from ..trainers import Trainer, TrainerSpec, make_trainer
 from .text import EVAL_UNROLL, TextTask, num_eval_rows
 
 __all__ = ["LstmStackTask", "stack"]
@@ -90,13 +90,13 @@ class LstmStackTask(TextTask):
         model = stack(self.text.classes, payload.width, payload.layers).to(run.device)
         example = self.text.train[: run.schedule.batch_size * payload.unroll].view(-1, payload.unroll)
         cuts = [f"layer{k + 1}" for k in range(payload.layers - 1)]
-        plan = Plan(
+        plan = TrainerSpec(
             method_named(run.method),
             run.rule,
-            Facts(self.text.classes, len(self.text.train)),
+            DataFacts(self.text.classes, len(self.text.train)),
             run.schedule.lr,
             run.seed,
-            engine_here(payload.engine),
+            local_engine(payload.engine),
         )
         self.net, self.trainer = make_trainer(plan, model, cuts, example)
 

@@ -13,14 +13,14 @@ from torch.nn import functional as F
 from ....core.modes import evaluating
 from ....engines import Clocked, Edge, Node
 from ....rules import SyntheticGradient, TrueGradient
-from ...tasks import Block, Counting, FastCounter, SlowCounter, counting_networks, report_accuracy
+from ...tasks import DigitBlock, DigitStream, FastCounter, SlowCounter, counting_networks, report_accuracy
 from ..payloads import Multirate
 from ..run import Run
 from ..run_monitor import pack, unpack
 from ..settings import EdgeSettings
-from ..trainers import arithmetic
+from ..trainers import precision_context
 from .feed_forward import data_for
-from .task import Point, Task
+from .task import Evaluation, Task
 
 __all__ = ["MultirateTask", "run_block"]
 
@@ -46,11 +46,11 @@ class MultirateTask(Task):
         super().__init__(run)
         assert isinstance(run.payload, Multirate)
         self.payload = run.payload
-        self.stream: Counting
+        self.stream: DigitStream
         self.fast: FastCounter
         self.slow: SlowCounter
-        self._block: Block  # of the next step
-        self._tests: list[Block] = []
+        self._block: DigitBlock  # of the next step
+        self._tests: list[DigitBlock] = []
         self._losses: dict[str, list[Tensor]] = {}  # by network, since the last evaluation
         self._num_updates: dict[str, int] = {"A": 0, "B": 0}
 
@@ -61,8 +61,10 @@ class MultirateTask(Task):
         data = data_for(payload.data, run.data_dir, payload.hold_out, run.device)
         self.data_sha256 = data.sha256
         generator = torch.Generator().manual_seed(run.seed)
-        self.stream = Counting(data.train, run.schedule.batch_size, payload.period, generator)
-        unseen = Counting(data.test, _TEST_STREAMS, payload.period, torch.Generator().manual_seed(_TEST_SEED))
+        self.stream = DigitStream(data.train, run.schedule.batch_size, payload.period, generator)
+        unseen = DigitStream(
+            data.test, _TEST_STREAMS, payload.period, torch.Generator().manual_seed(_TEST_SEED)
+        )
         self._tests = [unseen.block() for _ in range(_TEST_BLOCKS)]
         shape = tuple(data.train.x.shape[1:])
         fast, slow = counting_networks(shape, payload.period, payload.width)
@@ -84,7 +86,7 @@ class MultirateTask(Task):
         context = _DIGITS if self.run.method == "cdni" else None
         return SyntheticGradient(settings.hidden, context, norm=settings.norm, receiver=settings.receiver)
 
-    def draw(self) -> None:
+    def draw_data(self) -> None:
         self._block = self.stream.block()
 
     def step(self) -> bool:
@@ -92,7 +94,7 @@ class MultirateTask(Task):
         block = self._block
         last, period = len(block) - 1, block.period
         shown = _histograms(block) if self.run.method == "cdni" else None
-        with arithmetic(self.run.precision, self.run.device):
+        with precision_context(self.run.precision, self.run.device):
             for t, (inputs, targets) in enumerate(block.steps()):
                 # A message is read where B ticks, and only there a rule is asked.
                 context = shown[t // period] if shown is not None and (t + 1) % period == 0 else None
@@ -103,14 +105,14 @@ class MultirateTask(Task):
                     self._num_updates[name] += 1
         return False
 
-    def evaluate(self, step: int) -> Point:
+    def evaluate(self, step: int) -> Evaluation:
         """Measure how well both networks count unseen digits."""
         self.trainer.flush()
-        with arithmetic(self.run.precision, self.run.device):
+        with precision_context(self.run.precision, self.run.device):
             found = [report_accuracy(run_block(self.fast, self.slow, block), block) for block in self._tests]
         losses = {name: float(torch.stack(values).mean()) for name, values in self._losses.items()}
         self._losses = {}
-        point: Point = {"examples_seen": step * self.run.schedule.batch_size * self.payload.period**2}
+        point: Evaluation = {"examples_seen": step * self.run.schedule.batch_size * self.payload.period**2}
         for name in ("A", "B"):
             point[f"{name.lower()}_accuracy_pct"] = 100 * sum(f[name] for f in found) / len(found)
             point[f"{name.lower()}_train_loss"] = losses.get(name)
@@ -118,7 +120,7 @@ class MultirateTask(Task):
             point["quality"] = {name: asdict(q) for name, q in measured.items()}
         return point
 
-    def metrics(self, curve: Sequence[Point], elapsed_s: float) -> dict[str, Any]:
+    def metrics(self, curve: Sequence[Evaluation], elapsed_s: float) -> dict[str, Any]:
         """Return how well both networks count, and how often they were updated."""
         num_images = self.run.schedule.steps * self.payload.period**2 * self.run.schedule.batch_size
         return {
@@ -129,20 +131,20 @@ class MultirateTask(Task):
             "num_parameters": sum(p.numel() for m in (self.fast, self.slow) for p in m.parameters()),
         }
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {
             "stream": self.stream.state_dict(),
             "updates": self._num_updates,
             "losses": {name: pack(losses) for name, losses in self._losses.items()},
         }
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.stream.load_state_dict(state["stream"])
         self._num_updates = state["updates"]
         self._losses = {name: unpack(losses) for name, losses in state["losses"].items()}
 
 
-def _histograms(block: Block) -> Tensor:
+def _histograms(block: DigitBlock) -> Tensor:
     """Return how often each digit came in each ``T`` steps, ``(T, B, 10)``: what conditions the rule of cDNI."""
     hot = F.one_hot(block.digits, _DIGITS).float()  # (T², B, 10)
     return hot.view(block.period, block.period, *hot.shape[1:]).sum(1)
@@ -154,7 +156,7 @@ def reported(outputs: Mapping[str, Tensor], counts: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def run_block(fast: nn.Module, slow: nn.Module, block: Block) -> list[dict[str, Any]]:
+def run_block(fast: nn.Module, slow: nn.Module, block: DigitBlock) -> list[dict[str, Any]]:
     """Return the outputs of both networks at every step of a block, by network, without learning."""
     outputs: list[dict[str, Any]] = []
     states: dict[str, Any] = {"A": None, "B": None}

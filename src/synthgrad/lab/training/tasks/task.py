@@ -11,12 +11,12 @@ from ..run import Run
 from ..run_monitor import RunMonitor
 
 if TYPE_CHECKING:
-    from ..tensorboard import Events
+    from ..tensorboard import EventWriter
 
-__all__ = ["Point", "Task"]
+__all__ = ["Evaluation", "Task"]
 
 #: Figures of one evaluation, as they stand in a record.
-Point = dict[str, Any]
+Evaluation = dict[str, Any]
 
 
 class Task:
@@ -59,21 +59,21 @@ class Task:
     def begin(self, step: int) -> None:
         """Get ready for the first step of this process, which is not 0 where a run is resumed."""
 
-    def draw(self) -> None:
+    def draw_data(self) -> None:
         """Draw the data of the next step, where that shall not count as time of training."""
 
     def step(self) -> bool:
         """Do one step of training; return whether the run shall be evaluated at once."""
         raise NotImplementedError
 
-    def evaluate(self, step: int) -> Point:
+    def evaluate(self, step: int) -> Evaluation:
         """Return the figures after a number of steps; no clock counts it."""
         raise NotImplementedError
 
     def flush(self) -> None:
         """Have the trainer do what it still waits to do, after the last step."""
 
-    def metrics(self, curve: Sequence[Point], elapsed_s: float) -> dict[str, Any]:
+    def metrics(self, curve: Sequence[Evaluation], elapsed_s: float) -> dict[str, Any]:
         """Return the figures of the finished run.
 
         Args:
@@ -82,12 +82,12 @@ class Task:
         """
         raise NotImplementedError
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return all that the rest of the run depends on, beside network, trainer, monitor and random numbers."""
         return {}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
 
-    def draw_graph(self, events: Events) -> None:
+    def draw_graph(self, events: EventWriter) -> None:
         """Show the network in the event files."""

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...tasks import Stream, Text, Unroll, bits, load_text
+from ...tasks import Text, TextStream, Unroll, bits, load_text
 from ..payloads import Characters, LstmStack
 from ..run import Run
 from ..run_monitor import pack, unpack
-from .task import Point, Task
+from .task import Evaluation, Task
 
 __all__ = ["EVAL_UNROLL", "TextTask", "num_eval_rows"]
 
@@ -46,7 +46,7 @@ class TextTask(Task):
     finite = ("val_bits_per_char",)
 
     text: Text
-    stream: Stream
+    stream: TextStream
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
@@ -59,7 +59,7 @@ class TextTask(Task):
         run, unroll = self.run, self.payload.unroll
         self.text = _text_for(self.payload.data, run.data_dir, run.device)
         self.data_sha256 = self.text.sha256
-        self.stream = Stream(self.text.train, run.schedule.batch_size)
+        self.stream = TextStream(self.text.train, run.schedule.batch_size)
         self.stream.check(unroll)
 
     def learn(self, unroll: Unroll) -> Tensor | None:
@@ -70,7 +70,7 @@ class TextTask(Task):
         """Return bits per character of tokens, ``(N,)``."""
         raise NotImplementedError
 
-    def note(self, step: int, valid: float, point: Point) -> None:
+    def after_validation(self, step: int, valid: float, point: Evaluation) -> None:
         """Take note of the bits per character of the validation part, and add further figures to the point."""
 
     @property
@@ -85,22 +85,22 @@ class TextTask(Task):
             self._losses.append(loss)
         return False
 
-    def evaluate(self, step: int) -> Point:
+    def evaluate(self, step: int) -> Evaluation:
         """Measure the network on the validation part."""
         self.trainer.flush()
         valid = self.bits_per_char(self.text.valid[: self.payload.most_valid])
         losses, self._losses = self._losses, []
-        point: Point = {
+        point: Evaluation = {
             "chars_seen": self._chars_seen(step),
             "train_bits_per_char": bits(float(torch.stack(losses).mean()) / self.num_chars_in_loss)
             if losses
             else None,
             "val_bits_per_char": valid,
         }
-        self.note(step, valid, point)
+        self.after_validation(step, valid, point)
         return point
 
-    def metrics(self, curve: Sequence[Point], elapsed_s: float) -> dict[str, Any]:
+    def metrics(self, curve: Sequence[Evaluation], elapsed_s: float) -> dict[str, Any]:
         """Return bits per character at the end."""
         return {
             "bits_per_char": self.bits_per_char(self.text.test),
@@ -113,9 +113,9 @@ class TextTask(Task):
     def _chars_seen(self, step: int) -> int:
         return step * self.run.schedule.batch_size * self.payload.unroll
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"stream": self.stream.state_dict(), "losses": pack(self._losses)}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.stream.load_state_dict(state["stream"])
         self._losses = unpack(state["losses"])

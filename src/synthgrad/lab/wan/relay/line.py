@@ -51,7 +51,7 @@ class Line:
         """Return when the next frame arrives; infinity if none is under way."""
         return self._under_way[0][0] if self._under_way else math.inf
 
-    def take(self) -> bytes:
+    def pop(self) -> bytes:
         """Return the frame that arrives next.
 
         Raises:

@@ -115,7 +115,7 @@ class Relay:
             now = time.monotonic()
             while (due := line.due()) <= now:
                 try:
-                    os.write(tap, line.take())
+                    os.write(tap, line.pop())
                 except OSError:  # the device is down, or the kernel short of memory
                     self.num_dropped += 1
                 self.late_s += now - due
