@@ -22,8 +22,8 @@ __all__ = [
     "check_optimizer",
     "clear_autocast_cache",
     "has_gradient",
-    "parameters_by_role",
     "make_optimizers",
+    "parameters_by_role",
     "step_optimizers",
     "zero_grad",
 ]

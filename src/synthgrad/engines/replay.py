@@ -131,6 +131,19 @@ class ForwardReplay:
     autocast: AutocastState = field(default_factory=AutocastState)
     random: dict[str, RandomState] = field(default_factory=dict[str, RandomState])
 
+    @classmethod
+    def of_now(cls, passed: Any, model: nn.Module, devices: list[int]) -> ForwardReplay:
+        """Record the present conditions, before a forward pass whose graph may be needed after its step.
+
+        Args:
+            passed: the arguments of the network, or of its part.
+            model: the network, or its part.
+            devices: the indices of the CUDA devices whose random numbers count.
+        """
+        replay = cls(passed, WeightStash(model), carried_states(model), devices)
+        replay.save_random_state()
+        return replay
+
     def save_random_state(self, where: str = "") -> None:
         """Save the present state of the random number generators, as the state behind an interface."""
         self.random[where] = RandomState(self.devices)

@@ -20,12 +20,12 @@ from .base import Criterion
 
 __all__ = [
     "GradientWatch",
-    "stray_gradient_error",
     "check_gradients_have_optimizers",
-    "leaves_of",
-    "explain_backward_error",
-    "thawed_error",
     "check_loss_once",
+    "explain_backward_error",
+    "leaves_of",
+    "stray_gradient_error",
+    "thawed_error",
 ]
 
 

@@ -36,7 +36,7 @@ from ..optimizers import (
     zero_grad,
 )
 from ..penalty import Penalties, Penalty
-from ..replay import ForwardReplay, WeightStash
+from ..replay import ForwardReplay
 from .cuts import CutHandler, StopForward
 from .lags import Lag
 from .mailboxes import Mailboxes
@@ -182,7 +182,10 @@ class InProcess:
         clear_autocast_cache()
         grad_mode, cuts = torch.is_grad_enabled(), self._cuts
         try:
-            replay = self._make_replay(args, kwargs) if self._stashes else None
+            replay = None
+            if self._stashes:
+                devices = cuda_devices(self.net)
+                replay = ForwardReplay.of_now((args, kwargs), self.net.model, devices)
             keeping = nullcontext() if replay is None else replay.stash.saved_tensors_hooks()
             sparing = restore_buffers_after_skips(self.net, self._instruments)
             with self.net.crossed_by(cuts.cross), keeping, sparing:
@@ -238,17 +241,6 @@ class InProcess:
             self._generator.set_state(state["generator"])
         set_carried_states(self.net.model, state["carried"])
         self._mailboxes.load_state_dict(state, self._cuts.rebuild, self._cuts.update_if_ready)
-
-    def _make_replay(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ForwardReplay:
-        """Record the conditions of the forward pass, whose graphs may be needed after this step."""
-        replay = ForwardReplay(
-            (args, kwargs),
-            WeightStash(self.net.model),
-            carried_states(self.net.model),
-            cuda_devices(self.net),
-        )
-        replay.save_random_state()
-        return replay
 
     def _draw(self) -> list[bool]:
         n = len(self._optimizers)

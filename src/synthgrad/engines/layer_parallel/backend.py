@@ -13,7 +13,7 @@ from torch import Tensor
 from .rules import Credits, InterfaceRows, StackedRules
 from .storage import GradientTable, StackedParameter
 
-__all__ = ["StepBackend", "FullStep", "StepOutput", "BackendOutput", "Observation", "LossValues", "full_step"]
+__all__ = ["BackendOutput", "FullStep", "LossValues", "Observation", "StepBackend", "StepOutput", "full_step"]
 
 #: The losses that come with messages, ``(B,)`` for each row; None if unknown.
 LossValues = Sequence[Tensor | None]

@@ -43,11 +43,11 @@ def make_full_step(
             return full_step(backend, x, below, rows, target, observation)
         for stacked_parameter in update.stacked:
             stacked_parameter.fresh = torch.zeros_like(stacked_parameter.values)
-        learned = full_step(backend, x, below, rows, target, observation)
-        update.apply([stacked_parameter.out for stacked_parameter in update.stacked], learned.total)
+        result = full_step(backend, x, below, rows, target, observation)
+        update.apply([stacked_parameter.out for stacked_parameter in update.stacked], result.total)
         for stacked_parameter in update.stacked:
             stacked_parameter.fresh = None
-        return learned
+        return result
 
     if options is False:
         return run
@@ -58,9 +58,8 @@ def make_full_step(
     from torch._inductor import list_mode_options
 
     given: dict[str, Any] = dict(options) if isinstance(options, Mapping) else {}
-    mode = given.pop(
-        "mode", None
-    )  # torch.compile takes a mode, which stands for some options, or options, not both
+    # torch.compile takes either a mode, which stands for some options, or options.
+    mode = given.pop("mode", None)
     of_mode = list_mode_options(mode) if mode is not None else {}
     quick = _QUICK if backend.stacked and given.get("backend", "inductor") == "inductor" else {}
     quick = quick if backend.stacked and backend.stacked[0].values.is_cpu else {}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
-__all__ = ["ParameterEntry", "MergedOptimizer", "kind_of"]
+__all__ = ["MergedOptimizer", "ParameterEntry", "kind_of"]
 
 
 def kind_of(optimizer: Optimizer, group: dict[str, Any]) -> tuple[Any, ...] | None:

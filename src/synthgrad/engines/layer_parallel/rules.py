@@ -21,12 +21,12 @@ from .stack import Stack
 from .storage import GradientTable
 
 __all__ = [
-    "BatchedSyntheticGradient",
     "BatchedLocalLoss",
-    "Credits",
     "BatchedNoBackprop",
-    "StackedRules",
+    "BatchedSyntheticGradient",
+    "Credits",
     "InterfaceRows",
+    "StackedRules",
 ]
 
 

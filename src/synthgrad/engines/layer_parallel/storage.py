@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-__all__ = ["StackedParameter", "GradientTable", "stack_parameters", "stack_buffers", "preserving_rows"]
+__all__ = ["GradientTable", "StackedParameter", "preserving_rows", "stack_buffers", "stack_parameters"]
 
 
 @dataclass

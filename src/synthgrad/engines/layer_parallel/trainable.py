@@ -11,7 +11,7 @@ from ...core import ConfigError, Decoupled
 from ..penalty import Penalties, Penalty
 from .storage import GradientTable
 
-__all__ = ["TrainableParameters", "PenaltyGradients"]
+__all__ = ["PenaltyGradients", "TrainableParameters"]
 
 
 class TrainableParameters:

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from ...core import CutError
 
-__all__ = ["AbsentTensor", "AbsentScope", "make_absent"]
+__all__ = ["AbsentScope", "AbsentTensor", "make_absent"]
 
 _aten = torch.ops.aten
 

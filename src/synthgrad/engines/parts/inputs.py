@@ -16,7 +16,7 @@ from ...core import ShapeError
 from ..base import ForwardArgs
 from .absent import AbsentScope, make_absent
 
-__all__ = ["TensorSpec", "InputSpec"]
+__all__ = ["InputSpec", "TensorSpec"]
 
 
 @dataclass(frozen=True, slots=True)

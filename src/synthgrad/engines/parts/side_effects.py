@@ -18,7 +18,7 @@ from ...core.interface import Interface
 from ..random_state import RandomState
 from .absent import AbsentScope, make_absent
 
-__all__ = ["SideEffects", "hide_attributes", "repeatable", "find_side_effects"]
+__all__ = ["SideEffects", "find_side_effects", "hide_attributes", "repeatable"]
 
 #: The name of a submodule and the name of its attribute.
 _AttributePath = tuple[str, str]

@@ -22,7 +22,7 @@ from ...core.units import LossScale, Reduction, Units
 from ...rules.future_gradient import FutureGradient
 from ..checks import refuse_output_error
 
-__all__ = ["Boundary", "UnrollEnd", "UnrollStart", "SequenceMask"]
+__all__ = ["Boundary", "SequenceMask", "UnrollEnd", "UnrollStart"]
 
 #: A choice of sequences: True for all, False for none, or a bool mask ``(B,)``.
 SequenceMask = bool | Tensor
@@ -220,10 +220,7 @@ class Boundary(nn.Module):
         Raises:
             ShapeError: if the state or a mask has the wrong shape.
         """
-        self.layout.check(state, "the state at the start of an unroll")
-        flat = self.layout.pack(state).detach()  # the truncation: no gradient flows into the unroll before
-        self._batch_size = flat.shape[0]
-        keep = self._complement(fresh, "fresh")
+        flat, keep = self._cut(state, fresh)
         if not self._due or keep is False:
             return self.layout.unpack(flat)
         info = Info(context=context, step=self.step)
@@ -251,14 +248,12 @@ class Boundary(nn.Module):
         Raises:
             ShapeError: if the state or a mask has the wrong shape.
         """
-        self.layout.check(state, "the state at the start of an unroll")
-        leaf = self.layout.pack(state).detach()  # the truncation: no gradient flows into the unroll before
-        self._batch_size = leaf.shape[0]
-        keep = self._complement(fresh, "fresh")
+        flat, keep = self._cut(state, fresh)
         if not self._due:
-            return UnrollStart(self.layout.unpack(leaf))
+            return UnrollStart(self.layout.unpack(flat))
         batch = Batch(Info(context=context, step=self.step), entered=self.step - 1)
-        flight = InFlight(_NAME, batch, leaf, fed=leaf.detach().requires_grad_())
+        # Detached once more, so that the leaf which collects the gradient is another tensor than the message.
+        flight = InFlight(_NAME, batch, flat, fed=flat.detach().requires_grad_())
         assert flight.fed is not None
         return UnrollStart(self.layout.unpack(flight.fed), flight, keep)
 
@@ -348,6 +343,13 @@ class Boundary(nn.Module):
         flight.credit, flight.version = self.rule.credit(flight.h, flight.info), self.step
         self._port.receive(flight, Message(gradient))
         self._port.observe(flight, self.step)
+
+    def _cut(self, state: Any, fresh: SequenceMask) -> tuple[Tensor, SequenceMask]:
+        """Return the flat state, cut from the unroll before, and the sequences that continue from that unroll."""
+        self.layout.check(state, "the state at the start of an unroll")
+        flat = self.layout.pack(state).detach()  # the truncation: no gradient flows into the unroll before
+        self._batch_size = flat.shape[0]
+        return flat, self._complement(fresh, "fresh")
 
     def _credit(
         self, flat: Tensor, goes_on: SequenceMask, context: Tensor | None

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...core import DataError
 from ...core.outputs import tensors_in
 
-__all__ = ["differ", "batch_checksum", "check_same_examples"]
+__all__ = ["batch_checksum", "check_same_examples", "differ"]
 
 _BITS = 30
 _MASK = (1 << _BITS) - 1

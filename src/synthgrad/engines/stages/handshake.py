@@ -10,7 +10,7 @@ from torch import nn
 from ...core import ConfigError
 from .coordinator import Coordinator
 
-__all__ = ["handshake", "describe_state"]
+__all__ = ["describe_state", "handshake"]
 
 
 def describe_state(model: nn.Module) -> list[str]:

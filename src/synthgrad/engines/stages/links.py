@@ -24,7 +24,7 @@ from torch import Tensor
 from .inbox import Inbox
 from .wire import Incoming, Outgoing, Parcel, ParcelKind
 
-__all__ = ["AboveLink", "Answer", "Activation", "BelowLink"]
+__all__ = ["AboveLink", "Activation", "Answer", "BelowLink"]
 
 
 @dataclass(frozen=True, slots=True)

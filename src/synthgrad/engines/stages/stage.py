@@ -37,14 +37,14 @@ from ...core.units import Units
 from ..base import Criterion, ForwardArgs, reduce_loss
 from ..carry import carried_states, set_carried_states
 from ..parts import Part
-from ..replay import ForwardReplay, WeightStash, replaying
+from ..replay import ForwardReplay, replaying
 from .checksum import batch_checksum, check_same_examples
 from .late import LateInput
 from .links import AboveLink, Answer, BelowLink
 from .window import Window
 from .wire import ParcelKind
 
-__all__ = ["StageOutput", "Stage"]
+__all__ = ["Stage", "StageOutput"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,10 @@ class Stage:
             h = h.requires_grad_(wanted)  # a leaf, whose gradient is the message for the stage below
         leaf = h if wanted else None
         fed = h.clone() if h is not None and self._copies else h
-        replay = self._make_replay(inputs) if self._stashes else None
+        replay = None
+        if self._stashes:
+            module = self.part.module
+            replay = ForwardReplay.of_now(inputs, module, cuda_devices(module))
         with nullcontext() if replay is None else replay.stash.saved_tensors_hooks():
             out = self.part(fed, inputs)
             penalty = None if self._penalty is None else self._penalty()
@@ -283,17 +286,6 @@ class Stage:
                 f"a batch of {len(x)} examples came to stage '{self._name}', which was given {len(context)} labels: "
                 "all processes must go through the data in the same order; or let labels travel with the batch"
             )
-
-    def _make_replay(self, inputs: list[Tensor]) -> ForwardReplay:
-        """Record the conditions of the forward pass, whose graph may be needed after this step."""
-        replay = ForwardReplay(
-            inputs,
-            WeightStash(self.part.module),
-            carried_states(self.part.module),
-            cuda_devices(self.part.module),
-        )
-        replay.save_random_state()
-        return replay
 
     def _cross(self, port: Port, batch: Batch, made: _PendingBatch) -> None:
         """Learn from the rule's credit, or keep the graph until the answer arrives."""

@@ -25,7 +25,7 @@ from .codecs import Codec
 from .codecs.casting import Cast
 from .transport import ALIGNED, Line, RawParcel, Sender
 
-__all__ = ["FORMAT", "Incoming", "ParcelKind", "Outgoing", "Parcel", "Slot", "output_slot", "slot_for"]
+__all__ = ["FORMAT", "Incoming", "Outgoing", "Parcel", "ParcelKind", "Slot", "output_slot", "slot_for"]
 
 #: The version of the wire format; it changes with headers, bodies, and the meaning of the kinds of parcels.
 FORMAT = 2

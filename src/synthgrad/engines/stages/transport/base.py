@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 __all__ = [
     "ALIGNED",
     "BrokenLine",
-    "HeaderCheck",
     "Clock",
-    "WaitLimit",
+    "HeaderCheck",
     "Line",
     "Lines",
-    "Peers",
     "PeerStatus",
+    "Peers",
     "RawParcel",
     "Receiver",
     "Sender",
     "Transport",
+    "WaitLimit",
 ]
 
 #: The size of every body is a multiple of this number of bytes.
