@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from .version import __version__
 
 if TYPE_CHECKING:
-    from . import core, engines, rules, testing
+    from . import core, engines, optim, rules, testing
     from .core import InputRule, Monitor, Rule, SynthgradError, context, decouple, propose_cuts, recouple
     from .rules import (
         HandOver,
@@ -49,6 +49,7 @@ __all__ = [
     "core",
     "decouple",
     "engines",
+    "optim",
     "propose_cuts",
     "recouple",
     "rules",
@@ -58,7 +59,7 @@ __all__ = [
 if not TYPE_CHECKING:
     # Loaded when asked for: the command line is part of this package, and its help and completion are not
     # to wait for PyTorch.
-    _FOLDERS = ("core", "engines", "rules", "testing")
+    _FOLDERS = ("core", "engines", "optim", "rules", "testing")
 
     def __getattr__(name: str) -> object:
         from importlib import import_module
