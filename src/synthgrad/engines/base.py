@@ -133,6 +133,7 @@ def restore_buffers_after_skips(model: nn.Module, instruments: Instruments) -> G
     if guard is None or not guard.skip:
         yield
         return
+    # Detached clones, since the buffers themselves are changed in place.
     kept = [(b, b.detach().clone()) for b in model.buffers() if b.is_floating_point()]
     before = guard.skipped.total()
     try:

@@ -151,7 +151,7 @@ class _CheckedCriterion:
 def thawed_error(name: str) -> ConfigError:
     """Return the error for a parameter that has a gradient and no optimizer."""
     return ConfigError(
-        f"parameter '{name}' has a gradient, and no optimizer of this engine has it: it was frozen when the engine was "
+        f"parameter '{name}' has a gradient, and is in no optimizer of this engine: it was frozen when the engine was "
         "made; make the engine while every parameter that will ever learn requires gradients, then freeze and thaw as "
         "you like, or make the engine anew"
     )
@@ -161,7 +161,7 @@ def stray_gradient_error(name: str, module: str) -> CutError:
     """Return the error for a gradient that has reached a parameter by another way than through the cuts."""
     return CutError(
         f"a gradient reached parameter '{name}' of module '{module}' by another way than through the cuts: the criterion "
-        "has a term that is no function of the network's output (a weight penalty, a loss that a module has left in an "
+        "has a term that does not depend on the network's output (a weight penalty, a loss that a module has left in an "
         "attribute), or in this batch a skip connection crosses a cut; give such terms as penalty=…, module by module, "
         "and cut where no connection crosses"
     )
@@ -206,6 +206,6 @@ def explain_backward_error(module: str, error: RuntimeError) -> Exception:
         return error
     return CutError(
         f"the backward pass of module '{module}' ran into the graph of a module that has learned already: in this batch "
-        "a skip connection crosses a cut, or the loss has a term that is no function of the network's output (such as one "
+        "a skip connection crosses a cut, or the loss has a term that does not depend on the network's output (such as one "
         "that a module has left in an attribute); cut where no connection crosses, and give such terms as penalty=…"
     )

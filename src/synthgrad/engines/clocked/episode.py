@@ -131,7 +131,8 @@ class Episode:
                 self.states[node.name] = detached(self.states.get(node.name))
             for edge in self._net.wiring.outgoing[node.name]:
                 sent = self.latest.get(edge.name)
-                # An edge that is not cut keeps its graph; the backward pass has just freed it.
+                # An edge that is not cut passes messages on with their graph. The backward pass has just freed it, so
+                # a later reader must not run backward through it again.
                 if edge.rule.waits and sent is not None and sent.fed is not None:
                     sent.fed = sent.fed.detach()
 

@@ -57,6 +57,7 @@ class Exchange:
             h: the message, ``(B, ...)``.
             attached: whether readers get it with its graph.
         """
+        # `h` is for states and late readers, which need the values; `fed` keeps the graph of an edge that is not cut.
         return InFlight(name, self._batch(Info()), h.detach(), fed=h if attached else None)
 
     def read(self, flight: InFlight) -> Tensor:

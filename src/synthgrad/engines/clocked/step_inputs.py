@@ -83,7 +83,7 @@ def check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
     """Refuse a name that is not known.
 
     Raises:
-        ConfigError: naming the first one; or if there are no names, for it is no mapping.
+        ConfigError: naming the first one; or if the value has no names, because it is not a mapping.
     """
     listed = list(known)
     if not isinstance(names, Iterable) or isinstance(names, Tensor):

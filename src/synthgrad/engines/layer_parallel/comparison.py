@@ -230,5 +230,9 @@ def _inside(value: Any) -> list[Any] | None:
 def _equal(a: object, b: object) -> bool:
     try:
         return bool(a == b)
-    except (RuntimeError, TypeError, ValueError):  # comparing two arrays gives an array, which is no bool
+    except (
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ):  # comparing two arrays gives another array instead of a bool
         return False

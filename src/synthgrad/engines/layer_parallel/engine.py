@@ -252,9 +252,8 @@ class LayerParallel:
         full = t > self._rows + self._observe_lag
         adam = None
         if full and self._compile is not False:
-            guarded = (
-                self._guard is not None and x.is_cpu
-            )  # an accelerator's guard reads its queue after the update
+            # On an accelerator the guard reads its queue some steps after the update.
+            guarded = self._guard is not None and x.is_cpu
             adam = self._updates.adam(t, self._backend.stacked, guarded=guarded)
         output = self._full_step(x, below, rows, adam) if full else self._filling_step(x, below, rows, t)
         below.messages, below.values = output.messages, output.values

@@ -135,13 +135,13 @@ class GeneralBackend:
         self, x: Tensor, below: Tensor, rows: InterfaceRows, target: Any, *, at_top: bool
     ) -> BackendOutput:
         runs = self._runs
-        fed = below[
-            :-runs
-        ].detach()  # the inputs of the inner blocks are leaves: each block learns from its own credit
+        # The inputs of the inner blocks are leaves, since each block learns from its own credit.
+        fed = below[:-runs].detach()
         with torch.set_grad_enabled(not isinstance(self.rules, BatchedNoBackprop)):
             bottom = self._first(x)
             fed.requires_grad_(self._listened)
             hs = self._inner(fed)
+        # The cut: rules and the next step see the values only, and the graphs end with this step.
         h = torch.cat([bottom.detach(), hs.detach()])
         credits = self.rules.credit(rows._replace(h=h))
         back = self._backward(bottom, hs, fed, credits.delta)

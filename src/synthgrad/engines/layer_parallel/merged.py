@@ -76,6 +76,7 @@ class MergedOptimizer:
                 runs[-1].append(entry)
             else:
                 runs.append([entry])
+        # Detached, so that the kernel may change leaves of autograd in place.
         self._parameters = [_span([e.parameter.detach() for e in run]) for run in runs]
         self._grads = [_span([e.grad for e in run]) for run in runs]
         states = [[e.state for e in run] for run in runs]

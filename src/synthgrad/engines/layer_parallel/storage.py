@@ -51,6 +51,7 @@ def stack_parameters(parameters: Sequence[Tensor]) -> Tensor:
         The batched tensor, contiguous, without a gradient.
     """
     with torch.no_grad():
+        # Detached: the stacked tensor becomes the parameter itself, and is not computed from the old ones.
         stacked = torch.stack([p.detach().contiguous() for p in parameters])
     for p, view in zip(parameters, stacked.unbind(), strict=True):
         p.data = view

@@ -314,6 +314,7 @@ class Boundary(nn.Module):
         if own is not None:
             loss = loss + (own - own.detach())
         if self.future is not None and features is not None:
+            # Detached below: the auxiliary head learns to predict the credit, and must not change it.
             target = torch.zeros_like(flat) if delta is None else delta
             extra = self.future.loss(features, target.detach()) * (len(flat) / self.units.divisor(flat))
             loss = loss + (extra - extra.detach())

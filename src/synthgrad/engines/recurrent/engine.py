@@ -100,7 +100,7 @@ class Recurrent:
             )
         if window > 1 and boundary.observe_every > 1:
             raise ConfigError(
-                f"window={window} and a boundary with observe_every={boundary.observe_every}: λ-returns want the rule "
+                f"window={window} and a boundary with observe_every={boundary.observe_every}: λ-returns need the rule "
                 "to learn at every unroll; build it without"
             )
         if boundary.units.loss_scale is not None:
@@ -282,7 +282,7 @@ class Recurrent:
                 f"{where} has {found} along dimension {layout.batch_dim}, expected the {batch_size} sequences of the "
                 f"batch; if that is another dimension of the state, say so: Boundary(..., batch_dim="
                 f"{0 if layout.batch_dim else 1}), which nn.LSTM and nn.GRU "
-                f"{'do not want' if layout.batch_dim else 'need'}"
+                f"{'do not use' if layout.batch_dim else 'need'}"
             )
 
     def _run(self, x: Any, y: Any, state: Any) -> tuple[Tensor, Tensor | None, Any]:

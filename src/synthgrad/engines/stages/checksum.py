@@ -14,9 +14,8 @@ __all__ = ["batch_checksum", "check_same_examples", "differ"]
 
 _BITS = 30
 _MASK = (1 << _BITS) - 1
-_ODD = 0x9E3779B97F4A7C15 - (
-    1 << 64
-)  # 2⁶⁴ over the golden ratio, as a signed number; products with it wrap around
+#: 2⁶⁴ over the golden ratio, as a signed number; products with it wrap around.
+_ODD = 0x9E3779B97F4A7C15 - (1 << 64)
 
 
 def batch_checksum(ids: Tensor | None, target: Any) -> int:

@@ -47,9 +47,8 @@ class Inbox:
         self._alarm = coordinator.alarm
         self._clock = coordinator.transport.clock
         self._timeout_s = timeout_s
-        self._kept: deque[Parcel] = (
-            deque()
-        )  # received by `drain`, and older than everything still on the wire
+        # Parcels that `drain` has received; they are older than everything still on the wire.
+        self._kept: deque[Parcel] = deque()
         self.waited_s = 0.0
 
     def poll(self, doing: str) -> Parcel | None:
@@ -184,4 +183,5 @@ def _copy(t: Tensor) -> Tensor:
 
     A tensor without values is a single number that is expanded; it is returned as it is.
     """
+    # Detached, since a state holds values and no graphs.
     return t.detach() if not any(t.stride()) else t.detach().clone()

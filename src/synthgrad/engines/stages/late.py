@@ -73,6 +73,7 @@ class LateInput:
             self._learn(number, h, theirs)
             if number == step:
                 real = h
+        # Detached from what the input rule has computed: the stage learns from its own credit.
         if real is not None:
             return real.detach()
         self.num_synthetic += 1

@@ -98,7 +98,7 @@ class AboveLink:
             step: the number of the batch.
             h: the activation.
             target: the target of the batch, or None.
-            window: how far this stage may be ahead: so many parcels may be in flight in both directions.
+            window: how far this stage may be ahead, which is the number of parcels in flight in each direction.
             inputs: the inputs of the network, if parts above need them.
             checksum: the checksum of the examples.
         """

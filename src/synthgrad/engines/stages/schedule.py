@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from ...core import ConfigError, Guard, Instruments, Rule, Site
 from ...core.copies import copied
+from ...core.given import instance_of
 from ...core.units import Reduction, Units
+from ..checks import refuse_output_error
 from ..optimizers import clear_autocast_cache
 from ..parts import Part
 from .codecs import Codec
@@ -108,6 +110,10 @@ class ScheduleDecoupled:
         settings.check()
         if n_microbatches < 1:
             raise ConfigError(f"n_microbatches={n_microbatches}: expected at least 1")
+        instance_of(Rule, rule, "rule", "synthgrad.SyntheticGradient(...)")
+        refuse_output_error(
+            rule, f"after stage {stage.stage_index}", "this schedule waits for no stage above"
+        )
         if rule.waits:
             raise ConfigError(
                 f"rule {type(rule).__name__} makes the stage wait for its message, as Schedule1F1B does; use that, "
@@ -127,9 +133,8 @@ class ScheduleDecoupled:
         try:
             sites, copies = _sites(coordinator, layout, self.module, example, stage.device, timeout_s)
         except Exception as error:
-            coordinator.alarm.ring(
-                error
-            )  # the other stages are waiting for the shape that this one was to publish
+            # The other stages are waiting for the shape that this one was to publish.
+            coordinator.alarm.ring(error)
             coordinator.peers.leave()
             raise
         own = None if layout.is_last else rule.bind(sites[layout.stage])

@@ -157,6 +157,7 @@ class Stage:
         target = target if came is None else came
         c = target if context is None and isinstance(target, Tensor) else context
         first = None if passed is None else first_tensor(*passed)
+        # Rules see the network's input, and must not add to its gradient.
         info = Info(c, ids, step, None if first is None else first.detach())
         if self.late is not None:
             h = self.late.feed(step, info, own)

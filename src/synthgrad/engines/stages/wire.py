@@ -83,6 +83,7 @@ class Slot:
         Raises:
             StageError: if the codec returns another number of bytes than it says.
         """
+        # Only values are sent; a codec has no part in the graph.
         data, expected = self._codec.encode(tensor.detach()), self.num_bytes(tensor.shape)
         if data.dtype != torch.uint8 or data.shape != (expected,):
             raise StageError(

@@ -62,10 +62,8 @@ class FusedBackend:
         self._top = top
         self.rules: StackedRules = rules
         self._units = units
-        self._norms = (
-            layers[0].norm,
-            layers[-1].norm,
-        )  # the mode of the last one stands for all above the first
+        # The training mode of the last one stands for that of all above the first.
+        self._norms = layers[0].norm, layers[-1].norm
         self._eps = layers[0].norm.eps
         self._momentum: float = layers[0].norm.momentum or 0.0
         self._first = StackedParameter([layer.linear.weight for layer in first])  # (runs, H, D)

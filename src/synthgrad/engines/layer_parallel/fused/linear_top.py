@@ -60,9 +60,8 @@ class LinearTopModules:
         units.
         """
         weight, bias = self._weight, self._bias
-        scores = torch.baddbmm(
-            bias.values.unsqueeze(1), h, weight.values.transpose(1, 2)
-        )  # (runs, B, classes)
+        # (runs, B, classes)
+        scores = torch.baddbmm(bias.values.unsqueeze(1), h, weight.values.transpose(1, 2))
         losses, grad = self._criticise(scores, target)
         torch.bmm(grad.transpose(1, 2), h, out=weight.out)
         torch.sum(grad, 1, out=bias.out)

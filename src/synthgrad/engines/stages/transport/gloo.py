@@ -81,20 +81,18 @@ class _GlooReceiver(ThreadReceiver):
 
     def _body(self, size: int) -> Tensor:
         if not self._last:
-            self._last.extend(
-                [size] * _OF_THE_LAST
-            )  # assume at first that all bodies have the size of the first
+            # Assume at first that all bodies have the size of the first one.
+            self._last.extend([size] * _OF_THE_LAST)
         self._last.append(size)
         posted = self._bodies.get(size)
         if posted is None:
             if self._last.count(size) < _OFTEN or len(self._bodies) == _MOST_SIZES:
-                return self._post_body(size).wait()
+                return self._post_body(size).wait()  # a rare size: nothing is posted ahead for it
             posted = self._bodies[size] = deque()
         while len(posted) < self._ahead + 1:
             posted.append(self._post_body(size))
-        found = (
-            posted.popleft().wait()
-        )  # gloo completes receives of one tag in the order in which they were posted
+        # Gloo completes the receives of one tag in the order in which they were posted.
+        found = posted.popleft().wait()
         if self._last.count(size) >= _OFTEN:
             posted.append(self._post_body(size))  # replaces the receive that has just been used
         return found

@@ -127,7 +127,7 @@ class GlooGroup:
         Gloo has one way to do this: a receive that times out closes the connections of its whole group.
         """
         if self._group is not None and self._others:
-            with suppress(RuntimeError):
+            with suppress(RuntimeError):  # the timeout itself
                 self._group.recv([torch.empty(1)], self._others[0], _NO_TAG).wait(_AT_ONCE)
 
     def close(self) -> None:

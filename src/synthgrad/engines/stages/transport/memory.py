@@ -315,6 +315,7 @@ class MemoryTransport:
     def sum(self, tensor: Tensor, check: Callable[[], None]) -> Tensor:
         """See `Transport.sum`: the sum is in the order of the ranks."""
         name = f"sum {self._next('sum')}"
+        # A copy: other ranks are threads of this process, and would see a later change of the tensor.
         parts = self._world.meet(self.rank, name, tensor.detach().clone(), check)
         total = parts[0]
         for part in parts[1:]:

@@ -287,4 +287,4 @@ def wait_for_work(work: dist.Work | None, check: Callable[[], None] | None) -> N
         if check is not None:
             check()
         time.sleep(_POLL_S)
-    work.wait()
+    work.wait()  # complete by now; raises the error of a collective that has failed
