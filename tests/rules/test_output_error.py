@@ -272,3 +272,18 @@ def test_in_half_precision_it_comes_in_the_precision_of_the_rule() -> None:
 
 def cut_in(model: nn.Module, rule: Rule) -> Decoupled:
     return sg.decouple(model, CUTS, rule, batch()[0].bfloat16())
+
+
+def test_a_schedule_of_pytorch_refuses_it() -> None:
+    schedules = pytest.importorskip(
+        "synthgrad.engines.stages.schedule", reason="needs torch.distributed.pipelining"
+    )
+
+    class Stage:
+        stage_index, num_stages, submod, device = 0, 2, nn.Linear(3, 3), torch.device("cpu")
+
+    make: Any = schedules.ScheduleDecoupled
+    with pytest.raises(ConfigError, match="after stage 0' needs the network's output error"):
+        make(Stage(), 2, F.mse_loss, rule=DirectFeedback({}), example=torch.zeros(2, 3))
+    with pytest.raises(ConfigError, match="is a class"):
+        make(Stage(), 2, F.mse_loss, rule=DirectFeedback, example=torch.zeros(2, 3))
