@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import pandas as pd
+
+from synthgrad.lab.records import Record
+from synthgrad.lab.report.bench_plots import bench_plot_groups
+from synthgrad.lab.report.benches import bench_sheet
+from synthgrad.lab.report.frame import checked, frame_of
+from synthgrad.lab.report.grids import grid_sheets
+from synthgrad.lab.report.plot import Group, Plot, draw
+from synthgrad.lab.report.sheet import Sheet
+from synthgrad.lab.report.tables import single_tables
+from synthgrad.lab.report.trainings import Table
+from synthgrad.lab.report.unrolls import UnrollSweep, unroll_sweeps
 
 
 def point(step: int, **more: Any) -> dict[str, Any]:
@@ -130,3 +145,51 @@ def branchy() -> dict[str, Any]:
         "modules": modules,
         "interfaces": [{"name": n, "shape": [64, 14, 14], "rule": rule, "num_parameters": 1} for n in names],
     }
+
+
+# As the report reads records
+
+
+def typed(records: Iterable[Mapping[str, Any]]) -> list[Record]:
+    found, problems = checked(records)
+    assert problems == []
+    return found
+
+
+def frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    return frame_of(typed(records))
+
+
+def tables(records: Iterable[Mapping[str, Any]]) -> list[Table]:
+    return single_tables(frame(records))
+
+
+def sweeps(records: Iterable[Mapping[str, Any]], *, least: int = 2) -> list[UnrollSweep]:
+    return unroll_sweeps(frame(records), least=least)
+
+
+def grids(records: Iterable[Mapping[str, Any]]) -> list[Sheet]:
+    return grid_sheets(frame(records))
+
+
+def bench(name: str, records: Sequence[Mapping[str, Any]]) -> Sheet:
+    return bench_sheet(name, typed(records))
+
+
+def bench_groups_of(name: str, records: Sequence[Mapping[str, Any]]) -> list[Group]:
+    return bench_plot_groups(name, typed(records))
+
+
+def cells(sheet: Sheet, row: int = 0) -> dict[str, str]:
+    """Return the texts of a row by their headings."""
+    return dict(zip(sheet.headings, sheet.rows[row], strict=True))
+
+
+def texts(plot: Plot) -> list[str]:
+    """Return what a drawn plot says."""
+    return re.findall(r"<text[^>]*>([^<]*)</text>", draw(plot))
+
+
+def labels(table: Table) -> list[str]:
+    """Return the names of a table's rows."""
+    return [runs["label"].iloc[0] for runs in table.rows()]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-from synthgrad.lab.report import bench_picture, bench_sheet
-from synthgrad.lab.report.bench_plots import bench_plots
-from tests.lab.report.helpers import failed, record
+from synthgrad.lab.report.bench_plots import bench_plot
+from synthgrad.lab.report.plot import draw
+from tests.lab.report.helpers import bench, bench_groups_of, failed, record, texts, typed
 
 
 def line(method: str, layers: int, step_ms: float, ratio: float, *, compiled: bool = False) -> dict[str, Any]:
@@ -40,7 +39,7 @@ LINES = [
 
 
 def test_a_table_with_ratio_and_limit() -> None:
-    sheet = bench_sheet("layer-parallel", LINES)
+    sheet = bench("layer-parallel", LINES)
     rows = [dict(zip(sheet.headings, row, strict=True)) for row in sheet.rows]
     assert [row["method"] for row in rows[:3]] == ["backprop", "backprop", "layer-parallel, cdni, linear M"]
     assert [row["compiled"] for row in rows[:3]] == ["—", "compiled", "—"]
@@ -51,7 +50,7 @@ def test_a_table_with_ratio_and_limit() -> None:
 
 
 def test_the_general_step_has_a_name_of_its_own() -> None:
-    sheet = bench_sheet("layer-parallel", [*LINES, line("layer_parallel_general", 4, 1.0, 1.0)])
+    sheet = bench("layer-parallel", [*LINES, line("layer_parallel_general", 4, 1.0, 1.0)])
     assert sheet.rows[-1][0] == "layer-parallel, general step, cdni, linear M"
 
 
@@ -60,29 +59,31 @@ def test_a_peer_that_failed_is_said() -> None:
     broken = failed(
         "RuntimeError: no compiler", "backprop_compiled", experiment="bench/layer-parallel", cell=cell
     )
-    sheet = bench_sheet("layer-parallel", [*LINES, broken])
+    sheet = bench("layer-parallel", [*LINES, broken])
     assert sheet.bad[-1]
     assert "no compiler" in sheet.failures[0]
 
 
 def test_time_ratio_and_distance_to_the_limit_are_drawn_over_depth() -> None:
-    groups = bench_plots("layer-parallel", LINES)
+    groups = bench_groups_of("layer-parallel", LINES)
     assert [group.heading for group in groups] == [
         "Time of a step",
         "Ratio of a step to the best backprop",
         "Ratio of a step to its limit",
     ]
-    texts = re.findall(r"<text[^>]*>([^<]*)</text>", groups[0].plots[0].draw())
-    assert {"layers", "step (ms)", "backprop", "compiled"} <= set(texts)
+    assert {"layers", "step (ms)", "backprop", "compiled"} <= set(texts(groups[0].plots[0]))
 
 
-def test_one_picture_of_one_width() -> None:
-    texts = re.findall(r"<text[^>]*>([^<]*)</text>", bench_picture("layer-parallel", LINES))
-    assert {"layers", "4", "16", "step (ms)", "backprop", "layer-parallel", "eager", "compiled"} <= set(texts)
-    assert 'aria-label="time of a step over layers, width 64"' in bench_picture("layer-parallel", LINES)
-    ratios = bench_picture("layer-parallel", LINES, "ratio_to_roofline")
-    assert "ratio to limit (×)" in re.findall(r"<text[^>]*>([^<]*)</text>", ratios)
-    assert bench_picture("layer-parallel", LINES, "warp") == ""
+def test_one_plot_of_one_width() -> None:
+    plot = bench_plot("layer-parallel", typed(LINES))
+    assert plot is not None
+    said = {"layers", "4", "16", "step (ms)", "backprop", "layer-parallel", "eager", "compiled"}
+    assert said <= set(texts(plot))
+    assert 'aria-label="time of a step over layers, width 64"' in draw(plot)
+    ratios = bench_plot("layer-parallel", typed(LINES), "ratio_to_roofline")
+    assert ratios is not None
+    assert "ratio to limit (×)" in texts(ratios)
+    assert bench_plot("layer-parallel", typed(LINES), "warp") is None
     other = line("layer_parallel", 4, 1.0, 1.0)
     other["cell"]["width"] = 256
-    assert bench_picture("layer-parallel", [*LINES, other]) == ""
+    assert bench_plot("layer-parallel", typed([*LINES, other])) is None

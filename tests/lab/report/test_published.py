@@ -6,21 +6,23 @@ from typing import Any
 
 import pytest
 
-from synthgrad.lab.report import table_sheet, tabulate
+from synthgrad.lab.records import Cell
 from synthgrad.lab.report.published import errors_pct
-from tests.lab.report.helpers import record
+from synthgrad.lab.report.trainings import table_sheet
+from tests.lab.report.helpers import cells, record, tables
 
 CELL = {"data": "mnist", "arch": "fcn", "layers": 4, "width": 256}
 
 
 def _published(**changes: Any) -> float | None:
-    (table,) = tabulate([record(**({"method": "cdni"} | changes))])
-    return table.rows[0].published_pct
+    (table,) = tables([record(**({"method": "cdni"} | changes))])
+    said = cells(table_sheet(table)).get("published")
+    return None if said is None else float(said.removesuffix(" %"))
 
 
 def _notes(**changes: Any) -> str:
-    (table,) = tabulate([record(**changes)])
-    return "\n".join(table_sheet(table).notes)
+    sheet = table_sheet(tables([record(**changes)])[0])
+    return "\n".join((*sheet.notes, *sheet.remarks))
 
 
 @pytest.mark.parametrize(
@@ -43,13 +45,13 @@ def _notes(**changes: Any) -> str:
 def test_table_1_of_the_paper(
     data: str, arch: str, width: int, layers: int, errors: tuple[float, ...]
 ) -> None:
-    found = errors_pct({"data": data, "arch": arch, "width": width, "layers": layers})
+    found = errors_pct(Cell({"data": data, "arch": arch, "width": width, "layers": layers}))
     assert tuple(found[m] for m in ("no_bprop", "backprop", "dni", "cdni")) == errors
 
 
 def test_a_convolutional_cell_need_not_name_its_filters() -> None:
-    assert errors_pct({"data": "mnist", "arch": "cnn", "layers": 4})["dni"] == 0.7
-    assert errors_pct({"data": "mnist", "arch": "fcn", "layers": 4}) == {}
+    assert errors_pct(Cell({"data": "mnist", "arch": "cnn", "layers": 4}))["dni"] == 0.7
+    assert errors_pct(Cell({"data": "mnist", "arch": "fcn", "layers": 4})) == {}
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_a_grid_has_what_was_reached(script: Any) -> None:
         (
             " over=seconds unroll=3 method=dni",
             "training time (s)",
-            "Sequence length over training time: dni]",
+            "Sequence length over training time (s): dni]",
         ),
     ],
 )
@@ -116,7 +116,7 @@ def test_plots_of_two_networks(script: Any) -> None:
         (" over=steps", "over=steps; accepted: data, seconds, unroll"),
         (" unroll=7", "holds 0 sweeps"),
         ("", "holds 2 sweeps"),
-        (" data=mnist of=bits_per_char", "no run has what is to be plotted"),
+        (" data=mnist of=bits_per_char", "holds 0 sweeps"),
     ],
 )
 def test_what_cannot_be_plotted_is_said(script: Any, words: str, reason: str) -> None:

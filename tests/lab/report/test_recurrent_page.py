@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from synthgrad.lab.records.names import METHODS, RECURRENT
-from synthgrad.lab.report import html, write_report
+from synthgrad.lab.names import METHODS, RECURRENT
+from synthgrad.lab.report import page as pages
+from synthgrad.lab.report import write_report
 from tests.lab.report.helpers import record
 from tests.lab.report.recurrent import bad, clocked_run, copy_run, text_run
 
@@ -24,7 +25,7 @@ def _page(tmp_path: Path, *records: dict[str, Any]) -> str:
 
 @pytest.fixture
 def few_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(html, "MOST_PLOTS", 2)  # drawing takes long and is tried by other tests
+    monkeypatch.setattr(pages, "MOST_PLOTS", 2)  # drawing takes long and is tried by other tests
 
 
 def test_a_sweep_is_one_section_with_two_tables(tmp_path: Path) -> None:
@@ -103,9 +104,9 @@ def test_unknown_experiments_have_words_too(tmp_path: Path) -> None:
 
 
 def test_many_sweeps_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(html, "MOST_TABLES", 2)
-    monkeypatch.setattr(html, "MOST_PLOTS", 1)
-    monkeypatch.setattr(html, "LEAST_PLOTS", 0)
+    monkeypatch.setattr(pages, "MOST_TABLES", 2)
+    monkeypatch.setattr(pages, "MOST_PLOTS", 1)
+    monkeypatch.setattr(pages, "LEAST_PLOTS", 0)
     page = _page(tmp_path, *(copy_run(unroll=u, steps=s) for u in (3, 5) for s in range(5)))
     assert page.count('<section id="unrolls-') == 2
     assert "3 more tables have no room" in page

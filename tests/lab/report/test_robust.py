@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from synthgrad.lab.records import read
-from synthgrad.lab.report import bench_markdown, html, markdown, sections, table_sheet, tabulate, write_report
+from synthgrad.lab.report import bench_sheets, gathered_sheets, markdown, training_sheets, write_report
+from synthgrad.lab.report import page as pages
 from tests.lab.report.helpers import branchy, chain, failed, memory_line, point, record, step_line
 
 RECORDS = [
@@ -75,7 +76,7 @@ def _mutated(draw: st.DrawFn) -> dict[str, Any]:
 
 @pytest.fixture
 def two_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(html, "MOST_PLOTS", 2)  # drawing takes long and is tried by other tests
+    monkeypatch.setattr(pages, "MOST_PLOTS", 2)  # drawing takes long and is tried by other tests
 
 
 def any_records(max_examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -107,10 +108,10 @@ def check_page(tmp_path: Path, records: list[dict[str, Any]]) -> None:
     assert page.rstrip().endswith("</html>")
     assert "<td>backprop</td>" in page
     assert "could not be made" not in page  # foreseen after all
-    for table in tabulate(records):
-        assert markdown(table, errors_only=True).startswith("| method |")
-        assert len({len(row) for row in table_sheet(table).rows}) == 1
-    bench_markdown(records)
+    for sheet in [*training_sheets(records), *gathered_sheets(records), *bench_sheets(records)]:
+        assert {len(row) for row in sheet.rows} == {len(sheet.headings)}
+        assert len(sheet.bad) == len(sheet.rows)
+        assert markdown(sheet).startswith("**")
 
 
 @settings(deadline=None, max_examples=40)
@@ -122,11 +123,11 @@ def test_any_file_is_read(
     lines = [json.dumps(r).encode() for r in records] + [junk.replace(b"\n", b"").replace(b"\r", b"")]
     path.write_bytes(b"\n".join(lines) + b"\n" + json.dumps(RECORDS[1]).encode())
     found, problems = read(path)
-    assert found[-1] == RECORDS[1]
+    assert found[-1].line() == RECORDS[1]
     assert len(found) + len(problems) <= len(records) + 2
     for r in found:
-        json.dumps(r, ensure_ascii=False).encode()
-        tabulate([r])
+        json.dumps(r.line(), ensure_ascii=False).encode()
+        training_sheets([r])
 
 
 # One part that cannot be drawn
@@ -136,8 +137,8 @@ def test_a_plot_that_fails_costs_nothing_else(tmp_path: Path, monkeypatch: pytes
     def broken(*args: object) -> None:
         raise ZeroDivisionError("by <nothing>")
 
-    monkeypatch.setattr(sections, "quality_group", broken)
-    monkeypatch.setattr(sections, "graph_svg", broken)
+    monkeypatch.setattr(pages, "table_groups", broken)
+    monkeypatch.setattr(pages, "chain_of", broken)
     path = tmp_path / "report.html"
     write_report(path, [RECORDS[0], step_line()])
     page = path.read_text(encoding="utf-8")
@@ -157,19 +158,19 @@ def _write(tmp_path: Path, make: Callable[[int], dict[str, Any]], num: int) -> s
 
 def test_many_rows_are_cut(tmp_path: Path) -> None:
     page = _write(tmp_path, lambda k: step_line(cell={"layers": k + 2}), 1000)
-    assert page.count("<tr>") == 1 + sections.MOST_ROWS
+    assert page.count("<tr>") == 1 + pages.MOST_ROWS
     assert "… and 800 more rows" in page
 
 
 def test_many_tables_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(html, "MOST_TABLES", 3)
+    monkeypatch.setattr(pages, "MOST_TABLES", 3)
     page = _write(tmp_path, lambda k: record(steps=k), 10)
     assert page.count('<section id="table-') == 3
     assert "7 more tables have no room" in page
 
 
 def test_plots_are_shared_out_among_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(html, "MOST_PLOTS", 6)
+    monkeypatch.setattr(pages, "MOST_PLOTS", 6)
     page = _write(tmp_path, lambda k: record(steps=k), 2)
     titles = re.findall(r"<figcaption>(.*?)</figcaption>", page)
     assert titles == ["test error", "training error", "test error"] * 2

@@ -9,16 +9,16 @@ from xml.etree import ElementTree
 
 import pytest
 
-from synthgrad.lab.report import (
-    sparse_picture,
-    sparse_sheet,
-    sparse_sweeps,
-    standalone,
-    tabulate,
-    write_report,
-)
-from synthgrad.lab.report.sparse import EQUAL_STEPS, EQUAL_UPDATES, OTHER
-from tests.lab.report.helpers import record
+from synthgrad.lab.report import training_sheets, write_report
+from synthgrad.lab.report.grids import EQUAL_STEPS, EQUAL_UPDATES, OTHER, Sweep, sparse_sheet
+from synthgrad.lab.report.grids import sparse_sweeps as sweeps_of
+from synthgrad.lab.report.plot import draw, standalone
+from synthgrad.lab.report.plots import sparse_group
+from tests.lab.report.helpers import frame, record
+
+
+def sparse_sweeps(records: list[dict[str, Any]]) -> list[Sweep]:
+    return sweeps_of(frame(records))
 
 
 def _run(
@@ -43,9 +43,8 @@ RUNS = [
 def test_all_lengths_are_one_sweep_and_no_other_table() -> None:
     (sweep,) = sparse_sweeps(RUNS)
     assert len(sweep.records) == len(RUNS)
-    assert sweep.base_steps == 400
-    assert sweep.methods == ["backprop", "cdni"]
-    assert tabulate(RUNS) == []
+    assert sweep.methods == ("backprop", "cdni")
+    assert training_sheets(RUNS) == []
 
 
 @pytest.mark.parametrize(
@@ -60,7 +59,7 @@ def test_all_lengths_are_one_sweep_and_no_other_table() -> None:
 )
 def test_what_is_compared_at_what(prob: float, steps: int, kinds: list[str]) -> None:
     (sweep,) = sparse_sweeps([_run("cdni", 1.0, 400), _run("cdni", prob, steps)])
-    assert sweep.kinds_of(sweep.records[-1]) == kinds
+    assert list(sweep.runs["kinds"].iloc[-1]) == kinds
 
 
 def test_rows_are_probabilities_and_columns_methods() -> None:
@@ -70,11 +69,11 @@ def test_rows_are_probabilities_and_columns_methods() -> None:
     bad = _run("backprop", 0.5, 400) | {"status": "failed", "error": "no memory", "metrics": {}}
     (sweep,) = sparse_sweeps([*runs, bad])
     sheet = sparse_sheet(sweep)
-    assert sheet.headings == ("p", "compared at", "steps", "updates of a module", "backprop", "cdni")
+    assert sheet.headings == ("p", "compared at", "backprop", "cdni", "steps", "updates of a module")
     assert sheet.rows == (
-        ("1", "every update", "400", "about 400", "1.50 ± 0.50 (2)", "—"),
-        ("0.5", "equal updates", "800", "about 400", "—", "3.00 (1)"),
-        ("0.5", "equal steps", "400", "about 200", "1 failed", "—"),
+        ("1", "every update", "1.50 ± 0.50 (2)", "—", "400", "about 400"),
+        ("0.5", "equal updates", "—", "3.00 (1)", "800", "about 400"),
+        ("0.5", "equal steps", "1 failed", "—", "400", "about 200"),
     )
     assert sheet.bad == (False, False, True)
     assert sheet.failures == ("backprop, p=0.5, 400 steps: failed: no memory",)
@@ -82,7 +81,7 @@ def test_rows_are_probabilities_and_columns_methods() -> None:
 
 def test_last_record_of_a_run_counts_and_settings_are_apart() -> None:
     (sweep,) = sparse_sweeps([_run("cdni", 1.0, 400, 9.0), _run("cdni", 1.0, 400, 1.0)])
-    assert sparse_sheet(sweep).rows[0][-1] == "1.00 (1)"
+    assert sparse_sheet(sweep).rows[0][2] == "1.00 (1)"
     assert len(sparse_sweeps([_run("cdni", 1.0, 400), _run("cdni", 1.0, 400, tier="full")])) == 2
 
 
@@ -93,29 +92,27 @@ def test_many_probabilities_are_gathered_in_tenths() -> None:
     assert [row[0] for row in rows][:2] == ["0.9–1.0", "0.8–0.9"]
     assert len(rows) == 10
     assert rows[-1][0] == "0–0.1"
-    assert rows[-1][-1] == "5.00 ± 4.00 (9)"
+    assert rows[-1][2] == "5.00 ± 4.00 (9)"
 
 
 def test_the_plot_has_a_line_for_each_method_and_kind() -> None:
     (sweep,) = sparse_sweeps(RUNS)
-    svg = sparse_picture(sweep)
+    svg = draw(sparse_group(sweep).plots[0])
     labels = re.findall(r">([^<>]+)</text>", svg)
     assert {"backprop", "cdni", "equal updates", "equal steps", "probability of an update, p"} <= set(labels)
     assert "test error (%)" in labels
     assert svg.count("stroke-dasharray") >= 2
-    alone = sparse_picture(sparse_sweeps([_run("cdni", p, 400) for p in (1.0, 0.5)])[0])
-    assert "equal updates" not in alone or "equal steps" in alone
 
 
 def test_the_file_of_the_plot_stands_alone() -> None:
     (sweep,) = sparse_sweeps(RUNS)
-    text = standalone(sparse_picture(sweep))
+    text = standalone(draw(sparse_group(sweep).plots[0]))
     assert "var(" not in text
     assert "currentColor" not in text
     root = ElementTree.fromstring(text)
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert {"width", "height", "viewBox"} <= set(root.attrib)
-    assert text == standalone(sparse_picture(sweep))
+    assert text == standalone(draw(sparse_group(sweep).plots[0]))
 
 
 def test_the_page_has_its_section(tmp_path: Path) -> None:

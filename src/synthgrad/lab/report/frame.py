@@ -24,7 +24,7 @@ __all__ = [
     "num_bad",
     "reasons",
 ]
-__all__ += ["records_of"]
+__all__ += ["records_of", "where"]
 
 #: Settings of a configuration whose runs stand apart.
 _APART = ("lr", "hold_out", "precision", "compiled", "augment", "symbols", "threshold_bits")
@@ -107,6 +107,11 @@ def records_of(frame: pd.DataFrame) -> list[Record]:
 def first(frame: pd.DataFrame) -> Record:
     """Return the first record, for what all rows share."""
     return records_of(frame.head(1))[0]
+
+
+def where(frame: pd.DataFrame, flags: Iterable[bool]) -> pd.DataFrame:
+    """Return the rows whose flag is set, of none none."""
+    return frame.loc[pd.Series(list(flags), index=frame.index, dtype=bool)]
 
 
 def figures(frame: pd.DataFrame, name: str) -> list[float]:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..records import Record
 from . import published
-from .frame import first, groups, latest, num_bad, reasons, records_of
+from .frame import first, groups, latest, num_bad, reasons, records_of, where
 from .labels import title_of
 from .measures import ERROR
 from .sheet import Column, Sheet, sheet_of
@@ -42,7 +42,7 @@ def grid_sheets(frame: pd.DataFrame, *, least: int = 2) -> list[Sheet]:
         frame: of any records.
         least: how many cells of data, architecture and depth a tier must have to make a grid.
     """
-    runs = frame[[_belongs(r) for r in records_of(frame)]]
+    runs = where(frame, map(_belongs, records_of(frame)))
     runs = runs.assign(
         tier=[text(r.tier, 20) for r in records_of(runs)],
         network=[key(_network(r)) for r in records_of(runs)],

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from . import published
-from .frame import figures, first, good, groups, records_of
+from .frame import figures, first, good, groups, records_of, where
 from .grids import EQUAL_STEPS, EQUAL_UPDATES, MANY, Sweep
 from .labels import position
 from .measures import ERROR, Measure, mean, measure_named
@@ -128,7 +128,7 @@ def _points(runs: pd.DataFrame) -> pd.DataFrame:
 def _drawn(table: Table) -> tuple[pd.DataFrame, int]:
     """Return the points of the rows to draw, those with the least error if there are many; how many more there are."""
     runs = pd.concat(table.rows())
-    runs = runs[[len(r.curve) > 0 for r in records_of(runs)]]
+    runs = where(runs, (len(r.curve) > 0 for r in records_of(runs)))
     error = Measure(f"{table.part}_error_pct", "", 2)
     means = {row: mean(error.values(own)) for row, own in groups(runs, "label")}
     errors = {row: float("inf") if found is None else found for row, found in means.items()}
@@ -354,7 +354,8 @@ def lag_plot(table: Table) -> Plot:
         ):
             lines.append(Line(method, _flat((lag, middle) for lag in (0.0, runs["lag"].max())), colour, 3))
         else:
-            lines.append(Line(method, _means(own, ERROR, "lag"), colour, marker="o"))
+            points = _means(own, ERROR, "lag")
+            lines += [Line(method, points, colour, marker="o")] if points else []
     about = "test error over lag: " + ", ".join(line.name for line in lines)
     ticks = tuple(sorted(set(runs.loc[runs["method"] != "backprop", "lag"])))
     labels = ("test error", "lag of the messages (steps)", "test error (%)")
@@ -370,7 +371,7 @@ def sparse_group(sweep: Sweep) -> Group:
         colour = position(method) % len(COLOURS)  # as in every plot of the page
         lines.append(Line(method, (), colour, width=2.2))
         for dash, kind in enumerate((EQUAL_UPDATES, EQUAL_STEPS)):
-            points = _means(own[[kind in kinds for kinds in own["kinds"]]], ERROR, "prob")
+            points = _means(where(own, (kind in kinds for kinds in own["kinds"])), ERROR, "prob")
             # p = 1 alone stands on the other line already.
             if points and not (kind == EQUAL_STEPS and len(points) == 1 and EQUAL_UPDATES in drawn):
                 drawn[kind] = Line(kind, (), len(COLOURS) - 1, dash, "os"[dash], hollow=dash == 1)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from synthgrad.lab.report import bench_markdown, bench_sheet
+from synthgrad.lab.report import markdown
 from synthgrad.lab.report.machine import differences
-from tests.lab.report.helpers import record
+from tests.lab.report.helpers import bench, record, typed
 
 EXACT = {
     "exact": 1,
@@ -34,7 +34,7 @@ def line(
 
 
 def rows(records: list[dict[str, Any]]) -> list[dict[str, str]]:
-    sheet = bench_sheet("networks", records)
+    sheet = bench("networks", records)
     return [dict(zip(sheet.headings, row, strict=True)) for row in sheet.rows]
 
 
@@ -78,7 +78,7 @@ def test_reasons_that_differ_in_names_alone_are_one() -> None:
         line("B", metrics=REFUSED, error="ConfigError: 'b.1' has a forward of its own"),
         line("C", metrics=REFUSED, error="ConfigError: parameter 'w' is shared"),
     ]
-    sheet = bench_sheet("networks", records)
+    sheet = bench("networks", records)
     assert [row["plain loop"] for row in rows(records)] == ["refused (1)", "refused (1)", "refused (2)"]
     assert sheet.notes == (
         "(1) ConfigError: 'a.0' has a forward of its own",
@@ -95,7 +95,7 @@ def test_what_is_neither_exact_nor_refused_is_a_failure() -> None:
         line("C", metrics={"skipped": 1}, error="skipped: no timm"),
         line("D", metrics=REFUSED | {"refused_at": "step 3"}, error="ShapeError: 5 examples"),
     ]
-    sheet = bench_sheet("networks", records)
+    sheet = bench("networks", records)
     assert [row["plain loop"] for row in rows(records)] == [
         *("deviates by 1.2e-03 (1)", "failed (2)", "skipped (3)", "refused in step 3 (4)"),
     ]
@@ -107,21 +107,23 @@ def test_what_is_neither_exact_nor_refused_is_a_failure() -> None:
 def test_of_lines_that_were_measured_again_the_last_counts() -> None:
     again = [line(metrics={}, error="TypeError: no", status="failed"), line()]
     assert rows(again)[0]["plain loop"] == "exact"
-    assert bench_sheet("networks", again).failures == ()
+    assert bench("networks", again).failures == ()
 
 
 def test_a_document_has_the_reasons_below_the_table() -> None:
-    text = bench_markdown([line(), line("B", metrics=REFUSED, error="CutError: 'x' returns <two> tensors")])
-    assert text.splitlines() == [
-        "| network | from | parameters | plain loop | deviation | control |",
-        "|---|---|---|---|---|---|",
-        "| MLP | torch | 933 | exact | 2e-15 | 3e-07 |",
-        "| B | torch | — | refused (1) | — | — |",
+    lines = [line(), line("B", metrics=REFUSED, error="CutError: 'x' returns <two> tensors")]
+    assert markdown(bench("networks", lines), titled=False).splitlines() == [
+        "*All rows: from: torch.*",
         "",
-        "(1) CutError: 'x' returns &lt;two> tensors",
+        "| network | plain loop | deviation | control | parameters |",
+        "|---|---|---|---|---|",
+        "| MLP | exact | 2e-15 | 3e-07 | 933 |",
+        "| B | refused (1) | — | — | — |",
+        "",
+        "*(1) CutError: 'x' returns &lt;two> tensors*",
     ]
 
 
 def test_versions_of_the_rows_libraries_are_no_difference_to_warn_of() -> None:
     records = [line(), line() | {"config": {"library_version": "5.23.0"}}]
-    assert not any("library_version" in text for text in differences(records))
+    assert not any("library_version" in text for text in differences(typed(records)))

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from synthgrad.lab.report import Sheet, grid_sheets, write_report
-from tests.lab.report.helpers import failed, record, step_line
+from synthgrad.lab.report import Sheet, write_report
+from tests.lab.report.helpers import failed, grids, record, step_line
 
 
 def _run(
@@ -26,7 +26,7 @@ def _run(
 
 
 def _grid(*records: dict[str, Any]) -> Sheet:
-    (sheet,) = grid_sheets(records)
+    (sheet,) = grids(records)
     return sheet
 
 
@@ -100,7 +100,7 @@ def test_two_rules_of_one_method_are_not_mixed() -> None:
 
 
 def test_tiers_are_apart() -> None:
-    quick, full = grid_sheets([_run(layers=n, tier=t) for t in ("quick", "full") for n in (3, 4)])
+    quick, full = grids([_run(layers=n, tier=t) for t in ("quick", "full") for n in (3, 4)])
     assert (quick.title, full.title) == ("test error in % · quick", "test error in % · full")
 
 
@@ -119,7 +119,7 @@ def test_tiers_are_apart() -> None:
     ids=["p", "cuts", "plain loop", "own model", "held out", "tier", "benchmark", "same network"],
 )
 def test_what_makes_no_second_row(other: dict[str, Any]) -> None:
-    assert grid_sheets([_run(), other]) == []
+    assert grids([_run(), other]) == []
 
 
 def test_the_page_shows_it_first(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from synthgrad.lab.report import Sheet, budget_sheets, single_tables, tabulate
-from tests.lab.report.helpers import record
+from synthgrad.lab.report import Sheet, gathered_sheets
+from synthgrad.lab.report.tables import document_sheets
+from synthgrad.lab.report.trainings import budget_groups, budget_sheet
+from tests.lab.report.helpers import record, tables, typed
 
 
 def _run(
@@ -27,8 +29,8 @@ RUNS = [
 
 
 def _sheet(*records: dict[str, Any], errors_only: bool = False) -> Sheet:
-    (sheet,) = budget_sheets(tabulate(records), errors_only=errors_only)
-    return sheet
+    (group,) = budget_groups(tables(records))
+    return budget_sheet(group, times=not errors_only)
 
 
 def test_a_row_for_each_method_and_two_columns_for_each_budget() -> None:
@@ -51,15 +53,13 @@ def test_budgets_go_from_the_shortest_to_the_longest() -> None:
 
 
 def test_one_budget_makes_none() -> None:
-    tables = tabulate([r for r in RUNS if r["steps"] == 3000])
-    assert budget_sheets(tables) == []
-    assert single_tables(tables) == tables
+    assert gathered_sheets([r for r in RUNS if r["steps"] == 3000]) == []
 
 
-def test_tables_of_other_settings_stay_single() -> None:
+def test_in_documents_tables_of_other_settings_stay_single() -> None:
     other = _run("backprop", 500, 9.0, 1.0, experiment="stale")
-    tables = tabulate([*RUNS, other])
-    assert [t.records[0]["experiment"] for t in single_tables(tables)] == ["stale"]
+    titles = [sheet.title.split(" · ")[0] for sheet in document_sheets(typed([*RUNS, other]))]
+    assert titles == ["budgets", "stale"]
 
 
 def test_without_times() -> None:

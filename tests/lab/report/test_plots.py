@@ -7,25 +7,15 @@ from typing import Any
 
 import pytest
 
-from synthgrad.lab.report import Table, tabulate
-from synthgrad.lab.report.curves import curve_groups
-from synthgrad.lab.report.plots import Group
-from synthgrad.lab.report.quality import quality_group
-from synthgrad.lab.report.svg import thin
-from tests.lab.report.helpers import point, record
-
-
-def _table(*records: dict[str, Any]) -> Table:
-    (table,) = tabulate(records)
-    return table
+from synthgrad.lab.report.grids import sparse_sweeps
+from synthgrad.lab.report.plot import Group, draw, thin
+from synthgrad.lab.report.plots import lag_plot, sparse_group, table_groups
+from tests.lab.report.helpers import failed, frame, point, record, tables, texts
 
 
 def _groups(*records: dict[str, Any]) -> list[Group]:
-    return curve_groups(_table(*records), "t")
-
-
-def _legend(svg: str) -> list[str]:
-    return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+    (table,) = tables(records)
+    return table_groups(table)
 
 
 def _quality(step: int, **cosines: float | None) -> dict[str, Any]:
@@ -55,21 +45,21 @@ def test_times_that_cannot_be_compared_are_not_drawn() -> None:
 
 @pytest.mark.parametrize("status", ["diverged", "failed"])
 def test_a_run_that_ended_early_has_a_cross(status: str) -> None:
-    well, ended = _groups(record())[0], _groups(record(status=status))[0]
-    assert "ended early" not in _legend(well.plots[0].draw())
-    labels = _legend(ended.plots[0].draw())
-    assert {"backprop ×", "ended early"} <= set(labels)
+    well, ended = (_groups(record(status=s))[0].plots[0] for s in ("ok", status))
+    assert (well.lines[0].name, well.lines[0].ended) == ("backprop", False)
+    assert (ended.lines[0].name, ended.lines[0].ended) == ("backprop ×", True)
+    assert draw(ended).count("<use") > draw(well).count("<use")
 
 
 def test_some_of_the_seeds_ended_early() -> None:
-    svg = _groups(record(), record(seed=1, status="diverged"))[0].plots[0].draw()
-    assert "backprop × (1 of 2)" in _legend(svg)
+    plot = _groups(record(), record(seed=1, status="diverged"))[0].plots[0]
+    assert "backprop × (1 of 2)" in texts(plot)
 
 
 def test_a_loss_that_exploded_does_not_squeeze_the_others() -> None:
     wild = record("dni", status="diverged", curve=[point(10), point(20, train_loss=1e25)])
     (plot,) = [p for p in _groups(record(), wild)[0].plots if p.title == "training loss"]
-    numbers = [float(t) for t in _legend(plot.draw()) if re.fullmatch(r"[\d.e+]+", t)]
+    numbers = [float(t) for t in texts(plot) if re.fullmatch(r"[\d.e+]+", t)]
     assert max(n for n in numbers if n not in (10, 20, 30)) < 1e3
 
 
@@ -79,17 +69,18 @@ def _paths(svg: str) -> list[str]:
 
 def test_long_curves_are_thinned() -> None:
     curve = [point(s, test_error_pct=40 + 30 * (-1) ** s) for s in range(1, 20_000)]
-    svg = _groups(record(curve=curve))[0].plots[0].draw()
+    svg = draw(_groups(record(curve=curve))[0].plots[0])
     assert max(path.count("L") for path in _paths(svg)) <= 300
     assert len(svg) < 60_000
 
 
 def test_ten_seeds_of_a_row_are_drawn() -> None:
     def num_lines(seeds: int) -> int:
-        svg = _groups(*(record(seed=k) for k in range(seeds)))[0].plots[0].draw()
+        svg = draw(_groups(*(record(seed=k) for k in range(seeds)))[0].plots[0])
         return sum("stroke: var(--c0)" in path for path in re.findall(r"<path[^>]*>", svg))
 
-    assert num_lines(2) - num_lines(1) == 1
+    assert num_lines(3) - num_lines(2) == 1
+    assert num_lines(2) - num_lines(1) == 2  # and their median
     assert num_lines(40) == num_lines(10)
 
 
@@ -99,7 +90,7 @@ def test_many_rows_are_cut_to_the_best() -> None:
         for n in range(1, 12)
     ]
     group = _groups(*rows)[0]
-    labels = _legend(group.plots[0].draw())
+    labels = texts(group.plots[0])
     assert "dni (hidden 8)" in labels
     assert "dni (hidden 9)" not in labels
     assert "3 more are not" in group.note
@@ -116,19 +107,19 @@ def test_thin_keeps_both_ends(num: int) -> None:
 
 def test_no_error_at_all_is_drawn_at_the_lower_edge() -> None:
     curve = [point(10), point(20, test_error_pct=0.0), point(30)]
-    svg = _groups(record(curve=curve))[0].plots[0].draw()
+    svg = draw(_groups(record(curve=curve))[0].plots[0])
     blue = re.findall(r'd="(M [^"]*)"[^>]*stroke: var\(--c0\)', svg)
     line = next(path for path in blue if path.count("L") == 2)  # the legend has another, later
     heights = [float(y) for y in re.findall(r"[ML] \S+ (\S+)", line)]
     assert heights[1] == max(heights) > heights[2] > heights[0]  # SVG counts downwards
-    assert "test error (%), 0 at edge" in _legend(svg)
+    assert "test error (%), 0 at edge" in svg
 
 
 def test_interfaces_are_named_in_the_order_of_their_numbers() -> None:
     curve = [_quality(10, layer10=0.5), _quality(20, layer2=0.5), _quality(30, layer1=0.5, layer2=0.5)]
     group = _drawn(record("dni", curve=curve))
     assert group is not None
-    labels = [t for t in _legend(group.plots[0].draw()) if t.startswith("after")]
+    labels = [t for t in texts(group.plots[0]) if t.startswith("after")]
     assert labels == ["after layer1", "after layer2", "after layer10"]
 
 
@@ -136,7 +127,7 @@ def test_interfaces_are_named_in_the_order_of_their_numbers() -> None:
 
 
 def _drawn(*records: dict[str, Any]) -> Group | None:
-    return quality_group(_table(*records), "t")
+    return next((group for group in _groups(*records) if group.heading.startswith("Quality")), None)
 
 
 def test_no_measurements_no_group() -> None:
@@ -160,7 +151,7 @@ def test_cosines_are_means_over_seeds() -> None:
         ]
         group = _drawn(*runs)
         assert group is not None
-        return group.plots[0].draw()
+        return draw(group.plots[0])
 
     assert drawn(0.2, 0.6) == drawn(0.4)
     assert drawn(0.2, 0.6) != drawn(0.6)
@@ -169,13 +160,53 @@ def test_cosines_are_means_over_seeds() -> None:
 def test_missing_measurements_are_passed_over() -> None:
     group = _drawn(record("dni", curve=[_quality(10, a=None, b=0.5), _quality(20, a=0.5, b=0.5)]))
     assert group is not None
-    assert {"after a", "after b"} <= set(_legend(group.plots[0].draw()))
+    assert {"after a", "after b"} <= set(texts(group.plots[0]))
 
 
 def test_of_many_interfaces_some_are_named() -> None:
     names = {f"layer{k}": 0.5 for k in range(1, 32)}
     group = _drawn(record("dni", curve=[_quality(10, **names), _quality(20, **names)]))
     assert group is not None
-    labels = [t for t in _legend(group.plots[0].draw()) if t.startswith("after")]
+    labels = [t for t in texts(group.plots[0]) if t.startswith("after")]
     assert len(labels) == 8
     assert (labels[0], labels[-1]) == ("after layer1", "after layer31")
+
+
+# Sweeps
+
+
+def _lag(method: str, lag: int, error: float, seed: int = 0) -> dict[str, Any]:
+    config = {"lr": 3e-4, "target_error_pct": 2.0, "rule": {"delay": lag} if lag else {}}
+    return record(method, seed, experiment="lag", metrics={"test_error_pct": error}, config=config)
+
+
+def test_every_lag_stands_on_the_axis_and_every_method_in_the_legend() -> None:
+    runs = [
+        *(_lag("backprop", 0, 2.0 + k, k) for k in (0, 1)),
+        *(_lag(m, n, 2 + n / 8 + k, k) for m in ("cdni", "delayed") for n in (0, 4, 64) for k in (0, 1)),
+    ]
+    (table,) = tables([*runs, failed("no reason", "dni", experiment="lag", config=runs[0]["config"])])
+    plot = lag_plot(table)
+    assert {"0", "4", "64", "backprop", "cdni", "delayed", "lag of the messages (steps)"} <= set(texts(plot))
+    assert "dni" not in texts(plot)
+    (cdni,) = [line for line in plot.lines if line.name == "cdni"]
+    assert cdni.points == ((0.0, 2.5, 0.5, 0.5), (4.0, 3.0, 0.5, 0.5), (64.0, 10.5, 0.5, 0.5))
+    assert [line.points[0][1] for line in plot.lines if line.name == "backprop"] == [2.5]
+
+
+def _sparse(method: str, prob: float, steps: int, error: float, seed: int = 0) -> dict[str, Any]:
+    cell = record()["cell"] | {"update_prob": prob}
+    metrics = {"test_error_pct": error}
+    return record(method, seed, experiment="sparse", steps=steps, cell=cell, metrics=metrics)
+
+
+def test_equal_updates_are_solid_and_equal_steps_dashed() -> None:
+    runs = [_sparse("cdni", 1.0, 100, 2.0), _sparse("cdni", 0.5, 200, 3.0), _sparse("cdni", 0.5, 100, 5.0)]
+    (sweep,) = sparse_sweeps(frame([*runs, _sparse("cdni", 0.5, 100, 7.0, 1)]))
+    (plot,) = sparse_group(sweep).plots
+    drawn = {line.dash: line.points for line in plot.lines if line.points}
+    assert drawn == {
+        0: ((0.5, 3.0, 0.0, 0.0), (1.0, 2.0, 0.0, 0.0)),
+        1: ((0.5, 6.0, 1.0, 1.0), (1.0, 2.0, 0.0, 0.0)),
+    }
+    assert {"cdni", "equal updates", "equal steps", "probability of an update, p"} <= set(texts(plot))

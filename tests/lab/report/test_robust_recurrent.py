@@ -10,19 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from synthgrad.lab.report import (
-    gathered_sheets,
-    html,
-    markdown,
-    measure_picture,
-    noted_markdown,
-    table_sheet,
-    tabulate,
-    unroll_grids,
-    unroll_picture,
-    unroll_sweeps,
-    write_report,
-)
+from synthgrad.lab.report import gathered_sheets, markdown, training_sheets, write_report
+from synthgrad.lab.report import page as pages
+from synthgrad.lab.report.frame import checked, frame_of
+from synthgrad.lab.report.plot import draw
+from synthgrad.lab.report.plots import measure_plot, unroll_plot
+from synthgrad.lab.report.tables import grids_of, single_tables
+from synthgrad.lab.report.unrolls import unroll_sweeps
 from tests.lab.report.recurrent import bad, clocked_run, copy_run, text_run
 
 QUALITY = {"state": {"cosine": 0.5, "relative_error": 1.0}}
@@ -93,12 +87,12 @@ def _mutated(draw: st.DrawFn) -> dict[str, Any]:
 
 @pytest.fixture
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(html, "MOST_PLOTS", 1)  # drawing takes long: the next test does it
-    monkeypatch.setattr(html, "LEAST_PLOTS", 0)
+    monkeypatch.setattr(pages, "MOST_PLOTS", 1)  # drawing takes long: the next test does it
+    monkeypatch.setattr(pages, "LEAST_PLOTS", 0)
 
 
 @pytest.mark.usefixtures("no_plots")
-@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(_mutated(), min_size=1, max_size=4))
 def test_any_record_makes_a_page(tmp_path: Path, records: list[dict[str, Any]]) -> None:
     path = tmp_path / "report.html"
@@ -106,23 +100,23 @@ def test_any_record_makes_a_page(tmp_path: Path, records: list[dict[str, Any]]) 
     page = path.read_text(encoding="utf-8")
     assert page.rstrip().endswith("</html>")
     assert "could not be made" not in page  # foreseen after all
-    tables = tabulate([*records, *RECORDS])
-    for table in tables:
-        assert markdown(table, errors_only=True).startswith("| method |")
-        assert len({len(row) for row in table_sheet(table).rows}) == 1
-    for sheet in [*gathered_sheets([*records, *RECORDS], tables), *unroll_grids(records)]:
+    whole = [*records, *RECORDS]
+    for sheet in [*training_sheets(whole), *gathered_sheets(whole), *grids_of(checked(records)[0])]:
         assert {len(row) for row in sheet.rows} == {len(sheet.headings)}
         assert len(sheet.bad) == len(sheet.rows)
-        assert "\n" in noted_markdown(sheet)
+        assert markdown(sheet).startswith("**")
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=10)
 @given(st.lists(_mutated(), min_size=1, max_size=2), st.sampled_from(["data", "seconds", "unroll"]))
-def test_any_record_makes_a_picture(records: list[dict[str, Any]], over: str) -> None:
-    for sweep in unroll_sweeps([*records, RECORDS[0]], least=1)[:2]:
-        assert unroll_picture(sweep, over).startswith("<svg") or over == "unroll"
-    for table in tabulate(records)[:1]:
-        assert measure_picture(table, over=over)[:4] in ("", "<svg")
+def test_any_record_makes_a_plot(records: list[dict[str, Any]], over: str) -> None:
+    frame = frame_of(checked([*records, RECORDS[0]])[0])
+    for sweep in unroll_sweeps(frame, least=1)[:2]:
+        plot = unroll_plot(sweep, over)
+        assert plot is None or draw(plot).startswith("<svg")
+    for table in single_tables(frame)[:1]:
+        plot = measure_plot(table, over=over)
+        assert plot is None or draw(plot).startswith("<svg")
 
 
 @pytest.mark.usefixtures("no_plots")

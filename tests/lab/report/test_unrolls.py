@@ -8,14 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synthgrad.lab.report import Sheet, gathered_sheets, tabulate, unroll_grids, unroll_sheets, unroll_sweeps
-from tests.lab.report.helpers import record
+from synthgrad.lab.report import Sheet, gathered_sheets
+from synthgrad.lab.report.tables import grids_of
+from synthgrad.lab.report.unrolls import cost_sheet, reached_sheet
+from tests.lab.report.helpers import record, sweeps, tables, typed
 from tests.lab.report.recurrent import bad, clocked_run, copy_run, text_run
 
 
 def _sheets(*records: dict[str, Any], errors_only: bool = False) -> tuple[Sheet, Sheet]:
-    grid, costs = unroll_sheets(records, errors_only=errors_only)
-    return grid, costs
+    (sweep,) = sweeps(records)
+    return reached_sheet(sweep), cost_sheet(sweep, times=not errors_only)
 
 
 def _cell(sheet: Sheet, row: str, column: str, unroll: int | None = None) -> str:
@@ -30,17 +32,17 @@ def _cell(sheet: Sheet, row: str, column: str, unroll: int | None = None) -> str
 
 def test_several_lengths_are_one_sweep_and_no_table() -> None:
     runs = [copy_run(m, unroll=u) for m in ("bptt", "dni") for u in (5, 3)]
-    (sweep,) = unroll_sweeps(runs)
-    assert (sweep.rows, sweep.unrolls) == (("bptt", "dni"), (3.0, 5.0))
-    assert tabulate(runs) == []
-    assert [s.title for s in gathered_sheets(runs, [])] == [s.title for s in unroll_sheets(runs)]
+    (sweep,) = sweeps(runs)
+    assert ([r["label"].iloc[0] for r in sweep.rows()], sweep.unrolls) == (["bptt", "dni"], [3.0, 5.0])
+    assert tables(runs) == []
+    assert [s.title for s in gathered_sheets(runs)] == [reached_sheet(sweep).title, cost_sheet(sweep).title]
 
 
 def test_one_length_is_a_table_and_no_sweep() -> None:
     runs = [copy_run(), copy_run("dni")]
-    assert unroll_sweeps(runs) == []
-    assert len(tabulate(runs)) == 1
-    assert [grid.headings for grid in unroll_grids(runs)] == [("method", "T=3")]
+    assert sweeps(runs) == []
+    assert len(tables(runs)) == 1
+    assert [grid.headings for grid in grids_of(typed(runs))] == [("method", "T=3")]
 
 
 @pytest.mark.parametrize(
@@ -58,8 +60,8 @@ def test_one_length_is_a_table_and_no_sweep() -> None:
     ids=["experiment", "tier", "steps", "batch size", "width", "lr", "symbols", "device"],
 )
 def test_what_may_not_be_compared_stands_apart(change: dict[str, Any]) -> None:
-    assert len(unroll_sweeps([copy_run(unroll=3), copy_run(unroll=5)])) == 1
-    assert unroll_sweeps([copy_run(unroll=3), copy_run(unroll=5, **change)]) == []
+    assert len(sweeps([copy_run(unroll=3), copy_run(unroll=5)])) == 1
+    assert sweeps([copy_run(unroll=3), copy_run(unroll=5, **change)]) == []
 
 
 @given(
@@ -75,29 +77,29 @@ def test_one_budget_of_text_is_one_sweep_whatever_is_left_over(
         base | {"steps": chars // (batch * u), "batch_size": batch, "cell": base["cell"] | {"unroll": u}}
         for u in unrolls
     ]
-    (sweep,) = unroll_sweeps(runs)
-    assert sweep.records == tuple(runs)
+    (sweep,) = sweeps(runs)
+    assert sweep.records == runs
 
 
 def test_two_budgets_of_text_are_two_sweeps() -> None:
     runs = [text_run(unroll=u, chars=chars) for chars in (30_000, 60_000) for u in (5, 10)]
-    assert [len(sweep.records) for sweep in unroll_sweeps(runs)] == [2, 2]
+    assert [len(sweep.records) for sweep in sweeps(runs)] == [2, 2]
     alone = [*runs[:2], text_run(unroll=5, chars=60_000)]
-    assert [len(sweep.records) for sweep in unroll_sweeps(alone)] == [2]
-    assert [table.records[0]["steps"] for table in tabulate(alone)] == [1200]
+    assert [len(sweep.records) for sweep in sweeps(alone)] == [2]
+    assert [table.record.steps for table in tables(alone)] == [1200]
     same = [text_run(chars=chars) for chars in (30_000, 60_000)]
-    assert gathered_sheets(same, tabulate(same)) == []  # no table of errors over budgets
+    assert gathered_sheets(same) == []  # no table of errors over budgets
 
 
 def test_the_last_record_of_a_run_counts() -> None:
     runs = [copy_run(lengths=(4,)), copy_run(unroll=5), bad(copy_run()), copy_run(lengths=(9,))]
     grid, _ = _sheets(*runs)
     assert _cell(grid, "bptt", "T=3") == "9 (1) [8†]"
-    assert tabulate(runs) == []
+    assert tables(runs) == []
 
 
 def test_other_runs_are_in_no_sweep() -> None:
-    assert unroll_sweeps([record(), clocked_run(), copy_run()], least=2) == []
+    assert sweeps([record(), clocked_run(), copy_run()], least=2) == []
 
 
 # What was reached
