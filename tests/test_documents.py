@@ -166,7 +166,7 @@ def words(
 
 
 @every_line
-@pytest.mark.filterwarnings("ignore:.*not the (official|customary):UserWarning")
+@pytest.mark.filterwarnings("ignore:.*not the (official|usual):UserWarning")
 def test_shell_line_is_understood(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole, as it stands: the runs or settings that it asks for are made, and not started."""
     made: list[Any] = []
@@ -187,7 +187,7 @@ def test_shell_line_is_understood(words: list[str], monkeypatch: pytest.MonkeyPa
 
 @every_line
 @pytest.mark.documents
-@pytest.mark.filterwarnings("ignore:.*not the (official|customary):UserWarning")
+@pytest.mark.filterwarnings("ignore:.*not the (official|usual):UserWarning")
 def test_shell_line_runs(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     cut_runs(monkeypatch)
     assert call(*words[1:], *shortened(words[1:])) == 0

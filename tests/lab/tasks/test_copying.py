@@ -51,7 +51,7 @@ def test_what_cannot_be_drawn_is_told() -> None:
         CopyEpisodes(symbols=1)
     with pytest.raises(ConfigError, match="length 0"):
         CopyEpisodes().draw(4, 0)
-    with pytest.raises(ConfigError, match="count 2: this task copies once"):
+    with pytest.raises(ConfigError, match="count 2: expected 1, because this is the Copy task"):
         CopyEpisodes().draw(4, 3, 2)
 
 

@@ -126,7 +126,7 @@ def test_hold_out_leaves_the_original_alone() -> None:
 
 @pytest.mark.parametrize("n", [0, -1, 20, 21])
 def test_hold_out_of_nothing_or_all_is_refused(n: int) -> None:
-    with pytest.raises(ConfigError, match=f"hold out {n} of 20.*expected 1 to 19"):
+    with pytest.raises(ConfigError, match=f"hold_out={n}: expected 1 to 19 of 20"):
         _images().hold_out(n)
 
 

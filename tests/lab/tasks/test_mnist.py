@@ -253,7 +253,7 @@ def test_images_without_their_labels_are_refused(tmp_path: Path) -> None:
 def test_label_out_of_range_is_refused(tmp_path: Path) -> None:
     content = _content()
     content["train-labels-idx1-ubyte"] = _idx(np.full(20, 10, np.uint8))
-    with pytest.raises(DataError, match="label 10 found, expected 0 to 9"):
+    with pytest.raises(DataError, match="has the label 10, expected 0 to 9"):
         load_mnist(_write(tmp_path, content))
 
 

@@ -121,7 +121,7 @@ def _raises() -> None:
         (arrays(y_train=torch.arange(5)), "x_train has 6 examples, y_train 5"),
         (
             arrays(y_train=torch.rand(6)),
-            "y_train has shape (6,) and kind torch.float32, expected integers (N,)",
+            "y_train has shape (6,) and dtype torch.float32, expected integers (N,)",
         ),
         (arrays(y_test=torch.zeros(3, 1).long()), "y_test has shape (3, 1)"),
         (arrays(y_test=torch.tensor([0, 1, 7])), "y_test has the label 7, expected 0 to 2"),
@@ -133,10 +133,10 @@ def _raises() -> None:
         (arrays(x_test=torch.ones(3, 2, 4)), "x_train has examples of shape (2, 3), x_test of (2, 4)"),
         (
             arrays(x_test=torch.ones(3, 2, 3).long()),
-            "x_train and x_test have kinds torch.float32 and torch.int64",
+            "x_train and x_test have dtypes torch.float32 and torch.int64",
         ),
         (arrays(x_train=torch.full((6, 2, 3), float("nan"))), "x_train has numbers that are not finite"),
-        (arrays(x_train=torch.ones(6, 2, 3, dtype=torch.bool)), "x_train has kind torch.bool"),
+        (arrays(x_train=torch.ones(6, 2, 3, dtype=torch.bool)), "x_train has dtype torch.bool"),
         (arrays(x_test=torch.ones(0, 2, 3), y_test=torch.ones(0).long()), "x_test is empty"),
         (arrays(x_train=torch.ones(6)), "x_train has shape (6,), expected (N, ...)"),
         (arrays(x_train=[["a"]]), "x_train is a list that is no array of numbers"),

@@ -110,7 +110,7 @@ def test_state_of_other_rows_is_refused(num_tokens: int, batch_size: int) -> Non
 
 @pytest.mark.parametrize("batch_size", [0, -1, 10])
 def test_bad_batch_size_is_refused(batch_size: int) -> None:
-    with pytest.raises(ConfigError, match=f"batch size {batch_size}: expected 1 to 9 for 10 characters"):
+    with pytest.raises(ConfigError, match=f"batch size {batch_size}: expected 1 to 9 rows for 10 characters"):
         TextStream(torch.arange(10), batch_size)
 
 

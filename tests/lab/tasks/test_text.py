@@ -1,4 +1,4 @@
-"""Texts as characters: the customary files, and files as users may have them."""
+"""Texts as characters: the usual files, and files as users may have them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _write_ptb(folder: Path, train: str = "abcab\n", valid: str = "ab\n", test: 
 
 
 def _load_unofficial(name: str, folder: Path | None) -> Text:
-    with pytest.warns(UserWarning, match="not the customary file"):
+    with pytest.warns(UserWarning, match="not the usual file"):
         return load_text(name, folder)
 
 
@@ -50,7 +50,7 @@ def _file(folder: Path, content: str | bytes, name: str = "mine.txt") -> Path:
     return path
 
 
-# The customary files
+# The usual files
 
 
 @needs_files
@@ -88,14 +88,12 @@ def test_ptb_parts_come_from_their_files(tmp_path: Path) -> None:
 
 
 def test_every_unofficial_file_is_named_in_a_warning(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="not the customary file") as caught:
+    with pytest.warns(UserWarning, match="not the usual file") as caught:
         load_text("ptb", _write_ptb(tmp_path))
     assert [Path(str(w.message).split(":")[0]).name for w in caught] == [Path(name).name for name in PTB]
 
 
-def test_files_with_the_customary_sums_give_no_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_with_the_usual_sums_give_no_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _write_ptb(tmp_path)
     sums = {name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in PTB}
     monkeypatch.setattr(text, "SHA256", sums)
@@ -121,12 +119,14 @@ def test_folder_is_taken_from_the_environment(tmp_path: Path, monkeypatch: pytes
 def test_missing_ptb_says_which_file_goes_where(name: str, tmp_path: Path) -> None:
     (_write_ptb(tmp_path) / name).unlink()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # those read before it are not the customary files
+        warnings.simplefilter("ignore", UserWarning)  # those read before it are not the usual files
         with pytest.raises(DataError) as caught:
             load_text("ptb", tmp_path)
     said = str(caught.value)
     assert str(tmp_path / name) in said
-    assert all(word in said for word in ("no source", "--data-dir", "SYNTHGRAD_DATA"))
+    assert all(
+        word in said for word in ("cannot be downloaded from anywhere", "--data-dir", "SYNTHGRAD_DATA")
+    )
 
 
 def test_missing_shakespeare_without_network_says_what_goes_where(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_missing_shakespeare_is_fetched_with_the_sum_that_is_checked(
 def test_part_that_is_too_short_is_refused_by_name(name: str, tmp_path: Path) -> None:
     (_write_ptb(tmp_path) / name).write_text("a")
     with (
-        pytest.warns(UserWarning, match="not the customary"),
+        pytest.warns(UserWarning, match="not the usual"),
         pytest.raises(DataError, match=rf"{Path(name).name}: has 1 characters, expected at least 2"),
     ):
         load_text("ptb", tmp_path)
@@ -171,7 +171,7 @@ def test_part_that_is_too_short_is_refused_by_name(name: str, tmp_path: Path) ->
 def test_part_that_is_not_utf8_is_refused_by_name(name: str, tmp_path: Path) -> None:
     (_write_ptb(tmp_path) / name).write_bytes(b"abc\xff")
     with (
-        pytest.warns(UserWarning, match="not the customary"),
+        pytest.warns(UserWarning, match="not the usual"),
         pytest.raises(DataError, match=rf"{Path(name).name}: byte 3 is not UTF-8"),
     ):
         load_text("ptb", tmp_path)
@@ -212,13 +212,16 @@ def test_path_of_the_name_of_a_known_text_is_the_file(
     _file(tmp_path, "ab" * 50, "ptb")
     monkeypatch.chdir(tmp_path)
     assert load_text("./ptb").alphabet == load_text(Path("ptb")).alphabet == ("a", "b")
-    with pytest.raises(DataError, match="no source"):
+    with pytest.raises(DataError, match="cannot be downloaded from anywhere"):
         load_text("ptb")
 
 
 def test_unknown_characters_have_a_number_of_their_own_and_are_counted(tmp_path: Path) -> None:
     content = "ab" * 45 + "axyab" + "abzzz"
-    with pytest.warns(UserWarning, match=r"mine\.txt: 2 characters to validate and 3 to test do not occur"):
+    with pytest.warns(
+        UserWarning,
+        match=r"mine\.txt: 2 characters of the validation part and 3 of the test part do not occur",
+    ):
         data = load_text(_file(tmp_path, content))
     assert (data.alphabet, data.unknown, data.classes) == (("a", "b"), 2, 3)
     assert (data.valid.tolist(), data.test.tolist()) == ([0, 2, 2, 0, 1], [0, 1, 2, 2, 2])
@@ -261,7 +264,7 @@ def test_damaged_packed_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_directory_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is a directory, expected a text file"):
+    with pytest.raises(DataError, match="is a directory, expected a UTF-8 text file"):
         load_text(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""What is trained on what: data sets, reference networks. Add a data set in ``datasets.py``."""
+"""Data sets, sequence tasks, reference networks and metrics. Add a data set in ``datasets.py``."""
 
 from .augment import Augment
 from .copying import IGNORED, CopyEpisodes, Curriculum, EpisodeBatch

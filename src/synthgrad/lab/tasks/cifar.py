@@ -1,4 +1,4 @@
-"""CIFAR-10 from its standard batches, read without running anything that a pickle asks for."""
+"""CIFAR-10 from its standard batches; their pickles are read without running code in them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .images import LabelledData, to_split
 
 __all__ = ["load_cifar10", "parse_batch"]
 
-#: MD5 of the official batches, as public code lists them.
+#: MD5 of the official batches, as listed in public code.
 OFFICIAL_MD5 = {
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
     "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
@@ -31,7 +31,7 @@ OFFICIAL_MD5 = {
 }
 FOLDER = "cifar-10-batches-py"
 
-# What arrays are made of, in the pickles of any NumPy; nothing else may be called.
+# Functions that the pickle of an array calls, in any version of NumPy; all others are refused.
 _ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"),
     ("numpy._core.multiarray", "_reconstruct"),
@@ -44,19 +44,23 @@ _ALLOWED = {
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """An unpickler that makes arrays, strings, numbers and containers, and refuses all else."""
+    """An unpickler of arrays, strings, numbers and containers, which refuses everything else."""
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         if (module_name, global_name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}")
+            raise pickle.UnpicklingError(f"it calls {module_name}.{global_name}")
         return super().find_class(module_name, global_name)
 
 
 def parse_batch(content: bytes, path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return images ``(N, 3, 32, 32)`` and labels ``(N,)`` of one batch file.
+    """Return images ``(N, 3, 32, 32)`` uint8 and labels ``(N,)`` int64 of one batch file.
+
+    Args:
+        content: the file's content.
+        path: the file's path, for error messages.
 
     Raises:
-        DataError: if the file is damaged, holds something else, or asks for code to be run.
+        DataError: if the file is damaged, holds something else, or would run code.
     """
     try:
         batch = _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
@@ -65,26 +69,29 @@ def parse_batch(content: bytes, path: Path) -> tuple[NDArray[np.uint8], NDArray[
     except Exception as error:  # a damaged pickle can raise anything
         reason = " ".join(str(error).split())
         raise DataError(
-            f"{path}: is no CIFAR-10 batch ({type(error).__name__}: {reason}); the file is damaged or another "
+            f"{path}: is no CIFAR-10 batch ({type(error).__name__}: {reason}); the file is damaged or a different "
             "one, fetch it again"
         ) from error
     if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != 3072 or labels.ndim != 1:
         raise DataError(
-            f"{path}: holds data of shape {images.shape} and type {images.dtype}, expected bytes (N, 3072)"
+            f"{path}: holds data of shape {images.shape} and type {images.dtype}, expected (N, 3072) of bytes; fetch it "
+            "again"
         )
     if len(images) != len(labels):
-        raise DataError(f"{path}: holds {len(images)} images but {len(labels)} labels; fetch it again")
+        raise DataError(
+            f"{path}: holds {len(images)} images but {len(labels)} labels, expected as many; fetch it again"
+        )
     return images.reshape(-1, 3, 32, 32), labels
 
 
 def load_cifar10(data_dir: Path | None) -> LabelledData:
-    """Return CIFAR-10: 50,000 training and 10,000 test images, ``(N, 3, 32, 32)``.
+    """Load CIFAR-10: 50,000 training and 10,000 test images, ``(N, 3, 32, 32)``.
 
-    Read from ``cifar-10-batches-py/`` below ``data_dir``, else from the official archive, which is
-    downloaded where it is missing.
+    The files are those of ``cifar-10-batches-py/`` below ``data_dir``, or else of the official archive, which is
+    downloaded if it is missing.
 
     Raises:
-        DataError: if a file is damaged, or missing and not to be had.
+        DataError: if a file is damaged, or is missing and cannot be downloaded.
     """
     content, paths = _read(data_dir)
     parts = {name: parse_batch(content[name], paths[name]) for name in OFFICIAL_MD5}
@@ -96,7 +103,7 @@ def load_cifar10(data_dir: Path | None) -> LabelledData:
     if others:
         warnings.warn(
             f"{paths[others[0]].parent}: well-formed, but {len(others)} of {len(OFFICIAL_MD5)} batches are not the "
-            "official ones (JPEG copies, say); results may differ from published ones",
+            "official ones (they may come from JPEG files); results may differ from published ones",
             stacklevel=2,
         )
     train = [parts[f"data_batch_{k}"] for k in range(1, 6)]
@@ -113,18 +120,18 @@ def load_cifar10(data_dir: Path | None) -> LabelledData:
 
 
 def _read(data_dir: Path | None) -> tuple[dict[str, bytes], dict[str, Path]]:
-    """Return the content of every batch, from the folder or from the archive, and where it was."""
+    """Return content and path of every batch, from the folder or else from the archive."""
     folder = find(data_dir, [FOLDER, f"cifar10/{FOLDER}"])
     if folder is not None:
         paths = {name: folder / name for name in OFFICIAL_MD5}
         lost = [str(p) for p in paths.values() if not p.is_file()]
         if lost:
-            raise DataError(f"{lost[0]}: missing; the folder must hold {', '.join(OFFICIAL_MD5)}")
+            raise DataError(f"{lost[0]}: missing; put {', '.join(OFFICIAL_MD5)} into the folder")
         return {name: read_bytes(path) for name, path in paths.items()}, paths
     name = "cifar-10-python.tar.gz"
     archive = find(data_dir, [name]) or fetch(data_dir, name)
     try:
-        # Unpacked whole first: that is what checks the sum at the end of a gzip file.
+        # Decompressed as a whole first, because the checksum stands at the end of a gzip file.
         with tarfile.open(fileobj=io.BytesIO(read_bytes(archive)), mode="r:") as tar:
             content: dict[str, bytes] = {}
             for n in OFFICIAL_MD5:
@@ -133,5 +140,5 @@ def _read(data_dir: Path | None) -> tuple[dict[str, bytes], dict[str, Path]]:
                     raise KeyError(n)
                 content[n] = member.read()
     except (OSError, KeyError, DataError, tarfile.TarError) as error:
-        raise DataError(f"{archive}: damaged archive ({error}); remove it and fetch it again") from error
+        raise DataError(f"{archive}: is damaged ({error}); remove it and fetch it again") from error
     return content, {n: archive / n for n in OFFICIAL_MD5}

@@ -5,7 +5,7 @@ An episode of Repeat Copy with characters ``a b`` and count 2, one column for ea
     input    start  a  b  go·2   –  –  –  –   –
     target     ·    ·  ·   ·  →  a  b  a  b  stop
 
-The first target is asked for at the step after ``go``: the network writes without seeing what it wrote.
+The first target belongs to the step after ``go``. The network does not see its own outputs.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from ...core import ConfigError
 
 __all__ = ["IGNORED", "CopyEpisodes", "Curriculum", "EpisodeBatch"]
 
-#: Target of steps at which nothing is asked for, as ``cross_entropy`` leaves them out by default.
+#: Target of steps without a target; ``cross_entropy`` ignores this value by default.
 IGNORED = -100
 
-_COUNT_UNIT = 10.0  # a count is given as a number of about 1
+_COUNT_UNIT = 10.0  # scales the count to about 1, the size of the other inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,9 @@ class EpisodeBatch:
     """A batch of episodes of one length.
 
     Attributes:
-        x: ``(B, L, F)`` float32.
-        y: ``(B, L)`` int64, `IGNORED` where nothing is asked for.
-        first: the first step at which something is asked for.
+        x: inputs, ``(B, L, F)`` float32.
+        y: targets, ``(B, L)`` int64; `IGNORED` at steps without a target.
+        first: index of the first step with a target.
     """
 
     x: Tensor
@@ -44,18 +44,18 @@ class EpisodeBatch:
 
 
 class CopyEpisodes:
-    """Draws episodes on a device, a whole batch at once.
+    """Draws batches of episodes at random, on a device.
 
     Args:
-        symbols: characters of the alphabet; the text at hand does not say how many the paper had.
-        repeat: Repeat Copy, where the episode gives a count.
-        seed: of the draws.
-        device: where episodes are made.
+        symbols: number of characters in the alphabet. We do not know the paper's number.
+        repeat: whether to draw Repeat Copy, whose input contains a count.
+        seed: seed of the random generator.
+        device: device of the tensors.
 
     Attributes:
-        inputs: ``F``: a plane for each character, start, go, blank, and the count.
-        classes: outputs: characters and stop.
-        blank: the plane of steps at which there is nothing to read.
+        inputs: ``F``, number of input features: one for each character, for start, go, blank, and the count.
+        classes: number of outputs: the characters and stop.
+        blank: index of the feature that marks a step with nothing to read.
 
     Raises:
         ConfigError: if there are fewer than two characters.
@@ -64,7 +64,7 @@ class CopyEpisodes:
     def __init__(self, symbols: int = 2, *, repeat: bool = False, seed: int = 0, device: str = "cpu") -> None:
         if symbols < 2:
             raise ConfigError(
-                f"symbols={symbols}: expected at least 2 characters, or there is nothing to copy"
+                f"symbols={symbols}: expected at least 2, because one character alone carries no information"
             )
         self.symbols = symbols
         self.repeat = repeat
@@ -75,19 +75,21 @@ class CopyEpisodes:
         self.generator = torch.Generator(self.device).manual_seed(seed)
 
     def draw(self, batch_size: int, length: int, count: int = 1) -> EpisodeBatch:
-        """Return ``batch_size`` episodes of ``length`` characters, to be written ``count`` times.
+        """Draw ``batch_size`` episodes of ``length`` characters, to be written ``count`` times.
 
         Raises:
-            ConfigError: if a number is under 1, or a count is given that the task has no input for.
+            ConfigError: if a number is under 1, or ``count`` is over 1 in the Copy task.
         """
         if min(batch_size, length, count) < 1:
             raise ConfigError(
                 f"batch of {batch_size}, length {length}, count {count}: expected numbers of at least 1"
             )
         if count > 1 and not self.repeat:
-            raise ConfigError(f"count {count}: this task copies once; make it with repeat=True")
+            raise ConfigError(
+                f"count {count}: expected 1, because this is the Copy task; build it with repeat=True"
+            )
         v, n = self.symbols, length * count
-        go = 1 + length  # the step of the go sign
+        go = 1 + length  # step of the go sign
         characters = torch.randint(
             v, (batch_size, length), generator=self.generator, device=self.device
         )  # (B, N)
@@ -105,17 +107,18 @@ class CopyEpisodes:
 
 @dataclass
 class Curriculum:
-    """Lengthens the task when it is solved: Copy by a character, Repeat Copy by character and count in turn.
+    """Makes the task longer whenever it is solved.
 
-    Solved is a length at which the mean over the last `smooth` batches is under `threshold` bits a character.
-    Every batch is drawn anew and measured before it is learned from.
+    Copy grows by one character; Repeat Copy grows by a character and by a repetition in turn. A length is solved when
+    the mean over the last `smooth` batches is under `threshold` bits per character. Every batch is drawn anew and
+    measured before the network learns from it.
 
     Attributes:
-        repeat: is it Repeat Copy?
-        threshold: bits per character (DNI §3.2, as recalled).
-        smooth: batches.
-        length, count: characters and repetitions of the next episode.
-        solved: the longest ``T_task`` that was solved, ``N · R + 3``; 0 before the first.
+        repeat: whether the task is Repeat Copy.
+        threshold: bits per character under which a length is solved (DNI §3.2, quoted from memory).
+        smooth: number of batches to average over.
+        length, count: number of characters and repetitions in the next episode.
+        longest_solved: the longest ``T_task = N · R + 3`` solved so far; 0 if there is none.
     """
 
     repeat: bool = False
@@ -132,7 +135,7 @@ class Curriculum:
         return self.length * self.count + 3
 
     def update(self, bits: float) -> bool:
-        """Take note of a batch's bits per character; return whether that solved its length."""
+        """Add a batch's bits per character; return whether its length is now solved."""
         self._recent = [*self._recent[1 - self.smooth :], bits] if self.smooth > 1 else [bits]
         if len(self._recent) < self.smooth or mean(self._recent) >= self.threshold:
             return False
@@ -145,7 +148,7 @@ class Curriculum:
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where it stands."""
+        """Return lengths and recent measurements, for `load_state_dict`."""
         return {
             "length": self.length,
             "count": self.count,
@@ -154,6 +157,6 @@ class Curriculum:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up where `state_dict` stood."""
+        """Restore what `state_dict` returned."""
         self.length, self.count, self.longest_solved = state["length"], state["count"], state["solved"]
         self._recent = list(state["recent"])

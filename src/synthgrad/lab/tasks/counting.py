@@ -1,8 +1,8 @@
-"""Two networks that count digits at different rates (DNI §3.3): the stream, and the reference networks.
+"""Counting digits with two networks that run at different rates (DNI §3.3): the data and the reference networks.
 
-Network A sees a digit at every step, and says after every ``T`` how many of the last ``T`` were odd. Network B hears
-from A at every ``T``-th step, and says after every ``T²`` how many of the last ``T²`` digits were threes. Nobody tells
-A to look for threes but B, so what A needs to learn must cross the interface between them.
+Network A sees a digit at every step. After every ``T`` steps it reports how many of the last ``T`` digits were odd, and
+sends a message to network B. After every ``T²`` steps B reports how many of the last ``T²`` digits were threes. A has no
+target about threes: it can learn to recognise them only from the gradient of its message.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ FAST, SLOW = "A", "B"
 
 @dataclass(frozen=True, slots=True)
 class DigitBlock:
-    """``T²`` steps of the stream, for ``B`` streams side by side.
+    """``T²`` steps of ``B`` parallel streams.
 
     Attributes:
         period: ``T``.
-        x: ``(T², B, C, Y, X)``, the images.
-        digits: ``(T², B)`` int64.
-        odd: ``(T, B)`` int64, from 0 to ``T``: odd digits in each ``T`` steps.
-        threes: ``(B,)`` int64, from 0 to ``T²``: threes in all.
+        x: images, ``(T², B, C, Y, X)``.
+        digits: class of each image, ``(T², B)`` int64.
+        odd: number of odd digits in each ``T`` steps, ``(T, B)`` int64 from 0 to ``T``.
+        threes: number of threes in the block, ``(B,)`` int64 from 0 to ``T²``.
     """
 
     period: int
@@ -45,7 +45,7 @@ class DigitBlock:
         return self.x.shape[0]
 
     def steps(self) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
-        """Yield inputs and targets of each step, by network: ``A`` and ``B``."""
+        """Yield inputs and targets of each step, each by network: ``A`` and ``B``."""
         last = len(self) - 1
         for t, x in enumerate(self.x):
             targets: dict[str, Tensor] = {}
@@ -57,13 +57,13 @@ class DigitBlock:
 
 
 class DigitStream:
-    """An endless stream of digits, each drawn by itself and with replacement, a block at a time.
+    """Endless streams of digits, drawn independently and with replacement, in blocks.
 
     Args:
-        split: labelled images of digits, on the device where blocks are to be.
-        batch_size: ``B``, streams side by side.
+        split: labelled images of digits; blocks are on the same device.
+        batch_size: ``B``, number of parallel streams.
         period: ``T``.
-        generator: of the draws, on the CPU; they depend on nothing else.
+        generator: random generator on the CPU; the draws depend on nothing else.
 
     Raises:
         ConfigError: if a size is under 1, or there are no images.
@@ -88,21 +88,21 @@ class DigitStream:
         return DigitBlock(t, self.split.x[drawn], digits, odd, (digits == 3).sum(0))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the draws are."""
+        """Return the generator's state, for `load_state_dict`."""
         return {"generator": self._generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from where the draws were."""
+        """Restore what `state_dict` returned."""
         self._generator.set_state(state["generator"].cpu())
 
 
 class FastCounter(nn.Module):
-    """Network A: a hidden layer, an LSTM, and a report; its message is the LSTM's output.
+    """Network A: a hidden layer, an LSTM, and a linear report. Its message is the LSTM's output.
 
     Args:
-        in_shape: ``(C, Y, X)`` of an image.
-        width: ``H``, units of the hidden layer and of the LSTM.
-        counts: numbers that it can report, from 0.
+        in_shape: shape of an image, ``(C, Y, X)``.
+        width: ``H``, number of units in the hidden layer and in the LSTM.
+        counts: number of counts that it can report, from 0 up.
     """
 
     def __init__(self, in_shape: Sequence[int], width: int, counts: int) -> None:
@@ -114,17 +114,17 @@ class FastCounter(nn.Module):
     def forward(
         self, inputs: Mapping[str, Tensor], state: tuple[Tensor, Tensor] | None
     ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
-        """Return ``message (B, H)``, ``report (B, counts)``, and the state ``(h, c)``, ``(B, H)`` each."""
+        """Return the outputs ``message (B, H)`` and ``report (B, counts)``, and the state ``(h, c)``, each ``(B, H)``."""
         h, c = self.cell(self.encoder(inputs["input"]), state)
         return {"message": h, "report": self.report(h)}, (h, c)
 
 
 class SlowCounter(nn.Module):
-    """Network B: an LSTM on A's message, and a report.
+    """Network B: an LSTM that reads A's message, and a linear report.
 
     Args:
-        width: ``H``, of the message and of the LSTM.
-        counts: numbers that it can report, from 0.
+        width: ``H``, number of units in the message and in the LSTM.
+        counts: number of counts that it can report, from 0 up.
     """
 
     def __init__(self, width: int, counts: int) -> None:
@@ -135,13 +135,13 @@ class SlowCounter(nn.Module):
     def forward(
         self, inputs: Mapping[str, Tensor], state: tuple[Tensor, Tensor] | None
     ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
-        """Return ``report (B, counts)``, and the state ``(h, c)``, ``(B, H)`` each."""
+        """Return the output ``report (B, counts)``, and the state ``(h, c)``, each ``(B, H)``."""
         h, c = self.cell(inputs[FAST], state)
         return {"report": self.report(h)}, (h, c)
 
 
 def counting_networks(in_shape: Sequence[int], period: int, width: int) -> tuple[FastCounter, SlowCounter]:
-    """Return networks A and B for a period ``T``.
+    """Build networks A and B for a period ``T``.
 
     Raises:
         ConfigError: if a size is under 1.
@@ -153,14 +153,14 @@ def counting_networks(in_shape: Sequence[int], period: int, width: int) -> tuple
 
 
 def report_accuracy(outputs: Sequence[Mapping[str, Any]], block: DigitBlock) -> dict[str, float]:
-    """Return the share of right reports of each network, from 0 to 1.
+    """Return the fraction of correct reports of each network, from 0 to 1.
 
     Args:
-        outputs: of each step of the block, by network.
-        block: what was counted.
+        outputs: outputs of both networks, by name, for each step of the block.
+        block: the block that was counted.
     """
-    right: dict[str, list[Tensor]] = {}
-    for made, (_, targets) in zip(outputs, block.steps(), strict=True):
+    correct: dict[str, list[Tensor]] = {}
+    for step_outputs, (_, targets) in zip(outputs, block.steps(), strict=True):
         for name, target in targets.items():
-            right.setdefault(name, []).append(made[name]["report"].argmax(1) == target)
-    return {name: torch.stack(found).double().mean().item() for name, found in right.items()}
+            correct.setdefault(name, []).append(step_outputs[name]["report"].argmax(1) == target)
+    return {name: torch.stack(hits).double().mean().item() for name, hits in correct.items()}

@@ -1,4 +1,4 @@
-"""The data sets by name."""
+"""Data sets and texts by name."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ DataT = TypeVar("DataT")
 
 @dataclass(frozen=True, slots=True)
 class NamedDataset(Generic[DataT]):
-    """An entry of the list of data sets.
+    """A data set that can be loaded by its name.
 
     Attributes:
-        name: its name on the command line.
-        about: one line about it.
-        read: takes the data directory and returns the data.
+        name: name on the command line.
+        about: description in one line.
+        read: function that takes the data directory, or None, and returns the data.
     """
 
     name: str
@@ -57,14 +57,14 @@ TEXTS: dict[str, NamedDataset[Text]] = _named(
 
 
 def load(name: str, data_dir: Path | None = None) -> LabelledData:
-    """Return a data set by name, or one of the user's own, on the CPU.
+    """Load a data set by name, or the user's own data, onto the CPU.
 
     Args:
-        name: as in ``synthgrad list``, or a file or factory, see `load_own`.
+        name: a name that ``synthgrad list`` shows, or a file or factory as in `load_own`.
         data_dir: directory of data files, or None.
 
     Raises:
-        ConfigError: if there is none of that name, or a factory is not what it must be.
+        ConfigError: if the name is unknown, or a factory returns something else than data.
         DataError: if files are damaged or missing, or their arrays do not fit.
     """
     if is_own_data(name):
@@ -78,12 +78,12 @@ def load(name: str, data_dir: Path | None = None) -> LabelledData:
 
 
 def load_text(name: str | Path, data_dir: Path | None = None) -> Text:
-    """Return a text, on the CPU: one of `TEXTS` by name, or a file in UTF-8 by its path.
+    """Load a text onto the CPU: one of `TEXTS` by name, or a UTF-8 file by its path.
 
-    A name comes first; write ``./ptb`` for a file of that name.
+    Names take precedence: write ``./ptb`` for a file that is called ``ptb``.
 
     Raises:
-        ConfigError: if it is neither.
+        ConfigError: if there is neither a text nor a file of that name.
         DataError: if files are damaged or missing.
     """
     if isinstance(name, str) and name in TEXTS:
@@ -91,6 +91,6 @@ def load_text(name: str | Path, data_dir: Path | None = None) -> Text:
     path = Path(name)
     if not path.exists():
         raise ConfigError(
-            f"text '{name}' is unknown and no file; accepted: {', '.join(TEXTS)}, or the path of a file in UTF-8"
+            f"text '{name}' is neither a known text nor a file; accepted: {', '.join(TEXTS)}, or the path of a UTF-8 file"
         )
     return read_text(path)

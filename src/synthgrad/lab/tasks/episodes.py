@@ -1,8 +1,8 @@
-"""Episodes of Copy and Repeat Copy in rows side by side, each row at a place of its own.
+"""Episodes of Copy and Repeat Copy in parallel rows, each row at its own step.
 
-Rows that begin together end together: every unroll of a batch is then at the same step of its episode, most of them
-ask for nothing, and what tells one step from another is the same in the whole batch. Rows that begin one unroll after
-the other, and go on to their next episode each on its own, have all steps in every batch (`SPREAD` = 3 here):
+If all rows began together, every unroll of a batch would be at the same step of its episode: most unrolls would have no
+target, and a rule could not compare different steps within a batch. So the rows begin one unroll after the other, and
+each continues with its next episode on its own. Every batch then mixes all steps (here with `SPREAD` = 3):
 
     unroll     0    1    2    3    4    5    6
     row 0     |a0   a1   a2  |d0   d1   d2  |g0
@@ -24,25 +24,25 @@ from .copying import IGNORED, CopyEpisodes, EpisodeBatch
 
 __all__ = ["SPREAD", "EpisodeStream", "EpisodeUnroll"]
 
-#: Over how many unrolls the rows begin.
+#: Number of unrolls over which the rows begin.
 SPREAD = 16
 
-_KEPT = ("at", "ends", "asked", "x", "y")
+_STATE_FIELDS = ("at", "ends", "asked", "x", "y")
 
 
 @dataclass(frozen=True, slots=True)
 class EpisodeUnroll:
-    """An unroll of all rows, each a part of an episode of its own.
+    """The next ``T`` steps of every row; each row is in an episode of its own.
 
     Attributes:
-        x: ``(B, T, F)`` float32; blank behind the end of an episode.
-        y: ``(B, T)`` int64, `IGNORED` where nothing is asked for.
-        fresh: the rows whose episode begins here: ``(B,)`` bool, or one truth where it holds for all of them or none.
-        ended: likewise, the rows whose episode ends here, wherever in the unroll.
-        steps_left: ``(B,)`` int64, steps that are left of the episode behind this unroll; 0 where it ends.
-        task_lengths: of the rows' episodes, ``(B,)`` int64 on the CPU: asked characters, plus two.
-        ended_rows: numbers of the rows whose episode ends here, ``(n,)`` int64 on the CPU.
-        has_targets: is anything asked for, of any row?
+        x: inputs, ``(B, T, F)`` float32; blank after the end of an episode.
+        y: targets, ``(B, T)`` int64; `IGNORED` at steps without a target.
+        fresh: whether a row's episode begins with this unroll, ``(B,)`` bool; a single bool if it is the same for all.
+        ended: whether a row's episode ends within this unroll, in the same form.
+        steps_left: number of steps of each row's episode after this unroll, ``(B,)`` int64.
+        task_lengths: ``T_task`` of each row's episode, ``(B,)`` int64 on the CPU: its number of targets plus two.
+        ended_rows: indices of the rows whose episode ends within this unroll, ``(n,)`` int64 on the CPU.
+        has_targets: whether any row has a target.
     """
 
     x: Tensor
@@ -56,14 +56,14 @@ class EpisodeUnroll:
 
 
 class EpisodeStream:
-    """Rows of episodes side by side. Where a row stands is known on the CPU: nothing waits for the device.
+    """Parallel rows of episodes. The rows' positions are on the CPU, so no step waits for the device.
 
     Args:
-        task: draws the episodes, and has the device.
-        rows: ``B``.
-        size: returns characters and count of the episodes that are drawn next; a curriculum changes it on the way.
-            An episode that is under way keeps its length.
-        spread: over how many unrolls the rows begin; before, they see blanks. 1 for all at once.
+        task: draws the episodes on its device.
+        rows: ``B``, number of rows.
+        size: function that returns length and count of the next episodes, such as those of a curriculum. Episodes that
+            have begun keep theirs.
+        spread: number of unrolls over which the rows begin; a row sees blanks until then. 1 starts all at once.
 
     Raises:
         ConfigError: if a number is under 1.
@@ -78,14 +78,14 @@ class EpisodeStream:
         self.rows = rows
         self.size = size
         self.spread = spread
-        self._at = torch.zeros(rows, dtype=torch.int64)  # the next step of each row
-        self._ends = torch.zeros(rows, dtype=torch.int64)  # steps of its episode; 0 before the first
-        self._asked = torch.zeros(rows, dtype=torch.int64)
+        self._at = torch.zeros(rows, dtype=torch.int64)  # next step of each row
+        self._ends = torch.zeros(rows, dtype=torch.int64)  # end of each row's episode; 0 before the first
+        self._asked = torch.zeros(rows, dtype=torch.int64)  # number of targets of each row's episode
         self._x = torch.empty(rows, 0, task.inputs, device=task.device)
         self._y = torch.empty(rows, 0, dtype=torch.int64, device=task.device)
 
     def next_unroll(self, unroll: int) -> EpisodeUnroll:
-        """Return the next ``unroll`` steps of every row; rows that end begin their next episode after them.
+        """Return the next ``unroll`` steps of every row; a row whose episode ends begins another in the next unroll.
 
         Raises:
             ConfigError: if ``unroll`` is under 1.
@@ -100,7 +100,7 @@ class EpisodeStream:
         steps = (self._at[:, None] + torch.arange(unroll)).to(device)  # (B, T)
         own = torch.arange(self.rows, device=device)[:, None]
         fresh = self._at == 0
-        first = self._ends - self._asked  # the first step of each row that asks for something
+        first = self._ends - self._asked  # first step of each row that has a target
         self._at = self._at + unroll
         ended = self._at >= self._ends
         return EpisodeUnroll(
@@ -109,19 +109,19 @@ class EpisodeStream:
             self._rows_of(fresh),
             self._rows_of(ended),
             (self._ends - self._at).clamp_min(0).to(device),
-            self._asked + 2,  # asked: the characters and a stop
+            self._asked + 2,  # the targets are N · R characters and a stop, and T_task is N · R + 3
             ended.nonzero().squeeze(1),
             bool((self._at > first).any()),
         )
 
     def _rows_of(self, mask: Tensor) -> Tensor | bool:
-        # A device need not be asked what is known here, and an engine leaves out what holds for no row.
+        # A bool spares the engine a synchronisation with the device, and False spares it the work.
         if bool(mask.all()):
             return True
         return mask.to(self.task.device) if bool(mask.any()) else False
 
     def _begin(self, rows: Tensor, unroll: int) -> None:
-        """Draw the next episodes of these rows; the very first ones wait for their turn."""
+        """Draw the next episodes of these rows; the first ones of all begin at different unrolls."""
         first = not bool(self._ends.any())
         episode = self.task.draw(len(rows), *self.size())
         length = episode.y.shape[1]
@@ -133,14 +133,14 @@ class EpisodeStream:
         self._asked[rows] = length - episode.first
 
     def _grow(self, width: int) -> None:
-        """Have room for so many steps of every row."""
+        """Extend the buffers to ``width`` steps of every row."""
         more = width - self._y.shape[1]
         if more > 0:
             x, y = self._blanks(self.rows, more)
             self._x, self._y = torch.cat([self._x, x], 1), torch.cat([self._y, y], 1)
 
     def _write(self, rows: Tensor, episode: EpisodeBatch, wait: Tensor) -> None:
-        """Write episodes behind ``wait`` blanks each, and blanks behind them."""
+        """Write episodes into rows, each after ``wait`` blanks and followed by blanks."""
         device = self.task.device
         x, y = self._blanks(len(rows), self._y.shape[1])
         own = torch.arange(len(rows), device=device)[:, None]
@@ -155,19 +155,19 @@ class EpisodeStream:
         return x, self._y.new_full((rows, steps), IGNORED)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the rows stand, without the task's generator."""
-        return {name: getattr(self, f"_{name}").clone() for name in _KEPT}
+        """Return positions and buffers of the rows; the generator of `CopyEpisodes` is not included."""
+        return {name: getattr(self, f"_{name}").clone() for name in _STATE_FIELDS}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where a stream of as many rows stood.
+        """Restore the state of a stream with the same number of rows.
 
         Raises:
-            ConfigError: if it had another number of rows.
+            ConfigError: if the number of rows differs.
         """
         if len(state["at"]) != self.rows:
             raise ConfigError(
-                f"the state is that of a stream of {len(state['at'])} rows, expected {self.rows}"
+                f"the state is that of a stream of {len(state['at'])} rows, expected {self.rows}; use the same batch size"
             )
-        for name in _KEPT:
-            # A copy: rows are written in place.
+        for name in _STATE_FIELDS:
+            # A copy, because rows are written in place.
             setattr(self, f"_{name}", state[name].to(getattr(self, f"_{name}").device, copy=True))

@@ -1,4 +1,4 @@
-"""Where data files lie: given directory, environment, cache; and fetching those that lie nowhere."""
+"""Finds data files in the data directory or the cache, and downloads missing ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DATA_DIR_VARIABLE = "SYNTHGRAD_DATA"
 
 _MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist"
 
-#: Public sources of the files that can be fetched: address, and hash of the file as it lies there.
+#: Address and hash of each file that can be downloaded.
 SOURCES = {
     "mnist/train-images-idx3-ubyte.gz": (
         f"{_MNIST}/train-images-idx3-ubyte.gz",
@@ -53,21 +53,26 @@ def _cache() -> Path:
 
 
 def search_path(data_dir: Path | None) -> list[Path]:
-    """Return the directories that are searched, in order; the last one takes downloads.
+    """Return the directories to search, in order; files are downloaded into the last one, the cache.
+
+    Args:
+        data_dir: data directory; None for the one in the environment, if any.
 
     Raises:
-        DataError: if a directory was named that does not exist.
+        DataError: if the data directory does not exist.
     """
     named = data_dir or (Path(os.environ[DATA_DIR_VARIABLE]) if os.environ.get(DATA_DIR_VARIABLE) else None)
     if named is None:
         return [_cache()]
     if not named.is_dir():
-        raise DataError(f"data directory {named}: does not exist; create it, or name another with --data-dir")
+        raise DataError(
+            f"data directory {named}: does not exist; create it, or name another with --data-dir or {DATA_DIR_VARIABLE}"
+        )
     return [named, named / "data", _cache()]
 
 
 def find(data_dir: Path | None, names: Sequence[str]) -> Path | None:
-    """Return the first of these files or folders that exists, or None."""
+    """Return the path of the first file or folder that exists, or None; names are relative to the search path."""
     for directory in search_path(data_dir):
         for name in names:
             if (path := directory / name).exists():
@@ -76,14 +81,18 @@ def find(data_dir: Path | None, names: Sequence[str]) -> Path | None:
 
 
 def fetch(data_dir: Path | None, name: str) -> Path:
-    """Fetch a file into the cache, verified, and return where it lies.
+    """Download a file into the cache, verify it, and return its path.
+
+    Args:
+        data_dir: data directory, for error messages.
+        name: the file's path inside a data directory.
 
     Raises:
-        DataError: if it cannot be fetched; says which file goes where.
+        DataError: if it cannot be downloaded. The message says where to put the file.
     """
     if name not in SOURCES:
         raise DataError(
-            f"{name}: not found, and there is no source to fetch it from; put the file at "
+            f"{name}: not found, and it cannot be downloaded from anywhere; put the file at "
             f"{search_path(data_dir)[0] / name}, or name the directory that holds {name.split('/')[0]} with "
             f"--data-dir or {DATA_DIR_VARIABLE}"
         )
@@ -95,7 +104,7 @@ def fetch(data_dir: Path | None, name: str) -> Path:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise DataError(
-            f"{name}: not found, and could not be fetched, because the cache folder {_cache()} cannot be "
+            f"{name}: not found, and it cannot be downloaded because the cache folder {_cache()} cannot be "
             f"written ({error.strerror}); put {address} at {name} in a directory of your own, "
             f"and name that with --data-dir or {DATA_DIR_VARIABLE}"
         ) from error
@@ -109,10 +118,10 @@ def fetch(data_dir: Path | None, name: str) -> Path:
                 progressbar=sys.stderr.isatty(),
             )
         )
-    except Exception as error:  # whatever went wrong, the way out is the same
+    except Exception as error:  # the remedy is the same for every failure
         place = search_path(data_dir)[0] / name
         reason = str(error).split("\n", 1)[0][:120]
         raise DataError(
-            f"{name}: not found and could not be fetched ({type(error).__name__}: {reason}); put the file at "
+            f"{name}: not found, and it cannot be downloaded ({type(error).__name__}: {reason}); put the file at "
             f"{place}, or name the directory that holds {name.split('/')[0]} with --data-dir or {DATA_DIR_VARIABLE}"
         ) from error

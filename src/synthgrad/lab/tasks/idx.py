@@ -1,4 +1,4 @@
-"""Reader of IDX files, the format of MNIST: a big-endian header, then one byte a value."""
+"""Reads IDX files, the format of MNIST: a big-endian header, then one byte for each value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...core import DataError
 __all__ = ["MAX_BYTES", "parse_idx", "read_bytes"]
 
 
-#: Bytes that a file of data has at most, decompressed.
+#: Maximum size of a data file in bytes, decompressed.
 MAX_BYTES = 1 << 29
 
 
@@ -23,22 +23,25 @@ def read_bytes(path: Path) -> bytes:
     """Return the content of a file, decompressed if its name ends in ``.gz``.
 
     Raises:
-        DataError: if it cannot be read, is damaged, or holds more than `MAX_BYTES`; names the file.
+        DataError: if the file cannot be read, is damaged, or holds more than `MAX_BYTES`. The message names it.
     """
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():  # it could be waited for without end
-            raise DataError(f"{path}: is a pipe or device, expected a file; write what it gives to one first")
+        if path.exists() and not path.is_file() and not path.is_dir():  # reading it might never end
+            raise DataError(
+                f"{path}: is a pipe or device, expected a file; write its content to a file and name that"
+            )
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
             if len(content) > MAX_BYTES:
                 raise DataError(
-                    f"{path}: holds more than {MAX_BYTES >> 20} MiB, expected a data set of less; give a smaller one"
+                    f"{path}: holds more than {MAX_BYTES >> 20} MiB, which is the limit for a data file; "
+                    "name a smaller one"
                 )
             return content
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
-            f"{path}: cannot be read ({error or 'unexpected end of file'}); the file is damaged or cut "
-            "short, remove it and fetch it again"
+            f"{path}: cannot be read ({error or 'unexpected end of file'}), so it is damaged or cut "
+            "short; remove it and fetch it again"
         ) from error
 
 
@@ -47,17 +50,17 @@ def parse_idx(content: bytes, path: Path, ndim: int) -> NDArray[np.uint8]:
 
     Args:
         content: the decompressed file.
-        path: its name, for errors.
-        ndim: number of dimensions expected (3 for images, 1 for labels).
+        path: the file's path, for error messages.
+        ndim: expected number of dimensions: 3 for images, 1 for labels.
 
     Raises:
-        DataError: if the header is not that of such a file, or the size does not fit it.
+        DataError: if the header is another one, or the size of the content does not match it.
     """
     magic = content[:4]
     if magic != bytes((0, 0, 8, ndim)):
         raise DataError(
             f"{path}: starts with {magic.hex() or 'nothing'}, expected {bytes((0, 0, 8, ndim)).hex()} "
-            f"(IDX, unsigned bytes, {ndim} dimensions); this is another file, or a damaged one"
+            f"(IDX, unsigned bytes, {ndim} dimensions); the file is damaged or has another format, fetch it again"
         )
     head = 4 + 4 * ndim
     if len(content) < head:
@@ -68,7 +71,7 @@ def parse_idx(content: bytes, path: Path, ndim: int) -> NDArray[np.uint8]:
     expected = math.prod(shape)
     if len(content) - head != expected:
         raise DataError(
-            f"{path}: its header says {shape}, {expected} values, but {len(content) - head} are there; "
+            f"{path}: has {len(content) - head} values, expected {expected} for the shape {shape} in its header; "
             "the file is cut short or damaged, fetch it again"
         )
     return np.frombuffer(content, np.uint8, offset=head).reshape(shape)

@@ -1,4 +1,4 @@
-"""How well a network predicts a text, in bits."""
+"""Bits per character: how well a network predicts a text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["StatefulNetwork", "bits", "bits_per_char"]
 
 
 class StatefulNetwork(Protocol):
-    """What is asked of a network: the form of those in ``recurrent.py`` and ``transformer.py``."""
+    """The interface of networks that carry a state, such as those in ``recurrent.py`` and ``transformer.py``."""
 
     training: bool
 
@@ -30,7 +30,7 @@ class StatefulNetwork(Protocol):
 
 
 def bits(nats: float) -> float:
-    """Return an entropy or a cross-entropy in bits, given one in nats.
+    """Convert an entropy or a cross-entropy from nats to bits.
 
     >>> bits(math.log(8))
     3.0
@@ -40,26 +40,25 @@ def bits(nats: float) -> float:
 
 @torch.no_grad()
 def bits_per_char(net: StatefulNetwork, tokens: Tensor, batch_size: int, unroll: int) -> float:
-    """Return the mean number of bits that a network needs for a character of a text, in evaluation mode.
+    """Return a network's mean cross-entropy on a text in bits per character, in evaluation mode.
 
-    Every character but the first is predicted once, those of the last unroll and of the last row included:
-    the text is cut in rows as in `TextStream`, but none is left out. A row starts from the initial state, so the
-    first characters of each are predicted from little. With one row the figure is exact, with many it is
-    slightly too high; the length of unrolls changes nothing but the memory that it takes.
+    The text is cut into rows as in `TextStream`, but no character is left out: every one but the first is predicted
+    once. Each row starts from the initial state, so its first characters are predicted from little context. The figure
+    is exact with one row and slightly too high with many. The length of an unroll changes only the memory needed.
 
     Args:
-        net: gives logits ``(B, T, classes)`` for tokens ``(B, T)``, on the device of ``tokens``.
-        tokens: ``(N,)`` of any integer dtype, such as ``Text.valid``.
-        batch_size: rows side by side.
-        unroll: characters of each row at a time.
+        net: network that maps tokens ``(B, T)`` to logits ``(B, T, classes)``, on the device of ``tokens``.
+        tokens: text, ``(N,)`` of any integer dtype, such as ``Text.valid``.
+        batch_size: number of rows.
+        unroll: number of characters of each row in one forward pass.
 
     Raises:
-        ConfigError: if there are more rows than characters to predict, or an unroll has none.
+        ConfigError: if there are more rows than characters to predict, or ``unroll`` is under 1.
     """
     n = len(tokens) - 1
     if not 1 <= batch_size <= n:
         raise ConfigError(
-            f"batch size {batch_size}: expected 1 to {max(n, 1)} for {n + 1} characters; give fewer rows or a "
+            f"batch size {batch_size}: expected 1 to {max(n, 1)} rows for {n + 1} characters; use fewer rows or a "
             "longer text"
         )
     if unroll < 1:
@@ -67,7 +66,7 @@ def bits_per_char(net: StatefulNetwork, tokens: Tensor, batch_size: int, unroll:
     length = -(-n // batch_size)  # rounded up: the last rows may be shorter, or empty
     room = length * batch_size
     x = F.pad(tokens[:-1].long(), (0, room - n)).view(batch_size, length)
-    y = F.pad(tokens[1:].long(), (0, room - n), value=-100).view(batch_size, length)  # -100: not counted
+    y = F.pad(tokens[1:].long(), (0, room - n), value=-100).view(batch_size, length)  # -100: ignored
     total = torch.zeros((), dtype=torch.float64, device=tokens.device)
     with _evaluating(net):
         state = net.initial_state(batch_size)
@@ -78,7 +77,7 @@ def bits_per_char(net: StatefulNetwork, tokens: Tensor, batch_size: int, unroll:
                 y[:, start : start + unroll].flatten(),
                 reduction="none",
             )
-            total += losses.sum(dtype=torch.float64)  # a sum of single precision would lose small ones
+            total += losses.sum(dtype=torch.float64)  # a float32 sum would lose small terms
     return bits(total.item() / n)
 
 

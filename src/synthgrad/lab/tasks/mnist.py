@@ -1,4 +1,4 @@
-"""MNIST from its standard files, and the part of it that is embedded in the package."""
+"""MNIST from its standard files, and the subset that the package contains."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ EMBEDDED_SHA256 = "e362840e8cdd8544de9bc0ba80e81d1e4deac9578bbbf1eaba086420e4e78
 
 
 def load_mnist(data_dir: Path | None) -> LabelledData:
-    """Return MNIST: 60,000 training and 10,000 test images, ``(N, 1, 28, 28)``.
+    """Load MNIST: 60,000 training and 10,000 test images, ``(N, 1, 28, 28)``.
 
-    Read from ``mnist/*-ubyte.gz`` or unpacked, below ``data_dir``; missing files are downloaded.
+    The files are ``mnist/*-ubyte.gz``, or the same unpacked, below ``data_dir``; missing files are downloaded.
 
     Raises:
-        DataError: if a file is damaged, or missing and not to be had.
+        DataError: if a file is damaged, or is missing and cannot be downloaded.
     """
     content: dict[str, bytes] = {}
     paths: dict[str, Path] = {}
@@ -57,7 +57,7 @@ def load_mnist(data_dir: Path | None) -> LabelledData:
         digest.update(found.encode())
         if found != expected:
             warnings.warn(
-                f"{paths[name]}: well-formed, but not the official file (SHA-256 {found[:12]}…, official "
+                f"{paths[name]}: well-formed, but not the official file (SHA-256 {found[:12]}…, expected "
                 f"{expected[:12]}…); results may differ from published ones",
                 stacklevel=2,
             )
@@ -65,7 +65,7 @@ def load_mnist(data_dir: Path | None) -> LabelledData:
 
 
 def load_mnist_10k() -> LabelledData:
-    """Return the embedded set: 10,000 training and 2,000 test images, all from MNIST's training images.
+    """Load the embedded subset: 10,000 images to train on and 2,000 to test on, all from MNIST's training part.
 
     Raises:
         DataError: if the installed file is damaged.

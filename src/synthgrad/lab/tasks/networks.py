@@ -1,4 +1,4 @@
-"""Reference networks of the papers: fully connected and convolutional stacks, and where to cut them."""
+"""Reference networks of the papers, fully connected and convolutional, and their cuts."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ __all__ = ["convolutional", "cut_names", "fully_connected"]
 
 
 def fully_connected(in_shape: Sequence[int], classes: int, layers: int, width: int) -> nn.Sequential:
-    """Return a fully connected network of Linear–BatchNorm–ReLU layers and a linear output (DNI §3.1).
+    """Build a network of Linear–BatchNorm–ReLU layers and a linear output layer (DNI §3.1).
 
     Args:
-        in_shape: shape of one input, flattened by the first module.
+        in_shape: shape of one input; the first layer flattens it.
         classes: number of outputs.
-        layers: weight layers, the output layer included; at least 2.
-        width: units of a hidden layer.
+        layers: number of weight layers, including the output layer; at least 2.
+        width: number of units in a hidden layer.
 
     Returns:
-        A Sequential whose hidden layers are named ``layer1`` …, its output layer ``output``.
+        A Sequential with hidden layers named ``layer1``, ``layer2`` … and an output layer named ``output``.
 
     Raises:
         ConfigError: if there is no hidden layer to cut after, or a size is not positive.
     """
     _check_layers(layers)
     if width < 1:
-        raise ConfigError(f"width={width}: expected at least 1 unit")
+        raise ConfigError(f"width={width}: expected at least 1")
     size = 1
     for n in in_shape:
         size *= n
@@ -44,31 +44,31 @@ def fully_connected(in_shape: Sequence[int], classes: int, layers: int, width: i
 
 
 def convolutional(in_shape: Sequence[int], classes: int, layers: int, filters: int) -> nn.Sequential:
-    """Return a network of convolutional layers and a linear output (DNI §3.1).
+    """Build a network of convolutional layers and a linear output layer (DNI §3.1).
 
-    A layer is a 5×5 convolution that keeps the resolution, BatchNorm, ReLU, and a pooling of 3×3 with
-    stride 2: maximum in the first layer, average in later ones. The stride of the pooling is not in the
-    text that we have; without one the resolution would not fall.
+    A layer is a 5×5 convolution that keeps the resolution, BatchNorm, ReLU, and 3×3 pooling with stride 2: maximum
+    pooling in the first layer, average pooling in later ones. Our copy of the paper does not name the stride; we chose
+    2, because the resolution has to fall.
 
     Args:
-        in_shape: ``(C, Y, X)`` of one input.
+        in_shape: shape of one input, ``(C, Y, X)``.
         classes: number of outputs.
-        layers: weight layers, the output layer included; at least 2.
-        filters: channels of a hidden layer.
+        layers: number of weight layers, including the output layer; at least 2.
+        filters: number of channels in a hidden layer.
 
     Returns:
-        A Sequential whose hidden layers are named ``layer1`` …, its output layer ``output``.
+        A Sequential with hidden layers named ``layer1``, ``layer2`` … and an output layer named ``output``.
 
     Raises:
-        ConfigError: if there is no hidden layer to cut after, a size is not positive, or inputs are no images.
+        ConfigError: if there is no hidden layer to cut after, a size is not positive, or the inputs are not images.
     """
     _check_layers(layers)
     if filters < 1:
         raise ConfigError(f"filters={filters}: expected at least 1")
     if len(in_shape) != 3:
         raise ConfigError(
-            f"in_shape={tuple(in_shape)}: a convolutional network expects (C, Y, X), an image; take a fully connected "
-            "one (--arch fcn), or give your own (--model)"
+            f"in_shape={tuple(in_shape)}: expected (C, Y, X), because a convolutional network takes images; use a fully "
+            "connected network (--arch fcn) or your own (--model)"
         )
     channels, *size = in_shape
     blocks: list[tuple[str, nn.Module]] = []
@@ -85,10 +85,10 @@ def convolutional(in_shape: Sequence[int], classes: int, layers: int, filters: i
 def _check_layers(layers: int) -> None:
     if layers < 2:
         raise ConfigError(
-            f"layers={layers}: expected at least 2 (the output layer counts), or there is nowhere to cut"
+            f"layers={layers}: expected at least 2, one of them the output layer, because cuts lie between layers"
         )
 
 
 def cut_names(network: nn.Sequential) -> list[str]:
-    """Return the names of all layers but the last: a cut after every hidden layer."""
+    """Return the names of the hidden layers, which are all but the last: the cuts after every hidden layer."""
     return [name for name, _ in network.named_children()][:-1]

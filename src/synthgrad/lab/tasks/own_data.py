@@ -1,4 +1,4 @@
-"""Data of the user's own: a file with arrays, or a factory that returns tensors or data sets."""
+"""The user's own data: a file with arrays, or a factory that returns tensors or data sets."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ _EXPECTED = "expected x_train, y_train, x_test and y_test"
 
 
 def load_own(name: str) -> LabelledData:
-    """Return labelled examples of the user's own.
+    """Load the user's own labelled examples.
+
+    Inputs are ``(N, ...)``. Floats become float32; bytes (uint8) become float32 in [0, 1]; other integers become int64,
+    for token ids. Labels are integers ``(N,)`` from 0 to the number of classes - 1.
 
     Args:
         name: a file ``.npz``, ``.pt`` or ``.safetensors`` with the arrays `ARRAYS`, or ``package.module:factory``. The
-            factory takes no arguments and returns the four tensors (or arrays) in that order, as a tuple or a
-            dictionary of these names, or two map-style data sets ``(train, test)`` of pairs ``(x, y)``.
-
-    Inputs are ``(N, ...)``: floats become float32, bytes (uint8) become float32 in [0, 1], other integers stay int64,
-    for token ids. Labels are integers ``(N,)`` from 0 to the number of classes - 1.
+            factory takes no arguments. It returns the four tensors (or arrays) as a tuple in this order or as a
+            dictionary with these names, or two map-style data sets ``(train, test)`` of pairs ``(x, y)``.
 
     Raises:
-        ConfigError: if the factory does not exist, raises, or returns something else.
+        ConfigError: if the factory does not exist, raises an error, or returns something else.
         DataError: if the file is missing or damaged, an array is missing, or shapes or labels do not fit.
     """
     path = Path(name)
@@ -48,21 +48,21 @@ def load_own(name: str) -> LabelledData:
         arrays = _from_file(path)
     else:
         arrays = _from_factory(name)
-    return _checked(name, arrays)
+    return _to_labelled_data(name, arrays)
 
 
 def import_attribute(path: str) -> Any:
-    """Return what ``package.module:attribute`` names; modules beside the user are found too.
+    """Import ``package.module:attribute``; modules in the working directory are found too.
 
     Raises:
         ImportError: if there is no such module.
-        AttributeError: if it has no such attribute.
+        AttributeError: if the module has no such attribute.
     """
     module, _, attribute = path.partition(":")
     here = str(Path.cwd())
     added = here not in sys.path
     if added:
-        sys.path.insert(0, here)  # as `python -m` would find it
+        sys.path.insert(0, here)  # as `python -m` does
     try:
         return getattr(importlib.import_module(module), attribute)
     finally:
@@ -74,7 +74,11 @@ def import_attribute(path: str) -> Any:
 def _from_file(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise DataError(f"--data {path}: no such file; name a file {', '.join(OWN_FILES)} that exists")
-    readers: dict[str, Callable[[Path], Any]] = {".npz": _npz, ".pt": _pt, ".safetensors": _safetensors}
+    readers: dict[str, Callable[[Path], Any]] = {
+        ".npz": _read_npz,
+        ".pt": _read_pt,
+        ".safetensors": _read_safetensors,
+    }
     try:
         found = readers[path.suffix](path)
     except (
@@ -96,16 +100,16 @@ def _from_file(path: Path) -> Mapping[str, Any]:
     return found
 
 
-def _npz(path: Path) -> Mapping[str, Any]:
+def _read_npz(path: Path) -> Mapping[str, Any]:
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
 
 
-def _pt(path: Path) -> Any:
+def _read_pt(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _safetensors(path: Path) -> Mapping[str, Any]:
+def _read_safetensors(path: Path) -> Mapping[str, Any]:
     try:
         from safetensors.torch import load_file
     except ImportError as error:
@@ -137,12 +141,12 @@ def _from_factory(name: str) -> Mapping[str, Any]:
         if len(made) == 2:
             with_labels: dict[str, Any] = {}
             for part, examples in zip(("train", "test"), made, strict=True):
-                with_labels[f"x_{part}"], with_labels[f"y_{part}"] = _stacked(name, part, examples)
+                with_labels[f"x_{part}"], with_labels[f"y_{part}"] = _stack_examples(name, part, examples)
             return with_labels
     raise ConfigError(f"--data {name}: returned {type(made).__name__}; {what}")
 
 
-def _stacked(name: str, part: str, examples: Any) -> tuple[Tensor, Tensor]:
+def _stack_examples(name: str, part: str, examples: Any) -> tuple[Tensor, Tensor]:
     """Return the inputs and labels of a map-style data set as tensors."""
     try:
         pairs = [examples[k] for k in range(len(examples))]
@@ -155,13 +159,14 @@ def _stacked(name: str, part: str, examples: Any) -> tuple[Tensor, Tensor]:
         ) from error
 
 
-def _checked(name: str, arrays: Mapping[str, Any]) -> LabelledData:
+def _to_labelled_data(name: str, arrays: Mapping[str, Any]) -> LabelledData:
+    """Check the four arrays and convert them."""
     if missing := [key for key in ARRAYS if key not in arrays]:
         has = ", ".join(map(str, list(arrays)[:10])) or "nothing"
         raise DataError(f"--data {name}: has no {', '.join(missing)}; it has {has}, {_EXPECTED}")
-    tensors = {key: _tensor(name, key, arrays[key]) for key in ARRAYS}
-    train = _split(name, "train", tensors)
-    test = _split(name, "test", tensors)
+    tensors = {key: _to_tensor(name, key, arrays[key]) for key in ARRAYS}
+    train = _to_split(name, "train", tensors)
+    test = _to_split(name, "test", tensors)
     if train.x.shape[1:] != test.x.shape[1:]:
         raise DataError(
             f"--data {name}: x_train has examples of shape {tuple(train.x.shape[1:])}, x_test of "
@@ -169,8 +174,8 @@ def _checked(name: str, arrays: Mapping[str, Any]) -> LabelledData:
         )
     if train.x.dtype != test.x.dtype:
         raise DataError(
-            f"--data {name}: x_train and x_test have kinds {arrays['x_train'].dtype} and {arrays['x_test'].dtype}; "
-            "expected the same"
+            f"--data {name}: x_train and x_test have dtypes {arrays['x_train'].dtype} and {arrays['x_test'].dtype}; "
+            "expected the same dtype"
         )
     classes = int(train.y.max()) + 1
     if classes < 2:
@@ -187,7 +192,7 @@ def _checked(name: str, arrays: Mapping[str, Any]) -> LabelledData:
     return LabelledData(name, train, test, classes, digest.hexdigest())
 
 
-def _tensor(name: str, key: str, value: Any) -> Tensor:
+def _to_tensor(name: str, key: str, value: Any) -> Tensor:
     try:
         found = torch.as_tensor(value).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
@@ -197,21 +202,23 @@ def _tensor(name: str, key: str, value: Any) -> Tensor:
     if found.ndim == 0 or len(found) == 0:
         raise DataError(f"--data {name}: {key} is empty; expected at least one example")
     if found.is_complex() or found.dtype == torch.bool:
-        raise DataError(f"--data {name}: {key} has kind {found.dtype}, expected floats or integers")
+        raise DataError(f"--data {name}: {key} has dtype {found.dtype}, expected floats or integers")
     return found
 
 
-def _split(name: str, part: str, tensors: Mapping[str, Tensor]) -> Split:
+def _to_split(name: str, part: str, tensors: Mapping[str, Tensor]) -> Split:
     x, y = tensors[f"x_{part}"], tensors[f"y_{part}"]
     if y.ndim != 1 or y.is_floating_point():
         raise DataError(
-            f"--data {name}: y_{part} has shape {tuple(y.shape)} and kind {y.dtype}, expected integers (N,), the class "
+            f"--data {name}: y_{part} has shape {tuple(y.shape)} and dtype {y.dtype}, expected integers (N,), the class "
             "of each example"
         )
     if x.ndim < 2:
         raise DataError(f"--data {name}: x_{part} has shape {tuple(x.shape)}, expected (N, ...)")
     if len(x) != len(y):
-        raise DataError(f"--data {name}: x_{part} has {len(x)} examples, y_{part} {len(y)}; expected as many")
+        raise DataError(
+            f"--data {name}: x_{part} has {len(x)} examples, y_{part} {len(y)}; expected one label for each example"
+        )
     if int(y.min()) < 0:
         raise DataError(f"--data {name}: y_{part} has the label {int(y.min())}, expected labels from 0 up")
     if x.is_floating_point():

@@ -1,4 +1,4 @@
-"""Recurrent reference networks: fused LSTM, GRU and plain cells, with their state in the open."""
+"""Recurrent reference networks: LSTM, GRU and plain cells, whose state is an argument and a result of each call."""
 
 from __future__ import annotations
 
@@ -22,34 +22,33 @@ __all__ = [
 
 CellKind = Literal["lstm", "gru", "rnn"]
 
-#: What a network carries from one unroll to the next: tensors whose first dimension is the batch.
+#: State that a network carries from one unroll to the next: tensors whose first dimension is the batch.
 RecurrentState = tuple[Tensor, ...]
 
 _CORES: dict[str, Callable[..., nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 
 
 class RecurrentNetwork(nn.Module):
-    """A recurrent core over the steps of an unroll, and a linear output at every step.
+    """A recurrent core with a linear output at every step.
 
-    The state goes in and comes out, attached to the graph: who truncates, or injects a gradient, does it
-    between two calls. All steps of an unroll are one call of a fused kernel. The kernels of CUDA have a
-    backward pass in training mode only.
+    The returned state is attached to the graph; the caller truncates the graph, or injects a gradient, between two
+    calls. One call of a fused kernel computes all steps of an unroll. The CUDA kernels have a backward pass in training
+    mode only.
 
     Args:
-        core: ``nn.LSTM``, ``nn.GRU`` or ``nn.RNN``, batch first, in one direction.
-        head: linear output, from the core's width.
-        embedding: turns tokens into the core's inputs; None for one-hot tokens, or features as they are.
+        core: ``nn.LSTM``, ``nn.GRU`` or ``nn.RNN``; batch first, one direction.
+        head: linear output layer on the core's output.
+        embedding: layer that embeds tokens; None for one-hot tokens or features.
 
     Attributes:
-        core: as given, or any module of the same call that stands in for it.
-        head: as given.
-        embedding: as given.
+        core: the recurrent core, or another module with the same signature.
+        head: the output layer.
+        embedding: the embedding, or None.
     """
 
-    # Measured on one CPU thread, forward and backward, LSTM and GRU of 128 to 512 units, 51 characters:
-    # ``batch_first`` makes no difference. One-hot tokens take from a tenth to a half less time than an
-    # embedding of the core's width, whose matrix product is the larger one; so they are what
-    # `recurrent_network` makes unless told otherwise.
+    # Why tokens are one-hot by default: measured on one CPU thread (forward and backward, LSTM and GRU of 128 to 512
+    # units, 51 characters), they take a tenth to a half less time than an embedding of the core's width, whose matrix
+    # product is larger. ``batch_first`` makes no difference.
 
     def __init__(self, core: nn.RNNBase, head: nn.Linear, embedding: nn.Embedding | None = None) -> None:
         super().__init__()
@@ -67,12 +66,12 @@ class RecurrentNetwork(nn.Module):
 
         Args:
             batch_size: ``B``.
-            device: that of the network's weights, unless given.
-            dtype: likewise.
+            device: device; None for that of the weights.
+            dtype: dtype; None for that of the weights.
 
         Returns:
-            ``(h, c)`` of an LSTM, ``(h,)`` else; each ``(B, layers, H)``. Not the order of dimensions in
-            ``nn.LSTM``: an interface wants the batch first.
+            ``(h, c)`` for an LSTM, ``(h,)`` otherwise; each ``(B, layers, H)``. Unlike in ``nn.LSTM`` the batch comes
+            first, because interfaces expect it there.
         """
         weight = self.head.weight
         return tuple(
@@ -85,27 +84,27 @@ class RecurrentNetwork(nn.Module):
 
         Args:
             x: tokens ``(B, T)`` int64, or features ``(B, T, F)``.
-            state: as `initial_state` or the unroll before left it.
+            state: state from `initial_state` or from the previous unroll.
 
         Returns:
-            The last layer's output at every step, ``(B, T, H)``, and the state behind the last one.
+            The last layer's output at every step, ``(B, T, H)``, and the state after the last step.
 
         Raises:
-            ShapeError: if input or state do not fit.
+            ShapeError: if the shape of the input or of the state is wrong.
         """
         z = encode(x, self._inputs, self.embedding, self.head.weight.dtype)
         check_state(state, self._num_parts, (x.shape[0], *self._part))
-        # (B, layers, H) -> (layers, B, H), contiguous as the fused kernels want it; free with one layer.
+        # (B, layers, H) -> (layers, B, H), contiguous for the fused kernels; no copy with one layer.
         turned = tuple(part.transpose(0, 1).contiguous() for part in state)
         outputs, after = self.core(z, turned if self._num_parts == 2 else turned[0])
         parts: RecurrentState = after if self._num_parts == 2 else (after,)
-        # Under autocast some kernels return half precision; what is carried on keeps the dtype it came in.
+        # Under autocast some kernels return half precision; the carried state keeps its dtype.
         return outputs, tuple(part.transpose(0, 1).to(state[0].dtype) for part in parts)
 
     def forward(self, x: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
-        """Return the outputs at every step, ``(B, T, classes)``, and the state behind the last one.
+        """Return the outputs at every step, ``(B, T, classes)``, and the state after the last step.
 
-        Args and errors are those of `features`.
+        Arguments and errors are those of `features`.
         """
         features, state = self.features(x, state)
         return self.head(features), state
@@ -114,15 +113,15 @@ class RecurrentNetwork(nn.Module):
 def recurrent_network(
     kind: str, inputs: int, classes: int, width: int, layers: int = 1, embed: bool = False
 ) -> RecurrentNetwork:
-    """Return a recurrent network with a linear output (DNI §2.2), with PyTorch's initial weights.
+    """Build a recurrent network with a linear output (DNI §2.2), with PyTorch's initial weights.
 
     Args:
-        kind: ``"lstm"``, ``"gru"``, or ``"rnn"`` for plain cells with a hyperbolic tangent.
-        inputs: number of tokens, or of features ``F``.
+        kind: ``"lstm"``, ``"gru"``, or ``"rnn"`` for plain tanh cells.
+        inputs: number of tokens, or number of features ``F``.
         classes: number of outputs.
-        width: units ``H`` of a layer.
-        layers: recurrent layers.
-        embed: whether tokens are embedded, in vectors as wide as the core; else they are one-hot, and
+        width: ``H``, number of units in a layer.
+        layers: number of recurrent layers.
+        embed: whether to embed tokens in vectors of size ``width``. Otherwise tokens become one-hot vectors, and
             features are accepted too.
 
     Raises:
@@ -138,30 +137,34 @@ def recurrent_network(
 
 
 def encode(x: Tensor, inputs: int, embedding: nn.Embedding | None, dtype: torch.dtype) -> Tensor:
-    """Return the input of a network as floats, ``(B, T, F)``: embedded, one-hot, or as it is.
+    """Return the input of a network as floats, ``(B, T, F)``: embedded or one-hot tokens, or features unchanged.
 
     Args:
         x: tokens ``(B, T)`` int64, or features ``(B, T, F)``.
         inputs: number of tokens, or of features.
-        embedding: of tokens; None where they become one-hot.
-        dtype: of one-hot tokens.
+        embedding: embedding of the tokens; None for one-hot vectors.
+        dtype: dtype of the one-hot vectors.
 
     Raises:
-        ShapeError: if ``x`` is neither, features come where tokens are embedded, or, on a CPU, a token is out of
-            range.
+        ShapeError: if ``x`` is neither tokens nor features, if it is features but tokens are embedded, or, on a CPU, if
+            a token is out of range.
     """
     given = f"the input has shape {tuple(x.shape)} and dtype {x.dtype}"
     if x.is_floating_point():
         if embedding is not None:
-            raise ShapeError(f"{given}, expected tokens (B, T) int64; for features, build with embed=False")
+            raise ShapeError(
+                f"{given}, expected tokens (B, T) int64; build the network with embed=False for features"
+            )
         if x.ndim != 3 or x.shape[2] != inputs:
-            raise ShapeError(f"{given}, expected (B, T, {inputs}); build with the number of your features")
+            raise ShapeError(
+                f"{given}, expected (B, T, {inputs}); build the network with your number of features"
+            )
         return x
     if x.ndim != 2 or x.dtype != torch.int64:
         raise ShapeError(
-            f"{given}, expected tokens (B, T) int64, or features (B, T, F); convert with .long()"
+            f"{given}, expected tokens (B, T) int64 or features (B, T, F); convert tokens with .long()"
         )
-    # Values are not looked at, which would wait for the device (as F.one_hot does): on a CPU the kernels look at them.
+    # Checking the values, as F.one_hot does, would wait for the device. On a CPU the kernels check them.
     try:
         if embedding is not None:
             return embedding(x)
@@ -170,30 +173,30 @@ def encode(x: Tensor, inputs: int, embedding: nn.Embedding | None, dtype: torch.
         if not x.is_cpu or not x.numel() or 0 <= int(x.min()) <= int(x.max()) < inputs:
             raise
         raise ShapeError(
-            f"the input has tokens from {int(x.min())} to {int(x.max())}, expected 0 to {inputs - 1}; give characters "
-            "that the network has not been built for a token of their own, as Text.unknown does"
+            f"the input has tokens from {int(x.min())} to {int(x.max())}, expected 0 to {inputs - 1}; build the network "
+            "with more tokens, or map unknown characters to one token as Text.unknown does"
         ) from error
 
 
 def check_state(state: RecurrentState, num_parts: int, shape: tuple[int, ...]) -> None:
-    """Raise an error unless a state has so many parts of this shape.
+    """Check that a state has ``num_parts`` tensors of a shape.
 
     Raises:
-        ShapeError: as said.
+        ShapeError: if it has not.
     """
     found = [tuple(part.shape) for part in state]
     if found != [shape] * num_parts:
         raise ShapeError(
-            f"the state has parts of shape {', '.join(map(str, found)) or 'none'}, expected {num_parts} of "
-            f"{shape}; begin with initial_state({shape[0]}), and anew where the batch changes"
+            f"the state has tensors of shape {', '.join(map(str, found)) or 'none'}, expected {num_parts} of "
+            f"{shape}; begin with initial_state({shape[0]}), and again whenever the batch size changes"
         )
 
 
 def check_sizes(**sizes: int) -> None:
-    """Raise an error unless all of these are positive.
+    """Check that all sizes are positive.
 
     Raises:
-        ConfigError: names the first that is not.
+        ConfigError: if one is not; the message names the first.
     """
     for name, size in sizes.items():
         if size < 1:

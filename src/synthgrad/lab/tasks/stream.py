@@ -1,4 +1,4 @@
-"""A text as a stream of unrolls for truncated backpropagation through time, many rows side by side."""
+"""A text as a stream of unrolls, in parallel rows, for truncated backpropagation through time."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["TextStream", "Unroll"]
 
 
 class Unroll(NamedTuple):
-    """A stretch of all rows.
+    """The next ``T`` characters of every row.
 
     Attributes:
-        x: what a network reads, ``(B, T)`` int64.
-        y: what it is to predict, ``(B, T)`` int64: ``x`` one character later.
-        first: an episode begins here: start from the initial state.
-        last: the episode ends here: the next unroll begins a new one, and no gradient comes from beyond.
+        x: inputs, ``(B, T)`` int64.
+        y: targets, ``(B, T)`` int64: ``x`` one character later.
+        first: whether an episode begins here, so that the network starts from its initial state.
+        last: whether the episode ends here, so that no gradient comes from the next unroll.
     """
 
     x: Tensor
@@ -28,29 +28,28 @@ class Unroll(NamedTuple):
 
 
 class TextStream:
-    """A text cut in rows of equal length that are read side by side, from their beginning to their end.
+    """Cuts a text into rows of equal length and reads them in parallel, one unroll after another.
 
-    Row ``b`` begins where row ``b - 1`` ends: it reads the characters ``b n`` to ``(b + 1) n - 1`` and
-    predicts those one later, with ``n = (N - 1) // B``. So every character but the first is predicted once,
-    save a rest of fewer than ``B`` at the end of the text. One pass is an *episode*: states are carried from
-    unroll to unroll, until one of that length fits no more. The rest of the rows, shorter than an unroll, is
-    left out then. Unrolls may grow or shrink on the way.
+    Row ``b`` reads the characters ``b n`` to ``(b + 1) n - 1`` and predicts those one later, with
+    ``n = (N - 1) // B``. So every character but the first is predicted once, except for fewer than ``B`` at the end of
+    the text. One pass is an *episode*: the state is carried from unroll to unroll until the next one does not fit any
+    more. The rest of the rows, shorter than an unroll, is then left out. The length of unrolls may change at any time.
 
-    Nothing is drawn, and nothing copied: what a stream gives are slices of the text, on its device.
+    A stream draws no random numbers and copies nothing: its unrolls are slices of the text, on the text's device.
 
     Args:
-        tokens: ``(N,)`` of any integer dtype, such as ``Text.train``.
-        batch_size: ``B``.
+        tokens: text, ``(N,)`` of any integer dtype, such as ``Text.train``.
+        batch_size: ``B``, number of rows.
 
     Attributes:
         batch_size: number of rows.
-        length: ``n``, characters to predict in a row; an unroll is at most that long.
-        position: characters of a row that the present episode has read.
+        length: ``n``, number of characters to predict in a row, and the greatest length of an unroll.
+        position: number of characters of each row read in the present episode.
         episode: number of the present episode, from 0.
 
     Raises:
-        ShapeError: if ``tokens`` is no row of integers.
-        ConfigError: if there are not enough characters for so many rows.
+        ShapeError: if ``tokens`` is not one-dimensional or has no integer dtype.
+        ConfigError: if there are too few characters for so many rows.
 
     >>> import torch
     >>> stream = TextStream(torch.arange(9), 2)
@@ -68,45 +67,45 @@ class TextStream:
         if tokens.ndim != 1 or tokens.is_floating_point() or tokens.is_complex():
             raise ShapeError(
                 f"tokens have shape {tuple(tokens.shape)} and dtype {tokens.dtype}, expected (N,) of integers; "
-                "give one part of a text"
+                "pass one part of a text, such as Text.train"
             )
         if not 1 <= batch_size < len(tokens):
             raise ConfigError(
-                f"batch size {batch_size}: expected 1 to {len(tokens) - 1} for {len(tokens)} characters, so that "
-                "every row has one to predict; give fewer rows or a longer text"
+                f"batch size {batch_size}: expected 1 to {len(tokens) - 1} rows for {len(tokens)} characters, so that "
+                "every row has one to predict; use fewer rows or a longer text"
             )
         self.batch_size = batch_size
         self.length = (len(tokens) - 1) // batch_size
         self.position = 0
         self.episode = 0
-        # A view: rows overlap by one character, the last that a row predicts and the first that the next reads.
+        # A view. Rows overlap by one character: it is the last target of one row and the first input of the next.
         self._rows = tokens.unfold(0, self.length + 1, self.length)[:batch_size]  # (B, n + 1)
 
     def check(self, unroll: int) -> None:
-        """Raise ConfigError if no row is as long as an unroll."""
+        """Raise a ConfigError unless an unroll of this length fits into a row."""
         if not 1 <= unroll <= self.length:
             raise ConfigError(
                 f"unroll of {unroll}: expected 1 to {self.length}, the characters to predict in each of "
-                f"{self.batch_size} rows; take a shorter unroll, fewer rows or a longer text"
+                f"{self.batch_size} rows; use a shorter unroll, fewer rows or a longer text"
             )
 
     def next_unroll(self, unroll: int) -> Unroll:
-        """Return the next ``unroll`` characters of every row, and go on behind them.
+        """Return the next ``unroll`` characters of every row, and advance.
 
         Args:
-            unroll: ``T``. Where fewer are left, the next episode begins.
+            unroll: ``T``. If fewer characters are left, the next episode begins.
 
         Raises:
-            ConfigError: if no row is that long.
+            ConfigError: if a row is shorter than that.
         """
         self.check(unroll)
-        if self.position + unroll > self.length:  # an unroll longer than the one before it
+        if self.position + unroll > self.length:  # this unroll is longer than the one before it
             self._begin()
         start, end = self.position, self.position + unroll
         window = self._rows[:, start : end + 1].long()  # (B, T + 1)
         last = end + unroll > self.length
         if last:
-            self._begin()  # at once: what was said of the next unroll holds, whatever its length
+            self._begin()  # at once, so that `last` holds whatever the length of the next unroll
         else:
             self.position = end
         return Unroll(window[:, :-1], window[:, 1:], start == 0, last)
@@ -116,7 +115,7 @@ class TextStream:
         self.episode += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the stream is."""
+        """Return the position, for `load_state_dict`."""
         return {
             "batch_size": self.batch_size,
             "length": self.length,
@@ -125,15 +124,15 @@ class TextStream:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where a stream of the same text and rows was.
+        """Restore the position of a stream with the same text and rows.
 
         Raises:
-            ConfigError: if it had other rows.
+            ConfigError: if the number or length of the rows differs.
         """
         if (state["batch_size"], state["length"]) != (self.batch_size, self.length):
             raise ConfigError(
                 f"the state is that of a stream of {state['batch_size']} rows of {state['length']} characters, "
-                f"expected {self.batch_size} rows of {self.length}; go on with the same text and batch size"
+                f"expected {self.batch_size} rows of {self.length}; use the same text and batch size"
             )
         self.position = state["position"]
         self.episode = state["episode"]

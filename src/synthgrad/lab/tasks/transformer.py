@@ -1,4 +1,4 @@
-"""A small causal Transformer with a memory of hidden states, as a recurrent network over unrolls."""
+"""A small causal Transformer with a memory of hidden states, used as a recurrent network over unrolls."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["MemoryTransformer"]
 
 
 class _Block(nn.Module):
-    """Attention over the memory and the unroll, then two layers at every step; both on a residual path."""
+    """A residual block: attention over the memory and the unroll, then two linear layers at every step."""
 
     def __init__(self, width: int, heads: int, memory: int) -> None:
         super().__init__()
         self.heads = heads
         self.before_attention = nn.LayerNorm(width)
-        # Without biases: a memory of zeros then adds nothing to what is read.
+        # No biases, so that a memory of zeros has keys and values of zero.
         self.query = nn.Linear(width, width, bias=False)
         self.key_value = nn.Linear(width, 2 * width, bias=False)
         self.output = nn.Linear(width, width)
@@ -46,7 +46,7 @@ class _Block(nn.Module):
         return z.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, heads, length, D / heads)
 
     def _bias(self, steps: int, reach: int) -> Tensor:
-        """Return what is added to the scores, ``(heads, T, M + T)``: by distance, -inf out of the window."""
+        """Return the bias of the scores, ``(heads, T, M + T)``: learned by distance, -inf outside the window."""
         at = torch.arange(reach + steps, device=self.by_distance.device)
         distance = at[reach:].unsqueeze(1) - at  # (T, M + T)
         outside = (distance < 0) | (distance > reach)
@@ -54,31 +54,31 @@ class _Block(nn.Module):
 
 
 class MemoryTransformer(nn.Module):
-    """A causal Transformer that attends to an unroll and to a memory of what came before it.
+    """A causal Transformer that attends to an unroll and to a memory of the steps before it.
 
-    After Transformer-XL (Dai et al. 2019, §3.2): each layer keeps its inputs of the last ``memory`` steps,
-    and later unrolls attend to them. It differs in four points:
+    It follows Transformer-XL (Dai et al. 2019, §3.2): each layer stores its inputs of the last ``memory`` steps, and
+    later unrolls attend to them. It differs in four points:
 
-    - A step attends to itself and the ``memory`` steps before it, however a text is cut into unrolls. So the
-      forward pass does not depend on the length of unrolls; their gradients do.
-    - Position is a bias of the scores by distance, one number a head and distance, learned, and starting
-      from slopes as in ALiBi (Press et al. 2022). In a short trial (Shakespeare, two layers of 64, 700
-      updates, three seeds) it learned faster than from zero, and than with rotary embeddings.
-    - What is kept are the inputs after the layer's normalisation, from which keys and values are made. So
-      gradients with respect to the memory are of one scale, at its initial zeros too.
-    - The memory is not detached: gradients flow into it, for synthetic gradients are injected there.
+    - A step attends to itself and to the ``memory`` steps before it, wherever the unroll begins. So the forward pass
+      does not depend on the length of unrolls; only the gradients do.
+    - The position enters as a bias of the scores: one learned number for each head and distance, initialised with the
+      slopes of ALiBi (Press et al. 2022). In a short trial (Shakespeare, two layers of 64, 700 updates, three seeds) it
+      learned faster than a bias initialised with zero, and faster than rotary embeddings.
+    - The memory stores the inputs after the layer's normalisation, from which keys and values are computed. So
+      gradients with respect to the memory have the same scale everywhere, even at its initial zeros.
+    - The memory is not detached: gradients flow into it, because synthetic gradients are injected there.
 
-    The initial memory is zeros. They have keys and values of zero: steps before the beginning take part of
-    the attention and give nothing.
+    The initial memory is zeros, with keys and values of zero: steps before the beginning receive attention but
+    contribute nothing.
 
     Args:
-        inputs: number of tokens, or of features ``F``.
+        inputs: number of tokens, or number of features ``F``.
         classes: number of outputs.
-        width: ``D``, divisible by ``heads``.
+        width: ``D``, size of the hidden states; a multiple of ``heads``.
         layers: number of blocks.
-        heads: of the attention.
-        memory: ``M``, steps that are kept and attended to.
-        embed: whether the input is tokens that are embedded; else features pass a linear layer.
+        heads: number of attention heads.
+        memory: ``M``, number of earlier steps to store and attend to.
+        embed: whether inputs are tokens, which are embedded; otherwise they are features, which pass a linear layer.
 
     Attributes:
         core: the blocks.
@@ -113,12 +113,12 @@ class MemoryTransformer(nn.Module):
     def initial_state(
         self, batch_size: int, device: torch.device | None = None, dtype: torch.dtype | None = None
     ) -> RecurrentState:
-        """Return the memory at the beginning of an episode, zeros: one tensor ``(B, layers, M, D)``.
+        """Return the memory at the beginning of an episode: zeros, one tensor ``(B, layers, M, D)``.
 
         Args:
             batch_size: ``B``.
-            device: that of the network's weights, unless given.
-            dtype: likewise.
+            device: device; None for that of the weights.
+            dtype: dtype; None for that of the weights.
         """
         weight = self.head.weight
         return (
@@ -130,13 +130,13 @@ class MemoryTransformer(nn.Module):
 
         Args:
             x: tokens ``(B, T)`` int64, or features ``(B, T, F)``.
-            state: as `initial_state` or the unroll before left it.
+            state: memory from `initial_state` or from the previous unroll.
 
         Returns:
-            What the output layer reads, ``(B, T, D)``, and the memory behind the last step.
+            The input of the output layer, ``(B, T, D)``, and the memory after the last step.
 
         Raises:
-            ShapeError: if input or state do not fit.
+            ShapeError: if the shape of the input or of the state is wrong.
         """
         z = self.project(encode(x, self._inputs, self.embedding, self.head.weight.dtype))
         check_state(state, 1, (x.shape[0], *self._part))
@@ -147,9 +147,9 @@ class MemoryTransformer(nn.Module):
         return self.norm(z), (torch.stack(after, 1),)
 
     def forward(self, x: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
-        """Return the outputs at every step, ``(B, T, classes)``, and the memory behind the last one.
+        """Return the outputs at every step, ``(B, T, classes)``, and the memory after the last step.
 
-        Args and errors are those of `features`.
+        Arguments and errors are those of `features`.
         """
         features, state = self.features(x, state)
         return self.head(features), state
