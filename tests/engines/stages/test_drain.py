@@ -15,8 +15,8 @@ from synthgrad.engines.stages import Link
 from synthgrad.engines.stages.connect import connect
 from synthgrad.engines.stages.coordinator import Coordinator
 from synthgrad.engines.stages.layout import RankLayout
-from synthgrad.engines.stages.settings import Settings
-from synthgrad.engines.stages.wire import ParcelKind, Slot
+from synthgrad.engines.stages.settings import StageSettings
+from synthgrad.engines.stages.wire import ParcelKind, ParcelSlot
 from synthgrad.rules import TrueGradient
 from tests.engines.stages import programs
 from tests.engines.stages.places import InMemory, Place
@@ -129,12 +129,12 @@ def _messages(place: Place, upto: int, state: Any = None) -> tuple[Any, list[tup
     links = connect(
         Coordinator.of(place.transport, layout),
         layout,
-        [Slot((3,), torch.float32)],
+        [ParcelSlot((3,), torch.float32)],
         rule,
-        Settings(window=8, observe_prob=1.0),
+        StageSettings(window=8, observe_prob=1.0),
         {},
         torch.device("cpu"),
-        [Slot((None,), torch.int64, shape_only=True)],
+        [ParcelSlot((None,), torch.int64, shape_only=True)],
     )
     taken: list[tuple[int, float, bool]] = []
 

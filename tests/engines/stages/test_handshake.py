@@ -117,9 +117,9 @@ def test_settings_are_checked(rule: str, options: dict[str, Any], error: str) ->
 
 
 def _one(rule: str, options: dict[str, Any]) -> None:
-    from synthgrad.engines.stages.settings import Settings, check_rules
+    from synthgrad.engines.stages.settings import StageSettings, check_rules
 
-    settings = Settings(**options)
+    settings = StageSettings(**options)
     settings.check()
     check_rules(programs.network(2, rule), settings, 1)
 

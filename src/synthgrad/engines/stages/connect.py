@@ -17,10 +17,10 @@ from .handshake import handshake
 from .inbox import Inbox
 from .layout import RankLayout
 from .links import AboveLink, BelowLink
-from .settings import Settings
+from .settings import StageSettings
 from .transport import Line, Lines
 from .window import Window
-from .wire import Incoming, Outgoing, ParcelKind, Slot
+from .wire import Incoming, Outgoing, ParcelKind, ParcelSlot
 
 __all__ = ["StageLinks", "connect"]
 
@@ -180,15 +180,15 @@ class StageLinks:
 def connect(
     coordinator: Coordinator,
     layout: RankLayout,
-    crossings: Sequence[Slot],
+    crossings: Sequence[ParcelSlot],
     rule: Rule | None,
-    settings: Settings,
+    settings: StageSettings,
     same: Mapping[str, Any],
     device: torch.device,
-    inputs: Sequence[Slot] = (),
+    inputs: Sequence[ParcelSlot] = (),
     *,
     monitored: bool = False,
-    output: Slot | None = None,
+    output: ParcelSlot | None = None,
 ) -> StageLinks:
     """Run the handshake, create the lines, measure them, and start to receive.
 
@@ -281,15 +281,15 @@ def _links(
     coordinator: Coordinator,
     layout: RankLayout,
     lines: Lines,
-    travels: tuple[Sequence[Slot], Sequence[Slot], Slot | None],
-    settings: Settings,
+    travels: tuple[Sequence[ParcelSlot], Sequence[ParcelSlot], ParcelSlot | None],
+    settings: StageSettings,
     stages: Sequence[Mapping[str, Any]],
     device: torch.device,
 ) -> tuple[BelowLink | None, AboveLink | None]:
     """Create the links to the stages below and above; None where there is none."""
 
     def ends(
-        line: Line, out: Sequence[Slot], back: Sequence[Slot], stage: int, name: str
+        line: Line, out: Sequence[ParcelSlot], back: Sequence[ParcelSlot], stage: int, name: str
     ) -> tuple[Outgoing, Incoming, Inbox]:
         incoming = Incoming(line, back, device, name)
         inbox = Inbox(incoming, layout.rank(stage), coordinator, settings.timeout_s)
@@ -313,13 +313,13 @@ def _links(
 
 
 def _slots(
-    crossing: Slot, inputs: Sequence[Slot], output: Slot | None, settings: Settings
-) -> tuple[list[Slot], list[Slot]]:
+    crossing: ParcelSlot, inputs: Sequence[ParcelSlot], output: ParcelSlot | None, settings: StageSettings
+) -> tuple[list[ParcelSlot], list[ParcelSlot]]:
     """Return the slots of parcels upwards, and of parcels downwards."""
-    message = Slot(crossing.shape, crossing.dtype, settings.wire)
+    message = ParcelSlot(crossing.shape, crossing.dtype, settings.wire)
     target = settings.target
-    labels = Slot(
+    labels = ParcelSlot(
         () if target is None else (None,) * (target.ndim - 1), torch.int64 if target is None else target.dtype
     )
     errors = [] if output is None else [output]
-    return [message, labels, *inputs], [message, Slot((), crossing.dtype), *errors]
+    return [message, labels, *inputs], [message, ParcelSlot((), crossing.dtype), *errors]

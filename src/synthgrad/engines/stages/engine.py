@@ -45,10 +45,10 @@ from .late import LateInput
 from .layout import RankLayout
 from .local_part import make_local_part
 from .replicas import average_gradients, wrap_in_ddp
-from .settings import Settings, check_rules
+from .settings import StageSettings, check_rules
 from .stage import Stage
 from .transport import Transport, distributed
-from .wire import Slot, output_slot, slot_for
+from .wire import ParcelSlot, output_slot, slot_for
 
 __all__ = ["Stages"]
 
@@ -137,7 +137,9 @@ class Stages:
     ) -> None:
         if not isinstance(net, Decoupled):
             raise ConfigError(f"got a {type(net).__name__}, expected what synthgrad.decouple returned")
-        settings = Settings(window, deterministic, observe_prob, wire_dtype, target, timeout_s, seed, codec)
+        settings = StageSettings(
+            window, deterministic, observe_prob, wire_dtype, target, timeout_s, seed, codec
+        )
         settings.check()
         check_criterion(criterion)
         check_rules(net, settings, replicas)
@@ -175,7 +177,7 @@ class Stages:
             device,
             []
             if inputs is None
-            else [Slot((None,) * max(f.ndim - 1, 0), f.dtype, shape_only=not f.needed) for f in inputs],
+            else [ParcelSlot((None,) * max(f.ndim - 1, 0), f.dtype, shape_only=not f.needed) for f in inputs],
             monitored=monitor is not None,
             output=output_slot(net),
         )

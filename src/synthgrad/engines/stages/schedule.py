@@ -22,10 +22,10 @@ from .codecs import Codec
 from .connect import StageLinks, connect
 from .coordinator import Coordinator
 from .layout import RankLayout
-from .settings import Settings
+from .settings import StageSettings
 from .stage import Stage
 from .transport import Transport, distributed
-from .wire import Slot
+from .wire import ParcelSlot
 
 __all__ = ["PipelinePart", "ScheduleDecoupled"]
 
@@ -106,7 +106,9 @@ class ScheduleDecoupled:
         seed: int = 0,
         transport: Transport | None = None,
     ) -> None:
-        settings = Settings(window, deterministic, observe_prob, wire_dtype, None, timeout_s, seed, codec)
+        settings = StageSettings(
+            window, deterministic, observe_prob, wire_dtype, None, timeout_s, seed, codec
+        )
         settings.check()
         if n_microbatches < 1:
             raise ConfigError(f"n_microbatches={n_microbatches}: expected at least 1")
@@ -142,7 +144,7 @@ class ScheduleDecoupled:
         self._links: StageLinks = connect(
             coordinator,
             layout,
-            [Slot(tuple(site.shape[1:]), site.dtype) for site in sites],
+            [ParcelSlot(tuple(site.shape[1:]), site.dtype) for site in sites],
             own,
             settings,
             {"n_microbatches": n_microbatches},

@@ -10,11 +10,11 @@ from torch import Tensor
 from ...core import ConfigError, Decoupled
 from .codecs import Codec, cast
 
-__all__ = ["Settings", "check_rules"]
+__all__ = ["StageSettings", "check_rules"]
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class StageSettings:
     """How stages communicate.
 
     Attributes:
@@ -74,7 +74,7 @@ class Settings:
             raise ConfigError(f"timeout_s={self.timeout_s}: expected seconds over 0")
 
 
-def _check_inputs(net: Decoupled, settings: Settings, replicas: int) -> None:
+def _check_inputs(net: Decoupled, settings: StageSettings, replicas: int) -> None:
     supplied = [name for name, interface in net.interfaces.items() if interface.input_rule is not None]
     if not supplied:
         return
@@ -91,7 +91,7 @@ def _check_inputs(net: Decoupled, settings: Settings, replicas: int) -> None:
         )
 
 
-def check_rules(net: Decoupled, settings: Settings, replicas: int) -> None:
+def check_rules(net: Decoupled, settings: StageSettings, replicas: int) -> None:
     """Refuse rules that stages cannot train with under these settings.
 
     Raises:

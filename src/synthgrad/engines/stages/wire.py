@@ -25,7 +25,7 @@ from .codecs import Codec
 from .codecs.casting import Cast
 from .transport import ALIGNED, Line, RawParcel, Sender
 
-__all__ = ["FORMAT", "Incoming", "Outgoing", "Parcel", "ParcelKind", "Slot", "output_slot", "slot_for"]
+__all__ = ["FORMAT", "Incoming", "Outgoing", "Parcel", "ParcelKind", "ParcelSlot", "output_slot", "slot_for"]
 
 #: The version of the wire format; it changes with headers, bodies, and the meaning of the kinds of parcels.
 FORMAT = 2
@@ -47,7 +47,7 @@ class ParcelKind(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class ParcelSlot:
     """A place for a tensor in a parcel.
 
     Attributes:
@@ -110,19 +110,19 @@ class Slot:
         return f"({', '.join(sizes)}) {self.dtype}"
 
 
-def slot_for(site: Site) -> Slot:
+def slot_for(site: Site) -> ParcelSlot:
     """Return the slot for the message at a cut.
 
     The number of features is fixed, other sizes may differ from batch to batch.
     """
     if len(site.shape) < 2:
-        return Slot((), site.dtype)
-    return Slot(
+        return ParcelSlot((), site.dtype)
+    return ParcelSlot(
         tuple(n if k == site.features_at else None for k, n in enumerate(site.shape) if k), site.dtype
     )
 
 
-def output_slot(net: Decoupled) -> Slot | None:
+def output_slot(net: Decoupled) -> ParcelSlot | None:
     """Return the slot of the output error, which is sent down with the messages; None if no rule needs it.
 
     Raises:
@@ -136,7 +136,7 @@ def output_slot(net: Decoupled) -> Slot | None:
             "with a gradient; let it return one, and compute the loss outside of it"
         )
     ((shape, dtype),) = net.graph.outputs
-    return Slot((None,) * (len(shape) - 1), dtype)
+    return ParcelSlot((None,) * (len(shape) - 1), dtype)
 
 
 @dataclass(slots=True)
@@ -172,7 +172,7 @@ class Outgoing:
         sent_bytes: the number of bytes of all parcels so far, headers included.
     """
 
-    def __init__(self, sender: Sender, slots: Sequence[Slot]) -> None:
+    def __init__(self, sender: Sender, slots: Sequence[ParcelSlot]) -> None:
         self.sender = sender
         self._slots = tuple(slots)
         self.sent_bytes = 0
@@ -230,7 +230,7 @@ class Incoming:
         name: the name of the link.
     """
 
-    def __init__(self, line: Line, slots: Sequence[Slot], device: torch.device, name: str) -> None:
+    def __init__(self, line: Line, slots: Sequence[ParcelSlot], device: torch.device, name: str) -> None:
         self._slots = tuple(slots)
         self._device = device
         self.name = name

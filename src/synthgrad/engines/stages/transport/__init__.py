@@ -22,7 +22,7 @@ from .base import (
     WaitLimit,
 )
 from .distributed import distributed
-from .memory import Outcome, outcomes_in_memory, run_in_memory
+from .memory import RankOutcome, outcomes_in_memory, run_in_memory
 from .world import Link
 
 __all__ = [
@@ -33,9 +33,9 @@ __all__ = [
     "Line",
     "Lines",
     "Link",
-    "Outcome",
     "PeerStatus",
     "Peers",
+    "RankOutcome",
     "RawParcel",
     "Receiver",
     "Sender",

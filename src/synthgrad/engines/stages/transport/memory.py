@@ -28,7 +28,7 @@ from .base import (
 from .virtual import VirtualTime
 from .world import Link, Pipe, World
 
-__all__ = ["MemoryTransport", "Outcome", "outcomes_in_memory", "run_in_memory"]
+__all__ = ["MemoryTransport", "RankOutcome", "outcomes_in_memory", "run_in_memory"]
 
 _PING_BYTES = 8
 
@@ -40,7 +40,7 @@ _IDEAL = Link()
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RankOutcome:
     """The outcome of a program in one rank.
 
     Attributes:
@@ -105,23 +105,23 @@ def run_in_memory(
 
 def outcomes_in_memory(
     num_ranks: int, program: Callable[..., Any], *args: Any, links: Link | Sequence[Link] = _IDEAL
-) -> list[Outcome]:
+) -> list[RankOutcome]:
     """Run a program like `run_in_memory`, and return its outcome in every rank, errors included.
 
     Raises:
         ConfigError: if there is no rank, or the number of links is wrong.
     """
     world = World(num_ranks, links)
-    found = [Outcome()] * num_ranks
+    found = [RankOutcome()] * num_ranks
 
     def served(rank: int) -> Callable[[], None]:
         def serve() -> None:
             try:
                 transport: Transport = MemoryTransport(world, rank)
                 value = program(transport, *args)
-                found[rank] = Outcome(value, time_s=world.time.now(rank))
+                found[rank] = RankOutcome(value, time_s=world.time.now(rank))
             except BaseException as error:
-                found[rank] = Outcome(None, error, traceback.format_exc(), world.time.now(rank))
+                found[rank] = RankOutcome(None, error, traceback.format_exc(), world.time.now(rank))
             world.ended[rank] = world.time.now(rank)
 
         return serve

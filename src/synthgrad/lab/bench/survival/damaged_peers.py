@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from ....core import StageError
-from ....engines.stages.transport import Received
-from ....engines.stages.wire import Incoming, Kind, Outgoing, Slot
+from ....engines.stages.transport import RawParcel
+from ....engines.stages.wire import Incoming, Outgoing, ParcelKind, ParcelSlot
 from .damaged_inputs import Input
 
 __all__ = ["PARCELS"]
 
-_SLOTS = (Slot((8,), torch.float32), Slot((), torch.int64))
+_SLOTS = (ParcelSlot((8,), torch.float32), ParcelSlot((), torch.int64))
 _STEP = 7
 _INT = 8  # bytes of a number in a header
 
@@ -53,7 +53,7 @@ class _Line:
     def make_room(self, num_parcels: int) -> None:
         self.room = num_parcels
 
-    def get(self, timeout_s: float | None) -> Received:
+    def get(self, timeout_s: float | None) -> RawParcel:
         head = self._sent[: self._length * _INT]
         if len(head) < self._length * _INT:
             raise StageError("the link broke in the midst of a header")
@@ -62,13 +62,13 @@ class _Line:
         body = self._sent[len(head) : len(head) + header[0]]
         if len(body) < header[0]:
             raise StageError("the link broke in the midst of a body")
-        return Received(header, torch.frombuffer(bytearray(body), dtype=torch.uint8) if body else None)
+        return RawParcel(header, torch.frombuffer(bytearray(body), dtype=torch.uint8) if body else None)
 
 
 def _parcel_file(folder: Path) -> Path:
     sender = _Sender()
     h = torch.arange(32.0).view(4, 8)
-    Outgoing(sender, _SLOTS).send(Kind.BATCH, _STEP, (h, torch.arange(4)), window=5, checksum=123)
+    Outgoing(sender, _SLOTS).send(ParcelKind.BATCH, _STEP, (h, torch.arange(4)), window=5, checksum=123)
     path = folder / "parcel"
     path.write_bytes(sender.sent)
     return path
@@ -80,7 +80,7 @@ def _read_parcel(path: Path) -> Any:
     assert parcel is not None
     if line.room > 1 << 20:
         raise AssertionError(f"room was made for {line.room} parcels")
-    if (parcel.kind, parcel.step) != (Kind.BATCH, _STEP):
+    if (parcel.kind, parcel.step) != (ParcelKind.BATCH, _STEP):
         raise StageError(f"got {parcel.kind.name} {parcel.step}")  # as links do, which know what is next
     return [None if t is None else (t.shape, t.tolist()) for t in parcel.tensors], parcel.checksum
 
