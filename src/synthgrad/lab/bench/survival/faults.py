@@ -229,10 +229,10 @@ def _hook(moment: str, happens: Callable[[], None]) -> None:
     from ....engines.stages.transport import gloo, process_group
 
     places: dict[str, tuple[Any, str]] = {
-        "handshake": (connecting, "agree"),
+        "handshake": (connecting, "handshake"),
         "making groups": (gloo.GlooTransport, "_connect"),
         "measuring links": (process_group.GroupLines, "round_trip_s"),
-        "closing": (connecting.Connected, "end"),
+        "closing": (connecting.StageLinks, "close"),
     }
     if moment in places:
         owner, name = places[moment]
