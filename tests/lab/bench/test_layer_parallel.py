@@ -143,15 +143,15 @@ def test_the_general_step_is_measured_beside_the_one_that_is_written_out() -> No
     cases = LayerParallelBench().cases(replace(SMOKE, methods=methods, modes=("eager", "compiled")), SIZE)
     assert [case.compiled for case in cases if case.is_general] == [False, True]
     batches = digits(16, 0, "cpu")
-    bodies = [_engine_of(bench.make_step(LayerCase(m, compiled=False), SIZE, batches)) for m in methods]
-    assert bodies == ["Fused", "General"]
+    backends = [_engine_of(bench.make_step(LayerCase(m, compiled=False), SIZE, batches)) for m in methods]
+    assert backends == ["FusedBackend", "GeneralBackend"]
 
 
 def _engine_of(step: Any) -> str:
-    """Return the case of step that the engine in a benchmark's function runs."""
+    """Return the kind of step that the engine in a benchmark's function runs."""
     engines = [cell.cell_contents for cell in step.__closure__]
     (engine,) = (e for e in engines if isinstance(e, LayerParallel))
-    return type(engine._body).__name__
+    return type(engine._backend).__name__
 
 
 def test_what_the_general_step_learns_is_not_timed_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,9 +19,9 @@ from synthgrad.lab.bench.networks import bench, crew, measure, trainers
 from synthgrad.lab.bench.networks.bench import NetworksBench
 from synthgrad.lab.bench.networks.crew import Crew, worst
 from synthgrad.lab.bench.networks.entry import CLASSES, Entry
-from synthgrad.lab.bench.networks.exactness import EXACT, FAULT, Faulty, compare
+from synthgrad.lab.bench.networks.exactness import EXACT, FAULT, FaultyGradient, compare
 from synthgrad.lab.bench.networks.measure import Answer, Case
-from synthgrad.lab.bench.networks.trainers import Count, backprop
+from synthgrad.lab.bench.networks.trainers import StepCount, backprop
 from synthgrad.lab.bench.networks.zoo import ZOO
 from synthgrad.lab.bench.workers import WorkersError
 from synthgrad.lab.records import Record
@@ -140,7 +140,7 @@ def test_a_library_s_model_is_exact_in_process() -> None:
 
 
 def test_a_wrong_gradient_is_not_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainers, "TrueGradient", Faulty)
+    monkeypatch.setattr(trainers, "TrueGradient", FaultyGradient)
     answer = measured("in_process")
     assert answer.failed
     assert (answer.metrics["exact"], answer.metrics["refused"]) == (0, 0)
@@ -150,7 +150,7 @@ def test_a_wrong_gradient_is_not_exact(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_comparison_that_sees_nothing_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainers, "Faulty", TrueGradient)
+    monkeypatch.setattr(trainers, "FaultyGradient", TrueGradient)
     answer = measured("plain")
     assert (answer.failed, answer.metrics["exact"]) == (True, 0)
     assert str(answer.error).startswith("the comparison is blind: gradients wrong by 1e-06 at every cut")
@@ -183,7 +183,7 @@ def test_a_refusal_is_kept_with_its_reason() -> None:
 
 
 def test_a_refusal_in_the_middle_says_in_which_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(net: Any, entry: Entry, batches: Sequence[Any], count: Count, rank: int) -> None:
+    def refuse(net: Any, entry: Entry, batches: Sequence[Any], count: StepCount, rank: int) -> None:
         for k, _ in enumerate(count.over(batches)):
             if k == 2:
                 raise ConfigError("batches of one size only\nand more")

@@ -49,7 +49,7 @@ _FREE = (
 
 
 class Seeded(Protocol):
-    """What is measured in one setting."""
+    """The size of a setting, which has a seed."""
 
     @property
     def seed(self) -> int: ...
@@ -65,7 +65,7 @@ class Size:
     """The size of a feed-forward network and of its batches.
 
     Attributes:
-        seed: of weights and data.
+        seed: seed of weights and data.
         width: units or filters of a hidden layer.
         layers: weight layers, the output layer included.
         batch_size: examples in a batch.
@@ -321,6 +321,7 @@ def _measured(
             say(f"{setting.label} ({number} of {len(settings)})")
         load = Load()
         for record in setting.measure():
-            record = replace(record, env=Env({**record.env, **load.so_far()}))
+            if (busy := load.so_far()) is not None:
+                record = replace(record, env=Env({**record.env, "other_load": busy}))
             append(path, record)
             yield record

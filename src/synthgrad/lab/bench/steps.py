@@ -31,7 +31,7 @@ class StepCase:
     Attributes:
         method: name.
         engine: ``in-process``, ``plain``, or the hand-written loop.
-        update_prob: of each module, in the in-process engine.
+        update_prob: probability that a module updates in a step, in the in-process engine.
         compiled: by ``torch.compile``: the whole forward pass with its loss where one backward pass
             follows, else each module by itself.
     """

@@ -28,12 +28,12 @@ class UnrollSize:
     """The size of an unroll.
 
     Attributes:
-        seed: of weights and tokens.
+        seed: seed of weights and tokens.
         width: units of the LSTM.
-        batch_size: sequences.
-        unroll: ``T``.
+        batch_size: number of sequences.
+        unroll: steps of an unroll, ``T``.
         horizon: steps of an episode, over which `WHOLE` runs backward at once; None where there are only unrolls.
-        tokens: inputs and outputs.
+        tokens: number of tokens, inputs and outputs of the network.
     """
 
     seed: int

@@ -87,6 +87,9 @@ def _options(declared: Declaration) -> dict[str, Option]:
     common = options_of(CommonOptions)
     common["tier"] = replace(common["tier"], choices=tuple(declared.tiers))
     common["threads"] = replace(common["threads"], help="CPU threads of each process.", default="1")
+    common["resume"] = replace(
+        common["resume"], help="Do not measure again what the records in --out show as done."
+    )
     if declared.cpu_only:
         common["device"] = replace(
             common["device"],

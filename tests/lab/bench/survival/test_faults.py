@@ -11,7 +11,7 @@ from synthgrad.lab.bench.base import choose
 from synthgrad.lab.bench.declarations import FAULTS, FAULTS_BENCH
 from synthgrad.lab.bench.survival.faults import MOMENTS, FaultsBench
 from synthgrad.lab.records import Metrics, Record
-from synthgrad.lab.report import bench_markdown
+from synthgrad.lab.report import bench_sheets, markdown
 
 BENCH = FaultsBench()
 
@@ -62,4 +62,6 @@ def test_a_fault_that_is_unknown_is_refused() -> None:
 def test_a_line_of_the_table() -> None:
     line = BENCH.settings(choose(FAULTS_BENCH, "smoke"))[0].lines[0]
     record = replace(line, metrics=Metrics({"others_ended_s": 0.5, "sentence": "stage 0 is gone"}))
-    assert "| 2 | 0 | handshake | killed | 0.50 s | stage 0 is gone |" in bench_markdown([record])
+    text = markdown(bench_sheets([record])[0])
+    assert "rank: 0; moment: handshake; fault: killed" in text
+    assert "| 2 | 0.50 s | stage 0 is gone |" in text

@@ -12,7 +12,7 @@ from synthgrad.core import ConfigError
 from synthgrad.lab.bench.base import choose
 from synthgrad.lab.bench.declarations import KILLS
 from synthgrad.lab.bench.survival import kills as bench_kills
-from synthgrad.lab.bench.survival.killed_runs import Killed, Outcome, difference
+from synthgrad.lab.bench.survival.killed_runs import Kill, Outcome, difference
 from synthgrad.lab.bench.survival.kills import KillsBench
 from synthgrad.lab.records import identity
 from tests.lab.cli.helpers import call, records_in
@@ -73,7 +73,7 @@ def test_a_run_that_ends_differently_fails_each_of_its_kills(monkeypatch: pytest
         asked.append([after for _, after in plan])
         if len(asked) == 1:
             return Outcome([], RECORD, 1.0)  # it ended before it could be killed
-        kills = [Killed(name, after, 3, 0.5) for name, after in plan[:2]]
+        kills = [Kill(name, after, 3, 0.5) for name, after in plan[:2]]
         return Outcome(kills, RECORD | {"weights_sha256": "no" if len(asked) == 2 else "ab"}, 1.0)
 
     monkeypatch.setattr(bench_kills, "get_ready", lambda: None)

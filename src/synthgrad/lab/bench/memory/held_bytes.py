@@ -10,14 +10,14 @@ from torch import Tensor
 __all__ = ["HeldBytes"]
 
 
-class _Held:
+class _SavedTensor:
     """What takes a saved tensor's place in the graph; its end is the release of the tensor."""
 
     def __init__(self, owner: HeldBytes, tensor: Tensor) -> None:
         self.tensor = tensor.detach()  # an output saved by its own node would keep that node alive
         self._owner = owner
         self._key = tensor.untyped_storage().data_ptr()
-        owner.take(self._key, tensor.untyped_storage().nbytes())
+        owner.hold(self._key, tensor.untyped_storage().nbytes())
 
     def __del__(self) -> None:
         self._owner.release(self._key)
@@ -51,7 +51,7 @@ class HeldBytes:
     def __exit__(self, *error: object) -> None:
         self._hooks.__exit__(*error)
 
-    def take(self, key: int, size: int) -> None:
+    def hold(self, key: int, size: int) -> None:
         """Count one more holder of a storage."""
         if key in self._excluded:
             return
@@ -71,9 +71,9 @@ class HeldBytes:
             self.now -= entry[1]
             del self._holds[key]
 
-    def _pack(self, tensor: Tensor) -> _Held:
-        return _Held(self, tensor)
+    def _pack(self, tensor: Tensor) -> _SavedTensor:
+        return _SavedTensor(self, tensor)
 
     @staticmethod
-    def _unpack(held: _Held) -> Tensor:
+    def _unpack(held: _SavedTensor) -> Tensor:
         return held.tensor

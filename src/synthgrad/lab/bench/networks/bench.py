@@ -1,4 +1,4 @@
-"""``bench networks``: what each engine makes of networks that people bring, beside backpropagation."""
+"""``bench networks``: networks that users bring, trained by each engine and by backpropagation."""
 
 from __future__ import annotations
 

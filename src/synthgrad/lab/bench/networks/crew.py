@@ -66,7 +66,7 @@ def _is_in_order(answer: Answer) -> bool:
 
 
 def worst(answers: Sequence[Answer]) -> Answer:
-    """Return the answer that counts: a cause before those who were told of it, the largest deviation before others."""
+    """Return the answer that counts: the cause of an error before its consequences, the largest deviation before others."""
 
     def badness(answer: Answer) -> tuple[bool, bool, float]:
         deviation = answer.metrics.get("max_relative_deviation", 0.0)

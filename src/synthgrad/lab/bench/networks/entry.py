@@ -25,7 +25,7 @@ Batch = tuple[Inputs, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A network as somebody may bring it.
+    """A network as users bring it.
 
     Attributes:
         name: as the table shows it.
@@ -33,8 +33,8 @@ class Entry:
         make: returns the network; takes the probability of dropout, DropPath and the like.
         inputs: returns the inputs of a batch; takes its size and where its random numbers come from.
         cuts: after these submodules, in the order of the forward pass; None for those that are proposed.
-        drops: does it have dropout or DropPath?
-        of_tokens: a target for each token, ``(B, T)``, in place of one for each example.
+        drops: whether it has dropout or DropPath.
+        of_tokens: whether there is a target for each token, ``(B, T)``, in place of one for each example.
     """
 
     name: str

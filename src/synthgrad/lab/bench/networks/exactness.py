@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ....core import Info, Message
 from ....rules import TrueGradient
 
-__all__ = ["EXACT", "FAULT", "Deviation", "Faulty", "compare", "tensors"]
+__all__ = ["EXACT", "FAULT", "Deviation", "FaultyGradient", "compare", "tensors"]
 
 #: The largest relative deviation that rounding may have.
 EXACT = 1e-9
@@ -39,7 +39,7 @@ class Deviation:
         return self.value <= EXACT
 
 
-class Faulty(TrueGradient):
+class FaultyGradient(TrueGradient):
     """The true gradient, too large by `FAULT`."""
 
     def accept(self, message: Message, info: Info) -> Tensor:

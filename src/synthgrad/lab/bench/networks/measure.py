@@ -1,4 +1,4 @@
-"""One line of the benchmark: is a network exact in an engine, refused, or neither?"""
+"""One line of the benchmark: a network is exact in an engine, refused, or at fault."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ....core import DivergedError, StageError, SynthgradError
 from ..base import reason_of
 from .entry import Entry
 from .exactness import EXACT, FAULT, compare
-from .trainers import Count, control, sizes, trained
+from .trainers import StepCount, control, sizes, trained
 
 __all__ = ["Answer", "Case", "measure"]
 
@@ -44,13 +44,13 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came out.
+    """What was found out.
 
     Attributes:
         metrics: of the record.
         error: why it is not exact, in one line; None if it is.
-        failed: is that a fault? A network that is refused with a reason is none.
-        told: does the error say only that another process has stopped?
+        failed: whether that is a fault; a refusal with a reason is none.
+        told: whether the error says only that another process has stopped.
     """
 
     metrics: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -61,7 +61,7 @@ class Answer:
 
 def measure(entry: Entry, case: Case, rank: int = 0) -> Answer:
     """Train as the case says, and compare. Every process that takes part calls it; none raises."""
-    count = Count()
+    count = StepCount()
     batches = entry.batches(case.sizes, case.seed)
     try:
         done = trained(entry, case.method, batches, case.dropout, count, case.seed, rank)
@@ -90,7 +90,7 @@ def measure(entry: Entry, case: Case, rank: int = 0) -> Answer:
         return _refusal(error, count)
 
 
-def _refusal(error: Exception, count: Count) -> Answer:
+def _refusal(error: Exception, count: StepCount) -> Answer:
     """Return what an error says: a refusal if the package raised it on purpose, else a fault."""
     refused = isinstance(error, SynthgradError) and not isinstance(error, DivergedError | StageError)
     metrics: dict[str, Any] = {"exact": 0, "refused": int(refused), "steps": count.steps or 0}

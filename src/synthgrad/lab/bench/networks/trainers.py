@@ -17,11 +17,11 @@ from ....core import Decoupled, Rule, decouple, propose_cuts
 from ....engines import InProcess, Lag, LayerParallel, Stages
 from ....rules import SyntheticGradient, TrueGradient
 from .entry import SPREAD, Batch, Entry, Inputs
-from .exactness import Faulty, tensors
+from .exactness import FaultyGradient, tensors
 
 __all__ = [
-    "Count",
-    "Trained",
+    "StepCount",
+    "Comparison",
     "backprop",
     "control",
     "cuts_of",
@@ -37,7 +37,7 @@ _TIMEOUT_S = 30.0
 _SEED = 7  # of dropout, and of the layer-parallel engine's rules
 
 
-class Count:
+class StepCount:
     """How many steps have been made, for those who ask after an error; None before the engine stands."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Count:
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class Comparison:
     """What training left, and what it is to be compared with.
 
     Attributes:
@@ -93,7 +93,7 @@ def _decoupled(
     return decouple(model, cuts_of(entry, model, example, middle=middle), rule, example)
 
 
-def _loop(model: nn.Module, entry: Entry, batches: Sequence[Batch], count: Count) -> None:
+def _loop(model: nn.Module, entry: Entry, batches: Sequence[Batch], count: StepCount) -> None:
     """Train in an ordinary loop: a plain network by backpropagation, a decoupled one through its cuts."""
     optimizer = sgd(model.parameters())
     torch.manual_seed(_SEED)
@@ -114,11 +114,11 @@ def backprop(
 ) -> dict[str, Tensor]:
     """Return the parameters and buffers that plain backpropagation gives."""
     model = entry.model(seed, dropout)
-    _loop(model, entry, batches, Count())
+    _loop(model, entry, batches, StepCount())
     return tensors(model)
 
 
-def _plain(net: Decoupled, entry: Entry, batches: Sequence[Batch], count: Count, rank: int) -> None:
+def _plain(net: Decoupled, entry: Entry, batches: Sequence[Batch], count: StepCount, rank: int) -> None:
     _loop(net, entry, batches, count)
 
 
@@ -126,7 +126,7 @@ def _in_process(
     net: Decoupled,
     entry: Entry,
     batches: Sequence[Batch],
-    count: Count,
+    count: StepCount,
     rank: int,
     **options: Any,
 ) -> None:
@@ -136,14 +136,14 @@ def _in_process(
         trainer.step(inputs, y)
 
 
-def _stages(net: Decoupled, entry: Entry, batches: Sequence[Batch], count: Count, rank: int) -> None:
+def _stages(net: Decoupled, entry: Entry, batches: Sequence[Batch], count: StepCount, rank: int) -> None:
     with Stages(net, entry.criterion, sgd, window=0, deterministic=True, timeout_s=_TIMEOUT_S) as trainer:
         for inputs, y in count.over(batches):
             trainer.step(inputs if rank == 0 else None, y)
         trainer.gather()
 
 
-_Train = Callable[[Decoupled, Entry, Sequence[Batch], Count, int], None]
+_Train = Callable[[Decoupled, Entry, Sequence[Batch], StepCount, int], None]
 
 _TRAIN: dict[str, _Train] = {"plain": _plain, "in_process": _in_process, "stages": _stages}
 
@@ -158,30 +158,30 @@ def trained(
     method: str,
     batches: Sequence[Batch],
     dropout: float,
-    count: Count,
+    count: StepCount,
     seed: int = 0,
     rank: int = 0,
-) -> Trained:
+) -> Comparison:
     """Train by an engine with the true gradient, and by backpropagation."""
     if method == "layer_parallel":
         return _layer_parallel(entry, batches, dropout, count, seed)
     net = _decoupled(entry, TrueGradient(), batches, dropout, seed, middle=method == "stages")
     _TRAIN[method](net, entry, batches, count, rank)
-    return Trained(tensors(net.model), backprop(entry, batches, dropout, seed), net)
+    return Comparison(tensors(net.model), backprop(entry, batches, dropout, seed), net)
 
 
 def control(
     entry: Entry, method: str, batches: Sequence[Batch], seed: int = 0, rank: int = 0
 ) -> dict[str, Tensor]:
-    """Train with gradients that are a little too large at every cut: what comes of it must not pass as exact."""
-    net = _decoupled(entry, Faulty(), batches, 0.0, seed, middle=method == "stages")
-    _TRAIN[method](net, entry, batches, Count(), rank)
+    """Train with gradients that are a little too large at every cut, which a comparison must notice."""
+    net = _decoupled(entry, FaultyGradient(), batches, 0.0, seed, middle=method == "stages")
+    _TRAIN[method](net, entry, batches, StepCount(), rank)
     return tensors(net.model)
 
 
 def _layer_parallel(
-    entry: Entry, batches: Sequence[Batch], dropout: float, count: Count, seed: int
-) -> Trained:
+    entry: Entry, batches: Sequence[Batch], dropout: float, count: StepCount, seed: int
+) -> Comparison:
     """Train by the layer-parallel engine, and by the in-process one with the same lags."""
 
     def with_rules() -> Decoupled:
@@ -198,5 +198,5 @@ def _layer_parallel(
     for inputs, y in count.over(batches):
         trainer.step(inputs, y)  # pyright: ignore[reportArgumentType] - it refuses what it cannot take
     lags = {name: Lag(1) for name in other.interfaces}
-    _in_process(other, entry, batches, Count(), 0, lags=lags, rule_options=options)
-    return Trained(tensors(net), tensors(other), net)
+    _in_process(other, entry, batches, StepCount(), 0, lags=lags, rule_options=options)
+    return Comparison(tensors(net), tensors(other), net)

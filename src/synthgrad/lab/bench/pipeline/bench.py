@@ -31,7 +31,7 @@ _MOST_STAGES = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class PipelineSize:
     """What is measured in one run.
 
     Attributes:
@@ -50,7 +50,7 @@ class Run:
         return self.size.seed
 
 
-class PipelineBench(Bench[PipelineScope, Run, Case]):
+class PipelineBench(Bench[PipelineScope, PipelineSize, Case]):
     """Fully connected networks on digits, over gloo on CPUs; stages have cDNI with a linear ``M`` or a local loss."""
 
     declared = PIPELINE
@@ -75,14 +75,14 @@ class PipelineBench(Bench[PipelineScope, Run, Case]):
         if scope.link is not None and parse_link(scope.link) and (reason := unavailable_reason()) is not None:
             raise ConfigError(reason)
 
-    def sizes(self, scope: PipelineScope) -> Iterable[Run]:
+    def sizes(self, scope: PipelineScope) -> Iterable[PipelineSize]:
         link = None if scope.link is None else parse_link(scope.link)
         goal = goal_of(scope.schedule, _learning_data(scope)) if scope.learn else None
         for values in itertools.product(*(getattr(scope, name) for name in self.axes.values())):
             size = Size(threads=scope.threads, **dict(zip(self.axes, values, strict=True)))
-            yield Run(size, link, goal)
+            yield PipelineSize(size, link, goal)
 
-    def cases(self, scope: PipelineScope, size: Run) -> Sequence[Case]:
+    def cases(self, scope: PipelineScope, size: PipelineSize) -> Sequence[Case]:
         layers, stages, batch_size = size.size.layers, size.size.stages, size.size.batch_size
         found = cases_of(scope.methods, stages, layers, batch_size)
         if not {case.method for case in found} & {*scope.methods}:
@@ -93,7 +93,7 @@ class PipelineBench(Bench[PipelineScope, Run, Case]):
             )
         return found
 
-    def cell(self, scope: PipelineScope, size: Run, case: Case) -> Mapping[str, Any]:
+    def cell(self, scope: PipelineScope, size: PipelineSize, case: Case) -> Mapping[str, Any]:
         made, link = size.size, size.link
         return {
             "width": made.width,
@@ -112,7 +112,7 @@ class PipelineBench(Bench[PipelineScope, Run, Case]):
             "lr": LR,
         }
 
-    def config(self, scope: PipelineScope, size: Run, case: Case) -> Mapping[str, Any]:
+    def config(self, scope: PipelineScope, size: PipelineSize, case: Case) -> Mapping[str, Any]:
         found: dict[str, Any] = {"backend": "gloo", "seconds": scope.seconds}
         if case.is_ours:
             found["rule"] = RULES[case.rule]
@@ -121,7 +121,7 @@ class PipelineBench(Bench[PipelineScope, Run, Case]):
             found["other_lr"] = None if case.is_ours or case.is_bound else OTHER_LR
         return found
 
-    def label(self, scope: PipelineScope, size: Run) -> str:
+    def label(self, scope: PipelineScope, size: PipelineSize) -> str:
         made, link = size.size, size.link
         over = "loopback" if link is None else f"round trip {link.rtt_ms:g} ms"
         if link is not None and link.mbit_s is not None:
@@ -131,7 +131,7 @@ class PipelineBench(Bench[PipelineScope, Run, Case]):
             f"{made.stages} stages of {made.threads} threads, {over}"
         )
 
-    def measure(self, scope: PipelineScope, size: Run, cases: Sequence[Case]) -> Iterator[Figures]:
+    def measure(self, scope: PipelineScope, size: PipelineSize, cases: Sequence[Case]) -> Iterator[Figures]:
         metrics, failed = measure(
             cases,
             size.size,

@@ -45,7 +45,7 @@ class Case:
     Attributes:
         method: one of `METHODS`.
         microbatches: parts of a batch; None for methods that do not cut it.
-        variant: of a schedule that has several.
+        variant: name of the variant, of a schedule that has several.
         observe_prob: share of the true messages that are sent; None for methods that need all.
         wire_dtype: precision of what our methods send.
         rule: of our methods, ``cdni`` or ``local_loss``.
@@ -60,12 +60,12 @@ class Case:
 
     @property
     def is_alone(self) -> bool:
-        """Does it run in one process, while the others rest?"""
+        """Whether it runs in one process, while the others rest."""
         return self.method.startswith("backprop")
 
     @property
     def is_bound(self) -> bool:
-        """Is it no way to train a network, but what others are held against?"""
+        """Whether it is a bound for the others, and no way to train one network."""
         return self.method in ("backprop_microbatches", "independent")
 
     def batches(self, stages: int) -> int:
@@ -74,11 +74,12 @@ class Case:
 
     @property
     def is_pipeline(self) -> bool:
-        """Is it a synchronous pipeline?"""
+        """Whether it is a synchronous pipeline."""
         return self.method in SCHEDULES
 
     @property
     def is_ours(self) -> bool:
+        """Whether it is one of our methods."""
         return self.observe_prob is not None
 
     def threads(self, stages: int, threads: int) -> int:
@@ -125,7 +126,7 @@ def _counts(batch_size: int) -> list[int]:
 
 
 def _takes(method: str, variant: str | None, count: int, stages: int) -> bool:
-    """Does a schedule take so many microbatches? As PyTorch's own checks have it."""
+    """Return whether a schedule takes so many microbatches, by PyTorch's own checks."""
     if method == "1f1b":
         return count >= stages
     return variant != "interleaved" or count % max(1, count // stages) == 0

@@ -21,8 +21,8 @@ class Goal:
 
     Attributes:
         data: name of the data set.
-        accuracy_pct: of the test set, to be reached.
-        most_steps: after which it ends in any case.
+        accuracy_pct: accuracy on the test set that is to be reached.
+        most_steps: number of steps after which it ends in any case.
         eval_every: steps between evaluations.
     """
 
@@ -55,7 +55,7 @@ def train(
         batch_size: of all processes together.
         seed: of the order of the examples.
         goal: when to end.
-        alone: is this the only process?
+        alone: whether this is the only process.
     """
     order = draw_batches(len(images.train), batch_size, seed, torch.device("cpu"))
     elapsed_s, best_pct, accuracy_pct, step = 0.0, 0.0, 0.0, 0

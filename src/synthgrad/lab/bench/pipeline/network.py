@@ -22,9 +22,9 @@ class Size:
 
     Attributes:
         width, layers, batch_size: of the network, the output layer included, and of all processes' batch together.
-        stages: processes.
-        threads: of each process.
-        seed: of weights and data.
+        stages: number of processes.
+        threads: threads of each process.
+        seed: seed of weights and data.
     """
 
     width: int

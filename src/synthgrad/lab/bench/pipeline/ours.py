@@ -19,13 +19,13 @@ from ...training.snapshot_file import Fingerprint, write_snapshot
 from .cases import Case
 from .network import CLASSES, IN_SHAPE, Size, adam, network, split_names
 
-__all__ = ["RULES", "Decoupled"]
+__all__ = ["RULES", "DecoupledStages"]
 
 #: The rules at the ends of stages, in words. A linear classifier costs next to nothing and needs no message.
 RULES = {"cdni": "cdni, linear M", "local_loss": "local loss"}
 
 
-class Decoupled:
+class DecoupledStages:
     """One stage in each process; at its end cDNI with a linear ``M``, or a local loss. The window follows the link.
 
     What is sent is counted, headers included. How long a snapshot takes is measured once, between two blocks of steps.

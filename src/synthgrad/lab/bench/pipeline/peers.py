@@ -25,12 +25,12 @@ from .cases import Case
 from .network import CLASSES, IN_SHAPE, Size, adam, network, split_names
 from .program import forward_through
 
-__all__ = ["Alone", "DataParallel", "Scheduled", "owners_of"]
+__all__ = ["OneProcess", "DataParallel", "PipelineSchedule", "owners_of"]
 
 _FLOAT_BYTES = 4
 
 
-class Alone:
+class OneProcess:
     """Backpropagation in one process, in the loop that everybody writes; gradients of microbatches add up.
 
     Where every process has one, they have nothing to do with each other.
@@ -120,7 +120,7 @@ def owners_of(case: Case, stages: int) -> list[int]:
     return [*ranks, *(reversed(ranks) if case.variant == "zbv" else ranks)]
 
 
-class Scheduled:
+class PipelineSchedule:
     """A schedule of ``torch.distributed.pipelining``.
 
     What is sent is the activation of every example at each boundary between processes, and its gradient back.

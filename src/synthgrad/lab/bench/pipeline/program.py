@@ -18,9 +18,9 @@ class Program(Protocol):
     """One method's part in one process.
 
     Attributes:
-        rows: of each batch that this process trains on.
-        reads_input: does it read the inputs, or the targets only?
-        threads: that it computes with.
+        rows: the rows of a batch that this process trains on.
+        reads_input: whether it reads the inputs too, not the targets alone.
+        threads: number of threads that it computes with.
     """
 
     rows: slice

@@ -42,12 +42,13 @@ class _Timings:
     """The timings of one method.
 
     Attributes:
-        warm, steps: of a turn.
-        step_s: about, to know how long to wait.
-        times_ms: of a step, by round.
-        turns: answers of the processes, by round.
-        link: what passed through the emulated link, by round.
-        peak_bytes: by process; None where nobody knows.
+        warm: steps of a turn without a clock.
+        steps: steps of a turn with a clock.
+        step_s: approximate time of a step, to know how long to wait.
+        times_ms: time of a step in each round.
+        turns: answers of the processes in each round.
+        link: counts of the emulated link before and after each round.
+        peak_bytes: peak memory of each process; None where it is not known.
     """
 
     warm: int

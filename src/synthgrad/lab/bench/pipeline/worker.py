@@ -24,15 +24,15 @@ from ..workers import serve
 from .cases import Case
 from .learn import Goal, train
 from .network import Size
-from .ours import Decoupled
-from .peers import Alone, DataParallel, Scheduled
+from .ours import DecoupledStages
+from .peers import DataParallel, OneProcess, PipelineSchedule
 from .program import Program
 
 __all__ = ["Worker"]
 
 
 @dataclass(slots=True)
-class _Built:
+class _FedProgram:
     """A program, what it is fed with, and the memory that it takes."""
 
     program: Program
@@ -54,7 +54,7 @@ class Worker:
         self._data_dir = None if data_dir is None else Path(data_dir)
         self._timeout_s = timeout_s
         self._batches = digits(size.batch_size, size.seed, "cpu")  # the same for all, and nobody's memory
-        self._built: dict[str, _Built] = {}
+        self._built: dict[str, _FedProgram] = {}
         self._images: dict[str, LabelledData] = {}
 
     def build(self, name: str, case: Mapping[str, Any], lr: float) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class Worker:
         rows, reads = program.rows, program.reads_input
         fed = itertools.cycle([(x[rows] if reads else None, y[rows]) for x, y in self._batches])
         memory.start()
-        self._built[name] = _Built(program, fed, memory)
+        self._built[name] = _FedProgram(program, fed, memory)
         return {}
 
     def run(self, name: str, warm: int, steps: int) -> dict[str, Any]:
@@ -114,14 +114,14 @@ class Worker:
         size = self._size
         if case.is_alone:
             threads = case.threads(size.stages, size.threads)
-            return Alone(size, lr, threads=threads, microbatches=case.microbatches or 1)
+            return OneProcess(size, lr, threads=threads, microbatches=case.microbatches or 1)
         if case.method == "independent":
-            return Alone(size, lr, threads=size.threads)
+            return OneProcess(size, lr, threads=size.threads)
         if case.method == "ddp":
             return DataParallel(size, lr)
         if case.observe_prob is not None:
-            return Decoupled(case, size, lr, self._timeout_s)
-        return Scheduled(case, size, lr)
+            return DecoupledStages(case, size, lr, self._timeout_s)
+        return PipelineSchedule(case, size, lr)
 
 
 def _set_up(settings: dict[str, Any]) -> Mapping[str, Callable[..., dict[str, Any]]]:

@@ -1,6 +1,6 @@
-"""``bench damage``: inputs of every sort are damaged and read; a line counts what became of those of a sort.
+"""``bench damage``: inputs of every sort are damaged and read; a line counts the outcomes of one sort.
 
-A line fails where one ended in a traceback, hung, or was gone on with as if nothing were wrong.
+A line fails if an input ended in a traceback, hung, or was used as if nothing were wrong.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class DamageBench(Bench[DamageScope, _Share, str]):
     """Small inputs; ``rounds`` is the number of damaged ones of all sorts together.
 
     Args:
-        inputs: the sorts. The command line adds its own, which this folder knows nothing of.
+        inputs: the sorts. The command line adds its own.
     """
 
     declared = DAMAGE

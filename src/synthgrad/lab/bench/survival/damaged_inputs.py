@@ -1,4 +1,4 @@
-"""Inputs, whole and damaged, and what becomes of them: the readers of the laboratory are called as the commands do."""
+"""Inputs, whole and damaged, read by the laboratory's readers as the commands call them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class _HangError(BaseException):
 
 
 def try_one(sort: Input, path: Path, content: bytes, whole: Any, draws: random.Random) -> tuple[str, str]:
-    """Damage an input, have it read, and return what became of it, with a word about where it is a fault."""
+    """Damage an input and read it; return the outcome, and a reason where that is a fault."""
     path.write_bytes(damaged(content, draws))
     told = StringIO()
     with warnings.catch_warnings(record=True) as caught, redirect_stderr(told), redirect_stdout(StringIO()):

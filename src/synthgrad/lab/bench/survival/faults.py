@@ -3,7 +3,7 @@
 Every line is a run of two or three processes over gloo. At a moment one of them is killed, stopped, or raises; what is
 measured is how long it takes until all others have ended, or gone on, and what they say.
 
-The moments are reached by hooks that the ranks' program puts around what the engine does; the engine knows nothing of it.
+The ranks' program reaches these moments by hooks around functions of the engine.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class FaultCase:
     """A run, and what happens in it.
 
     Attributes:
-        stages: processes.
-        rank: to which it happens.
-        moment: when.
-        fault: what.
-        seed: as recorded.
+        stages: number of processes.
+        rank: rank to which it happens.
+        moment: moment at which it happens.
+        fault: what happens.
+        seed: seed, as recorded.
     """
 
     stages: int

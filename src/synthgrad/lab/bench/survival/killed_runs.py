@@ -1,4 +1,4 @@
-"""Runs that are killed and started again until they end: what each kill lost, and whether the end is the same.
+"""Runs that are killed and started again until they end, and how far their end differs from an undisturbed one.
 
 Each start is a process of its own, forked from one that has loaded PyTorch, so that it takes a moment only.
 """
@@ -22,18 +22,18 @@ from ...training.run import Run
 from ...training.snapshot import INTERVAL_VARIABLE
 from ...training.sweep import Progress, Sweep
 
-__all__ = ["Killed", "Outcome", "difference", "get_ready", "kill_until_it_ends", "uninterrupted"]
+__all__ = ["Kill", "Outcome", "difference", "get_ready", "kill_until_it_ends", "uninterrupted"]
 
 #: Seconds after which a start is taken for hung.
 _PATIENCE_S = 180.0
 
 
 @dataclass(frozen=True, slots=True)
-class Killed:
+class Kill:
     """One kill.
 
     Attributes:
-        signal: its name.
+        signal: name of the signal.
         after_s: seconds from the start of the process to the kill.
         resumed_steps: step of the last whole snapshot, from which the next start goes on; 0 for none.
         lost_s: seconds of work since that snapshot, or since the start of the process.
@@ -47,16 +47,16 @@ class Killed:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a run.
+    """The end of a run.
 
     Attributes:
-        kills: in order.
-        record: of its end; None if there is none.
-        seconds: that its last start took.
+        kills: the kills, in order.
+        record: its record; None if there is none.
+        seconds: seconds that its last start took.
         error: what went wrong with its processes; None if nothing.
     """
 
-    kills: Sequence[Killed]
+    kills: Sequence[Kill]
     record: Record | None
     seconds: float
     error: str | None = None
@@ -79,7 +79,7 @@ def kill_until_it_ends(
         stages: processes that the network is spread over.
         plan: signals by name, with the seconds after which they are sent.
     """
-    kills: list[Killed] = []
+    kills: list[Kill] = []
     for name, after_s in (*plan, ("", 0.0)):
         begun, clock = time.time(), time.monotonic()
         process = _CONTEXT.Process(target=_go, args=(config, str(out), every_s))
@@ -100,7 +100,7 @@ def kill_until_it_ends(
             error = None if code == 0 else f"exit status {code}: {_said(out)}"
             return Outcome(kills, _last(out), seconds, error)
         step, saved_at = _saved(out / "snapshots", stages)
-        kills.append(Killed(name, after_s, step, max(0.0, killed_at - max(begun, saved_at))))
+        kills.append(Kill(name, after_s, step, max(0.0, killed_at - max(begun, saved_at))))
     return Outcome(kills, _last(out), 0.0, "was killed by something else")
 
 

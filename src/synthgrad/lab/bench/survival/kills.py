@@ -22,7 +22,7 @@ from ..base import Bench, Figures
 from ..declarations import KILLS, KillsScope
 from .killed_runs import Outcome, difference, get_ready, kill_until_it_ends, uninterrupted
 
-__all__ = ["BENCHMARK", "VICTIMS", "Kill", "Kills", "KillsBench", "Victim"]
+__all__ = ["BENCHMARK", "VICTIMS", "PlannedKill", "Kills", "KillsBench", "Victim"]
 
 #: Seconds between two snapshots: small beside a run of seconds.
 _EVERY_S = 0.05
@@ -36,9 +36,10 @@ class Victim:
     """A run that is killed.
 
     Attributes:
-        loop, engine: as recorded.
+        loop: kind of the training loop, as recorded.
+        engine: name of the engine, as recorded.
         config: the run, but for its seed.
-        stages: processes.
+        stages: number of processes.
     """
 
     loop: str
@@ -53,8 +54,8 @@ class Kills:
 
     Attributes:
         victim: the run.
-        num: kills.
-        seed: of the run and of the moments.
+        num: number of kills.
+        seed: seed of the run and of the moments.
     """
 
     victim: Victim
@@ -63,13 +64,13 @@ class Kills:
 
 
 @dataclass(frozen=True, slots=True)
-class Kill:
+class PlannedKill:
     """A kill that is planned.
 
     Attributes:
-        number: among those of its run.
-        signal: its name.
-        share: of the time of a run that is not killed, after which it comes.
+        number: its place among those of its run.
+        signal: name of the signal.
+        share: share of an undisturbed run's time after which it comes.
     """
 
     number: int
@@ -114,7 +115,7 @@ VICTIMS = (
 )
 
 
-class KillsBench(Bench[KillsScope, Kills, Kill]):
+class KillsBench(Bench[KillsScope, Kills, PlannedKill]):
     """Tiny runs, killed some times each; ``rounds`` is the number of kills of all."""
 
     declared = KILLS
@@ -131,14 +132,14 @@ class KillsBench(Bench[KillsScope, Kills, Kill]):
                 if num:
                     yield Kills(victim, num, seed)
 
-    def cases(self, scope: KillsScope, size: Kills) -> Sequence[Kill]:
+    def cases(self, scope: KillsScope, size: Kills) -> Sequence[PlannedKill]:
         draws = random.Random(f"{size.seed} {size.victim.loop} {size.victim.engine}")
-        return [Kill(number, draws.choice(_SIGNALS), draws.random()) for number in range(size.num)]
+        return [PlannedKill(number, draws.choice(_SIGNALS), draws.random()) for number in range(size.num)]
 
-    def method(self, size: Kills, case: Kill) -> str:
+    def method(self, size: Kills, case: PlannedKill) -> str:
         return size.victim.config.method
 
-    def cell(self, scope: KillsScope, size: Kills, case: Kill) -> Mapping[str, Any]:
+    def cell(self, scope: KillsScope, size: Kills, case: PlannedKill) -> Mapping[str, Any]:
         victim = size.victim
         return {
             "engine": victim.engine,
@@ -147,13 +148,13 @@ class KillsBench(Bench[KillsScope, Kills, Kill]):
             "number": case.number,
         }
 
-    def config(self, scope: KillsScope, size: Kills, case: Kill) -> Mapping[str, Any]:
+    def config(self, scope: KillsScope, size: Kills, case: PlannedKill) -> Mapping[str, Any]:
         return {"every_s": _EVERY_S, "share": round(case.share, 4)}
 
     def label(self, scope: KillsScope, size: Kills) -> str:
         return f"{size.victim.loop}, {size.victim.engine}, {size.num} times"
 
-    def measure(self, scope: KillsScope, size: Kills, cases: Sequence[Kill]) -> Iterator[Figures]:
+    def measure(self, scope: KillsScope, size: Kills, cases: Sequence[PlannedKill]) -> Iterator[Figures]:
         stages, plan = size.victim.stages, [(case.signal, case.share) for case in cases]
         config: Any = size.victim.config
         config = replace(config, seed=size.seed)
