@@ -1,4 +1,4 @@
-"""The fused step of the layer-parallel engine: where it is used, what it refuses, and that only the engine imports it."""
+"""The fused step of the layer-parallel engine: where it is used, what it refuses, and who imports it.
 
 That it computes what the general step does is tested with the engine, by ``fused=True`` and ``fused=False``.
 """

@@ -215,7 +215,7 @@ class InProcess:
         self._instruments.flush()
 
     def begin_at(self, step: int) -> None:
-        """Set the number of the first step; see `stages.Assembled`."""
+        """Set the number of the first step; see `stages.AssembledRun`."""
         self._step = step
 
     def state_dict(self) -> dict[str, Any]:

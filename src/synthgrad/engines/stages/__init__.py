@@ -6,14 +6,14 @@ process; ``codecs/`` defines how tensors are sent.
 """
 
 from . import codecs, transport
-from .assemble import Assembled, assemble
+from .assemble import AssembledRun, assemble
 from .engine import Stages
 from .schedule import ScheduleDecoupled
 from .start import join
 from .transport import Link, run_in_memory
 
 __all__ = [
-    "Assembled",
+    "AssembledRun",
     "Link",
     "ScheduleDecoupled",
     "Stages",

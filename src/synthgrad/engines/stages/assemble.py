@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from ...core import ConfigError, Decoupled
 
-__all__ = ["Assembled", "assemble", "optimizers_by_name"]
+__all__ = ["AssembledRun", "assemble", "optimizers_by_name"]
 
 
 class _Trainer(Protocol):
@@ -25,7 +25,7 @@ class _Trainer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Assembled:
+class AssembledRun:
     """The whole state of a run whose stages were saved after the same step.
 
     Attributes:
@@ -99,7 +99,7 @@ def optimizers_by_name(net: Decoupled, optimizers: Iterable[Optimizer]) -> dict[
     return {names[id(p)]: dict(state) for optimizer in optimizers for p, state in optimizer.state.items()}
 
 
-def assemble(saved: Sequence[Mapping[str, Any]]) -> Assembled:
+def assemble(saved: Sequence[Mapping[str, Any]]) -> AssembledRun:
     """Assemble what the stages of a run have saved, each ``{"net".
 
     Net.state_dict(), "trainer": state_dict()}``.
@@ -143,4 +143,4 @@ def assemble(saved: Sequence[Mapping[str, Any]]) -> Assembled:
     for state in by_stage.values():
         net |= {name: state["net"][name] for name in state["trainer"]["owned"]}
         optimizers |= state["trainer"]["by_name"]
-    return Assembled(net, optimizers, steps[0])
+    return AssembledRun(net, optimizers, steps[0])

@@ -352,7 +352,7 @@ class Stages:
         self._stage.load_state_dict(state["module"])
 
     def begin_at(self, step: int) -> None:
-        """Set the number of the first step, as `Assembled.hand_to` does. All must call it."""
+        """Set the number of the first step, as `AssembledRun.hand_to` does. All must call it."""
         self._step = step
         self._links.begin_at(step)
 
