@@ -31,12 +31,12 @@ def test_a_link_is_read_from_text(text: str, link: Link) -> None:
         ("rtt_ms=1,mbit_s=1,rtt_ms=1", "rtt_ms is given twice"),
         ("rtt_ms=fast", "rtt_ms='fast' is not a number"),
         ("rtt_ms=", "rtt_ms='' is not a number"),
-        ("rtt_ms=-1", "rtt_ms=-1 is not a round trip"),
-        ("rtt_ms=nan", "rtt_ms=nan is not a round trip"),
-        ("rtt_ms=1e9", "give 0 to 10000 milliseconds"),
-        ("mbit_s=0", "mbit_s=0 is not a rate"),
-        ("mbit_s=-3", "mbit_s=-3 is not a rate"),
-        ("mbit_s=inf", "mbit_s=inf is not a rate"),
+        ("rtt_ms=-1", "rtt_ms=-1: expected 0 to 10000 milliseconds"),
+        ("rtt_ms=nan", "rtt_ms=nan: expected 0 to 10000 milliseconds"),
+        ("rtt_ms=1e9", "expected 0 to 10000 milliseconds"),
+        ("mbit_s=0", "mbit_s=0: expected a rate over 0"),
+        ("mbit_s=-3", "mbit_s=-3: expected a rate over 0"),
+        ("mbit_s=inf", "mbit_s=inf: expected a rate over 0"),
     ],
 )
 def test_errors_name_what_is_wrong(text: str, named: str) -> None:

@@ -228,7 +228,7 @@ def test_nothing_is_left_after_an_exception(error: type[BaseException]) -> None:
     assert not runs(network.relay_pid)
     assert (namespaces_held(), namespaces_named()) == (held, names)
     network.close()  # again: nothing to do
-    with pytest.raises(LinkError, match="is down"):
+    with pytest.raises(LinkError, match="is closed"):
         network.command(0, ["true"])
 
 

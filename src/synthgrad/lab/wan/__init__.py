@@ -1,7 +1,7 @@
-"""A wide-area link between workers of one machine: a network namespace for each, and a delay line between them.
+"""Emulates a wide-area link between workers on one machine: a network namespace for each, and a relay between them.
 
-Start with ``link.py`` (what is emulated), then ``network.py`` (what a benchmark uses). ``process.py`` starts and stops
-the delay line; ``relay/`` is the delay line itself, a program of its own that imports neither PyTorch nor this package.
+Start with ``link.py``, the properties of the link, then ``network.py``, which benchmarks use. ``process.py`` starts and
+stops the relay; ``relay/`` is the relay itself, a separate program that imports neither PyTorch nor this package.
 
 ::
 
@@ -11,15 +11,15 @@ the delay line; ``relay/`` is the delay line itself, a program of its own that i
         subprocess.run(command, env={**os.environ, "GLOO_SOCKET_IFNAME": network.interface}, check=True)
         print(network.counts())
 
-How a frame travels, from worker 0 to worker 1:
+How a frame travels from worker 0 to worker 1:
 
-1. TCP in the namespace of worker 0 hands it to the TAP device ``wan0``, whose other end the relay holds.
-2. The relay reads it and looks up the line from 0 to 1 by the destination's address (``relay/main.py``).
-3. The line drops it if too much waits already, or else notes when its last bit has left and when that bit arrives,
-   half a round trip later (``relay/line.py``).
-4. When it is due, the relay writes it to ``wan0`` in the namespace of worker 1.
+1. TCP in the namespace of worker 0 sends the frame to the TAP device ``wan0``; the relay holds the other end.
+2. The relay reads the frame and finds the line from 0 to 1 by the destination address (``relay/main.py``).
+3. The line drops the frame if its queue is full. Otherwise it computes when the frame's last bit leaves, and when that
+   bit arrives, half a round trip later (``relay/line.py``).
+4. At that time the relay writes the frame to ``wan0`` in the namespace of worker 1.
 
-The queue discipline ``netem`` would do all this inside the kernel, but many kernels are built without it.
+The queueing discipline ``netem`` would do all this inside the kernel, but many kernels are built without it.
 """
 
 from .link import Link, LinkError, parse_link

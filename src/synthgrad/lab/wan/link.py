@@ -1,4 +1,4 @@
-"""What is emulated: the round trip and the rate between two workers, read from ``rtt_ms=50,mbit_s=1000``."""
+"""Round trip and rate of an emulated link, read from a text such as ``rtt_ms=50,mbit_s=1000``."""
 
 from __future__ import annotations
 
@@ -11,65 +11,63 @@ from ...core.errors import SynthgradError
 __all__ = ["Link", "LinkError", "parse_link"]
 
 _KEYS = ("rtt_ms", "mbit_s")
-_LONGEST_RTT_MS = 10_000.0  # beyond, TCP gives up before it has begun
-_LEAST_QUEUE_BYTES = 256 << 10
+_MAX_RTT_MS = 10_000.0  # with a longer one TCP fails to connect
+_MIN_QUEUE_BYTES = 256 << 10
 _UNLIMITED_QUEUE_BYTES = 256 << 20
 
 
 class LinkError(SynthgradError, RuntimeError):
-    """The emulated link could not be kept up: what was measured through it is void."""
+    """The emulated link failed, and measurements made through it are not valid."""
 
 
 @dataclass(frozen=True)
 class Link:
-    """The link between every two workers; each pair has one of its own.
+    """The link between two workers; each pair of workers has its own, with the same properties.
 
     Args:
-        rtt_ms: time of a round trip in milliseconds, half of it in each direction; 0 for no delay.
-        mbit_s: rate in each direction in 10⁶ bits a second, Ethernet headers included; None for no limit.
+        rtt_ms: round trip in milliseconds, half of it in each direction; 0 for no delay.
+        mbit_s: rate in each direction in 10⁶ bits per second, including Ethernet headers; None for no limit.
 
     Raises:
-        ConfigError: if a number is out of its range.
+        ConfigError: if a number is out of range.
     """
 
     rtt_ms: float = 0.0
     mbit_s: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rtt_ms <= _LONGEST_RTT_MS:  # false for NaN as well
-            raise ConfigError(
-                f"link: rtt_ms={self.rtt_ms:g} is not a round trip; give 0 to {_LONGEST_RTT_MS:g} milliseconds"
-            )
+        if not 0 <= self.rtt_ms <= _MAX_RTT_MS:  # also refuses NaN
+            raise ConfigError(f"link: rtt_ms={self.rtt_ms:g}: expected 0 to {_MAX_RTT_MS:g} milliseconds")
         if self.mbit_s is not None and not 0 < self.mbit_s < math.inf:
             raise ConfigError(
-                f"link: mbit_s={self.mbit_s:g} is not a rate; give more than 0, or leave it out for no limit"
+                f"link: mbit_s={self.mbit_s:g}: expected a rate over 0; leave it out for no limit"
             )
 
     @property
     def delay_s(self) -> float:
-        """The time from one end to the other, in seconds."""
+        """The delay from one end to the other, in seconds."""
         return self.rtt_ms / 2e3
 
     @property
     def bytes_per_s(self) -> float | None:
-        """The rate in bytes a second; None for no limit."""
+        """The rate in bytes per second; None for no limit."""
         return None if self.mbit_s is None else self.mbit_s * 1e6 / 8
 
     @property
     def queue_bytes(self) -> int:
-        """How much may wait before the link, in bytes: more is dropped, as a router does.
+        """The size of the queue before the link, in bytes; like a router, the link drops what does not fit.
 
-        One bandwidth-delay product, the customary size, but 256 KiB at least, which is four of the bundles that TCP
-        hands over at once. Without a rate nothing waits: the limit (256 MiB) then holds for what is under way, and
-        is there for the memory's sake.
+        It is one bandwidth-delay product, the usual size, but at least 256 KiB, or four of the bundles that TCP sends
+        at once. Without a rate nothing queues: the limit of 256 MiB then holds for frames on their way, and only
+        bounds the memory.
         """
         if self.bytes_per_s is None:
             return _UNLIMITED_QUEUE_BYTES
-        return max(_LEAST_QUEUE_BYTES, round(self.bytes_per_s * self.rtt_ms / 1e3))
+        return max(_MIN_QUEUE_BYTES, round(self.bytes_per_s * self.rtt_ms / 1e3))
 
 
 def parse_link(text: str) -> Link:
-    """Return the link that ``rtt_ms=50,mbit_s=1000`` describes.
+    """Parse the description of a link.
 
     >>> parse_link("rtt_ms=50,mbit_s=1000")
     Link(rtt_ms=50.0, mbit_s=1000.0)
@@ -77,14 +75,14 @@ def parse_link(text: str) -> Link:
     Link(rtt_ms=5.0, mbit_s=None)
 
     Raises:
-        ConfigError: for an unknown key, a key given twice, something that is no number, or one out of its range.
+        ConfigError: if a key is unknown or given twice, or a value is not a number or out of range.
     """
     given: dict[str, float] = {}
     for part in text.split(","):
         key, equals, value = (word.strip() for word in part.partition("="))
         if not equals:
             raise ConfigError(
-                f"link '{text}': '{part.strip()}' is not key=value; write rtt_ms=50,mbit_s=1000"
+                f"link '{text}': '{part.strip()}' is not key=value; write it as in rtt_ms=50,mbit_s=1000"
             )
         if key not in _KEYS:
             raise ConfigError(f"link '{text}': unknown key '{key}'; expected {' or '.join(_KEYS)}")
@@ -94,6 +92,6 @@ def parse_link(text: str) -> Link:
             given[key] = float(value)
         except ValueError:
             raise ConfigError(
-                f"link '{text}': {key}='{value}' is not a number; write rtt_ms=50,mbit_s=1000"
+                f"link '{text}': {key}='{value}' is not a number; write it as in rtt_ms=50,mbit_s=1000"
             ) from None
     return Link(**given)

@@ -1,4 +1,4 @@
-"""A network of workers with a wide-area link between every two, for as long as a context lasts."""
+"""A network of workers with an emulated link between every two, as a context manager."""
 
 from __future__ import annotations
 
@@ -19,44 +19,44 @@ from .relay.strays import stop_strays
 __all__ = ["Network", "emulated", "unavailable_reason"]
 
 _INTERFACE = "wan0"
-_MOST_WORKERS = 16
+_MAX_WORKERS = 16
 _CONGESTION_CONTROL = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 _PROGRAMS = ("ip", "nsenter")
 _BUFFER_BYTES = 128 << 20
 _SETTINGS = {
-    # No traffic but the workers'.
+    # IPv6 would add traffic that is not the workers'.
     "net/ipv6/conf/all/disable_ipv6": "1",
     "net/ipv6/conf/default/disable_ipv6": "1",
-    # 1 Gbit/s × 200 ms is 25 MB; the kernel grants half the buffer as window, and the queue may hold as much again.
-    # Programs that set SO_RCVBUF or SO_SNDBUF themselves are bounded by net.core.*mem_max, the machine's own.
+    # 1 Gbit/s × 200 ms is 25 MB. The kernel grants half the buffer as window, and the queue may hold as much again.
+    # The machine's net.core.*mem_max bounds programs that set SO_RCVBUF or SO_SNDBUF themselves.
     "net/ipv4/tcp_rmem": f"4096 131072 {_BUFFER_BYTES}",
     "net/ipv4/tcp_wmem": f"4096 65536 {_BUFFER_BYTES}",
-    # No connection begins with what an earlier one has learned.
+    # A connection must not start with the metrics of an earlier one.
     "net/ipv4/tcp_no_metrics_save": "1",
 }
 
 
 class Network:
-    """Network namespaces of workers, each with one device whose far end a relay holds. Made by `emulated`.
+    """Network namespaces of workers, connected by a relay. `emulated` creates it.
 
     Args:
-        link: what lies between every two workers.
-        num_workers: how many, 2 to 16.
+        link: the link between every two workers.
+        num_workers: number of workers, 2 to 16.
 
     Attributes:
-        link: as given.
-        hosts: IPv4 address of each worker, by rank; known inside this network only.
-        interface: name of the device in every namespace, for ``GLOO_SOCKET_IFNAME``.
-        congestion_control: of TCP, the machine's own (``cubic``, ``bbr``): a namespace may choose among few others.
-        relay_pid: the process that carries the frames.
+        link: the link between every two workers.
+        hosts: IPv4 address of each worker, by rank; valid inside this network only.
+        interface: name of the network device in every namespace, for ``GLOO_SOCKET_IFNAME``.
+        congestion_control: TCP congestion control of the machine, such as ``cubic`` or ``bbr``, which all namespaces use.
+        relay_pid: process ID of the relay.
 
     Raises:
-        ConfigError: if the number is out of range, or this machine does not permit it: the reason is said.
+        ConfigError: if the number of workers is out of range, or this machine does not permit such a network.
     """
 
     def __init__(self, link: Link, num_workers: int) -> None:
-        if not 2 <= num_workers <= _MOST_WORKERS:
-            raise ConfigError(f"a link between {num_workers} workers: expected 2 to {_MOST_WORKERS}")
+        if not 2 <= num_workers <= _MAX_WORKERS:
+            raise ConfigError(f"an emulated link between {num_workers} workers: expected 2 to {_MAX_WORKERS}")
         if (missing := _missing()) is not None:
             raise ConfigError(
                 f"an emulated link needs Linux, root, /dev/net/tun and the programs ip and nsenter, but {missing}; "
@@ -70,7 +70,7 @@ class Network:
         self._relay = RelayProcess(link, num_workers, _SETTINGS)
         self.relay_pid = self._relay.pid
         try:
-            # Descriptors of our own: the workers can be found and ended after the relay was killed.
+            # Our own descriptors, so that the workers can be found and ended even if the relay is killed.
             for path in self._relay.namespaces:
                 self._namespaces.append(os.open(path, os.O_RDONLY))
             for rank in range(num_workers):
@@ -80,42 +80,46 @@ class Network:
             raise
 
     def command(self, rank: int, argv: Sequence[str]) -> list[str]:
-        """Return the command that runs ``argv`` as worker ``rank``: same files, same environment, other network.
+        """Return the command that runs ``argv`` as worker ``rank``: with the same files and environment, in its network.
 
-        The command becomes ``argv`` itself, with the same process number. It is for this machine and the life of the
-        context.
+        The process that runs the command becomes ``argv`` and keeps its process ID. The command is valid on this machine
+        while the context lasts.
+
+        Raises:
+            ConfigError: if there is no such rank.
+            LinkError: if the context has ended.
         """
         if not 0 <= rank < len(self.hosts):
             raise ConfigError(f"rank {rank}: expected 0 to {len(self.hosts) - 1}")
         if not self._namespaces:
-            raise LinkError("the emulated link is down; start workers inside its context")
+            raise LinkError("the emulated link is closed; start workers inside its context")
         return ["nsenter", f"--net=/proc/{os.getpid()}/fd/{self._namespaces[rank]}", "--", *argv]
 
     def counts(self) -> Counts:
-        """Return what passed so far; after the context, what passed in all.
+        """Return the counts of the traffic so far, or, after the context, of all traffic.
 
         Raises:
-            LinkError: if the relay was killed: what was measured is void.
+            LinkError: if the relay was killed, which makes measurements invalid.
         """
         return self._relay.counts()
 
     def cpu_s(self) -> float:
-        """Return the CPU time of the relay so far, in seconds: the emulation's cost, which is no worker's."""
+        """Return the CPU time of the relay so far, in seconds: the cost of the emulation beside the workers' own."""
         return self.counts().cpu_s
 
     def close(self) -> None:
-        """Kill what still runs in the namespaces and take everything down. Again does nothing."""
+        """Kill all processes in the namespaces and remove the network. A second call does nothing."""
         try:
             self._relay.close()
         finally:
             namespaces, self._namespaces = self._namespaces, []
-            stop_strays(namespaces)  # nothing to do, unless the relay was killed
+            stop_strays(namespaces)  # finds none, unless the relay was killed
             for namespace in namespaces:
                 with suppress(OSError):
                     os.close(namespace)
 
     def _configure(self, rank: int) -> None:
-        # Neighbours are known from the start: no time goes by for ARP.
+        # The neighbours' addresses are set beforehand, so that no time is spent on ARP.
         neighbours = [
             f"neigh replace {host} lladdr {_lladdr(other)} dev {_INTERFACE} nud permanent"
             for other, host in enumerate(self.hosts)
@@ -138,31 +142,35 @@ class Network:
             check=False,
         )
         if done.returncode != 0:
-            said = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
-            raise ConfigError(f"an emulated link is not permitted here: ip says '{said}'; leave out --link")
+            reason = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
+            raise ConfigError(f"an emulated link is not permitted here: ip says '{reason}'; leave out --link")
 
 
 @contextmanager
 def emulated(link: Link, num_workers: int) -> Generator[Network]:
-    """Give a network of ``num_workers`` with ``link`` between every two, and take it down at the end, however it ends.
+    """Create a network of workers with a link between every two, and remove it when the context ends.
 
-    What still runs in it then is killed. Nothing outside changes: the namespaces have no names, so that two networks
-    never meet, and when this process is killed the relay ends the workers and itself.
+    Processes that still run in the network are then killed. Nothing outside the network changes: the namespaces have no
+    names, so networks cannot collide, and if this process is killed, the relay ends the workers and itself.
+
+    Args:
+        link: the link between every two workers.
+        num_workers: number of workers, 2 to 16.
 
     Raises:
-        ConfigError: if this machine does not permit it; `unavailable_reason` tells beforehand.
-        LinkError: at the end, if the relay was killed while the context lasted.
+        ConfigError: if this machine does not permit it; `unavailable_reason` checks beforehand.
+        LinkError: at the end, if the relay was killed in the meantime.
     """
     network = Network(link, num_workers)
     try:
         yield network
-        network.counts()  # raises if the relay is gone: what was measured is void
+        network.counts()  # raises if the relay is gone, because measurements are then invalid
     finally:
         network.close()
 
 
 def unavailable_reason() -> str | None:
-    """Return why no link can be emulated here, None if it can; tries it, which takes a tenth of a second."""
+    """Return why a link cannot be emulated here, or None if it can; this tries it, in about 0.1 seconds."""
     try:
         with emulated(Link(), 2):
             return None
@@ -182,7 +190,7 @@ def _missing() -> str | None:
 
 
 def _bundle_bytes(link: Link) -> int:
-    """Return how many bytes of a stream TCP may hand over at once: 5 ms at the link's rate, two segments to 64 KiB."""
+    """Return the size of the bundles that TCP sends at once: 5 ms at the link's rate, from two segments to 64 KiB."""
     if link.bytes_per_s is None:
         return 65_536
     return min(65_536, max(3_000, round(link.bytes_per_s * 5e-3)))

@@ -1,4 +1,4 @@
-"""The relay's process, seen from the program that started it."""
+"""Starts and stops the relay's process, and reads its counts."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from .link import Link, LinkError
 
 __all__ = ["Counts", "RelayProcess"]
 
-# Isolated (-I, -S): the relay needs no site packages, and no variable of the environment may change what it imports.
+# Isolated (-I, -S), so that the environment cannot change what the relay imports; it needs no site packages.
 _START = "import sys; sys.path.insert(0, sys.argv[1]); from relay.main import main; main(sys.argv[2])"
-_PATIENCE_S = 20.0
+_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What passed through the relay since it began, over all lines.
+    """Counts of the traffic through the relay since it began, over all lines.
 
     Args:
-        num_frames: frames, or bundles of TCP segments, that were sent on.
-        wire_bytes: their bytes, with the Ethernet headers of every segment.
-        num_dropped: those that found a full queue, or a device that was down.
-        late_s: sum over the frames of the time that they were late, for want of a processor.
-        latest_s: the most that one of them was late.
-        cpu_s: CPU time of the relay, in it the kernel's work for frames that it delivers.
+        num_frames: number of frames, or bundles of TCP segments, that were forwarded.
+        wire_bytes: size of these frames in bytes, including the Ethernet headers of every segment.
+        num_dropped: number of frames dropped because a queue was full or a device was down.
+        late_s: sum over all frames of the time that the relay delivered them late, because it had no free processor.
+        latest_s: the longest such delay of a single frame.
+        cpu_s: CPU time of the relay, including the kernel's work to deliver frames.
     """
 
     num_frames: int = 0
@@ -45,16 +45,19 @@ class Counts:
 
 
 class RelayProcess:
-    """Starts the relay, asks it for its counts, and stops it.
+    """A running relay.
 
     Args:
-        link: what every pair of workers gets.
-        num_workers: how many.
-        settings: of the kernel, for each namespace, by path below ``/proc/sys``.
+        link: the link between every two workers.
+        num_workers: number of workers.
+        settings: kernel settings of each namespace, by path below ``/proc/sys``.
+
+    Attributes:
+        namespaces: path of each worker's network namespace, by rank.
 
     Raises:
         ConfigError: if the kernel does not permit it.
-        LinkError: if it ended or did not answer.
+        LinkError: if the relay ends or does not answer.
     """
 
     def __init__(self, link: Link, num_workers: int, settings: Mapping[str, str]) -> None:
@@ -74,17 +77,17 @@ class RelayProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            start_new_session=True,  # Ctrl-C is for us: the link stays up until the workers are gone
+            start_new_session=True,  # Ctrl-C must not reach the relay: the link stays up until the workers have ended
         )
         try:
-            said = self._line()
-            if "error" in said:
+            answer = self._read_line()
+            if "error" in answer:
                 raise ConfigError(
-                    f"an emulated link is not permitted here: {said['error']}; "
+                    f"an emulated link is not permitted here: {answer['error']}; "
                     "run as root with CAP_SYS_ADMIN, CAP_NET_ADMIN and a writable /proc/sys, or leave out --link"
                 )
             self.namespaces: list[str] = [
-                f"/proc/{self._process.pid}/fd/{number}" for number in said["namespaces"]
+                f"/proc/{self._process.pid}/fd/{number}" for number in answer["namespaces"]
             ]
         except BaseException:
             self.close()
@@ -92,26 +95,26 @@ class RelayProcess:
 
     @property
     def pid(self) -> int:
-        """The number of the process."""
+        """The process ID."""
         return self._process.pid
 
     def counts(self) -> Counts:
-        """Return the counts so far; the last ones once it is closed.
+        """Return the counts so far, or the last ones after `close`.
 
         Raises:
-            LinkError: if the relay ended or does not answer.
+            LinkError: if the relay has ended or does not answer.
         """
         if not self._closed:
             assert self._process.stdin is not None
             try:
                 self._process.stdin.write(b"\n")
             except BrokenPipeError:
-                raise self._ended() from None
-            self._last = Counts(**self._line())
+                raise self._error_at_end() from None
+            self._last = Counts(**self._read_line())
         return self._last
 
     def close(self) -> None:
-        """End the relay; it kills what still runs in the namespaces. Again does nothing."""
+        """End the relay, which kills all processes in the namespaces. A second call does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -119,33 +122,33 @@ class RelayProcess:
         assert self._process.stdout is not None
         try:
             self._process.stdin.close()
-            self._last = Counts(**self._line())
-            self._process.wait(_PATIENCE_S)
+            self._last = Counts(**self._read_line())
+            self._process.wait(_TIMEOUT_S)
         except (LinkError, TypeError, subprocess.TimeoutExpired):
-            pass  # it ended by itself, or hangs: the last counts stay
+            pass  # the relay has ended by itself or hangs, so the last counts stay
         finally:
             self._process.kill()
             self._process.wait()
             self._process.stdout.close()
 
-    def _line(self) -> dict[str, Any]:
+    def _read_line(self) -> dict[str, Any]:
         """Return the next line that the relay writes."""
         assert self._process.stdout is not None
-        until = time.monotonic() + _PATIENCE_S
+        until = time.monotonic() + _TIMEOUT_S
         while b"\n" not in self._unread:
             if not select.select([self._process.stdout], (), (), max(0.0, until - time.monotonic()))[0]:
                 raise LinkError(
-                    f"the emulated link did not answer for {_PATIENCE_S:g} s; give it a free processor"
+                    f"the emulated link did not answer for {_TIMEOUT_S:g} s; leave a processor free for it"
                 )
             found = os.read(self._process.stdout.fileno(), 65_536)
             if not found:
-                raise self._ended()
+                raise self._error_at_end()
             self._unread += found
         line, _, self._unread = self._unread.partition(b"\n")
         return json.loads(line)
 
-    def _ended(self) -> LinkError:
+    def _error_at_end(self) -> LinkError:
         status = self._process.wait()
         return LinkError(
-            f"the emulated link ended early (exit status {status}); what was measured through it is void, run it again"
+            f"the emulated link ended early (exit status {status}), so the measurements are not valid; run it again"
         )

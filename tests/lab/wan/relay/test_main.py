@@ -90,7 +90,7 @@ def test_a_slow_line_holds_up_no_other(ends: Any) -> None:
 def test_it_sleeps_answers_and_ends(ends: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     workers, taps = ends
     said: list[dict[str, Any]] = []
-    monkeypatch.setattr(main, "say", said.append)
+    monkeypatch.setattr(main, "send_line", said.append)
     control, ask = os.pipe()
     relay = Relay(taps, 0.05, None, 10_000)
     thread = threading.Thread(target=relay.run, args=(control,))
@@ -115,7 +115,7 @@ def test_it_sleeps_answers_and_ends(ends: Any, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_it_says_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
-    main.say({"error": "two\nlines"})
+    main.send_line({"error": "two\nlines"})
     out = capfd.readouterr().out
     assert out.count("\n") == 1
     assert json.loads(out) == {"error": "two\nlines"}

@@ -1,5 +1,5 @@
-"""The delay line: a program of its own that carries frames between the workers' devices.
+"""The relay: a separate program that carries frames between the workers' devices and delays them.
 
-It imports the standard library only and its own files by relative names, so that it starts in milliseconds and runs
-without PyTorch: ``process.py`` starts it as the top-level package ``relay``.
+It imports only the standard library and its own files, by relative names. So it starts in milliseconds and runs without
+PyTorch: ``process.py`` starts it as the top-level package ``relay``.
 """

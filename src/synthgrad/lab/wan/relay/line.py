@@ -1,4 +1,4 @@
-"""One direction between two workers: when each frame arrives at the other end."""
+"""One direction of a link: computes when each frame arrives at the other end."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ __all__ = ["Line"]
 
 
 class Line:
-    """Frames on their way, first in, first out.
+    """A first-in, first-out queue of frames with the time at which each arrives.
 
-    A frame's last bit leaves at ``max(now, free_at) + size / rate`` and arrives ``delay_s`` later.
+    The last bit of a frame leaves at ``max(now, free_at) + size / rate`` and arrives ``delay_s`` later.
 
     Args:
-        delay_s: time from end to end.
-        bytes_per_s: the rate; None for no limit.
-        limit_bytes: how much may wait to leave (without a rate: be under way); what goes beyond is dropped. A frame
-            that finds nothing waiting always passes.
+        delay_s: delay from end to end.
+        bytes_per_s: rate; None for no limit.
+        limit_bytes: size of the queue of frames that have not left (without a rate: have not arrived). Frames that do
+            not fit are dropped, but a frame that finds an empty queue always passes.
     """
 
     __slots__ = ("_bytes_per_s", "_delay_s", "_free_at", "_held", "_limit_bytes", "_under_way")
@@ -31,7 +31,7 @@ class Line:
         self._under_way: deque[tuple[float, int, bytes]] = deque()
 
     def offer(self, frame: bytes, size: int, now: float) -> bool:
-        """Take a frame of ``size`` bytes on the wire at time ``now``; return False if it was dropped."""
+        """Accept or drop a frame of ``size`` bytes on the wire at time ``now``; return whether it was accepted."""
         rate = self._bytes_per_s
         if rate is None:
             waiting: float = self._held
@@ -48,14 +48,14 @@ class Line:
         return True
 
     def due(self) -> float:
-        """Return when the next frame arrives; infinity if none is under way."""
+        """Return the time at which the next frame arrives; infinity if there is none."""
         return self._under_way[0][0] if self._under_way else math.inf
 
     def pop(self) -> bytes:
-        """Return the frame that arrives next.
+        """Remove and return the frame that arrives next.
 
         Raises:
-            IndexError: if none is under way.
+            IndexError: if there is none.
         """
         _, size, frame = self._under_way.popleft()
         self._held -= size

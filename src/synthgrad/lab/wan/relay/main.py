@@ -1,8 +1,8 @@
-"""The relay: reads frames from each worker's device, holds them, and writes them to the other's.
+"""The relay: reads frames from each worker's device, delays them, and writes them to their destination's device.
 
-Its parent talks to it in lines: the first that it writes says where the namespaces are, or what went wrong; for each
-line that it reads it writes its counts; at the end of its input it kills what is left in the namespaces, writes the
-counts again and ends. So it also ends, and everything with it, when its parent is killed.
+It communicates with its parent in lines of JSON. The first line that it writes has the namespaces, or an error. For each
+line that it reads it writes its counts. At the end of its input it kills all processes in the namespaces, writes the
+counts once more and ends. So it also ends, with all workers, when its parent is killed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from .frames import LONGEST_BYTES, address_of, destination, is_for_all, wire_bytes
+from .frames import MAX_BYTES, address_of, destination, is_for_all, wire_bytes
 from .line import Line
 from .ports import Port, open_ports
 from .strays import stop_strays
@@ -26,24 +26,24 @@ from .strays import stop_strays
 __all__ = ["Relay", "main"]
 
 _STDIN, _STDOUT = 0, 1
-_MOST_READS = 16  # from one device before what is due is written: 1 MiB, about half a millisecond
+_MAX_READS = 16  # reads from one device before due frames are written: 1 MiB, about half a millisecond
 
 
 class Relay:
-    """Forwards frames by the address they are for; each ordered pair of workers has a line of its own.
+    """Forwards frames by their destination address; each ordered pair of workers has its own line.
 
     Args:
-        taps: descriptors that do not block, by rank; reading one gives one frame.
-        delay_s: from end to end.
+        taps: non-blocking descriptor of each worker's device, by rank; each read returns one frame.
+        delay_s: delay from end to end.
         bytes_per_s: rate of each line; None for no limit.
-        limit_bytes: how much may wait before a line.
+        limit_bytes: size of the queue before each line.
     """
 
     def __init__(
         self, taps: Sequence[int], delay_s: float, bytes_per_s: float | None, limit_bytes: int
     ) -> None:
         self._ranks = {tap: rank for rank, tap in enumerate(taps)}
-        # Lines that leave a rank by the address at their other end, and all with the device they lead to.
+        # The lines that leave each rank, by destination address; and all lines with the device at their end.
         self._leaving: list[dict[bytes, Line]] = [{} for _ in taps]
         self._lines: list[tuple[Line, int]] = []
         for source in range(len(taps)):
@@ -56,7 +56,7 @@ class Relay:
         self.late_s = self.latest_s = 0.0
 
     def counts(self) -> dict[str, Any]:
-        """Return what passed so far, and the CPU time of this process."""
+        """Return the counts of the traffic so far, and the CPU time of this process."""
         return {
             "num_frames": self.num_frames,
             "wire_bytes": self.num_bytes,
@@ -67,10 +67,10 @@ class Relay:
         }
 
     def run(self, control: int) -> None:
-        """Forward until ``control`` is at its end; sleeps whenever nothing is due and nothing has come.
+        """Forward frames until the descriptor ``control`` reaches its end; sleep while there is nothing to do.
 
-        ``select`` sleeps to the microsecond, where ``epoll`` counts whole milliseconds and a timer's descriptor needs
-        Python 3.13; with five descriptors at most it costs no more.
+        ``select`` sleeps with a precision of microseconds, while ``epoll`` counts whole milliseconds and a timer's
+        descriptor needs Python 3.13. With few descriptors it costs no more.
         """
         watched = [control, *self._ranks]
         while True:
@@ -80,17 +80,17 @@ class Relay:
                 if ready != control:
                     self.collect(ready)
                 elif os.read(control, 4096):
-                    say(self.counts())
+                    send_line(self.counts())
                 else:
                     return
 
     def collect(self, tap: int) -> None:
-        """Read what has come from a device, and send each frame on its way."""
+        """Read the frames that wait at a device, and add each to its line."""
         leaving = self._leaving[self._ranks[tap]]
         now = time.monotonic()
-        for _ in range(_MOST_READS):
+        for _ in range(_MAX_READS):
             try:
-                frame = os.read(tap, LONGEST_BYTES)
+                frame = os.read(tap, MAX_BYTES)
             except BlockingIOError:
                 return
             line = leaving.get(destination(frame))
@@ -109,14 +109,14 @@ class Relay:
         self.num_bytes += size
 
     def deliver(self) -> float:
-        """Write what is due; return when the next frame is, infinity if none is under way."""
+        """Write all frames that are due; return when the next one is due, or infinity if there is none."""
         soonest = math.inf
         for line, tap in self._lines:
             now = time.monotonic()
             while (due := line.due()) <= now:
                 try:
                     os.write(tap, line.pop())
-                except OSError:  # the device is down, or the kernel short of memory
+                except OSError:  # the device is down, or the kernel is short of memory
                     self.num_dropped += 1
                 self.late_s += now - due
                 self.latest_s = max(self.latest_s, now - due)
@@ -125,41 +125,42 @@ class Relay:
 
 
 def main(argument: str) -> None:
-    """Open the ports, and relay until the standard input ends.
+    """Open the ports, and forward frames until the standard input ends.
 
     Args:
-        argument: as JSON, ``num_ports``, ``settings`` (of `open_ports`), and the numbers of `Relay`.
+        argument: JSON with ``num_ports`` and ``settings`` for `open_ports`, and the numbers for `Relay`.
     """
     given = json.loads(argument)
     try:
         ports: list[Port] = open_ports(given.pop("num_ports"), given.pop("settings"))
     except OSError as error:
-        say({"error": str(error)})
+        send_line({"error": str(error)})
         sys.exit(1)
-    _come_first()
-    gc.disable()  # nothing here makes cycles
+    _raise_priority()
+    gc.disable()  # the relay creates no reference cycles, and a collection would delay frames
     relay = Relay([port.tap for port in ports], **given)
     try:
-        say({"namespaces": [port.namespace for port in ports]})
+        send_line({"namespaces": [port.namespace for port in ports]})
         relay.run(_STDIN)
     finally:
         stop_strays(port.namespace for port in ports)
-        with suppress(BrokenPipeError):  # nobody is left to read it
-            say(relay.counts())
+        with suppress(BrokenPipeError):  # the parent has been killed
+            send_line(relay.counts())
 
 
-def _come_first() -> None:
-    """Run before the workers wherever the kernel permits it: they may keep every core busy, and late is longer.
+def _raise_priority() -> None:
+    """Get a higher priority than the workers where the kernel permits it.
 
-    A nice value would not do: with autogroups it holds within one session only.
+    The workers may keep every core busy, and a late relay would lengthen the emulated delay. A nice value is not enough,
+    because with autogroups it counts within one session only.
     """
     try:
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-    except OSError:  # some control groups have no share of real time
+    except OSError:  # some control groups have no real-time budget
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, 0, -20)
 
 
-def say(message: dict[str, Any]) -> None:
-    """Write one line to the parent."""
+def send_line(message: dict[str, Any]) -> None:
+    """Write one line of JSON to the parent."""
     os.write(_STDOUT, json.dumps(message).encode() + b"\n")

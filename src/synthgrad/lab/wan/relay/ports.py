@@ -1,7 +1,7 @@
-"""A network namespace without a name for each worker, and a TAP device in it (Linux, root).
+"""Creates an unnamed network namespace for each worker, with a TAP device in it (Linux, root).
 
-A namespace with a name stays behind when the program that made it is killed. These have none: the kernel removes them,
-their devices and their routes with the last descriptor or process that holds them.
+A named namespace stays behind if the program that made it is killed. The kernel removes unnamed ones, with their devices
+and routes, as soon as no descriptor and no process holds them.
 """
 
 from __future__ import annotations
@@ -32,21 +32,26 @@ _TUN_F_TSO4 = 0x02
 
 @dataclass(frozen=True)
 class Port:
-    """A worker's side: descriptors of its namespace and of the far end of its device."""
+    """A worker's connection to the relay.
+
+    Attributes:
+        namespace: descriptor of the worker's network namespace.
+        tap: descriptor of the relay's end of the worker's TAP device.
+    """
 
     namespace: int
     tap: int
 
 
 def open_ports(num: int, settings: Mapping[str, str]) -> list[Port]:
-    """Return a port for each worker; the calling process comes back to the namespace that it was in.
+    """Open a port for each worker; the calling process returns to its own namespace.
 
-    After an error it may be in another one, and holds descriptors: it is to end.
+    After an error the process may be in another namespace and holds open descriptors, so it must end.
 
     Args:
-        num: how many.
-        settings: contents by path below ``/proc/sys``, written in each new namespace; a path that this kernel does
-            not have is passed over.
+        num: number of workers.
+        settings: kernel settings to write in each new namespace, by path below ``/proc/sys``; paths that this kernel
+            does not have are skipped.
 
     Raises:
         OSError: if the kernel does not permit it.
@@ -62,7 +67,7 @@ def open_ports(num: int, settings: Mapping[str, str]) -> list[Port]:
 def _open_port(libc: ctypes.CDLL, settings: Mapping[str, str]) -> Port:
     _check(libc.unshare(_CLONE_NEWNET), "make a network namespace")
     for name, value in settings.items():
-        path = Path("/proc/sys", name)  # shows the namespace that the reader is in
+        path = Path("/proc/sys", name)  # refers to the namespace of the process that opens it
         if path.exists():
             try:
                 path.write_text(value)

@@ -1,4 +1,4 @@
-"""Processes that still run in the workers' namespaces when these are taken down."""
+"""Kills processes that still run in the workers' namespaces when the network is removed."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from contextlib import suppress
 
 __all__ = ["identity", "stop_strays"]
 
-_PATIENCE_S = 5.0
+_TIMEOUT_S = 5.0
 
 
 def identity(namespace: int | str) -> tuple[int, int]:
-    """Return what tells a namespace, given by descriptor or path, from every other that exists."""
-    found = os.stat(namespace)
-    return found.st_dev, found.st_ino
+    """Return device and inode of a namespace, which identify it; it is given by descriptor or path."""
+    status = os.stat(namespace)
+    return status.st_dev, status.st_ino
 
 
 def stop_strays(namespaces: Iterable[int]) -> None:
-    """Kill what runs in these namespaces, and wait until it is gone, five seconds at most.
+    """Kill all processes in these namespaces, and wait up to five seconds until they are gone.
 
     Args:
-        namespaces: descriptors; none may be the caller's own namespace.
+        namespaces: descriptors of the namespaces; the caller's own is skipped.
     """
     wanted = {identity(namespace) for namespace in namespaces} - {identity("/proc/self/ns/net")}
-    until = time.monotonic() + _PATIENCE_S
-    while (found := _inside(wanted)) and time.monotonic() < until:
+    until = time.monotonic() + _TIMEOUT_S
+    while (found := _processes_in(wanted)) and time.monotonic() < until:
         for process in found:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         time.sleep(0.01)
 
 
-def _inside(wanted: Collection[tuple[int, int]]) -> list[int]:
+def _processes_in(wanted: Collection[tuple[int, int]]) -> list[int]:
     found: list[int] = []
     for name in os.listdir("/proc"):
-        # A process that has ended, reaped or not, has no namespace any more.
+        # A process that has ended has no namespace, whether it is reaped or not.
         with suppress(OSError):
             if name.isdigit() and identity(f"/proc/{name}/ns/net") in wanted:
                 found.append(int(name))
