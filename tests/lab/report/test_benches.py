@@ -279,9 +279,10 @@ def test_memory_of_unrolls_is_drawn_over_the_horizon() -> None:
         for horizon in (40, 120)
         for method, size in (("full_bptt", horizon), ("dni", 5))
     ]
-    sheet = bench("memory", lines)
+    assert list(bench_groups(typed([*lines, memory_line()]))) == ["memory of unrolls", "memory"]
+    sheet = bench("memory of unrolls", lines)
     assert sheet.rows[0][:4] == ("bptt over the whole horizon", "lstm 256", "5", "40")
     assert sheet.rows[1][-3:] == ("5.00 MiB", "0.50 ×", "3.00 ms")
-    titles = [group.heading for group in bench_groups_of("memory", lines)]
+    titles = [group.heading for group in bench_groups_of("memory of unrolls", lines)]
     assert titles == ["Held for the backward pass", "Time of an unroll"]
-    assert "horizon (steps)" in texts(bench_groups_of("memory", lines)[0].plots[0])
+    assert "horizon (steps)" in texts(bench_groups_of("memory of unrolls", lines)[0].plots[0])

@@ -92,7 +92,7 @@ def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_plots")
-@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(_mutated(), min_size=1, max_size=4))
 def test_any_record_makes_a_page(tmp_path: Path, records: list[dict[str, Any]]) -> None:
     path = tmp_path / "report.html"

@@ -241,7 +241,8 @@ class Point(Part):
     @property
     def quality(self) -> Mapping[str, Mapping[str, float | None]]:
         """How good the credit was, by interface and by measure."""
-        return {name: found or {} for name, found in (self.get("quality") or {}).items()}
+        measured: Mapping[str, Mapping[str, object] | None] = self.get("quality") or {}
+        return {name: {k: as_number(v) for k, v in (found or {}).items()} for name, found in measured.items()}
 
 
 class Rule(Part):

@@ -86,7 +86,7 @@ def bench_plot_groups(name: str, records: Sequence[Record]) -> list[Group]:
     found: list[Group] = []
     records = without_rivals(name, records)
     over, panels = _panels(records)
-    for measure in _measures(name, over):
+    for measure in _MEASURES.get(name, ()):
         drawn = list(panels.items())[:_MOST_PANELS]
         plots = [plot for words, lines in drawn if (plot := _over(over, measure, words, lines))]
         note = "Bars reach from the 10 % to the 90 % point of the rounds." if measure.bars else ""
@@ -110,15 +110,11 @@ def bench_plot(name: str, records: Sequence[Record], of: str = "") -> Plot | Non
     """
     records = without_rivals(name, records)
     over, panels = _panels(records)
-    measure = next((m for m in _measures(name, over) if of in ("", m.name)), None)
+    measure = next((m for m in _MEASURES.get(name, ()) if of in ("", m.name)), None)
     if measure is None or len(panels) != 1:
         return None
     ((words, lines),) = panels.items()
     return _over(over, measure, words, lines)
-
-
-def _measures(name: str, over: str) -> Sequence[_Measure]:
-    return _MEASURES.get("memory of unrolls" if (name, over) == ("memory", "horizon") else name, ())
 
 
 def _panels(records: Sequence[Record]) -> tuple[str, dict[str, list[Record]]]:

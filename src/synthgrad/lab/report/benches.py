@@ -29,7 +29,10 @@ def bench_groups(records: Iterable[Record]) -> dict[str, list[Record]]:
     found: dict[str, list[Record]] = {}
     for record in records:
         if record.experiment.startswith("bench/"):
-            found.setdefault(text(record.experiment.removeprefix("bench/"), 40), []).append(record)
+            name = text(record.experiment.removeprefix("bench/"), 40)
+            # Episodes and single steps have other columns.
+            name += " of unrolls" if name == "memory" and "horizon" in record.cell else ""
+            found.setdefault(name, []).append(record)
     return found
 
 
@@ -251,8 +254,7 @@ def bench_sheet(name: str, records: Sequence[Record]) -> Sheet:
     if name in _GATHERED:
         return _GATHERED[name](records)
     records = without_rivals(name, records)
-    unrolled = name == "memory" and any("horizon" in r.cell for r in records)
-    columns = _COLUMNS.get("memory of unrolls" if unrolled else name) or _generic(records)
+    columns = _COLUMNS.get(name) or _generic(records)
     sheet = sheet_of(
         f"bench/{name}", columns, records, is_bad=lambda r: r.status != "ok", failures=_failures(records)
     )

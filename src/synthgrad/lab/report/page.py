@@ -163,7 +163,7 @@ def _sections(frame: pd.DataFrame) -> tuple[list[Section], list[str]]:
                 *(
                     anchor,
                     f"bench/{name}",
-                    TEXTS["benchmarks"].get(name, ""),
+                    TEXTS["benchmarks"].get(name.partition(" of ")[0], ""),
                     lambda n=name, r=lines: [bench_sheet(n, r)],
                     lines,
                 ),
