@@ -96,6 +96,7 @@ def test_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ("nothing", ["'nothing' is unknown", "accepted: step, memory, unroll"]),
         ("step --jobs 2", ["No such option", "--jobs"]),
         ("memory --learn", ["No such option", "--learn"]),
         ("step --link rtt_ms=5", ["No such option", "--link"]),
