@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
 from torch import Tensor, nn
 
-from ..core import CutError, ShapeError, Site
+from ..core import CutError, Site
 from ..core.given import widths_of
+from .head import Head, HeadFactory
 from .spatial import average, check_norm, convolution, norm_of, num_space_dims
+from .token_head import token_head
 
-__all__ = ["Head", "HeadFactory", "convolutional_head", "linear_head"]
-
-
-class Head(nn.Module):
-    """A classifier on ``h``.
-
-    Args:
-        layers: take ``h``, return scores ``(B, classes)``.
-        shape: what ``h`` is like without its batch dimension.
-    """
-
-    def __init__(self, layers: nn.Module, shape: Sequence[int]) -> None:
-        super().__init__()
-        self.layers = layers
-        self.shape = tuple(shape)
-
-    def check(self, h: Tensor, name: str) -> None:
-        """Refuse a message that the head cannot take.
-
-        Args:
-            h: the message.
-            name: of the interface, for the error.
-
-        Raises:
-            ShapeError: naming the interface.
-        """
-
-    def forward(self, h: Tensor) -> Tensor:
-        """Return the scores, ``(B, classes)``."""
-        return self.layers(h)
+__all__ = ["Head", "HeadFactory", "convolutional_head", "linear_head", "token_head"]
 
 
 class _Flat(Head):
@@ -49,7 +22,7 @@ class _Flat(Head):
 
     def check(self, h: Tensor, name: str) -> None:
         if h.shape[1:] != self.shape:
-            raise _shape_error(h, self.shape, name)
+            raise self.shape_error(h, self.shape, name)
         check_norm(self, h.shape[0], h, name)
 
 
@@ -67,21 +40,11 @@ class _Averaged(Head):
         at = self.features_at
         features = self.shape[at - 1]
         if h.ndim != len(self.shape) + 1 or h.shape[at] != features:
-            raise _shape_error(h, [*["_"] * (at - 1), features, *["_"] * (len(self.shape) - at)], name)
+            raise self.shape_error(h, [*["_"] * (at - 1), features, *["_"] * (len(self.shape) - at)], name)
         check_norm(self, h.numel() // features if self.norm_by_place else h.shape[0], h, name)
 
     def forward(self, h: Tensor) -> Tensor:
         return self.layers(h if self.features_at == 1 else h.movedim(self.features_at, 1))
-
-
-def _shape_error(h: Tensor, expected: Sequence[int | str], name: str) -> ShapeError:
-    return ShapeError(
-        f"interface '{name}': got a message of shape {tuple(h.shape)}, and its head expects "
-        f"(B, {', '.join(map(str, expected))}) as in the example that decouple was given"
-    )
-
-
-HeadFactory = Callable[[Site, int], Head]
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from ..core import Credit, Info, Rule, Site
 from ..core.given import check_factory
-from .context_input import IGNORED
+from .context_input import IGNORED, index_error
 from .heads import Head, HeadFactory, linear_head
 from .input_gradient import traced_gradient
-from .targets import Loss, check_loss, check_num_outputs, check_target, losses_of
+from .targets import Loss, check_loss, check_num_outputs, check_target, losses_of, mean_of_tokens
+from .token_head import TokenHead
 
 __all__ = ["LocalLoss"]
 
@@ -23,7 +24,8 @@ class LocalLoss(Rule):
     Decoupled greedy learning (Belilovsky, Eickenberg, Oyallon 2019; Nøkland and Eidnes 2019). The module
     below and the classifier descend the same loss; no message from above is used, so none need be sent.
     ``ℓ`` is cross entropy, and the context is the labels: class indices ``(B,)``, or a distribution over classes
-    ``(B, classes)``. For several labels at once, regression and the like give the ``loss`` of the criterion; the
+    ``(B, classes)``. With ``head=heads.token_head()`` there is a target for each token of a message ``(B, T, D)``, and
+    the loss of an example is the mean over its tokens. For several labels at once, regression and the like give the ``loss`` of the criterion; the
     context is then its target. Works under ``torch.compile(fullgraph=True)``.
 
     Args:
@@ -66,16 +68,33 @@ class LocalLoss(Rule):
         self.head = self._factory(site, self.classes)
 
     def check(self, h: Tensor, info: Info) -> None:
-        check_target(info.context, self.classes, h, self.name, self.loss, wait=not self._has_looked)
-        if not self._has_looked and not torch.compiler.is_compiling():
-            self._has_looked = True
         head = self.head
         if isinstance(head, Head):  # another module takes what it takes
             head.check(h, self.name)
+        check_target(
+            *(info.context, self.classes, h, self.name, self.loss),
+            wait=not self._has_looked,
+            per_token=isinstance(head, Head) and head.per_token,
+        )
+        if not self._has_looked and not torch.compiler.is_compiling():
+            self._has_looked = True
 
     def losses(self, outputs: Tensor, c: Tensor) -> Tensor:
         """Return the loss of each example, ``(B,)``, of the head's outputs and the context."""
         return losses_of(outputs, c, self.name, self.loss, self.ignore_index)
+
+    def _losses_at(self, h: Tensor, c: Tensor) -> Tensor:
+        """Return the loss of each example, ``(B,)``, of a message; scores of tokens are never there as a whole."""
+        head = self.head
+        if not isinstance(head, TokenHead) or self.loss is not None or c.is_floating_point():
+            return self.losses(head(h), c)
+        try:
+            losses = head.losses(h, c, self.ignore_index)
+        except (IndexError, RuntimeError) as error:
+            if "out of bounds" not in str(error):
+                raise
+            raise index_error(c, self.classes, self.name, self.ignore_index) from None
+        return mean_of_tokens(losses, c, self.ignore_index)
 
     def credit(self, h: Tensor, info: Info) -> Credit:
         c = info.context
@@ -88,7 +107,7 @@ class LocalLoss(Rule):
         with torch.enable_grad():
             leaf = h.detach().requires_grad_()
             # A view, no leaf: hooks on the head (a counter of operations has some) refuse leaves under `grad`.
-            total = self.losses(self.head(leaf.view_as(leaf)), c).sum()
+            total = self._losses_at(leaf.view_as(leaf), c).sum()
         parameters = [p for p in self.parameters() if p.requires_grad]
         # One backward pass for the credit and for the classifier; the engine's own then costs nothing.
         delta, *grads = torch.autograd.grad(total, [leaf, *parameters])

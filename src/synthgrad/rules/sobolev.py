@@ -31,7 +31,8 @@ class Sobolev(Rule):
 
     Two forms of ``V``: ``"classifier"``, ``V = ℓ(p(h), c)``, the cross entropy of a small classifier ``p``,
     into which the label enters by the loss alone; and ``"value"``, any function of ``h`` and the label. The context
-    of a classifier is class indices ``(B,)``, or a distribution ``(B, classes)``; for several labels at once,
+    of a classifier is class indices ``(B,)``, or a distribution ``(B, classes)``; with ``head=heads.token_head()`` the
+    same for each token of a message ``(B, T, D)``, and the loss of an example is the mean over its tokens. For several labels at once,
     regression and the like give the ``loss`` of the criterion. Works under ``torch.compile(fullgraph=True)``.
 
     Args:
@@ -109,7 +110,11 @@ class Sobolev(Rule):
 
     def check(self, h: Tensor, info: Info) -> None:
         if self.critic == "classifier":
-            check_target(info.context, self.classes, h, self.name, self.loss, wait=not self._has_looked)
+            check_target(
+                *(info.context, self.classes, h, self.name, self.loss),
+                wait=not self._has_looked,
+                per_token=isinstance(self.head, Head) and self.head.per_token,
+            )
             if not self._has_looked and not torch.compiler.is_compiling():
                 self._has_looked = True
         elif self.classes:

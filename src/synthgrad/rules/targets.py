@@ -12,7 +12,7 @@ from ..core import ConfigError, ContextError
 from ..core.given import check_whole
 from .context_input import IGNORED, index_error
 
-__all__ = ["Loss", "check_loss", "check_num_outputs", "check_target", "losses_of"]
+__all__ = ["Loss", "check_loss", "check_num_outputs", "check_target", "losses_of", "mean_of_tokens"]
 
 #: ``loss(outputs, target)``: the loss of each example, ``(B,)``, or its mean over the batch, a scalar.
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -49,7 +49,14 @@ def check_num_outputs(classes: int, loss: Loss | None) -> None:
 
 
 def check_target(
-    c: Tensor | None, classes: int, h: Tensor, name: str, loss: Loss | None = None, *, wait: bool = True
+    c: Tensor | None,
+    classes: int,
+    h: Tensor,
+    name: str,
+    loss: Loss | None = None,
+    *,
+    wait: bool = True,
+    per_token: bool = False,
 ) -> None:
     """Refuse a context that cannot be learned from.
 
@@ -64,6 +71,7 @@ def check_target(
         loss: of the user's own.
         wait: on an accelerator, wait for the device to have looked at a distribution; else, and in a compiled
             graph, the check is queued and stops the program there.
+        per_token: there is a target for each token: ``(B, T)`` integers, or ``(B, T, classes)`` floats.
 
     Raises:
         ContextError: naming the interface.
@@ -81,14 +89,23 @@ def check_target(
                 f"expected {size} rows, one for each example"
             )
         return
-    if tuple(c.shape) != ((size, classes) if c.is_floating_point() else (size,)):
+    lead = tuple(h.shape[:2]) if per_token else (size,)
+    if tuple(c.shape) != ((*lead, classes) if c.is_floating_point() else lead):
         raise ContextError(
             f"interface '{name}': got labels of shape {tuple(c.shape)} and dtype {c.dtype} for a message of "
-            f"shape {tuple(h.shape)}, expected class indices ({size},) or a distribution "
-            f"({size}, {classes}); for other targets give the rule a loss, such as loss=F.mse_loss"
+            f"shape {tuple(h.shape)}, expected class indices {lead} or a distribution "
+            f"{(*lead, classes)}; {_remedy(c, h, per_token)}"
         )
     if c.is_floating_point() and c.numel():
         _check_distribution(c, name, wait)
+
+
+def _remedy(c: Tensor, h: Tensor, per_token: bool) -> str:
+    if per_token:
+        return "give a token for each position of the message"
+    if h.ndim == 3 and c.shape[:2] == h.shape[:2]:
+        return "for a target at each position give the rule head=heads.token_head()"
+    return "for other targets give the rule a loss, such as loss=F.mse_loss"
 
 
 def _check_distribution(c: Tensor, name: str, wait: bool) -> None:
@@ -114,11 +131,13 @@ def losses_of(
 ) -> Tensor:
     """Return the loss of each example, ``(B,)``: cross entropy where there is no other.
 
-    The mean over the batch of a loss that gives no more is taken as the loss of each of its examples.
+    The mean over the batch of a loss that gives no more is taken as the loss of each of its examples. Of outputs for
+    each token the loss of an example is the mean over its tokens that have a target; zero where none has.
 
     Args:
-        outputs: ``(B, classes)``.
-        c: class indices ``(B,)``, distributions ``(B, classes)``, or what ``loss`` takes.
+        outputs: ``(B, classes)``, or ``(B, T, classes)``.
+        c: class indices ``(B,)``, distributions ``(B, classes)``, the same with ``T`` behind ``B``, or what ``loss``
+            takes.
         name: of the interface.
         loss: the user's own.
         ignore: the class index that means no label; the cross entropy of such an example is zero.
@@ -138,6 +157,9 @@ def losses_of(
                 "over the other dimensions: lambda outputs, target: loss(outputs, target).mean(1)"
             )
         return found
+    if outputs.ndim == 3:
+        flat = losses_of(outputs.flatten(0, 1), c.flatten(0, 1), name, None, ignore)
+        return mean_of_tokens(flat.view(outputs.shape[:2]), c, ignore)
     if c.is_floating_point():
         return F.cross_entropy(outputs, c.to(outputs.dtype), reduction="none")
     try:
@@ -146,3 +168,17 @@ def losses_of(
         if "out of bounds" not in str(error):
             raise
         raise index_error(c, outputs.shape[-1], name, ignore) from None
+
+
+def mean_of_tokens(losses: Tensor, c: Tensor, ignore: int = IGNORED) -> Tensor:
+    """Return the mean of the losses of each example over its tokens that have a target, ``(B,)``.
+
+    Args:
+        losses: ``(B, T)``; zero where there is no target.
+        c: the targets, ``(B, T)`` or ``(B, T, classes)``.
+        ignore: the class index that means no target.
+    """
+    if c.is_floating_point():
+        return losses.mean(1)
+    # An example without any target has a loss of zero, not 0 / 0.
+    return losses.sum(1) / (c != ignore).sum(1).clamp(min=1)
