@@ -68,7 +68,8 @@ def frame_of(records: Sequence[Record]) -> pd.DataFrame:
     made["unroll"] = pd.Series([r.cell.unroll for r in records], dtype=float)
     made["prob"] = pd.Series([r.cell.update_prob for r in records], dtype=float)
     numbers = [_numbers(r) for r in records]
-    return made.join(pd.DataFrame(numbers, index=made.index, dtype=float)) if any(numbers) else made
+    found = made.join(pd.DataFrame(numbers, index=made.index, dtype=float)) if any(numbers) else made
+    return found.copy()  # in one piece: columns that were added one by one are slow to select from
 
 
 def _kind(record: Record) -> str:

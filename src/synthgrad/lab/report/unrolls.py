@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from ..records import Record
+from ..records.parts import as_number
 from . import published
 from .frame import common_env, figures, first, good, groups, latest, num_bad, reasons, records_of
 from .labels import title_of
@@ -278,7 +279,7 @@ def _title(sweep: UnrollSweep) -> str:
     """Return what is trained on what, for how long, without ``T``."""
     if sweep.kind.by_steps:
         return title_of(sweep.records[0], without_unroll=True)
-    batch = float(sweep.records[0].batch_size or 0)
+    batch = as_number(sweep.records[0].batch_size) or 0.0
     chars = (batch * sweep.runs["steps"].fillna(0.0) * sweep.runs["unroll"]).max()
     title = title_of(sweep.records[0], without_unroll=True, without_steps=True)
     return title.replace("batches of", f"{chars:,.0f} characters in batches of")
