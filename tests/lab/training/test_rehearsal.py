@@ -147,7 +147,7 @@ def test_what_cannot_begin_is_found() -> None:
     made = config("cdni")
     with pytest.raises(ConfigError, match="expected 1 to 10000"):
         rehearse(replace(made, schedule=Schedule(5, batch_size=10_001)))
-    with pytest.raises(ConfigError, match="'fcn' with cdni cannot be trained on 'mnist-10k'.*nowhere"):
+    with pytest.raises(ConfigError, match="'fcn' cannot be trained with cdni on 'mnist-10k'.*nowhere"):
         rehearse(changed(made, at=("nowhere",)))
 
 
@@ -203,10 +203,10 @@ def make():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"arch": "cnn"}, "a convolutional network expects (C, Y, X), an image; take a fully connected one"),
+        ({"arch": "cnn"}, "expected (C, Y, X), because a convolutional network takes images"),
         (
             {"augment": True},
-            "--augment: flips and shifts images (C, Y, X), and 'vectors:make' has inputs of shape (5,)",
+            "--augment: 'vectors:make' has inputs of shape (5,), expected images",
         ),
         ({"batch_size": 1}, "--batch-size 1: the network or a rule has BatchNorm"),
     ],

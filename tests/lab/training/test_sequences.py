@@ -156,7 +156,7 @@ def test_what_cannot_begin_is_told_before_anything_is_written(tmp_path: Path) ->
     for path, kind, words in (
         (short, ConfigError, "batch size 16|unroll of 5"),
         (empty, DataError, "has 0 characters, expected at least"),
-        (tmp_path / "none.txt", ConfigError, "unknown and no file"),
+        (tmp_path / "none.txt", ConfigError, "neither a known text nor a file"),
         (tmp_path, DataError, "is a directory"),
     ):
         unroll = 50 if path == short else 5
@@ -164,7 +164,7 @@ def test_what_cannot_begin_is_told_before_anything_is_written(tmp_path: Path) ->
             rehearse_all([changed(config, data=str(path), width=8, unroll=unroll)])
     with pytest.raises(ConfigError, match="kind 'tree' is unknown"):
         rehearse_all([changed(config, arch="tree")])
-    with pytest.raises(ConfigError, match="not one of recurrent networks"):
+    with pytest.raises(ConfigError, match="not a method for recurrent networks"):
         rehearse_all([dataclasses.replace(config, method="stale")])
 
 

@@ -96,7 +96,7 @@ def test_a_damaged_snapshot_is_told_and_the_one_before_it_is_used(tmp_path: Path
     raw = bytearray(file.read_bytes())
     raw[len(raw) // 2] ^= 4
     file.write_bytes(raw)
-    with pytest.warns(UserWarning, match=r"step36\.pt: is no snapshot .*the one before it is used"):
+    with pytest.warns(UserWarning, match=r"step36\.pt: is a damaged snapshot .*the one before it is used"):
         record = train(kept)
     assert record["resumed_at"] == [30]
     assert timeless(record) == timeless(train(config("cdni")))
@@ -108,7 +108,7 @@ def test_snapshots_that_cannot_be_read_are_told_and_the_run_starts_anew(tmp_path
         train(kept, stop_at(35))
     for file in tmp_path.iterdir():
         file.write_bytes(file.read_bytes()[:100])
-    with pytest.warns(UserWarning, match="is no snapshot that can be read"):
+    with pytest.warns(UserWarning, match="is a damaged snapshot"):
         record = train(kept)
     assert record["resumed_at"] == []
     assert timeless(record) == timeless(train(config("cdni")))
@@ -127,7 +127,7 @@ def test_the_snapshot_of_another_network_fails_the_run_and_stays(tmp_path: Path)
     before = mine.read_bytes()
     record = train(kept)
     assert record["status"] == "failed"
-    assert "step50.pt: is no snapshot of this run (cell" in record["error"]
+    assert "step50.pt: is a snapshot of another run (cell" in record["error"]
     assert mine.read_bytes() == before
 
 

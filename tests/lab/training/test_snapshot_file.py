@@ -106,7 +106,7 @@ def test_a_snapshot_of_another_run_is_refused_by_name(
     before = path.read_bytes()
     with pytest.raises(ConfigError, match=words) as refused:
         read_snapshot(path, OWNER, "cpu")
-    assert str(refused.value).startswith(f"{path}: is no snapshot of this run")
+    assert str(refused.value).startswith(f"{path}: is a snapshot of another run")
     assert path.read_bytes() == before
 
 
@@ -137,7 +137,7 @@ def test_code_in_a_snapshot_is_not_run(tmp_path: Path) -> None:
 
 def kept(folder: Path, peers: Any = None, every_s: float = 0.0) -> SnapshotStore:
     snapshot = SnapshotStore(folder, RECORD, peers, every_s)
-    snapshot.belongs_to(FORMS, "abc")
+    snapshot.set_fingerprint(FORMS, "abc")
     return snapshot
 
 
@@ -148,12 +148,14 @@ def test_the_last_two_are_kept_and_a_bad_one_is_told(tmp_path: Path) -> None:
     assert {p.name.rsplit("-", 1)[1] for p in tmp_path.iterdir()} == {"step20.pt", "step100.pt"}
     last = snapshot.path(100)
     last.write_bytes(last.read_bytes()[:-1])
-    with pytest.warns(UserWarning, match=r"step100\.pt: is no snapshot .*checksum.*one before it is used"):
+    with pytest.warns(
+        UserWarning, match=r"step100\.pt: is a damaged snapshot .*checksum.*one before it is used"
+    ):
         assert kept(tmp_path).load("cpu") == {"step": 20}
     snapshot.path(20).write_bytes(b"")
-    with pytest.warns(SnapshotWarning, match="is no snapshot that can be read") as told:
+    with pytest.warns(SnapshotWarning, match="is a damaged snapshot") as told:
         assert kept(tmp_path).load("cpu") is None
-    assert ["starts anew" in str(w.message) for w in told] == [False, True]
+    assert ["starts from the beginning" in str(w.message) for w in told] == [False, True]
 
 
 def test_a_bad_one_does_not_take_the_place_of_a_good_one(tmp_path: Path) -> None:
@@ -228,7 +230,7 @@ def test_the_last_step_that_all_have_is_gone_on_from_and_later_ones_are_removed(
     for step in (10, 20):
         snapshot.save(step, lambda step=step: {"step": step})
     there = (None, [(10, "a")])
-    with pytest.warns(UserWarning, match=r"step20\.pt: other stages have not saved this step; that of 10"):
+    with pytest.warns(UserWarning, match=r"step20\.pt: not every stage has saved this step; step 10"):
         assert kept(tmp_path, Pair(0, there)).load("cpu") == {"step": 10}
     assert not snapshot.path(20).exists()
     assert snapshot.path(10).exists()

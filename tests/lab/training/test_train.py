@@ -198,7 +198,7 @@ def test_a_network_that_cannot_be_compiled_is_recorded_with_the_reason(
     monkeypatch.setattr(feed_forward, "build_model", lambda *args: Breaking(build(*args)))
     record = train(convolutional("backprop", compiled=True))
     assert record["status"] == "failed"
-    assert record["error"].startswith("cannot be compiled: ")
+    assert record["error"].startswith("the network cannot be compiled: ")
     assert "\n" not in record["error"]
     assert train(convolutional("backprop"))["status"] == "ok"
 

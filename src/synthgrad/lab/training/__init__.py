@@ -1,1 +1,1 @@
-"""Training runs: what a run is (`run`), what it trains (`tasks`), how (`methods`), and the loop of all (`driver`)."""
+"""Training runs: their description (`run`), tasks (`tasks`), methods (`methods`), and the training loop (`driver`)."""

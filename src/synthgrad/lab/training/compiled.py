@@ -1,4 +1,4 @@
-"""Compiling a network as its engine allows."""
+"""Compiles a network in the way that its engine allows."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ __all__ = ["compile_modules", "compile_network"]
 
 
 def compile_network(net: nn.Module, engine: str) -> None:
-    """Compile a network in place, as its engine allows.
+    """Compile a network in place, in the way that its engine allows.
 
-    The in-process engine of a decoupled network has each module compiled by itself, see `compile_modules`;
-    every other loop the whole forward pass, which must be one graph.
+    For the in-process engine each module of a decoupled network is compiled separately, see `compile_modules`. For other
+    engines the whole forward pass is compiled as a single graph; the layer-parallel engine compiles its own step.
 
     Args:
         net: the network, decoupled or not.
-        engine: ``in-process``, ``plain``, or the hand-written loop; the layer-parallel engine compiles its own step.
+        engine: name of the engine.
 
     Raises:
-        ConfigError: if its modules cannot be compiled one by one.
+        ConfigError: if the modules cannot be compiled separately.
     """
     if isinstance(net, Decoupled) and engine == "in-process":
         compile_modules(net)
@@ -32,8 +32,8 @@ def compile_network(net: nn.Module, engine: str) -> None:
 def compile_modules(net: Decoupled) -> None:
     """Compile the forward pass of each child of the network, in place.
 
-    The interfaces, which are forward hooks, stay outside: the unlocked engine runs backward passes and
-    optimizers in them, which no graph can hold.
+    The interfaces, which are forward hooks, are not compiled: the in-process engine runs backward passes and optimizers
+    in them, which cannot be part of a graph.
 
     Raises:
         ConfigError: if a cut lies inside a child.
@@ -41,8 +41,8 @@ def compile_modules(net: Decoupled) -> None:
     children = dict(net.model.named_children())
     if inside := [name for name in net.interfaces if name not in children]:
         raise ConfigError(
-            f"cut after '{inside[0]}': modules are compiled one by one only where cuts lie after the network's "
-            f"own children ({', '.join(children)}); cut there or do not compile"
+            f"cut after '{inside[0]}': modules can be compiled only if all cuts lie after direct children of the network "
+            f"({', '.join(children)}); cut there, or do not compile"
         )
     for child in net.model.children():
         child.forward = torch.compile(child.forward, fullgraph=True)

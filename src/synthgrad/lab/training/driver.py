@@ -1,4 +1,4 @@
-"""The loop of all runs: steps in chunks, a clock, evaluations, snapshots, progress, and divergence."""
+"""The training loop of all runs: steps in chunks, timing, evaluation, snapshots, progress, and divergence."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .tensorboard import EventWriter
 
 __all__ = ["Driver", "StepCallback"]
 
-#: Takes the number of steps that are done.
+#: A function that is called with the number of steps done.
 StepCallback = Callable[[int], None]
 
-#: Chunks that warm up: they count as time of training, but not in the median of a step.
+#: Number of chunks for warming up: their time counts as training time, but not in the median step time.
 _WARM_UP = 3
 
 
@@ -31,15 +31,16 @@ class Driver:
     """Trains one task from its set-up to its last step.
 
     Args:
-        task: what is trained.
-        progress: called with the number of steps done, whenever the clock is read; or None.
+        task: the task.
+        progress: function that is called with the number of steps done after every chunk; or None.
 
     Attributes:
-        curve: one point for each evaluation.
+        task: the task.
+        curve: the figures of each evaluation.
         step: number of steps done.
-        elapsed_s: seconds of training.
-        events: writes every point to event files; or None.
-        snapshot: keeps the state now and then; or None.
+        elapsed_s: training time in seconds, without evaluations.
+        events: writer of TensorBoard event files, or None.
+        snapshot: store of snapshots, or None.
     """
 
     def __init__(self, task: Task, progress: StepCallback | None = None) -> None:
@@ -50,7 +51,7 @@ class Driver:
         self._progress = progress
         self.events: EventWriter | None = None
         self.snapshot: SnapshotStore | None = None
-        self._chunks: list[float] = []  # seconds of a step, mean over each chunk
+        self._chunks: list[float] = []  # mean seconds per step of each chunk
         self._resumed_at: list[int] = []
         self._base_lrs: list[list[float]] = []
 
@@ -64,14 +65,14 @@ class Driver:
         self._base_lrs = [[g["lr"] for g in o.param_groups] for o in self.task.trainer.optimizers]
 
     def restore(self) -> list[int]:
-        """Go on from the snapshot, if there is one; return the steps at which the run was resumed so far.
+        """Restore the last snapshot, if there is one; return all steps at which the run has been resumed.
 
         Raises:
-            ConfigError: if there is one, of another run.
+            ConfigError: if the snapshot is that of another run, or cannot be restored.
         """
         if self.snapshot is None:
             return self._resumed_at
-        self.snapshot.belongs_to(Fingerprint.tensor_forms(self.task.net), self.task.data_sha256)
+        self.snapshot.set_fingerprint(Fingerprint.tensor_forms(self.task.net), self.task.data_sha256)
         state = self.snapshot.load(self.task.run.device)
         if state is not None:
             try:
@@ -79,16 +80,16 @@ class Driver:
             except (KeyError, TypeError, ValueError, RuntimeError) as error:
                 reason = (str(error).splitlines() or [""])[0]
                 raise ConfigError(
-                    f"{self.snapshot.path(int(state.get('step', 0)))}: is a snapshot that this run cannot go on from "
+                    f"{self.snapshot.path(int(state.get('step', 0)))}: is a snapshot that this run cannot resume from "
                     f"({type(error).__name__}: {reason}); move it away, or run without --resume into another folder"
                 ) from error
         return self._resumed_at
 
     def train(self) -> None:
-        """Run all steps that are left.
+        """Run all remaining steps.
 
         Raises:
-            DivergedError: if a figure that must stay finite does not; its point is on the curve.
+            DivergedError: if a loss or another watched figure is not finite; the curve contains it.
         """
         task, schedule = self.task, self.task.run.schedule
         if self.events is not None:
@@ -96,8 +97,8 @@ class Driver:
         task.begin(self.step)
         while self.step < schedule.steps:
             self._set_lr_factor(schedule.lr_factor(self.step))
-            wanted = self._chunk(self._end_of_chunk() - self.step)
-            if wanted or self.step % schedule.eval_every == 0 or self.step == schedule.steps:
+            requested = self._run_chunk(self._end_of_chunk() - self.step)
+            if requested or self.step % schedule.eval_every == 0 or self.step == schedule.steps:
                 self._evaluate()
             self._save()
             if self._progress is not None:
@@ -105,14 +106,14 @@ class Driver:
         task.flush()
 
     def _set_lr_factor(self, factor: float) -> None:
-        """Set the factor on the learning rates of the start, but on those of rules that keep theirs."""
+        """Scale the initial learning rates, except those of rules with a constant learning rate."""
         for optimizer, lrs in zip(self.task.trainer.optimizers, self._base_lrs, strict=True):
             for group, lr in zip(optimizer.param_groups, lrs, strict=True):
                 if not group.get("constant_lr"):
                     group["lr"] = lr * factor
 
     def _end_of_chunk(self) -> int:
-        """Return the step at which the clock is read next: not behind an evaluation or a fall of the learning rate."""
+        """Return the step at which this chunk ends: at the latest before an evaluation or a new learning rate."""
         step, schedule = self.step, self.task.run.schedule
         ends = [
             step + self.task.chunk,
@@ -121,19 +122,19 @@ class Driver:
         ]
         return min([*ends, *(change for change in schedule.lr_changes if change > step)])
 
-    def _chunk(self, num_steps: int) -> bool:
-        """Do some steps; return whether the last one asks for an evaluation."""
-        task, wanted = self.task, False
+    def _run_chunk(self, num_steps: int) -> bool:
+        """Run some steps, with timing; return whether the last one requests an evaluation."""
+        task, requested = self.task, False
         task.draw_data()
         begun = time.perf_counter()
         for _ in range(num_steps):
-            wanted = task.step()
-        synchronize(task.run.device)
+            requested = task.step()
+        synchronize(task.run.device)  # so that the time includes the device's work
         seconds = time.perf_counter() - begun
         self.elapsed_s += seconds
         self._chunks.append(seconds / num_steps)
         self.step += num_steps
-        return wanted
+        return requested
 
     def _evaluate(self) -> None:
         point = {"step": self.step, "elapsed_s": round(self.elapsed_s, 4), **self.task.evaluate(self.step)}
@@ -145,12 +146,12 @@ class Driver:
             raise DivergedError("loss", self.step - 1)
 
     def _save(self) -> None:
-        """Write a snapshot if it is time to, where the trainer can be saved."""
+        """Write a snapshot if one is due and the trainer can be saved."""
         if self.snapshot is not None and getattr(self.task.trainer, "can_save", True):
             self.snapshot.save(self.step, self.state_dict)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that the rest of the run depends on, between two steps."""
+        """Return everything that the rest of the run depends on; called between two steps."""
         task = self.task
         return {
             "net": task.net.state_dict(),
@@ -167,7 +168,7 @@ class Driver:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state."""
+        """Restore what `state_dict` returned."""
         task = self.task
         task.net.load_state_dict(state["net"])
         task.trainer.load_state_dict(state["trainer"])
@@ -185,23 +186,23 @@ class Driver:
         return self.task.metrics(self.curve, self.elapsed_s)
 
     def close(self) -> None:
-        """Part from other processes, if the engine has any."""
+        """Disconnect from other processes, if the engine has any."""
         close = getattr(self.task.trainer, "close", None)
         if close is not None:
             close()
 
     def weights_sha256(self) -> str:
-        """Return the sum of all parameters and buffers, names included: equal for runs that ended bit by bit alike."""
-        found = hashlib.sha256()
+        """Return the SHA-256 of all parameters and buffers with their names: equal if runs end bit by bit the same."""
+        digest = hashlib.sha256()
         for name, value in self.task.net.state_dict().items():
             if isinstance(value, torch.Tensor):
-                whole = value.detach().cpu().contiguous()
-                found.update(f"{name} {whole.dtype} {tuple(whole.shape)}\n".encode())
-                found.update(whole.flatten().view(torch.uint8).numpy().tobytes())
-        return found.hexdigest()
+                tensor = value.detach().cpu().contiguous()
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+                digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def times(self) -> dict[str, float]:
-        """Return the clock's figures; empty before the first step."""
+        """Return training time and step times; empty before the first step."""
         chunks = self._chunks[_WARM_UP:] or self._chunks
         if not chunks:
             return {}

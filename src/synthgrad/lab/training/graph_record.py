@@ -1,4 +1,4 @@
-"""The decoupled graph of a run as it stands in its record: modules, interfaces, and where each rule sits."""
+"""The decoupled graph of a run for its record: modules, interfaces, and the rule at each interface."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["describe_graph"]
 
 
 def describe_graph(net: nn.Module, engine: str) -> dict[str, Any]:
-    """Return modules and interfaces of a network, with numbers of parameters, as plain values.
+    """Return the modules and interfaces of a network, with their numbers of parameters, as values for JSON.
 
     Args:
-        net: a decoupled network, or a plain one, which is one module that ends in the output.
+        net: a decoupled network, or a plain one, which counts as a single module.
         engine: name of the engine that trains it.
     """
     if not isinstance(net, Decoupled):
@@ -53,9 +53,9 @@ def _module(
 
 
 def _parts(model: nn.Module, parameters: Sequence[str]) -> list[str]:
-    """Return the largest submodules that hold these parameters and no others.
+    """Return the largest submodules that have these parameters and no others.
 
-    Of a network in a single container they are those of the container, and its name is left out.
+    If the network is a single container, the names are relative to the container.
     """
     prefix = ""
     children = list(model.named_children())
@@ -67,10 +67,10 @@ def _parts(model: nn.Module, parameters: Sequence[str]) -> list[str]:
 
 
 def _largest(name: str, prefix: str, others: Sequence[str]) -> str:
-    """Return the largest submodule around a parameter that holds none of the others."""
+    """Return the largest submodule that has a parameter and none of the others."""
     path = name.removeprefix(prefix).split(".")
     for depth in range(1, len(path)):
         part = ".".join(path[:depth])
         if not any(other.startswith(f"{prefix}{part}.") for other in others):
             return part
-    return ".".join(path)  # a parameter beside those of another module: by its own name
+    return ".".join(path)  # its submodule has parameters of other modules too, so the parameter stands alone

@@ -1,4 +1,4 @@
-"""Runs whose network is spread over processes: each drives the same task, and the last one's record counts."""
+"""Runs with the stages engine: each process trains its stage of the network, and the last one returns the record."""
 
 from __future__ import annotations
 
@@ -34,70 +34,70 @@ __all__ = [
     "run_in_stages",
 ]
 
-#: In the environment of a process that is one of several.
+#: Environment variable that marks a process as one of several that train a network together.
 _MARK = "SYNTHGRAD_STAGE"
 
 
 class StagesTrainer:
-    """`Stages` in the form that tasks ask for: with the whole network at hand whenever it is measured."""
+    """Adapts `Stages` to the `Trainer` protocol: `flush` gathers the whole network, so that it can be evaluated."""
 
     def __init__(self, stages: Stages) -> None:
         self.stages = stages
         self.optimizers = stages.optimizers
 
     def step(self, x: Tensor, y: Any, *, ids: Tensor | None = None) -> StepRecord:
-        """Run a step of this process's stage; every process has the whole batch, and reads what is its own."""
+        """Run a step of this process's stage; every process gets the whole batch, and uses the part that it needs."""
         return self.stages.step(x, y, ids=ids)
 
     def flush(self) -> None:
-        """Bring the weights of all stages into this process's network."""
+        """Gather the weights of all stages into this process's network."""
         self.stages.gather()
 
     def close(self) -> None:
-        """Part from the other processes."""
+        """Disconnect from the other processes."""
         self.stages.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of this process's stage. Blocks; all must call it between the same two steps."""
+        """Return the state of this process's stage. Blocks; all processes must call it between the same two steps."""
         return self.stages.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from the state of this process's stage; all must."""
+        """Restore the state of this process's stage; all processes must call it."""
         self.stages.load_state_dict(state)
 
 
-class _Processes:
-    """The processes of a network that is spread over several, to agree on snapshots."""
+class _StageProcesses:
+    """The processes of a network's stages, which have to agree on snapshots."""
 
     def __init__(self) -> None:
         self.stage, self.stages = dist.get_rank(), dist.get_world_size()
         self.launch = os.environ["TORCHELASTIC_RUN_ID"]
-        self._group = dist.new_group(backend="gloo")  # apart from what the stages send each other
+        self._group = dist.new_group(backend="gloo")  # separate from the messages between stages
 
     def all_gather(self, value: Any) -> list[Any]:
-        """Return the values that all processes gave, by stage. Blocks; all must call it."""
+        """Return the values of all processes, by stage. Blocks; all processes must call it."""
         found: list[Any] = [None] * self.stages
         dist.all_gather_object(found, value, self._group)
         return found
 
 
 def current_processes() -> RunProcesses:
-    """Return the processes that run a network together with this one."""
-    return _Processes() if is_stage_process() else SingleProcess()
+    """Return the processes that train a network together with this one."""
+    return _StageProcesses() if is_stage_process() else SingleProcess()
 
 
 def is_stage_process() -> bool:
-    """Is this process one of several that run a network together?"""
+    """Return whether this process is one of several that train a network together."""
     return _MARK in os.environ
 
 
 def local_engine(engine: str) -> str:
-    """Return the engine that a run's network is prepared for in this process: outside its own it is only tried out."""
+    """Return the engine to use in this process: a network with stages is checked in process before they are started."""
     return "in-process" if engine == "stages" and not is_stage_process() else engine
 
 
 def num_stage_processes(run: Run) -> int:
-    """Return how many processes a run has to be started in; 0 if it runs in this one."""
+    """Return the number of processes that a run has to be started in; 0 if it runs in this one."""
     payload = run.payload
     if not isinstance(payload, FeedForward | LstmStack) or payload.engine != "stages" or is_stage_process():
         return 0
@@ -109,23 +109,23 @@ def num_stage_processes(run: Run) -> int:
 def run_in_stages(train: Callable[[Run], Record], run: Run, num_stages: int) -> Record:
     """Train a run in as many processes as it has stages; return the record of the last one.
 
-    They are started and watched by what ``torchrun`` is made of.
+    The launcher of ``torchrun`` starts and watches the processes. Blocks until all have ended.
 
     Args:
-        train: trains a run in one of these processes.
-        run: the run; each process leaves snapshots of its part.
-        num_stages: processes.
+        train: function that trains a run in one of the processes.
+        run: the run; each process writes snapshots of its stage.
+        num_stages: number of processes.
 
     Raises:
         ConfigError: if a process dies without a record.
-        KeyboardInterrupt: at SIGINT and SIGTERM; the processes have been ended then.
+        KeyboardInterrupt: at SIGINT and SIGTERM, after the processes have ended.
     """
     launch = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=num_stages,
         run_id=f"synthgrad-{os.getpid()}-{time.time_ns()}",
-        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),  # else a folder of each run stays behind
+        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),  # otherwise each run leaves a folder behind
         rdzv_backend="c10d",
         rdzv_endpoint="127.0.0.1:0",
         local_addr="127.0.0.1",
@@ -140,11 +140,11 @@ def run_in_stages(train: Callable[[Run], Record], run: Run, num_stages: int) -> 
         raise KeyboardInterrupt from error
     except ChildFailedError as error:
         raise ConfigError(
-            f"a process of the stages engine died ({str(error).splitlines()[0]}); run with --engine in-process to see "
+            f"a process of the stages engine died ({str(error).splitlines()[0]}); use --engine in-process to check "
             "whether the network trains at all"
         ) from error
     records = [found[rank] for rank in sorted(found)]
-    # One that fails stops the others, whose errors only repeat what it says.
+    # A stage that fails stops the others, whose errors only repeat its own.
     causes = (r for r in records if r.status != "ok" and " stopped: " not in (r.error or ""))
     return next(causes, records[-1])
 
@@ -155,7 +155,7 @@ def _train_stage(train: Callable[[Run], Record], run: Run, threads: int) -> Reco
     torch.set_num_threads(threads)
     rank, world = join("gloo")
     if rank < world - 1:
-        run = replace(run, tensorboard=None)  # the last one has the losses
+        run = replace(run, tensorboard=None)  # only the last stage has the losses
     try:
         return train(run)
     finally:

@@ -1,4 +1,4 @@
-"""The machine that a run is on: what to record of it, and the settings that every method gets alike."""
+"""The machine of a run: its description for records, and process settings that are the same for every method."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ __all__ = ["choose_device", "configure_process", "describe_environment", "device
 
 
 def choose_device(name: str) -> str:
-    """Return ``cpu`` or ``cuda`` for ``cpu``, ``cuda`` or ``auto``.
+    """Return ``cpu`` or ``cuda``; ``auto`` chooses CUDA if it is available.
 
     Raises:
-        ConfigError: if CUDA is asked for and not there, or the name is unknown.
+        ConfigError: if the name is unknown, or it is ``cuda`` and CUDA is not available.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
-            "--device cuda: this PyTorch sees no CUDA device; install a CUDA build, or use --device cpu"
+            "--device cuda: PyTorch finds no CUDA device; install a CUDA build of PyTorch, or use --device cpu"
         )
     if name not in ("cpu", "cuda"):
         raise ConfigError(f"--device {name}: expected cpu, cuda or auto")
@@ -36,10 +36,13 @@ def choose_device(name: str) -> str:
 
 
 def configure_process(threads: int | None) -> None:
-    """Fix the number of threads, and keep freed memory inside the process.
+    """Set the number of threads, and keep freed memory in the process.
 
-    glibc hands the memory of a step's activations back to the kernel at the end of the step and takes
-    it again, page by page, in the next, which small networks notice. Every method gets this setting.
+    By default glibc returns the memory of activations to the kernel at the end of a step, and gets it back page by page
+    in the next one, which slows small networks down. All methods are timed with this setting.
+
+    Args:
+        threads: number of CPU threads; None for PyTorch's default.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -50,13 +53,18 @@ def configure_process(threads: int | None) -> None:
 
 
 def synchronize(device: str) -> None:
-    """Wait until the device has done what was asked of it; nothing to wait for on a CPU."""
+    """Wait until the device has finished its work; return at once on a CPU."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 def describe_environment(device: str, jobs: int = 1) -> dict[str, Any]:
-    """Return the ``env`` of a record."""
+    """Return the ``env`` of a record: versions, commit, device and threads.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        jobs: number of runs in parallel.
+    """
     commit, dirty = _commit()
     return {
         "synthgrad": __version__,
@@ -71,7 +79,7 @@ def describe_environment(device: str, jobs: int = 1) -> dict[str, Any]:
 
 
 def device_name(device: str) -> str:
-    """Return the name of the CUDA device, or of the processor, as it is known in shops."""
+    """Return the product name of the CUDA device or of the processor."""
     return torch.cuda.get_device_name() if device == "cuda" else _processor()
 
 
@@ -87,7 +95,7 @@ def _processor() -> str:
 
 @cache
 def _commit() -> tuple[str | None, bool | None]:
-    """Return the commit that the package runs from, and whether its sources differ from it."""
+    """Return the commit of the package's source, and whether the files differ from it; None if it is not known."""
     here = Path(__file__).parent
 
     def git(*args: str) -> str | None:
@@ -100,5 +108,5 @@ def _commit() -> tuple[str | None, bool | None]:
         return done.stdout.strip()
 
     if git("ls-files", "--error-unmatch", "machine.py") is None:
-        return None, None  # installed, or inside somebody else's repository
+        return None, None  # the package is installed, or lies inside another repository
     return git("rev-parse", "--short=12", "HEAD"), bool(git("status", "--porcelain", "--", str(here.parent)))

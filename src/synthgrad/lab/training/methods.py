@@ -1,4 +1,4 @@
-"""The methods by name: which rule and which schedule each stands for."""
+"""Methods for feed-forward networks by name, with the rule of each and its default settings."""
 
 from __future__ import annotations
 
@@ -27,57 +27,57 @@ __all__ = ["METHODS", "DataFacts", "Method", "method_named"]
 
 @dataclass(frozen=True, slots=True)
 class DataFacts:
-    """What a rule may need to know of the data.
+    """Facts about the training data that a rule may need.
 
     Attributes:
         classes: number of classes.
-        num_examples: examples to train on.
+        num_examples: number of training examples.
     """
 
     classes: int
     num_examples: int
 
 
-MakeRule = Callable[[RuleSettings, DataFacts], Rule]
-MakeInput = Callable[[RuleSettings], InputRule]
+RuleFactory = Callable[[RuleSettings, DataFacts], Rule]
+InputRuleFactory = Callable[[RuleSettings], InputRule]
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A way to train.
+    """A method to train a feed-forward network.
 
     Attributes:
-        name: as given on the command line.
-        rule: makes the rule of every cut from settings and facts; None for backpropagation.
-        defaults: settings of the rule, by data set, by data set and network (``"cifar10 cnn"``), and by network
-            (``"cnn"``, ``"lstm"``); the entry ``""`` serves for all others. Chosen on held-out training examples
+        name: name on the command line.
+        rule: function that makes the rule of each cut; None for backpropagation.
+        defaults: settings of the rule by data set (``"mnist"``), network (``"cnn"``, ``"lstm"``), or both
+            (``"cifar10 cnn"``); the entry ``""`` is for all others. They were chosen on held-out training examples
             (``synthgrad run dni_search`` and ``cnn_search``), never on test data.
-        per_example_loss: its rules learn from the loss of each example, so the criterion must give it.
-        inputs: makes the input rule of every cut; None where modules are fed with what those below make.
+        per_example_loss: whether the rule learns from the loss of each example, which the criterion must then return.
+        inputs: function that makes the input rule of each cut; None if modules get the real outputs of those below.
     """
 
     name: str
-    rule: MakeRule | None = None
+    rule: RuleFactory | None = None
     defaults: Mapping[str, RuleSettings] = field(default_factory=lambda: {"": RuleSettings()})
     per_example_loss: bool = False
-    inputs: MakeInput | None = None
+    inputs: InputRuleFactory | None = None
 
     @property
     def about(self) -> str:
-        """The method in one line."""
+        """Description of the method in one line."""
         return NAMES[self.name]
 
     def settings(self, data: str, arch: str = "fcn") -> RuleSettings:
-        """Return the rule's settings for a data set and a network.
+        """Return the rule's default settings for a data set and a network.
 
-        What was chosen for a fully connected network serves for users' own too, and for no convolutional
-        one: its widths would be numbers of channels there.
+        Users' own networks get the settings of the fully connected network. Convolutional networks do not, because
+        widths would be numbers of channels there.
         """
         names = (f"{data} {arch}", arch) if arch in ("cnn", "lstm") else (data,)
         return next((self.defaults[name] for name in names if name in self.defaults), self.defaults[""])
 
     def make_rule(self, settings: RuleSettings, facts: DataFacts) -> Rule:
-        """Return the rule of every cut, handed over to from backpropagation where the settings say so."""
+        """Return a new rule for the cuts, inside a `HandOver` if the settings ask for one."""
         assert self.rule is not None
         rule = self.rule(settings, facts)
         if not settings.hands_over:
@@ -109,17 +109,17 @@ def _sobolev(settings: RuleSettings, classes: int) -> Rule:
     return Sobolev(classes, critic=critic, head=_head(settings))
 
 
-def _supplied(settings: RuleSettings) -> InputRule:
+def _synthetic_input(settings: RuleSettings) -> InputRule:
     return SyntheticInput(settings.input_hidden, norm=settings.norm)
 
 
-# Between LSTMs a linear M that learns as fast as they do outruns them: what crosses is small at first, and its weights,
-# large for that, drive the units into saturation. Found on validation characters, at a lag of 3.
-_OF_LSTMS = RuleSettings(hidden=(256,), lr_factor=0.3)
+# Between LSTMs a linear M with the network's learning rate grows too fast: activations are small at first, so its weights
+# become large, and later drive the units into saturation. Chosen on validation characters, at a lag of 3.
+_BETWEEN_LSTMS = RuleSettings(hidden=(256,), lr_factor=0.3)
 
 _DNI = {"": RuleSettings(), "mnist": RuleSettings(hidden=(2048,), lr_factor=30.0)}
 
-# The entries ``cnn`` are those of ``cnn_search`` with the lowest error (DNI, cDNI, local loss, critic).
+# The entries "cnn" are the settings with the lowest error in cnn_search (DNI, cDNI, local loss, critic).
 METHODS: dict[str, Method] = {
     m.name: m
     for m in (
@@ -133,7 +133,7 @@ METHODS: dict[str, Method] = {
         Method(
             "cdni",
             lambda s, facts: _synthetic(s, facts.classes),
-            {"": RuleSettings(), "cnn": RuleSettings(kernel=1, maps=True), "lstm": _OF_LSTMS},
+            {"": RuleSettings(), "cnn": RuleSettings(kernel=1, maps=True), "lstm": _BETWEEN_LSTMS},
         ),
         Method("stale", lambda s, facts: StaleGradient(facts.num_examples, s.decay)),
         Method(
@@ -158,7 +158,7 @@ METHODS: dict[str, Method] = {
                 ),
                 "cnn": RuleSettings(input_hidden=(16,), input_lr_factor=3.0),
             },
-            inputs=_supplied,
+            inputs=_synthetic_input,
         ),
         Method(
             "cdni_unlock",
@@ -167,17 +167,17 @@ METHODS: dict[str, Method] = {
                 "": RuleSettings(lr_factor=3.0),
                 "cnn": RuleSettings(kernel=1, maps=True, input_hidden=(16,), input_lr_factor=3.0),
             },
-            inputs=_supplied,
+            inputs=_synthetic_input,
         ),
     )
 }
 
 
 def method_named(name: str) -> Method:
-    """Return a method.
+    """Return a method by its name.
 
     Raises:
-        ConfigError: if there is none of that name.
+        ConfigError: if the name is unknown.
     """
     if name not in METHODS:
         raise ConfigError(f"method '{name}' is unknown; accepted: {', '.join(METHODS)}")

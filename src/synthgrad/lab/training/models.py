@@ -1,4 +1,4 @@
-"""The network of a run: a reference network by name, or the user's own from its factory."""
+"""Builds the network of a feed-forward run: a reference network, or the user's own from a factory."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["build_model", "cuts_of", "user_model"]
 
 
 def build_model(payload: FeedForward, data: LabelledData) -> nn.Module:
-    """Return the network of a payload for a data set, with fresh weights.
+    """Build the network of a payload for a data set, with initial weights.
 
     Raises:
-        ConfigError: if the network cannot be built; says why.
+        ConfigError: if the network cannot be built.
     """
     if ":" in payload.arch:
         return user_model(payload.arch)
@@ -27,10 +27,15 @@ def build_model(payload: FeedForward, data: LabelledData) -> nn.Module:
 
 
 def cuts_of(payload: FeedForward, model: nn.Module, example: Tensor) -> list[str]:
-    """Return the cuts of a payload: those named, else the reference network's own, else proposed ones.
+    """Return the cuts of a payload: the named ones, or else those of the reference network or proposed ones.
+
+    Args:
+        payload: the payload.
+        model: its network, on the device.
+        example: a batch of inputs, on the device.
 
     Raises:
-        CutError: if none can be proposed.
+        CutError: if no cut can be proposed for the user's network.
     """
     if payload.at:
         return list(payload.at)
@@ -39,15 +44,15 @@ def cuts_of(payload: FeedForward, model: nn.Module, example: Tensor) -> list[str
     else:
         assert isinstance(model, nn.Sequential)
         names = cut_names(model)
-    # Two stages of about the same size, where nobody says otherwise.
+    # By default, two stages with about the same number of layers.
     return [names[(len(names) - 1) // 2]] if payload.engine == "stages" else names
 
 
 def user_model(path: str) -> nn.Module:
-    """Call a factory ``package.module:factory`` without arguments and return the network it makes.
+    """Import and call a factory ``package.module:factory``, and return the network that it makes.
 
     Raises:
-        ConfigError: if it does not exist, raises, or makes something else; names it and its error.
+        ConfigError: if the factory does not exist, raises an error, or returns something else.
     """
     try:
         model = import_attribute(path)()

@@ -1,7 +1,7 @@
-"""What a run trains on what: a frozen dataclass for each kind of task.
+"""Payloads: the network and the data of a run, a frozen dataclass for each kind of task.
 
-A payload names its task; `synthgrad.lab.training.tasks` has the class that does the work. Fields that make a cell of a
-result table stand under ``cell`` in a record, the others, its settings, under ``config``.
+A payload names its task; the class that trains it is in `synthgrad.lab.training.tasks`. Records have the fields that
+identify a cell of a result table under ``cell``, and all others under ``config``.
 """
 
 from __future__ import annotations
@@ -32,35 +32,36 @@ _PLACE = "place"
 
 
 def cell_field(default: Any = MISSING, **metadata: Any) -> Any:
-    """Return a field that is part of the cell."""
+    """Return a dataclass field that is recorded under ``cell``."""
     return field(default=default, metadata={_PLACE: "cell", **metadata})
 
 
 def config_field(default: Any, name: str = "", *, changed: bool = False, **metadata: Any) -> Any:
-    """Return a field that is recorded under ``config``.
+    """Return a dataclass field that is recorded under ``config``.
 
     Args:
         default: the field's default.
-        name: its name in records; empty for the field's own.
-        changed: record it only where it is not the default. Every field that is added later must be so.
-        metadata: of the field.
+        name: name in records; empty for the field's own name.
+        changed: whether to record it only if its value is not the default. This must be True for fields added later,
+            so that earlier records are still recognised.
+        metadata: further metadata of the field.
     """
     return field(default=default, metadata={_PLACE: "config", "name": name, "changed": changed, **metadata})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payload:
-    """What a run trains on what.
+    """The network and the data of a run.
 
     Attributes:
         data: name of the data set, text or task.
-        arch: kind of the network.
-        layers: number of layers, or None where the network's own code decides.
-        width: units of a layer, or None.
-        task: name of the module in ``lab/training/tasks`` that trains it.
-        settings: class of the settings of the rule.
-        unrecorded: names of the schedule's fields that are not recorded.
-        without_rule: the method that has no rule, whose settings are not recorded; empty for none.
+        arch: kind of network.
+        layers: number of layers, or None if the network's own code decides.
+        width: number of units in a layer, or None.
+        task: name of the module in ``lab/training/tasks`` that trains this payload.
+        settings: class of the rule's settings.
+        unrecorded: names of fields of the schedule that records leave out.
+        without_rule: the method without a rule, for which records leave out the rule's settings; empty for none.
     """
 
     data: str = cell_field()
@@ -73,12 +74,12 @@ class Payload:
     without_rule: ClassVar[str] = ""
 
     def cell(self) -> dict[str, Any]:
-        """Return the cell of a record."""
+        """Return the ``cell`` of a record."""
         found = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get(_PLACE) == "cell"}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
     def config(self) -> dict[str, Any]:
-        """Return the settings of a record that are the payload's."""
+        """Return the payload's part of the ``config`` of a record."""
         found: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
@@ -87,19 +88,19 @@ class Payload:
         return found
 
     def label(self, method: str, seed: int) -> str:
-        """Return a short name for progress bars."""
+        """Return a short name of the run for progress bars."""
         return f"{method}, seed {seed}"
 
     def for_method(self, method: str) -> Self:
-        """Return the payload as a method trains it."""
+        """Return this payload with the changes that a method needs."""
         return self
 
     def default_rule(self, method: str) -> Settings:
-        """Return the settings of a method's rule that were chosen for such a payload."""
+        """Return the default settings of a method's rule for this payload."""
         return self.settings()
 
     def with_data(self, name: str) -> Self | None:
-        """Return the payload on data of the user's own; None if it does not take such data."""
+        """Return this payload with the user's own data; None if it does not accept them."""
         return None
 
 
@@ -108,16 +109,16 @@ class FeedForward(Payload):
     """A feed-forward network on labelled examples.
 
     Attributes:
-        data: a data set of `synthgrad list`, or the user's own.
+        data: name of a data set in ``synthgrad list``, or the user's own.
         arch: ``fcn``, ``cnn``, or ``package.module:factory`` for a user's model.
-        layers: weight layers, the output layer included; None for a user's model.
-        width: units (filters) of a hidden layer; None for a user's model.
-        at: names of the submodules after which to cut; empty for the network's own.
-        update_prob: probability that a module updates in a step, in unlocked training.
+        layers: number of weight layers, including the output layer; None for a user's model.
+        width: number of units (filters) in a hidden layer; None for a user's model.
+        at: names of the submodules after which to cut; empty for the default cuts.
+        update_prob: probability that a module updates in a step, with the in-process engine.
         engine: one of `ENGINES`.
-        hold_out: number of training examples to measure on in place of the test set, for selections.
-        monitor_every: steps between measurements of the interfaces' quality; 0 for none.
-        target_error_pct: error whose first crossing is timed.
+        hold_out: number of training examples to evaluate on instead of the test set, to choose settings.
+        monitor_every: number of steps between measurements of the interfaces' quality; 0 for none.
+        target_error_pct: error in percent; the time until it is reached is recorded.
         compiled: whether the network runs under ``torch.compile``.
         augment: whether training images are flipped and shifted at random.
     """
@@ -179,8 +180,8 @@ class FeedForward(Payload):
             refuse(f"engine '{self.engine}' is unknown; accepted: {', '.join(ENGINES)}")
 
     def for_method(self, method: str) -> Self:
-        """Return the payload as a method trains it: one without a rule has no interfaces."""
-        from .methods import method_named  # loads PyTorch
+        """Return this payload for a method; without a rule there are no cuts, and the engine is ``plain``."""
+        from .methods import method_named  # imported here because it loads PyTorch
 
         return self if method_named(method).rule is not None else replace(self, engine="plain", at=())
 
@@ -204,11 +205,11 @@ class Sequences(Payload):
     """A recurrent network on sequences.
 
     Attributes:
-        data: a task or a text.
+        data: name of a task or text.
         arch: ``lstm``, ``gru`` or ``rnn``.
-        layers: recurrent layers.
-        width: units of a layer.
-        unroll: ``T``, steps of an unroll.
+        layers: number of recurrent layers.
+        width: number of units in a layer.
+        unroll: ``T``, number of steps in an unroll.
     """
 
     settings = BoundarySettings
@@ -230,9 +231,9 @@ class Copying(Sequences):
     """Copy or Repeat Copy; a step is a batch of episodes.
 
     Attributes:
-        symbols: characters of the alphabet.
+        symbols: number of characters in the alphabet.
         threshold: bits per character under which a length is solved.
-        spread: number of unrolls over which the rows of a batch begin; 1 for all in step.
+        spread: number of unrolls over which the rows of a batch begin; 1 if all begin together.
     """
 
     task = "copying"
@@ -247,8 +248,8 @@ class Characters(Sequences):
     """A character language model; a step is an unroll.
 
     Attributes:
-        data: a text of `synthgrad list`, or the path of a file.
-        most_valid: characters of the validation part that are measured now and then, the first ones; None for all.
+        data: name of a text in ``synthgrad list``, or the path of a file.
+        most_valid: number of characters at the beginning of the validation part to evaluate on; None for all.
     """
 
     task = "characters"
@@ -261,12 +262,12 @@ class Characters(Sequences):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LstmStack(Sequences):
-    """A stack of recurrent layers on a text, cut between them; a step is an unroll.
+    """A stack of LSTMs on a text, with cuts between them; a step is an unroll.
 
     Attributes:
         engine: one of `ENGINES`.
         at: names of the layers after which to cut; empty for every layer but the last.
-        most_valid: as of `Characters`.
+        most_valid: number of characters at the beginning of the validation part to evaluate on; None for all.
     """
 
     task = "lstm_stack"
@@ -289,13 +290,13 @@ class LstmStack(Sequences):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Multirate(Payload):
-    """Two networks that tick at different rates and count digits; a step is a block of ``T²`` images of each stream.
+    """Two networks that run at different rates and count digits; a step is a block of ``T²`` images of each stream.
 
     Attributes:
-        data: labelled images of digits.
-        width: units of either network.
-        period: ``T``: steps to a tick of B, and to a report of A.
-        hold_out: number of training images to measure on in place of the test set, for selections.
+        data: name of a data set of digits.
+        width: number of units in each network.
+        period: ``T``, number of steps between two steps of B, and between two reports of A.
+        hold_out: number of training images to evaluate on instead of the test set, to choose settings.
     """
 
     task = "multirate"

@@ -1,4 +1,4 @@
-"""The methods for recurrent networks: one loop, with other rules at the boundary between unrolls."""
+"""Methods for recurrent networks: one engine, with different rules at the boundary between unrolls."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["RECURRENT_METHODS", "RecurrentMethod", "make_recurrent", "recurrent_
 
 @dataclass(frozen=True, slots=True)
 class RecurrentMethod:
-    """A way to train a recurrent network.
+    """A method to train a recurrent network.
 
     Attributes:
-        name: as given on the command line.
-        predicts: does the final state get a synthetic gradient?
-        auxiliary: does the network foresee it?
-        solves: is it linear and solved for by least squares?
+        name: name on the command line.
+        predicts: whether the final state of an unroll gets a synthetic gradient.
+        auxiliary: whether the network predicts the next synthetic gradient as an auxiliary task.
+        solves: whether ``M`` is linear and fitted by least squares.
     """
 
     name: str
@@ -35,7 +35,7 @@ class RecurrentMethod:
 
     @property
     def about(self) -> str:
-        """The method in one line."""
+        """Description of the method in one line."""
         return RECURRENT[self.name]
 
 
@@ -52,14 +52,14 @@ RECURRENT_METHODS = {
 
 
 def recurrent_method(name: str) -> RecurrentMethod:
-    """Return a method.
+    """Return a method by its name.
 
     Raises:
-        ConfigError: if there is none of that name.
+        ConfigError: if the name is unknown.
     """
     if name not in RECURRENT_METHODS:
         raise ConfigError(
-            f"method '{name}' is not one of recurrent networks; accepted: {', '.join(RECURRENT_METHODS)}"
+            f"method '{name}' is not a method for recurrent networks; accepted: {', '.join(RECURRENT_METHODS)}"
         )
     return RECURRENT_METHODS[name]
 
@@ -76,23 +76,26 @@ def make_recurrent(
     reduction: Any = "mean",
     contexts: int | None = None,
 ) -> Recurrent:
-    """Return what trains a recurrent network of ``tasks`` by a method.
+    """Build the engine that trains a recurrent network with a method.
 
     Args:
-        name: of the method.
-        settings: of the boundary.
-        net: the network, on its device; its state has the batch first.
-        criterion: takes outputs and targets of an unroll.
-        batch_size: ``B``, for the example of the state.
-        width: of the features and of the hidden layers of ``M`` and of the auxiliary head.
+        name: name of the method.
+        settings: settings of the rule between unrolls.
+        net: the network, on its device; the tensors of its state have the batch first.
+        criterion: loss function of the outputs and targets of an unroll.
+        batch_size: ``B``.
+        width: size of the network's features, and default width of the hidden layers of ``M`` and the auxiliary head.
         lr: learning rate of Adam.
-        reduction: how the criterion reduces over sequences.
-        contexts: classes of the context that the task gives to least squares; None for none.
+        reduction: the criterion's reduction over sequences.
+        contexts: number of classes of the context for least squares; None for no context.
+
+    Raises:
+        ConfigError: if the method is unknown.
     """
     method = recurrent_method(name)
     state: Any = net.initial_state(batch_size)  # pyright: ignore[reportCallIssue]
     hidden = (width,) if settings.hidden is None else settings.hidden
-    foreseeing = (width,) if settings.aux_hidden is None else settings.aux_hidden
+    aux_hidden = (width,) if settings.aux_hidden is None else settings.aux_hidden
     features = sum(part[0].numel() for part in state)
     rule: Rule = NoBackprop()
     if method.solves:
@@ -103,7 +106,7 @@ def make_recurrent(
         rule,
         state,
         alpha=settings.alpha,
-        future=FutureGradient(width, features, foreseeing, weight=settings.aux_weight)
+        future=FutureGradient(width, features, aux_hidden, weight=settings.aux_weight)
         if method.auxiliary
         else None,
         reduction=reduction,

@@ -1,4 +1,4 @@
-"""What is tried before anything is written: can each run begin, and what will a step of it cost?"""
+"""Checks before a sweep writes anything: whether every run can begin, and how much its steps will cost."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ __all__ = ["StepFlops", "rehearse", "rehearse_all", "with_estimates"]
 
 @dataclass(frozen=True, slots=True)
 class StepFlops:
-    """Floating-point operations of matrix products and convolutions, of one batch.
+    """Numbers of floating-point operations of one batch, in matrix products and convolutions.
 
     Attributes:
-        forward: those of the network's forward pass alone.
-        step: those of a whole step in which every module updates.
+        forward: operations of the network's forward pass.
+        step: operations of a whole step in which every module updates.
     """
 
     forward: int
     step: int
 
     def expected(self, update_prob: float) -> float:
-        """Return what a step costs on average: a module that draws no update only runs forward.
+        """Return the mean number of operations per step, if a module without an update only runs forward.
 
-        This is a rough figure: a rule that has to learn although its module drew no update runs forward once more.
+        This is an estimate: a rule that learns although its module does not update runs one more forward pass.
         """
         return self.forward + update_prob * (self.step - self.forward)
 
 
 def rehearse_all(runs: Sequence[Run]) -> list[Run]:
-    """Find what would fail in every run; return the runs, with the estimates that there are.
+    """Check that every run can begin; return the runs, feed-forward ones with their estimated cost.
 
-    What loading the data warns of is shown once.
+    Each warning about the data is shown once.
 
     Raises:
         SynthgradError: if a run cannot begin.
@@ -56,14 +56,14 @@ def rehearse_all(runs: Sequence[Run]) -> list[Run]:
         warnings.simplefilter("always")
         if feed_forward and isinstance(payload := feed_forward[0].payload, FeedForward):
             data_for(payload.data, feed_forward[0].data_dir, payload.hold_out, feed_forward[0].device)
-        _check(others)
+        _set_up(others)
     for text in dict.fromkeys(str(w.message) for w in caught):
         warnings.warn(text, stacklevel=2)
     return [*with_estimates(feed_forward), *others]
 
 
-def _check(runs: Sequence[Run]) -> None:
-    """Set up every run that differs from others in more than its seed, without a step."""
+def _set_up(runs: Sequence[Run]) -> None:
+    """Set up the runs without training; of runs that differ only in their seed, one is enough."""
     for run in dict.fromkeys(replace(run, seed=0) for run in runs):
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -71,10 +71,10 @@ def _check(runs: Sequence[Run]) -> None:
 
 
 def with_estimates(runs: Sequence[Run]) -> list[Run]:
-    """Rehearse every different run once; return the runs with the estimated ratio of their step's cost.
+    """Rehearse every different run once; return the runs with the estimated cost of a step.
 
-    The ratio is that of the arithmetic to backpropagation's of the same network. It is rough, because elementwise work,
-    optimizers and Python are left out.
+    The cost is the number of operations as a ratio to backpropagation of the same network. It is rough, because
+    element-wise operations, optimizers and Python are not counted.
 
     Args:
         runs: runs of feed-forward networks.
@@ -85,7 +85,7 @@ def with_estimates(runs: Sequence[Run]) -> list[Run]:
     works: dict[Run, StepFlops | None] = {}
 
     def work(run: Run, payload: FeedForward) -> StepFlops | None:
-        # A step of sparse updates is drawn: the whole step is counted, and its parts weighed afterwards.
+        # Sparse updates are random, so a full step is counted here, and `StepFlops.expected` weights its parts.
         key = replace(run, seed=0, payload=replace(payload, update_prob=1.0))
         if key not in works:
             works[key] = rehearse(key)
@@ -106,10 +106,10 @@ def with_estimates(runs: Sequence[Run]) -> list[Run]:
 
 
 def rehearse(run: Run) -> StepFlops | None:
-    """Do what a run does before its first step, one batch without learning and one with it.
+    """Set up a run, and process one batch without learning and one with it.
 
     Returns:
-        The work of that batch; None if its loss is not finite, which the run will say in its record.
+        The operations of a batch; None if its loss is not finite, which the record of the run will show.
 
     Raises:
         SynthgradError: if the run cannot begin.
@@ -118,7 +118,7 @@ def rehearse(run: Run) -> StepFlops | None:
     assert isinstance(payload, FeedForward)
     with torch.random.fork_rng():
         torch.manual_seed(run.seed)
-        # Not compiled: its operations are the same, and a compiler that fails is a run's own affair.
+        # Not compiled: the operations are the same, and a failing compiler must fail only its own run.
         task = FeedForwardTask(replace(run, payload=replace(payload, compiled=False)))
         try:
             task.set_up()
@@ -131,7 +131,7 @@ def rehearse(run: Run) -> StepFlops | None:
             if not task.net.training:
                 task.net.train()
             if isinstance(task.trainer, LayerParallel) and isinstance(task.net, Decoupled):
-                for _ in task.net.graph.modules:  # until a batch has reached every layer
+                for _ in task.net.graph.modules:  # fills the pipeline, so that every layer has a batch
                     task.trainer.step(x, y, ids=ids)
             with FlopCounterMode(display=False) as step:
                 task.trainer.step(x, y, ids=ids)
@@ -139,7 +139,7 @@ def rehearse(run: Run) -> StepFlops | None:
             raise
         except DivergedError:
             return None
-        except Exception as error:  # whatever the user's network raises, a cut that cannot be made
+        except Exception as error:  # an error in the user's network, or a cut that cannot be made
             kind = "" if isinstance(error, SynthgradError) else f"{type(error).__name__}: "
             reason = kind + (str(error).splitlines() or [""])[0]
             if "more than 1 value per channel" in reason:
@@ -163,13 +163,13 @@ def _check_scores(task: FeedForwardTask, scores: object, num_examples: int) -> N
         got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise _unfit(task, f"it returned {got}, expected {expected}")
     if not any(p.requires_grad for p in task.net.parameters()):
-        raise _unfit(task, "it has no parameter that learns")
+        raise _unfit(task, "no parameter requires a gradient")
 
 
 def _unfit(task: FeedForwardTask, reason: str) -> ConfigError:
     run, payload = task.run, task.payload
     return ConfigError(
-        f"network '{payload.arch}' with {run.method} cannot be trained on '{payload.data}', batch of "
-        f"{run.schedule.batch_size}: {reason}; it must have parameters that learn, take inputs "
+        f"network '{payload.arch}' cannot be trained with {run.method} on '{payload.data}', batch size "
+        f"{run.schedule.batch_size}: {reason}; it must have parameters that require a gradient, take inputs "
         f"{tuple(task.data.train.x.shape[1:])} and return scores for {task.data.classes} classes"
     )

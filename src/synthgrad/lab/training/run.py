@@ -1,4 +1,4 @@
-"""The description of one training run, complete: nothing is read from elsewhere."""
+"""The complete description of one training run."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class Run:
     """One training run.
 
     Attributes:
-        experiment, tier, method, seed: its place in the results.
-        payload: what is trained on what.
-        schedule: how long and how fast.
+        experiment, tier, method, seed: names and seed that the record of the run has.
+        payload: the network and its data.
+        schedule: number of steps, batch size and learning rate.
         rule: settings of the method's rule.
-        precision: ``float32``, or ``bfloat16``: matrix products and convolutions under autocast, while weights,
-            optimizers, BatchNorm's statistics and the loss stay in float32.
+        precision: ``float32`` or ``bfloat16``. With the latter, matrix products and convolutions run under autocast,
+            while weights, optimizers, BatchNorm's statistics and the loss stay in float32.
         device: ``cpu`` or ``cuda``.
         data_dir: directory of data files, or None.
-        estimated_ratio: expected cost of a step over one of backpropagation, or None; the run does not depend on it.
-        tensorboard: folder for event files, or None; the run does not depend on it.
-        snapshots: folder for the states of runs under way, or None; the run does not depend on it.
+        estimated_ratio: estimated cost of a step as a ratio to backpropagation, or None; it does not affect the run.
+        tensorboard: folder for event files, or None; it does not affect the run.
+        snapshots: folder for snapshots, or None; it does not affect the run.
     """
 
     experiment: str
@@ -61,7 +61,7 @@ class Run:
         return self.payload.label(self.method, self.seed)
 
     def config(self) -> dict[str, Any]:
-        """Return the settings that stand under ``config`` in a record: all that the results depend on."""
+        """Return the ``config`` of a record: all settings that the results depend on and the cell does not have."""
         skipped = ("steps", "batch_size", *self.payload.unrecorded)
         schedule = {k: v for k, v in asdict(self.schedule).items() if k not in skipped}
         without_rule = self.method == self.payload.without_rule

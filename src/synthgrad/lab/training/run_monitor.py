@@ -1,4 +1,4 @@
-"""A monitor whose measurements survive a resume: what was measured since the last point of the curve is in it."""
+"""A monitor whose measurements survive a resume, because they are part of snapshots."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["RunMonitor", "brief_quality", "pack", "unpack"]
 
 
 def pack(rows: Sequence[Tensor]) -> Tensor | None:
-    """Return tensors of one shape as one, which is quicker to save; None for none."""
+    """Stack tensors of the same shape into one, which is quicker to save; None if there are none."""
     return torch.stack(list(rows)) if rows else None
 
 
 def unpack(packed: Tensor | None) -> list[Tensor]:
-    """Return what `pack` was given."""
+    """Return the tensors that `pack` stacked."""
     return [] if packed is None else list(packed.unbind())
 
 
 def brief_quality(found: Mapping[str, Quality]) -> dict[str, dict[str, float]]:
-    """Return what tells the quality of an interface between unrolls, whose messages have no norms to compare."""
+    """Return the quality of interfaces between unrolls for the record; their messages have no norms to compare."""
     names = ("cosine", "relative_error", "sign_agreement")
     return {
         interface: {name: getattr(quality, name) for name in names} for interface, quality in found.items()
@@ -32,13 +32,13 @@ def brief_quality(found: Mapping[str, Quality]) -> dict[str, dict[str, float]]:
 
 
 class RunMonitor(Monitor):
-    """A `Monitor` with a state."""
+    """A `Monitor` whose state can be saved."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was counted, and what was measured since it was last collected."""
+        """Return the counts, and the measurements since they were last collected."""
         return {"seen": dict(self.seen), "kept": {k: pack(rows) for k, rows in self._kept.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on counting and measuring from there."""
+        """Restore what `state_dict` returned."""
         self.seen = dict(state["seen"])
         self._kept = {k: unpack(rows) for k, rows in state["kept"].items()}

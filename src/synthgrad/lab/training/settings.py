@@ -1,6 +1,6 @@
-"""Settings of a run that are not of its task: the schedule, and the rule of each kind of network.
+"""Settings of a run besides its task: the schedule, and the settings of rules for each kind of network.
 
-The modules `settings`, `payloads` and `run` do not load PyTorch, because the command line makes its options from them.
+The modules `settings`, `payloads` and `run` do not load PyTorch, because the command line builds its options from them.
 """
 
 from __future__ import annotations
@@ -17,50 +17,56 @@ __all__ = [
     "RuleSettings",
     "Schedule",
     "Settings",
-    "recorded",
+    "recorded_fields",
     "refuse",
     "setting",
 ]
 
-_CHANGED = "recorded only where it was changed"
+_CHANGED = "recorded only if changed"
 
 
 def refuse(message: str) -> NoReturn:
-    """Raise a `ConfigError`."""
-    from ...core import ConfigError  # loads PyTorch, and a value that is refused can wait for it
+    """Raise a `ConfigError` with a message."""
+    from ...core import (
+        ConfigError,
+    )  # imported here because it loads PyTorch, which only an error has to wait for
 
     raise ConfigError(message)
 
 
 def setting(default: Any, **metadata: Any) -> Any:
-    """Return a field that stands in records only where it is not the default.
+    """Return a dataclass field that records contain only if its value is not the default.
 
-    A run that was recorded before the setting came into being is then still known as the same run. Every setting that
-    is added later must be declared so.
+    Every setting that is added later must be declared in this way. Runs that were recorded before are then still
+    recognised as the same runs.
+
+    Args:
+        default: the field's default.
+        metadata: further metadata of the field.
     """
     return field(default=default, metadata={_CHANGED: True, **metadata})
 
 
-def recorded(settings: Any, but: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the fields of a dataclass for a record, without those whose default need not be named."""
+def recorded_fields(settings: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass for a record, without those of `setting` that have their default."""
     skipped = {
         f.name
         for f in fields(settings)
         if f.metadata.get(_CHANGED) and getattr(settings, f.name) == f.default
     }
-    return {k: v for k, v in asdict(settings).items() if k not in skipped and k not in but}
+    return {k: v for k, v in asdict(settings).items() if k not in skipped}
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How a run trains; the same for every method of a comparison.
+    """Length and learning rate of a run; the same for every method of a comparison.
 
     Attributes:
         steps: number of batches.
-        batch_size: examples in a batch.
-        lr: learning rate of Adam at the start.
-        milestones: shares of ``steps`` at which the learning rate is divided by ten.
-        eval_every: steps between evaluations.
+        batch_size: number of examples in a batch.
+        lr: initial learning rate of Adam.
+        milestones: fractions of ``steps`` at which the learning rate is divided by ten.
+        eval_every: number of steps between evaluations.
     """
 
     steps: int = option(
@@ -84,21 +90,21 @@ class Schedule:
             refuse(f"learning rate {self.lr}: expected a finite number over 0, such as 3e-4")
 
     def lr_factor(self, step: int) -> float:
-        """Return the factor on the learning rate at a step."""
+        """Return the factor of the learning rate at a step."""
         return 0.1 ** sum(step >= share * self.steps for share in self.milestones)
 
     @property
     def lr_changes(self) -> list[int]:
-        """The steps at which the learning rate falls."""
+        """The steps at which the learning rate changes."""
         return [math.ceil(share * self.steps) for share in self.milestones]
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Settings of a method's rule; each kind of network has a subclass of its own."""
+    """Settings of a method's rule; each kind of network has its own subclass."""
 
     def recorded(self, method: str) -> dict[str, Any]:
-        """Return the settings that the results of a method depend on."""
+        """Return the settings that a method's results depend on, for the record."""
         raise NotImplementedError
 
 
@@ -108,30 +114,31 @@ CRITICS = ("classifier", "value")
 
 @dataclass(frozen=True, slots=True)
 class RuleSettings(Settings):
-    """Settings of the rule at the cuts of a network.
+    """Settings of the rule at the cuts of a feed-forward network.
 
     Attributes:
         hidden: widths of the hidden layers of ``M``.
-        norm: whether these have BatchNorm.
-        like_layer: whether ``M`` has the structure of its layer, in place of ``hidden``.
-        lr_factor: learning rate of the rule's parameters over that of the network, at the start.
-        constant_lr: whether the rule's learning rate stays when that of the network falls.
-        per_example: whether messages are in per-example units. False is for gradients as the criterion reduced them, a
-            common mistake, which is here to record what it costs.
-        decay: decay of the average over an example's messages, for stale gradients.
-        delay: steps that a message takes to cross an interface.
+        norm: whether the hidden layers of ``M`` have BatchNorm.
+        like_layer: whether ``M`` has the structure of the layer before the cut, instead of ``hidden``.
+        lr_factor: ratio of the rule's initial learning rate to the network's.
+        constant_lr: whether the rule keeps its learning rate when the network's is divided.
+        per_example: whether messages are in per-example units. False uses gradients as the criterion reduced them, a
+            common mistake; the setting exists to measure what it costs.
+        decay: decay of the average of an example's messages, for stale gradients.
+        delay: number of steps that a message takes to cross an interface.
         shrink: factor on a delayed gradient at each interface.
         input_hidden: widths of the hidden layers of the input model ``I``, for complete unlock.
-        input_lr_factor: learning rate of ``I`` over that of the network; None for that of the other rules.
-        warm_up: batches for which modules learn from the true gradient while the rule learns beside it.
-        freeze_after: batches after which the rule learns no more, or None.
-        min_cosine: modules learn from the true gradient while the rule's cosine to it is under this, or None.
-        true_messages: whether the rule learns from true gradients, by a pass of their own; in the plain engine.
-        kernel: odd size of the kernels of a convolutional ``M``.
-        maps: whether the label enters a convolutional ``M`` as a learned map for each class, in place of masks.
-        head: form of a local loss or critic, one of `HEADS`; ``convolutional`` is for images only.
-        pool: places that an image is averaged to in a head, along each side.
-        critic: form of a critic, one of `CRITICS`.
+        input_lr_factor: ratio of the learning rate of ``I`` to the network's; None for ``lr_factor``.
+        warm_up: number of batches in which modules learn from the true gradient while the rule learns too.
+        freeze_after: number of batches after which the rule stops learning, or None.
+        min_cosine: cosine to the true gradient that a rule must reach; below it, modules learn from the true gradient.
+            None for no such limit.
+        true_messages: whether the rule learns from true gradients, computed in a separate pass; plain engine only.
+        kernel: size of the kernels of a convolutional ``M``, an odd number.
+        maps: whether a convolutional ``M`` gets the label as a learned map for each class, instead of masks.
+        head: form of the head of a local loss or critic, one of `HEADS`; ``convolutional`` is for images only.
+        pool: resolution to which a head pools an image, along each side.
+        critic: form of the critic, one of `CRITICS`.
     """
 
     hidden: tuple[int, ...] = ()
@@ -181,31 +188,31 @@ class RuleSettings(Settings):
 
     @property
     def hands_over(self) -> bool:
-        """Whether the rule is handed over to from backpropagation."""
+        """Whether backpropagation hands over to the rule during the run, instead of the rule being used throughout."""
         return bool(self.warm_up) or self.freeze_after is not None or self.min_cosine is not None
 
     def recorded(self, method: str) -> dict[str, Any]:
-        return recorded(self)
+        return recorded_fields(self)
 
 
 @dataclass(frozen=True, slots=True)
 class BoundarySettings(Settings):
-    """Settings of what happens between the unrolls of a recurrent network.
+    """Settings of the rule between the unrolls of a recurrent network.
 
     Attributes:
-        hidden: widths of the hidden layers of ``M``; None for one as wide as the network (DNI §3.2).
-        norm: whether these have BatchNorm. The states of a batch differ little beside what they have in common, and
-            without BatchNorm ``M`` takes long to see the difference.
-        alpha: factor on the synthetic gradient where it is used.
-        lr_factor: learning rate of ``M`` over that of the network.
-        mix: ``λ``, with ``window`` unrolls to an update.
-        window: unrolls to an update.
-        observe_every: ``M`` learns at one unroll in so many.
+        hidden: widths of the hidden layers of ``M``; None for one hidden layer as wide as the network (DNI §3.2).
+        norm: whether the hidden layers of ``M`` have BatchNorm. The states of a batch are similar, and without BatchNorm
+            ``M`` takes long to learn their differences.
+        alpha: factor on the synthetic gradient when it is injected.
+        lr_factor: ratio of the learning rate of ``M`` to the network's.
+        mix: ``λ``, used when an update spans several unrolls.
+        window: number of unrolls per update.
+        observe_every: number of unrolls per update of ``M``.
         aux_weight: weight of the auxiliary task's loss.
-        aux_hidden: widths of the hidden layers of its head; None for one as wide as the network.
-        rate: share of a batch's error that least squares take away.
-        damping: damping of least squares.
-        max_norm: norm to which the network's gradients are clipped, whatever the method; None for no clipping.
+        aux_hidden: widths of the hidden layers of the auxiliary head; None for one as wide as the network.
+        rate: fraction of a batch's error that a least-squares update removes.
+        damping: damping of the least squares.
+        max_norm: norm to which the network's gradients are clipped, with every method; None for no clipping.
     """
 
     hidden: tuple[int, ...] | None = None
@@ -244,13 +251,13 @@ class BoundarySettings(Settings):
 
 @dataclass(frozen=True, slots=True)
 class EdgeSettings(Settings):
-    """Settings of the rule between two networks that tick at different rates.
+    """Settings of the rule between two networks that run at different rates.
 
     Attributes:
         hidden: widths of the hidden layers of ``M``. The default was chosen by ``multinet_search``.
-        norm: whether these have BatchNorm.
-        receiver: whether ``M`` sees the state of B, the ``s_B`` of ``M(h_A, s_B)``.
-        lr_factor: learning rate of ``M`` over that of the networks.
+        norm: whether the hidden layers of ``M`` have BatchNorm.
+        receiver: whether ``M`` gets the state of B, the ``s_B`` in ``M(h_A, s_B)``.
+        lr_factor: ratio of the learning rate of ``M`` to the networks'.
     """
 
     hidden: tuple[int, ...] = ()

@@ -1,7 +1,7 @@
-"""The snapshots of a run that is under way, so that one that was stopped goes on where it was.
+"""Snapshots of a run, from which it resumes after an interruption.
 
-Where a network is spread over processes, each writes the part of the state that it has, all of the same step, and the
-last step of which every part is there and whole is gone on from.
+If the network's stages are in several processes, each writes its part of the state, all at the same step. The run resumes
+from the last step of which all parts exist and are intact.
 """
 
 from __future__ import annotations
@@ -32,22 +32,23 @@ __all__ = [
     "run_name",
 ]
 
-#: Environment variable: seconds between two snapshots of a run.
+#: Environment variable with the number of seconds between two snapshots of a run.
 INTERVAL_VARIABLE = "SYNTHGRAD_SNAPSHOT_S"
 _DEFAULT_INTERVAL_S = 60.0
-_KEPT = 2
+_NUM_KEPT = 2
 
 
 class SnapshotWarning(UserWarning):
-    """A snapshot is damaged, or could not be written; the run goes on."""
+    """A snapshot is damaged or cannot be written; the run continues."""
 
 
 class RunProcesses(Protocol):
-    """The processes that run a network together.
+    """The processes that train a network together.
 
     Attributes:
-        stage, stages: number of this process, and how many there are.
-        launch: a name that all of them share, another one for every start.
+        stage: index of this process.
+        stages: number of processes.
+        launch: name of this start of the processes; the same in all of them, different for every start.
     """
 
     stage: int
@@ -55,25 +56,25 @@ class RunProcesses(Protocol):
     launch: str
 
     def all_gather(self, value: Any) -> list[Any]:
-        """Return the values that all processes gave, by stage. Blocks; all must call it."""
+        """Return the values of all processes, by stage. Blocks; all processes must call it."""
         ...
 
 
 class SingleProcess:
-    """A run in one process."""
+    """The only process of a run."""
 
     stage, stages, launch = 0, 1, ""
 
     def all_gather(self, value: Any) -> list[Any]:
-        """Return the value, as that of the only process."""
+        """Return a list with the value of this process."""
         return [value]
 
 
 def interval_s() -> float:
-    """Return the seconds between two snapshots: 60, or what the environment says.
+    """Return the number of seconds between two snapshots: the value of the environment variable, or 60.
 
     Raises:
-        ConfigError: if that is no number from 0 up.
+        ConfigError: if the value is not a number from 0 up.
     """
     given = os.environ.get(INTERVAL_VARIABLE, "")
     if not given:
@@ -87,22 +88,22 @@ def interval_s() -> float:
 
 
 def run_name(record: Record) -> str:
-    """Return a name for files and folders of a run: readable, and another one for runs that differ in any setting."""
+    """Return a readable name for the files and folders of a run; it is different for runs that differ in any setting."""
     short = hashlib.sha1(identity(record).encode(), usedforsecurity=False).hexdigest()[:6]
     return f"{record.method}-seed{record.seed}-{short}"
 
 
 def _settings(record: Record) -> dict[str, Any]:
-    """Return what tells a run from others, with its settings side by side."""
+    """Return the settings that identify a run, as a flat dictionary."""
     found = json.loads(identity(record))
     return {**{k: v for k, v in found.items() if k != "config"}, **(found.get("config") or {})}
 
 
 def delete_snapshots(folder: Path, record: Record) -> None:
-    """Remove the snapshots of a run that has ended or is to start anew, of all its processes; no other file."""
+    """Delete the snapshots of a run, those of all its processes; other files are left alone."""
     for path in _files(folder, run_name(record)):
         path.unlink(missing_ok=True)
-    with suppress(OSError):  # not there, or not empty
+    with suppress(OSError):  # the folder does not exist or is not empty
         folder.rmdir()
 
 
@@ -112,13 +113,17 @@ def _files(folder: Path, name: str) -> list[Path]:
 
 
 class SnapshotStore:
-    """The last states of one run, in files that are written now and then; no run loses more than that time.
+    """Writes snapshots of one run at intervals, keeps the last ones, and loads them.
 
     Args:
-        folder: folder of the files; made when the first is written.
+        folder: folder of the snapshots; it is created with the first one.
         record: record of the run, for its settings.
-        peers: the processes that the run is spread over.
-        every_s: seconds between two snapshots; None for `interval_s`.
+        peers: the processes that train the network together; None for this one alone.
+        every_s: number of seconds between two snapshots; None for `interval_s`.
+
+    Attributes:
+        folder: folder of the snapshots.
+        every_s: number of seconds between two snapshots.
     """
 
     def __init__(
@@ -140,27 +145,35 @@ class SnapshotStore:
         self._last_step = self._ask_at = 0
         self._warned = False
 
-    def belongs_to(self, parameters: Mapping[str, str], data: str | None) -> None:
-        """Say which network the states are of, and which data it is trained on; before all else."""
+    def set_fingerprint(self, parameters: Mapping[str, str], data: str | None) -> None:
+        """Set what identifies network and data; this must be called before all other methods.
+
+        Args:
+            parameters: dtype and shape of every parameter and buffer, by name.
+            data: checksum of the training data, or None.
+        """
         self._owner = Fingerprint(self._run, data, parameters, self._peers.stage, self._peers.stages)
 
     def path(self, step: int) -> Path:
-        """Return the file of a step."""
+        """Return the file of the snapshot at a step."""
         return self.folder / f"{self._name}-step{step}.pt"
 
     def load(self, device: str) -> State | None:
-        """Return the last state of which all parts are whole, on the device; None if there is none.
+        """Return the last state of which all parts are intact, on a device; None if there is none.
 
-        A damaged file is named in a warning, and the one before it is used.
+        A warning names damaged files, and the snapshot before them is used. If there are several processes, this
+        blocks, and all of them must call it.
 
         Raises:
-            ConfigError: if a file is whole, but of another run or version.
+            ConfigError: if a file is intact but belongs to another run or version.
         """
         states: dict[tuple[int, str], State] = {}
         refused = None
         try:
-            states = self._whole(device)
-        except ConfigError as error:  # the others must hear of it, they would wait
+            states = self._intact_states(device)
+        except (
+            ConfigError
+        ) as error:  # shared with the other processes, which would wait for this one otherwise
             refused = str(error)
         found = self._peers.all_gather((refused, list(states)))
         if reasons := [reason for reason, _ in found if reason]:
@@ -168,12 +181,14 @@ class SnapshotStore:
         common = set(states).intersection(*(keys for _, keys in found))
         chosen = max(common, default=None)
         if states and chosen is None:
-            self._warn(f"{self.folder}: holds no step that every stage has saved; the run starts anew")
+            self._warn(
+                f"{self.folder}: has no step that every stage has saved; the run starts from the beginning"
+            )
         elif states and chosen is not None and chosen[0] < max(step for step, _ in states):
             self._warn(
-                f"{self.path(max(states)[0])}: other stages have not saved this step; that of {chosen[0]} is used"
+                f"{self.path(max(states)[0])}: not every stage has saved this step; step {chosen[0]} is used instead"
             )
-        if self._peers.stages > 1:  # what is left of a later step must never meet a new part of it
+        if self._peers.stages > 1:  # old parts of a later step must not be combined with new ones
             for step, _ in states:
                 if chosen is None or step > chosen[0]:
                     with suppress(OSError):
@@ -183,40 +198,51 @@ class SnapshotStore:
         self._last_step = self._ask_at = chosen[0]
         return states[chosen]
 
-    def _whole(self, device: str) -> dict[tuple[int, str], State]:
-        """Return the states that can be gone on from, by step and launch; alone, the last one only."""
+    def _intact_states(self, device: str) -> dict[tuple[int, str], State]:
+        """Return the intact states of this process by step and launch; a single process needs only the last one."""
         states: dict[tuple[int, str], State] = {}
-        files = sorted(self._own(), key=_step_of, reverse=True)
+        files = sorted(self._own_files(), key=_step_of, reverse=True)
         for k, path in enumerate(files):
             try:
                 header, state = read_snapshot(path, self._owner, device)
             except DamagedSnapshotError as error:
-                instead = "the one before it is used" if k + 1 < len(files) else "the run starts anew"
-                self._warn(f"{path}: is no snapshot that can be read ({error}); {instead}")
+                instead = (
+                    "the one before it is used" if k + 1 < len(files) else "the run starts from the beginning"
+                )
+                self._warn(f"{path}: is a damaged snapshot ({error}); {instead}")
                 continue
             states[header["step"], header["launch"]] = state
             if self._peers.stages == 1:
                 break
         return states
 
-    def _own(self) -> list[Path]:
+    def _own_files(self) -> list[Path]:
         found = _files(self.folder, self._name)
         return [p for p in found if p.suffix == ".pt"]
 
     def due(self, step: int) -> bool:
-        """Is it time to write one? Of several processes all must ask at the same steps; now and then they agree."""
+        """Return whether to write a snapshot at this step; all processes of the run must ask at the same steps.
+
+        Several processes have to agree, and wait for each other to do so. That is why they estimate the step at which
+        the next snapshot is due, and do not ask each other before.
+        """
         if step < self._ask_at:
             return False
         passed_s = self._peers.all_gather(time.monotonic() - self._last)[0]
         if passed_s >= self.every_s:
             return True
-        if self._peers.stages > 1:  # asking makes them wait for each other: not before it may be time
+        if self._peers.stages > 1:
             step_s = passed_s / max(1, step - self._last_step)
             self._ask_at = step + max(1, int((self.every_s - passed_s) / max(step_s, 1e-6)))
         return False
 
     def save(self, step: int, make: Callable[[], State]) -> None:
-        """Write a state if it is time to; ``make`` is only called then. A run does not fail where this does."""
+        """Write a snapshot if one is due. A failure is a warning and does not stop the run.
+
+        Args:
+            step: number of steps done.
+            make: function that returns the state; it is called only if a snapshot is due.
+        """
         if not self.due(step):
             return
         state = make()
@@ -225,19 +251,19 @@ class SnapshotStore:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_snapshot(self.path(step), self._owner, {"step": step, "launch": self._peers.launch}, state)
             self._prune(step)
-        except (OSError, RuntimeError) as error:  # torch.save makes a RuntimeError of a full disk
+        except (OSError, RuntimeError) as error:  # torch.save raises a RuntimeError if the disk is full
             if not self._warned:
                 self._warned = True
                 reason = getattr(error, "strerror", None) or (str(error).splitlines() or [""])[0]
                 self._warn(
-                    f"{self.folder}: no snapshot can be written ({reason}); the run goes on without, and would start "
-                    "anew, or from an earlier one"
+                    f"{self.folder}: no snapshot can be written ({reason}); the run continues without, and could resume "
+                    "only from an earlier one"
                 )
 
     def _prune(self, step: int) -> None:
-        """Keep the last files up to a step; those of later steps were damaged, else they would have been gone on from."""
-        steps = sorted(k for path in self._own() if (k := _step_of(path)) >= 0)
-        for old in {*steps} - {*[k for k in steps if k <= step][-_KEPT:]}:
+        """Delete all but the last files up to a step; files of later steps are damaged ones, and are deleted too."""
+        steps = sorted(k for path in self._own_files() if (k := _step_of(path)) >= 0)
+        for old in {*steps} - {*[k for k in steps if k <= step][-_NUM_KEPT:]}:
             self.path(old).unlink(missing_ok=True)
 
     @staticmethod

@@ -1,7 +1,7 @@
-"""A snapshot as a file, with a checksum over all of it.
+"""The file of a snapshot, with a checksum.
 
-Its parts: a line that says what it is; a line of JSON about whose it is; what ``torch.save`` wrote; and the SHA-256 of
-all of that, 32 bytes.
+Its parts are a line that identifies the format; a line of JSON, the header; the state as ``torch.save`` writes it; and
+32 bytes, the SHA-256 of everything before.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ...version import __version__
 
 __all__ = ["FORMAT", "DamagedSnapshotError", "Fingerprint", "State", "read_snapshot", "write_snapshot"]
 
+#: State of a run, as `Driver.state_dict` returns it.
 State = dict[str, Any]
 
 FORMAT = 2
@@ -32,18 +33,19 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class DamagedSnapshotError(Exception):
-    """The file is not what was once written; the message says why."""
+    """The file is not as it was written; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Whose state it is: what must agree before a run goes on from it.
+    """Identifies the run that a snapshot belongs to; a run resumes only from a snapshot with its own fingerprint.
 
     Attributes:
-        run: the settings that tell one run from another.
-        data: sum of the data that it is trained on, or None.
-        parameters: shape and dtype of every parameter and buffer, by name.
-        stage, stages: which of how many processes saves this part of the state.
+        run: the settings that identify the run.
+        data: checksum of the training data, or None.
+        parameters: dtype and shape of every parameter and buffer, by name.
+        stage: index of the process that saves this part of the state.
+        stages: number of processes.
     """
 
     run: Mapping[str, Any]
@@ -54,7 +56,7 @@ class Fingerprint:
 
     @staticmethod
     def tensor_forms(net: nn.Module) -> dict[str, str]:
-        """Return shape and dtype of everything in a network's state, by name."""
+        """Return dtype and shape of every tensor in a network's state, by name."""
         return {
             name: f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}"
             for name, t in net.state_dict().items()
@@ -62,15 +64,15 @@ class Fingerprint:
         }
 
 
-class _Summed:
-    """A file that sums what is written to it."""
+class _HashingFile:
+    """A file that computes the SHA-256 of everything that is written to it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self.sum = hashlib.sha256()
+        self.digest = hashlib.sha256()
 
     def write(self, part: bytes) -> int:
-        self.sum.update(part)
+        self.digest.update(part)
         return self._file.write(part)
 
     def flush(self) -> None:
@@ -78,20 +80,26 @@ class _Summed:
 
 
 def write_snapshot(path: Path, owner: Fingerprint, about: Mapping[str, Any], state: State) -> None:
-    """Write a state; the file is there whole or not at all, also after a loss of power.
+    """Write a snapshot atomically: the file exists completely or not at all, even after a power failure.
+
+    Args:
+        path: the file.
+        owner: fingerprint of the run.
+        about: further entries of the header.
+        state: state of the run.
 
     Raises:
-        OSError, RuntimeError: if it cannot be written; nothing is left of it then.
+        OSError, RuntimeError: if the file cannot be written; no part of it is left behind.
     """
     header = {"format": FORMAT, "synthgrad": __version__, **asdict(owner), **about}
     partial = path.with_name(f"{path.name}.partial")
     try:
         with partial.open("wb") as file:
-            summed = _Summed(file)
-            summed.write(_MAGIC)
-            summed.write(json.dumps(header).encode() + b"\n")
-            torch.save(state, summed)  # pyright: ignore[reportArgumentType]
-            file.write(summed.sum.digest())
+            hashing = _HashingFile(file)
+            hashing.write(_MAGIC)
+            hashing.write(json.dumps(header).encode() + b"\n")
+            torch.save(state, hashing)  # pyright: ignore[reportArgumentType]
+            file.write(hashing.digest.digest())
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -103,7 +111,7 @@ def write_snapshot(path: Path, owner: Fingerprint, about: Mapping[str, Any], sta
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the file's new name reach the disk, where folders can be opened."""
+    """Write the file's new name to the disk, on systems where folders can be opened."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -114,15 +122,20 @@ def _sync_folder(folder: Path) -> None:
 
 
 def read_snapshot(path: Path, owner: Fingerprint, device: str) -> tuple[dict[str, Any], State]:
-    """Return what a snapshot says of itself, and its state on a device; nothing in it is run as code.
+    """Return the header of a snapshot, and its state on a device; no code in the file is run.
+
+    Args:
+        path: the file.
+        owner: fingerprint that is expected.
+        device: device for the state's tensors.
 
     Raises:
-        DamagedSnapshotError: if it cannot be read, or its sum is another than when it was written.
-        ConfigError: if it is whole, but another run's, or another version's.
+        DamagedSnapshotError: if the file cannot be read, or its checksum is wrong.
+        ConfigError: if the file is intact but belongs to another run or version.
     """
     try:
         if not path.is_file():
-            raise OSError(0, "Is no regular file")
+            raise OSError(0, "it is no regular file")
         raw = path.read_bytes()
     except OSError as error:
         raise DamagedSnapshotError(error.strerror or type(error).__name__) from error
@@ -135,18 +148,18 @@ def read_snapshot(path: Path, owner: Fingerprint, device: str) -> tuple[dict[str
     header = json.loads(content[len(_MAGIC) : end])
     if difference := _difference(header, owner):
         raise ConfigError(
-            f"{path}: is no snapshot of this run ({difference}); move it away, or run without --resume into another "
+            f"{path}: is a snapshot of another run ({difference}); move it away, or run without --resume into another "
             "folder"
         )
     try:
         state = torch.load(io.BytesIO(content[end + 1 :]), map_location=device, weights_only=True)
-    except Exception as error:  # whole, but made of other things than tensors, numbers and containers
+    except Exception as error:  # the file is intact, but contains more than tensors, numbers and containers
         raise DamagedSnapshotError(" ".join(str(error).split())) from error
     return header, state
 
 
 def _difference(header: Mapping[str, Any], owner: Fingerprint) -> str | None:
-    """Say in what a snapshot differs from what is expected; None if in nothing."""
+    """Describe the first difference between a header and the expected fingerprint; None if there is none."""
     wanted = json.loads(json.dumps({"format": FORMAT, "synthgrad": __version__, **asdict(owner)}))
     for name, words in (
         ("format", "format"),

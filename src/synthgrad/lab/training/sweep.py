@@ -1,4 +1,4 @@
-"""Trains many runs, one after the other or side by side, and writes each record as it comes."""
+"""Trains many runs, one after the other or in parallel, and writes each record as soon as its run has ended."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ class Progress:
     """Progress callbacks of a sweep; every method does nothing by default."""
 
     def started(self, run: Run) -> None:
-        """Called when a run begins; only where runs come one after the other."""
+        """Called when a run begins; not called for runs in parallel."""
 
     def stepped(self, run: Run, step: int) -> None:
-        """Called when a run has done this many steps."""
+        """Called with the number of steps done; not called for runs in parallel."""
 
     def ended(self, run: Run, record: Record) -> None:
         """Called when a run has ended and its record is written."""
 
     def skipped(self, run: Run) -> None:
-        """Called when a run is not repeated because it was done before."""
+        """Called when a run is skipped because it has a record."""
 
 
 @dataclass
 class Sweep:
-    """A list of runs and where their records go.
+    """A list of runs and the folder for their records.
 
     Attributes:
-        runs: what is trained.
+        runs: the runs.
         out: the results folder.
-        resume: whether to skip the runs that the folder's records show as done, and go on from the snapshots of others.
-        jobs: number of runs side by side, each in a process of its own.
-        threads: threads of each run.
+        resume: whether to skip runs that the folder's records show as done, and to resume others from their snapshots.
+        jobs: number of runs in parallel, each in its own process.
+        threads: number of CPU threads of each run; None for PyTorch's default.
     """
 
     runs: Sequence[Run]
@@ -54,18 +54,21 @@ class Sweep:
     threads: int | None = None
 
     def records(self, progress: Progress) -> Iterator[Record]:
-        """Do what is left to do; yield every record, those of skipped runs first.
+        """Train all runs that are not done; yield every record, those of skipped runs first.
+
+        Args:
+            progress: object whose methods are called as the sweep goes on.
 
         Raises:
-            ConfigError: if nothing can be written to the folder, another program is writing to it, or the environment
-                says nothing proper about snapshots.
+            ConfigError: if the folder cannot be written to, if another program is writing to it, or if the interval of
+                snapshots in the environment is wrong.
         """
-        interval_s()
+        interval_s()  # raises an error before any work is done
         path = open_folder(self.out)
         with locked(self.out):
-            yield from self._done_and_left(path, progress)
+            yield from self._skip_and_train(path, progress)
 
-    def _done_and_left(self, path: Path, progress: Progress) -> Iterator[Record]:
+    def _skip_and_train(self, path: Path, progress: Progress) -> Iterator[Record]:
         known = {identity(r): r for r in read(path)[0]} if self.resume else {}
         done = finished(known.values())
         todo: list[Run] = []
@@ -76,7 +79,9 @@ class Sweep:
                 progress.skipped(run)
                 yield known[key]
             else:
-                if not self.resume:  # what was left of it must not be taken up
+                if (
+                    not self.resume
+                ):  # an earlier run may have left snapshots, from which this one must not resume
                     delete_snapshots(self._snapshots, empty_record(run, self.jobs))
                 todo.append(replace(run, snapshots=str(self._snapshots)))
         trained = self._side_by_side if self.jobs > 1 else self._in_turn
@@ -92,7 +97,7 @@ class Sweep:
         return self.out / "snapshots"
 
     def written(self) -> list[Record]:
-        """Return the records of these runs that are in the folder, the last one of each run."""
+        """Return the last record of each of these runs in the folder."""
         wanted = {identity(empty_record(run, self.jobs)) for run in self.runs}
         found = {identity(r): r for r in read(self.out / FILE)[0]}
         return [r for key, r in found.items() if key in wanted]
@@ -101,10 +106,10 @@ class Sweep:
         configure_process(self.threads)
         for run in todo:
             progress.started(run)
-            yield run, train(run, _steps_of(progress, run))
+            yield run, train(run, _step_callback(progress, run))
 
     def _side_by_side(self, todo: Sequence[Run], progress: Progress) -> Iterator[tuple[Run, Record]]:
-        # Spawned, not forked: a fork of a process with live threads may hang.
+        # Spawned, because a fork of a process with running threads may hang.
         context = multiprocessing.get_context("spawn")
         others = set(multiprocessing.active_children())
         pool = ProcessPoolExecutor(
@@ -116,22 +121,22 @@ class Sweep:
                 yield futures[future], _result(future, futures[future], self.jobs)
         except BaseException:
             for worker in set(multiprocessing.active_children()) - others:
-                worker.terminate()  # interrupted: do not wait for runs that nobody wants any more
+                worker.terminate()  # after an interruption, do not wait for the other runs
             pool.shutdown(wait=False, cancel_futures=True)
             raise
         pool.shutdown()
 
 
-def _steps_of(progress: Progress, run: Run) -> Callable[[int], None]:
+def _step_callback(progress: Progress, run: Run) -> Callable[[int], None]:
     return lambda step: progress.stepped(run, step)
 
 
 def _result(future: Future[Record], run: Run, jobs: int) -> Record:
-    """Return a worker's record, or one that says that the worker died (out of memory, say)."""
+    """Return a worker's record, or a failed one if the worker has died, for example for lack of memory."""
     try:
         return future.result()
     except BrokenProcessPool:
-        error = "its process died without a word; the machine may be out of memory, try fewer --jobs"
+        error = "its process died without an error; the machine may be out of memory, use fewer --jobs"
         return replace(empty_record(run, jobs), status="failed", error=error)
 
 

@@ -1,4 +1,4 @@
-"""TensorBoard event files of a run: scalars, quality of the interfaces, graph. Needs the extra ``tensorboard``."""
+"""TensorBoard event files of a run: losses and errors, quality of interfaces, graph. Needs the extra ``tensorboard``."""
 
 from __future__ import annotations
 
@@ -22,19 +22,23 @@ __all__ = ["EventWriter", "check_installed"]
 
 
 def check_installed() -> None:
-    """Raise `ConfigError` if event files cannot be written here; says what to install."""
+    """Check that the package tensorboard is installed.
+
+    Raises:
+        ConfigError: if it is not.
+    """
     if importlib.util.find_spec("tensorboard") is None:
         raise ConfigError(
-            "--tensorboard: the package tensorboard is not installed; pip install 'synthgrad[tensorboard]'"
+            "--tensorboard: the package tensorboard is not installed; run pip install 'synthgrad[tensorboard]'"
         )
 
 
 class EventWriter:
-    """Writes the events of one run; flushed at every point, so that a live TensorBoard follows.
+    """Writes the event files of one run. It flushes them at every evaluation, so that TensorBoard can show a run live.
 
     Args:
-        folder: of this run.
-        record: of the run that begins, for its settings.
+        folder: folder of the run.
+        record: record of the run, for its settings.
     """
 
     def __init__(self, folder: Path, record: Record) -> None:
@@ -52,11 +56,11 @@ class EventWriter:
             self._writer.add_text("settings", f"```json\n{json.dumps(settings, indent=2)}\n```")
 
     def graph(self, net: nn.Module, example: Tensor, described: Mapping[str, Any]) -> None:
-        """Write the plain network's graph as TensorBoard draws it, and the decoupled one as a table.
+        """Write the plain network as a TensorBoard graph, and the decoupled graph as a table.
 
         Args:
-            net: plain or decoupled; a copy of it is traced.
-            example: ``(B, ...)``, some inputs.
+            net: plain or decoupled network; a copy of it is traced.
+            example: inputs, ``(B, ...)``.
             described: modules and interfaces, as in the record.
         """
         self._writer.add_text("decoupled graph", _as_table(described))
@@ -64,11 +68,11 @@ class EventWriter:
             plain = recouple(net) if isinstance(net, Decoupled) else copy.deepcopy(net)
             with _quiet(), torch.random.fork_rng():
                 self._writer.add_graph(plain.eval(), example[:2])
-        except Exception as error:  # a network that cannot be traced trains all the same
+        except Exception as error:  # a network that cannot be traced can still be trained
             self._writer.add_text("graph", f"could not be traced: {type(error).__name__}: {error}")
 
     def point(self, point: Mapping[str, Any]) -> None:
-        """Write the scalars of one point of the curve."""
+        """Write the figures of one evaluation."""
         step = point["step"]
         for key, value in point.items():
             part, _, quantity = key.partition("_")
@@ -81,9 +85,9 @@ class EventWriter:
         self._writer.flush()
 
     def close(self, record: Record) -> None:
-        """Write how the run ended, and close the file."""
-        ended = record.status + (f": {record.error}" if record.error else "")
-        self._writer.add_text("status", ended)
+        """Write the status and error of the ended run, and close the file."""
+        status = record.status + (f": {record.error}" if record.error else "")
+        self._writer.add_text("status", status)
         self._writer.close()
 
 
@@ -103,7 +107,7 @@ def _as_table(described: Mapping[str, Any]) -> str:
 
 @contextmanager
 def _quiet() -> Generator[None]:
-    """Keep to itself what tracing and TensorBoard's own imports warn about: it is nobody's to mend here."""
+    """Silence the warnings of tracing and of TensorBoard's imports, which users cannot act on."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""Progress of a sweep in words: how long it will still take, and short names for its runs."""
+"""The progress of a sweep: the estimated time left, and short names of its runs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from .run import Run
 
 __all__ = ["TimeLeft", "run_key", "run_names"]
 
-#: What runs of about the same cost share, the most alike first. The pace of the most alike that has ended is used.
-_ALIKE: tuple[Callable[[Run], Any], ...] = (
+#: Groups runs of about the same cost, from fine to coarse. The pace of a run is that of the finest group with runs that
+#: have ended.
+_GROUPINGS: tuple[Callable[[Run], Any], ...] = (
     lambda run: (
         run.payload.data,
         run.payload.arch,
@@ -30,48 +31,48 @@ _ALIKE: tuple[Callable[[Run], Any], ...] = (
 class TimeLeft:
     """Estimates how many seconds of a sweep are left.
 
-    The work of a run is its number of steps times the estimated cost of a step. A run takes that work at the pace of the
-    runs most alike that have ended; the one under way goes on at its own pace.
+    The work of a run is its number of steps times the estimated cost of a step. The pace of a run, in seconds per unit of
+    work, is taken from the most similar runs that have ended; a run under way has its own.
 
     Args:
-        runs: the runs.
-        jobs: number of runs side by side.
+        runs: the runs of the sweep.
+        jobs: number of runs in parallel.
     """
 
     def __init__(self, runs: Sequence[Run], jobs: int = 1) -> None:
         self._left = {run_key(run): run for run in runs}
         self._jobs = jobs
-        self._paces: list[dict[Any, list[float]]] = [{} for _ in _ALIKE]
-        self._own_pace: float | None = None  # of the run under way
-        self._under_way: tuple[str, float] = ("", 0.0)  # the run, and the share of it that is done
+        self._paces: list[dict[Any, list[float]]] = [{} for _ in _GROUPINGS]
+        self._own_pace: float | None = None  # pace of the run under way
+        self._under_way: tuple[str, float] = ("", 0.0)  # key of that run, and the fraction of it that is done
 
     def stepped(self, run: Run, step: int, seconds: float) -> None:
-        """Note how far a run is, where runs come one after the other.
+        """Record the progress of a run, when runs are trained one after the other.
 
         Args:
             run: the run.
             step: number of steps done.
-            seconds: the time they took.
+            seconds: time that these steps took.
         """
-        share = step / run.schedule.steps
-        self._under_way = (run_key(run), share)
-        if share:
-            self._own_pace = seconds / (_work(run) * share)
+        fraction = step / run.schedule.steps
+        self._under_way = (run_key(run), fraction)
+        if fraction:
+            self._own_pace = seconds / (_work(run) * fraction)
 
     def ended(self, run: Run, seconds: float | None) -> None:
-        """Note that a run has ended.
+        """Record the end of a run.
 
         Args:
             run: the run.
-            seconds: the time it took; None if that says nothing of others, because it was skipped or failed.
+            seconds: time that it took; None if it was skipped or failed, so that its time does not count for others.
         """
         self._left.pop(run_key(run), None)
         if seconds is not None:
-            for alike, paces in zip(_ALIKE, self._paces, strict=True):
-                paces.setdefault(alike(run), []).append(seconds / _work(run))
+            for group_of, paces in zip(_GROUPINGS, self._paces, strict=True):
+                paces.setdefault(group_of(run), []).append(seconds / _work(run))
 
     def seconds(self) -> float | None:
-        """Return about how many seconds are left; None if nothing is known yet."""
+        """Return the estimated number of seconds left, or None if there is no measurement yet."""
         total = 0.0
         for key, run in self._left.items():
             done = self._under_way[1] if key == self._under_way[0] else 0.0
@@ -82,20 +83,20 @@ class TimeLeft:
         return total / max(1, min(self._jobs, len(self._left)))
 
     def _pace(self, run: Run) -> float | None:
-        """Return the seconds of a unit of work of a run."""
-        for alike, paces in zip(_ALIKE, self._paces, strict=True):
-            if found := paces.get(alike(run)):
+        """Return the estimated number of seconds per unit of work of a run."""
+        for group_of, paces in zip(_GROUPINGS, self._paces, strict=True):
+            if found := paces.get(group_of(run)):
                 return mean(found)
         return self._own_pace
 
 
 def run_key(run: Run) -> str:
-    """Return what tells the runs of a sweep apart; not where their snapshots lie, which a sweep adds."""
+    """Return a text that identifies a run within a sweep; it leaves out the snapshots' folder, which the sweep adds."""
     return repr((run.method, run.seed, run.payload, run.schedule, run.rule, run.precision))
 
 
 def run_names(runs: Sequence[Run]) -> dict[str, str]:
-    """Return a short name for each run of a sweep by its `run_key`: the label, and what else varies in the sweep."""
+    """Return a short name for each run of a sweep by `run_key`: its label, and the settings that vary in the sweep."""
     parts: list[Callable[[Run], str]] = [
         lambda run: run.payload.data,
         lambda run: f"{run.payload.arch} {run.payload.layers} layers",
@@ -118,20 +119,20 @@ def run_names(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def _differing(rules: Iterable[Any]) -> list[str]:
-    """Return the names of the settings in which rules differ."""
+    """Return the names of the settings that differ between rules."""
     found = set(rules)
     names = fields(next(iter(found)))
     return [f.name for f in names if len({getattr(rule, f.name) for rule in found}) > 1]
 
 
 def _of_rule(run: Run, names: Iterable[str]) -> list[str]:
-    """Return the settings of a run's rule that tell it from the others of its method."""
+    """Return the named settings of a run's rule as words."""
     values = [(name.replace("_", " "), getattr(run.rule, name)) for name in names]
     return [name if value is True else f"{name} {value}" for name, value in values if value is not False]
 
 
 def _unroll(run: Run) -> int | None:
-    """Return the steps of an unroll, of a recurrent network."""
+    """Return the number of steps in an unroll of a recurrent network, or None."""
     return getattr(run.payload, "unroll", None)
 
 

@@ -1,4 +1,4 @@
-"""One run: trains it and returns its record, whatever becomes of it."""
+"""Trains one run and returns its record, even if the run fails."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ __all__ = ["empty_record", "train"]
 
 
 def train(run: Run, progress: StepCallback | None = None, jobs: int = 1) -> Record:
-    """Train a run and return its record, whatever becomes of it.
+    """Train a run and return its record; a failure is the record's status, not an exception.
 
     Args:
-        run: the run. Its snapshots stay when it has ended, until its record is written: see `Sweep`.
-        progress: called with the number of steps done, now and then.
-        jobs: number of runs that share the machine, for the record.
+        run: the run. Its snapshots remain when it has ended; `Sweep` deletes them after writing the record.
+        progress: function that is called with the number of steps done, at intervals.
+        jobs: number of runs in parallel on this machine, for the record.
     """
     record = empty_record(run, jobs)
     if num_stages := num_stage_processes(run):
@@ -56,7 +56,7 @@ def train(run: Run, progress: StepCallback | None = None, jobs: int = 1) -> Reco
         record = replace(record, status="diverged", error=str(error))
     except SynthgradError as error:
         record = replace(record, status="failed", error=str(error))
-    except Exception as error:  # out of memory, a fault of the user's network: a record that says so
+    except Exception as error:  # for example out of memory, or an error in the user's network
         reason = f"{type(error).__name__}: {error}"
         more = {**record.more, "traceback": traceback.format_exc()}
         record = replace(record, status="failed", error=reason, more=more)
@@ -74,7 +74,7 @@ def train(run: Run, progress: StepCallback | None = None, jobs: int = 1) -> Reco
 
 @cache
 def _warm_up(device: str) -> None:
-    """Take one step of something tiny, so that no run's clock counts what PyTorch loads at first use."""
+    """Train a tiny network for one step, so that the time of a run does not include PyTorch's lazy loading."""
     with torch.random.fork_rng():
         model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).to(device)
         optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
@@ -86,7 +86,7 @@ def _warm_up(device: str) -> None:
 
 
 def empty_record(run: Run, jobs: int = 1) -> Record:
-    """Return the record of a run that has not begun."""
+    """Return the record of a run before its first step: settings and environment, without results."""
     return Record(
         experiment=run.experiment,
         tier=run.tier,

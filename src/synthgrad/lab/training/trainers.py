@@ -1,4 +1,4 @@
-"""A network with its trainer, as a method has them: one way for the runs, and for the benchmarks that time them."""
+"""Builds the network and the trainer of a method, for training runs and for the benchmarks that time them."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from .settings import RuleSettings
 
 __all__ = ["CHANNELS_LAST", "CrossEntropy", "Trainer", "TrainerSpec", "make_trainer", "precision_context"]
 
-#: The faster layout of images and filters on every device; tensors of other dimensions are left alone.
+#: The faster memory layout of images and filters on every device; it does not change tensors of other dimensions.
 CHANNELS_LAST = torch.channels_last
 
 
 class CrossEntropy(nn.CrossEntropyLoss):
-    """Cross entropy of scores of any precision, in float32."""
+    """Cross-entropy computed in float32, for scores of any dtype."""
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return super().forward(input.float(), target)
 
 
 class Trainer(Protocol):
-    """What tasks ask of an engine."""
+    """The interface of an engine that tasks use."""
 
     optimizers: Any
 
@@ -41,29 +41,29 @@ class Trainer(Protocol):
 
 
 def precision_context(precision: str, device: str) -> AbstractContextManager[Any]:
-    """Return the context in which a step's arithmetic runs: ``float32``, or autocast to ``bfloat16``."""
+    """Return the context for the arithmetic of a step: none for ``float32``, autocast for ``bfloat16``."""
     if precision == "float32":
         return nullcontext()
-    # No cache: a rule that predicts once more after its update must not see the weights before it.
+    # No cache, because a rule that predicts again after its update must use its new weights.
     return torch.autocast(device, torch.bfloat16, cache_enabled=False)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainerSpec:
-    """How a network is trained.
+    """The settings of a trainer.
 
     Attributes:
         method: the method.
-        settings: settings of its rule.
-        facts: what its rule may need to know of the data.
+        settings: settings of the method's rule.
+        facts: facts about the data that the rule may need.
         lr: learning rate of Adam.
-        seed: seed of draws.
-        engine: ``in-process``, ``layer-parallel``, ``stages`` or ``plain``; a method without a rule has the latter.
-        update_prob: probability of an update of each module, or of a network that is locked.
+        seed: seed of the random generator for sparse updates.
+        engine: ``in-process``, ``layer-parallel``, ``stages`` or ``plain``; ignored by methods without a rule.
+        update_prob: probability that a module updates in a step; for backpropagation, that the network does.
         precision: ``float32`` or ``bfloat16``.
-        monitor: measures the interfaces' quality, or None.
-        compiled: whether to compile the step of the layer-parallel engine; networks of others are compiled when they
-            are made.
+        monitor: monitor of the interfaces' quality, or None.
+        compiled: whether to compile the step of the layer-parallel engine. For other engines, `compile_network` compiles
+            the network afterwards.
     """
 
     method: Method
@@ -79,33 +79,33 @@ class TrainerSpec:
 
 
 def make_trainer(
-    plan: TrainerSpec, model: nn.Module, cuts: Sequence[str], example: Tensor
+    spec: TrainerSpec, model: nn.Module, cuts: Sequence[str], example: Tensor
 ) -> tuple[nn.Module, Trainer]:
-    """Return the network, decoupled where the method has a rule, and what trains it.
+    """Return a network and its trainer; the network is decoupled if the method has a rule.
 
     Args:
-        plan: how to train.
-        model: the network, on its device; a decoupled one is a copy of it.
-        cuts: names of the submodules after which to cut; unused without a rule.
-        example: a batch of inputs, on the device; unused without a rule.
+        spec: settings of the trainer.
+        model: the plain network, on its device; a decoupled network is a copy of it.
+        cuts: names of the submodules after which to cut; ignored by methods without a rule.
+        example: a batch of inputs, on the device; ignored by methods without a rule.
 
     Raises:
-        SynthgradError: if the network cannot be cut there, or not be trained so.
+        SynthgradError: if the network cannot be cut there, or the engine cannot train it.
     """
-    method, settings, lr = plan.method, plan.settings, plan.lr
+    method, settings, lr = spec.method, spec.settings, spec.lr
     criterion = CrossEntropy(reduction="none" if method.per_example_loss else "mean")
 
     def optimizer(parameters: Any) -> torch.optim.Optimizer:
-        return torch.optim.Adam(parameters, lr, fused=True)  # the fastest, for every method
+        return torch.optim.Adam(parameters, lr, fused=True)  # the fastest implementation, for every method
 
-    generator = torch.Generator().manual_seed(plan.seed)
+    generator = torch.Generator().manual_seed(spec.seed)
     if method.rule is None:
-        return model, Locked(model, criterion, optimizer, update_prob=plan.update_prob, generator=generator)
-    with precision_context(plan.precision, example.device.type):
+        return model, Locked(model, criterion, optimizer, update_prob=spec.update_prob, generator=generator)
+    with precision_context(spec.precision, example.device.type):
         net = decouple(
             model,
             cuts,
-            method.make_rule(settings, plan.facts),
+            method.make_rule(settings, spec.facts),
             example,
             reduction="mean" if settings.per_example else "sum",
             inputs=None if method.inputs is None else method.inputs(settings),
@@ -113,31 +113,31 @@ def make_trainer(
 
     def at_rate(factor: float) -> dict[str, Any] | None:
         if factor == 1 and not settings.constant_lr:
-            return None  # one parameter group for module and rule is the faster way
+            return None  # a single parameter group for module and rule is faster
         return {"lr": lr * factor, "constant_lr": settings.constant_lr}
 
     options = at_rate(settings.lr_factor)
-    of_inputs = settings.lr_factor if settings.input_lr_factor is None else settings.input_lr_factor
-    if plan.engine == "plain":
-        net.monitor = plan.monitor
+    input_lr_factor = settings.lr_factor if settings.input_lr_factor is None else settings.input_lr_factor
+    if spec.engine == "plain":
+        net.monitor = spec.monitor
         true = settings.true_messages
         return net, Locked(net, criterion, optimizer, rule_options=options, true_messages=true)
-    if plan.engine == "layer-parallel":
-        whole = plan.precision == "float32"
+    if spec.engine == "layer-parallel":
+        float32 = spec.precision == "float32"
         return net, LayerParallel(
             net,
-            # The scores are in float32 already, and of PyTorch's own criterion the engine knows the gradient.
-            nn.CrossEntropyLoss(reduction=criterion.reduction) if whole else criterion,
+            # The engine has a closed form of the gradient of PyTorch's own criterion.
+            nn.CrossEntropyLoss(reduction=criterion.reduction) if float32 else criterion,
             optimizer,
             rule_options=options,
             observe=settings.delay,
-            fused=None if whole else False,
-            compile=plan.compiled,
-            monitor=plan.monitor,
+            fused=None if float32 else False,
+            compile=spec.compiled,
+            monitor=spec.monitor,
         )
-    if plan.engine == "stages":
+    if spec.engine == "stages":
         rule_waits = any(interface.rule.waits for interface in net.interfaces.values())
-        # Where it is said how late a message comes, it comes then, not earlier: as in one process.
+        # With a given delay a message is applied exactly that late, as the in-process engine does.
         window = settings.delay if rule_waits or settings.delay else None
         return net, StagesTrainer(
             Stages(
@@ -145,10 +145,10 @@ def make_trainer(
                 criterion,
                 optimizer,
                 rule_options=options,
-                input_options=at_rate(of_inputs),
+                input_options=at_rate(input_lr_factor),
                 window=window,
                 deterministic=window is not None,
-                seed=plan.seed,
+                seed=spec.seed,
             )
         )
     return net, InProcess(
@@ -156,9 +156,9 @@ def make_trainer(
         criterion,
         optimizer,
         rule_options=options,
-        input_options=at_rate(of_inputs),
-        update_prob=plan.update_prob,
+        input_options=at_rate(input_lr_factor),
+        update_prob=spec.update_prob,
         generator=generator,
         lags=dict.fromkeys(net.interfaces, Lag(observe=settings.delay)),
-        monitor=plan.monitor,
+        monitor=spec.monitor,
     )

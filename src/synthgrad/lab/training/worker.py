@@ -1,4 +1,4 @@
-"""Processes that are started for runs: what they do first, and what their parent keeps as it was."""
+"""Sets up the worker processes of runs, and restores what torchrun's parts change in the parent."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _SIGNALS = [
 
 
 def set_up_worker() -> None:
-    """Prepare this process to work for another one.
+    """Prepare this process to train runs for its parent.
 
-    It ends at a signal, and when its parent ends, in both cases without a traceback. Warnings are not shown, because the
-    parent has shown them, except those about snapshots.
+    The process ends at a signal, or when its parent ends, without a traceback. It shows no warnings, because the parent
+    has shown them, except those about snapshots.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_follow_parent, daemon=True).start()
-    warnings.simplefilter("ignore")  # the first process has shown them
+    warnings.simplefilter("ignore")
     warnings.simplefilter("always", SnapshotWarning)
     warnings.showwarning = _show
 
 
 def _follow_parent() -> None:
-    """End this process when its parent has ended, because nobody would write its records."""
+    """End this process when its parent has ended, because nobody would write its records any more."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -50,7 +50,7 @@ def _show(message: Warning | str, *rest: object, **more: object) -> None:
 
 @contextmanager
 def quiet_torchrun() -> Generator[None]:
-    """Keep torchrun's parts from logging what errors say anyway, and restore signals and environment at the end."""
+    """Silence the logs of torchrun's parts, which repeat our errors, and restore signals and environment at the end."""
     before = {which: signal.getsignal(which) for which in _SIGNALS}
     environment, level = dict(os.environ), logging.root.manager.disable
     logging.disable(logging.ERROR)

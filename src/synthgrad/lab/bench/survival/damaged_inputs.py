@@ -237,7 +237,7 @@ _OWNER = Record.of(_RECORD)
 
 def _snapshot(folder: Path) -> SnapshotStore:
     kept = SnapshotStore(folder, _OWNER, every_s=0.0)
-    kept.belongs_to({"0.weight": "float32 [64, 8]"}, "abc")
+    kept.set_fingerprint({"0.weight": "float32 [64, 8]"}, "abc")
     return kept
 
 

@@ -1,4 +1,4 @@
-"""What trains each kind of payload. A new kind of task is a module here, with a class, and a payload that names it."""
+"""Tasks: the classes that train each kind of payload. A new kind needs a module here and a payload that names it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
     "task_of",
 ]
 
-#: Tasks by the name that payloads give.
+#: Tasks by the name in `Payload.task`.
 _TASKS: dict[str, Callable[[Run], Task]] = {
     "characters": CharactersTask,
     "copying": CopyingTask,
@@ -34,5 +34,5 @@ _TASKS: dict[str, Callable[[Run], Task]] = {
 
 
 def task_of(run: Run) -> Task:
-    """Return what trains a run; nothing is loaded or built yet."""
+    """Return the task that trains a run; `Task.set_up` will load its data and build its network."""
     return _TASKS[run.payload.task](run)

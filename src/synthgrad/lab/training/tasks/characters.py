@@ -1,4 +1,4 @@
-"""The character language model of a recurrent network, trained unroll by unroll (DNI §3.2)."""
+"""A recurrent network as a character language model, trained unroll by unroll (DNI §3.2)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["CharactersTask"]
 class CharactersTask(TextTask):
     """Trains the character language model.
 
-    The weights of the lowest error on the validation part are those that are tested (early stopping).
+    It is tested with the weights that have the lowest error on the validation part (early stopping).
     """
 
     trainer: Recurrent
@@ -39,7 +39,7 @@ class CharactersTask(TextTask):
         self._best_step = 0
 
     def set_up(self) -> None:
-        """Load the text, build network and trainer."""
+        """Load the text, and build network and trainer."""
         super().set_up()
         run, payload, classes = self.run, self.payload, self.text.classes
         assert isinstance(run.rule, BoundarySettings)
@@ -76,7 +76,7 @@ class CharactersTask(TextTask):
             point["quality"] = brief_quality(found)
 
     def metrics(self, curve: Sequence[Evaluation], elapsed_s: float) -> dict[str, Any]:
-        """Return bits per character of the best weights, and what it took to come there."""
+        """Return bits per character with the best weights, and the training that it took to reach them."""
         if self._best_weights:
             self.net.load_state_dict(self._best_weights)
         best: Mapping[str, Any] = next((p for p in curve if p["step"] == self._best_step), {})
@@ -102,10 +102,10 @@ class CharactersTask(TextTask):
 
 
 def per_sequence(scores: Tensor, y: Tensor) -> Tensor:
-    """Return cross entropy summed over the steps of an unroll, mean over sequences.
+    """Return the cross-entropy, summed over the steps of an unroll and averaged over sequences.
 
     Args:
         scores: ``(B, T, classes)``.
-        y: ``(B, T)``.
+        y: targets, ``(B, T)`` int64.
     """
     return F.cross_entropy(scores.flatten(0, 1).float(), y.flatten(), reduction="sum") / len(y)

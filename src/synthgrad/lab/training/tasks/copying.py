@@ -1,4 +1,4 @@
-"""Copy and Repeat Copy: rows of episodes side by side, over a curriculum (DNI §3.2)."""
+"""Copy and Repeat Copy in parallel rows of episodes, with a curriculum (DNI §3.2)."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from .task import Evaluation, Task
 __all__ = ["CopyingTask"]
 
 _LN2 = math.log(2)
-#: Steps left that a rule can tell apart; longer episodes begin with one class for all that is farther.
+#: Number of classes of the steps left in an episode, a rule's context; the last class is for all larger numbers.
 _CONTEXTS = 64
 
 
 class CopyingTask(Task):
-    """Trains on Copy or Repeat Copy; a step is as many episodes as there are rows.
+    """Trains on Copy or Repeat Copy; a step ends when as many episodes have ended as there are rows.
 
-    Rules that have a context are told how many steps are left of a row's episode behind an unroll.
+    The context of a rule is the number of steps left in a row's episode after the unroll.
     """
 
     trainer: Recurrent
@@ -41,28 +41,30 @@ class CopyingTask(Task):
         assert isinstance(run.payload, Copying)
         self.payload = run.payload
         self.curriculum = Curriculum(self.payload.data == "repeat_copy", self.payload.threshold)
-        self.task: CopyEpisodes
+        self.episodes: CopyEpisodes
         self.stream: EpisodeStream
         self._num_steps = 0
-        self._num_sequences = 0  # that are over
-        self._bits: list[float] = []  # per character, of all episodes that are over since the last evaluation
-        self._measured: list[float] = []  # of those of the curriculum's length that it has not counted yet
-        self._open: Tensor  # (B,): what the episodes under way have cost so far, in nats
-        self._losses: list[Tensor] = []  # of the present unroll, by row
+        self._num_sequences = 0  # number of episodes that have ended
+        self._bits: list[
+            float
+        ] = []  # bits per character of the episodes that ended since the last evaluation
+        self._measured: list[float] = []  # the same, of episodes that the curriculum has still to count
+        self._open: Tensor  # (B,): loss so far of each row's present episode, in nats
+        self._losses: list[Tensor] = []  # loss of each row in the present unroll
 
     def set_up(self) -> None:
-        """Build task, network and trainer."""
+        """Build the episodes, the network and the trainer."""
         run, payload = self.run, self.payload
         assert isinstance(run.rule, BoundarySettings)
         repeat = payload.data == "repeat_copy"
-        self.task = CopyEpisodes(payload.symbols, repeat=repeat, seed=run.seed, device=run.device)
+        self.episodes = CopyEpisodes(payload.symbols, repeat=repeat, seed=run.seed, device=run.device)
         rows = run.schedule.batch_size
         self.stream = EpisodeStream(
-            self.task, rows, lambda: (self.curriculum.length, self.curriculum.count), payload.spread
+            self.episodes, rows, lambda: (self.curriculum.length, self.curriculum.count), payload.spread
         )
         self._open = torch.zeros(rows, device=run.device)
         net = recurrent_network(
-            payload.arch, self.task.inputs, self.task.classes, payload.width, payload.layers
+            payload.arch, self.episodes.inputs, self.episodes.classes, payload.width, payload.layers
         )
         self.net = net.to(run.device)
         self.trainer = make_recurrent(
@@ -81,32 +83,32 @@ class CopyingTask(Task):
         self._num_steps = step
 
     def step(self) -> bool:
-        """Train until another batch of episodes is over; return whether a length was solved on the way."""
+        """Train until another batch of episodes has ended; return whether a length was solved."""
         run, rows = self.run, self.run.schedule.batch_size
         solved = False
         while self._num_sequences < (self._num_steps + 1) * rows:
-            part = self.stream.next_unroll(self.payload.unroll)
-            left = part.steps_left.clamp_max(_CONTEXTS - 1)
-            y = part.y if part.has_targets else None
+            unroll = self.stream.next_unroll(self.payload.unroll)
+            steps_left = unroll.steps_left.clamp_max(_CONTEXTS - 1)
+            y = unroll.y if unroll.has_targets else None
             with precision_context(run.precision, run.device):
-                self.trainer.step(part.x, y, fresh=part.fresh, ended=part.ended, context=left)
+                self.trainer.step(unroll.x, y, fresh=unroll.fresh, ended=unroll.ended, context=steps_left)
             self._open += self._losses.pop()
-            if len(part.ended_rows):
-                self._num_sequences += len(part.ended_rows)
-                solved |= self._count(part)
+            if len(unroll.ended_rows):
+                self._num_sequences += len(unroll.ended_rows)
+                solved |= self._measure_ended(unroll)
         self._num_steps += 1
         return solved
 
-    def _count(self, part: EpisodeUnroll) -> bool:
-        """Measure the episodes that are over; return whether they solve a length."""
-        lengths = part.task_lengths[part.ended_rows]
-        ended = part.ended_rows.to(self.run.device)
+    def _measure_ended(self, unroll: EpisodeUnroll) -> bool:
+        """Measure the episodes that have ended; return whether they solve a length."""
+        lengths = unroll.task_lengths[unroll.ended_rows]
+        ended = unroll.ended_rows.to(self.run.device)
         bits = (self._open[ended].cpu() / _LN2 / (lengths - 2)).tolist()
         self._open[ended] = 0.0
         self._bits += bits
         if not all(map(math.isfinite, bits)):
             raise DivergedError("loss", self._num_steps)
-        # Episodes that began before the last length was solved do not count for the next.
+        # Episodes that began before the last length was solved are too short to count for the next length.
         counts = (lengths == self.curriculum.task_length).tolist()
         self._measured += [b for b, counted in zip(bits, counts, strict=True) if counted]
         rows = self.run.schedule.batch_size
@@ -117,23 +119,23 @@ class CopyingTask(Task):
         return solved
 
     def _loss(self, scores: Tensor, y: Tensor | None) -> Tensor:
-        """Return cross entropy summed over the steps that ask for something, mean over sequences.
+        """Return the cross-entropy, summed over the steps with a target and averaged over sequences.
 
         Args:
             scores: ``(B, T, classes)``.
-            y: ``(B, T)``; None where nothing is asked for. That gives a loss from which nothing flows back, because an
-                optimizer would follow its momentum on gradients of zero.
+            y: targets, ``(B, T)``; None if there are none. The loss is then not attached to the graph, because with
+                gradients of zero an optimizer would still follow its momentum.
         """
         if y is None:
             self._losses.append(torch.zeros_like(self._open))
             return scores.new_zeros((), dtype=torch.float32)
         each = F.cross_entropy(scores.flatten(0, 1).float(), y.flatten(), reduction="none").view_as(y).sum(1)
-        # Detached: the sums are for the curriculum, and would keep the graph of every unroll alive.
+        # Detached, because these sums for the curriculum would keep the graph of every unroll alive.
         self._losses.append(each.detach())
         return each.mean()
 
     def evaluate(self, step: int) -> Evaluation:
-        """Return how long a sequence is solved, and the bits per character of the episodes since the last time."""
+        """Return the longest solved length, and the bits per character of the episodes since the last evaluation."""
         point: Evaluation = {
             "sequence_length": self.curriculum.longest_solved,
             "sequences_seen": self._num_sequences,
@@ -148,7 +150,7 @@ class CopyingTask(Task):
         self.trainer.flush()
 
     def metrics(self, curve: Sequence[Evaluation], elapsed_s: float) -> dict[str, Any]:
-        """Return the longest sequence, and what it took to come there."""
+        """Return the longest solved length, and the training that it took to reach it."""
         solved = self.curriculum.longest_solved
         first = next((p for p in curve if p["sequence_length"] == solved), None)
         return {
@@ -163,7 +165,7 @@ class CopyingTask(Task):
         return {
             "boundary": self.trainer.boundary.state_dict(),
             "curriculum": self.curriculum.state_dict(),
-            "generator": self.task.generator.get_state(),
+            "generator": self.episodes.generator.get_state(),
             "stream": self.stream.state_dict(),
             "sequences": self._num_sequences,
             "bits": self._bits,
@@ -174,7 +176,7 @@ class CopyingTask(Task):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.trainer.boundary.load_state_dict(state["boundary"])
         self.curriculum.load_state_dict(state["curriculum"])
-        self.task.generator.set_state(state["generator"].cpu())
+        self.episodes.generator.set_state(state["generator"].cpu())
         self.stream.load_state_dict(state["stream"])
         self._bits = state["bits"]
         self._num_sequences, self._measured = state["sequences"], state["measured"]

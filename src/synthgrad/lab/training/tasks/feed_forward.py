@@ -42,7 +42,7 @@ def data_for(
     device: str,
     layout: torch.memory_format = torch.preserve_format,
 ) -> LabelledData:
-    """Return a data set on the device, in a layout; the same object to every run of this process."""
+    """Load a data set onto a device, in a memory layout; it is cached for all runs of this process."""
     data = load(name, Path(data_dir) if data_dir else None)
     return (data.hold_out(hold_out) if hold_out else data).to(torch.device(device), layout)
 
@@ -51,7 +51,7 @@ class FeedForwardTask(Task):
     """Trains a feed-forward network; a step is a batch.
 
     Attributes:
-        data: the data set, made by `set_up`.
+        data: the data set, loaded by `set_up`.
     """
 
     chunk = 10
@@ -70,33 +70,33 @@ class FeedForwardTask(Task):
         self._num_updates = 0
         self._num_parameters = 0
         self._num_modules = 1
-        self._losses: list[Tensor] = []  # since the last evaluation
+        self._losses: list[Tensor] = []  # training losses since the last evaluation
         self._augment: Augment | None = None
         self._batches: Iterator[Tensor] = iter(())
 
     def set_up(self) -> None:
-        """Load the data, build the network and its trainer."""
+        """Load the data, and build the network and its trainer."""
         run, payload = self.run, self.payload
-        # A network that flattens its input would have to copy it; whether a user's own does, nobody knows.
+        # Channels last only for our own convolutional network, because a network that flattens its input would copy it.
         layout = CHANNELS_LAST if payload.arch == "cnn" else torch.preserve_format
         self.data = data_for(payload.data, run.data_dir, payload.hold_out, run.device, layout)
         self.data_sha256 = self.data.sha256
         if payload.augment and self.data.train.x.ndim != 4:
             raise ConfigError(
-                f"--augment: flips and shifts images (C, Y, X), and '{payload.data}' has inputs of shape "
-                f"{tuple(self.data.train.x.shape[1:])}; leave out --augment"
+                f"--augment: '{payload.data}' has inputs of shape {tuple(self.data.train.x.shape[1:])}, expected images "
+                "(C, Y, X); leave out --augment"
             )
         if payload.augment:
             self._augment = Augment(run.seed, flip=self.data.mirrored)
         model = build_model(payload, self.data).to(run.device, memory_format=CHANNELS_LAST)  # pyright: ignore[reportCallIssue]
         self._num_parameters = sum(p.numel() for p in model.parameters())
-        self.net, self.trainer = self._trained(model)
+        self.net, self.trainer = self._make_trainer(model)
         if payload.compiled:
-            torch.compiler.reset()  # graphs of an earlier run's network would count against the limit of this one
+            torch.compiler.reset()  # graphs of earlier runs would count against the compiler's limit
             compile_network(self.net, payload.engine)
         self.graph = describe_graph(self.net, payload.engine)
 
-    def _trained(self, model: nn.Module) -> tuple[nn.Module, Trainer]:
+    def _make_trainer(self, model: nn.Module) -> tuple[nn.Module, Trainer]:
         run, payload = self.run, self.payload
         assert isinstance(run.rule, RuleSettings)
         plan = TrainerSpec(
@@ -122,17 +122,17 @@ class FeedForwardTask(Task):
         return net, trainer
 
     def draw_graph(self, events: EventWriter) -> None:
-        """Show the network in the event files."""
+        """Write the network's graph to the event files."""
         assert self.graph is not None
         with self._eager():
             events.graph(self.net, self.data.train.x[: self.run.schedule.batch_size], self.graph)
 
     def begin(self, step: int) -> None:
-        """Draw the batches of the steps that were done before again, and set the network to training."""
+        """Skip the batches of the steps that are done, and set the network to training mode."""
         train = self.data.train
         batches = draw_batches(len(train), self.run.schedule.batch_size, self.run.seed, train.y.device)
         self._batches = itertools.islice(batches, step, None)
-        if not self.net.training:  # else parts that were frozen with eval() would thaw
+        if not self.net.training:  # train() would also change submodules that the user has set to eval()
             self.net.train()
 
     def step(self) -> bool:
@@ -147,19 +147,19 @@ class FeedForwardTask(Task):
                 raise
             lines = [line for line in str(error).splitlines() if line.strip()]
             reason = lines[0] if lines else type(error).__name__
-            raise ConfigError(f"cannot be compiled: {reason}; run it without compiling") from error
+            raise ConfigError(f"the network cannot be compiled: {reason}; leave out --compile") from error
         self._num_updates += len(done.updated)
         if done.loss is not None:
             self._losses.append(done.loss)
         return False
 
     def evaluate(self, step: int) -> Evaluation:
-        """Measure the network on the test part, and on as many training examples."""
+        """Evaluate the network on the test part, and on the same number of training examples."""
         self.trainer.flush()
         losses, self._losses = self._losses, []
         train, test = self.data.train, self.data.test
         loss, error = self._measure(test)
-        # The same training examples at every evaluation.
+        # The first ones, so that every evaluation uses the same training examples.
         _, train_error = self._measure(Split(train.x[: len(test)], train.y[: len(test)]))
         point: Evaluation = {
             "train_loss": float(torch.stack(losses).mean()) if losses else None,
@@ -172,17 +172,17 @@ class FeedForwardTask(Task):
         return point
 
     def metrics(self, curve: Sequence[Evaluation], elapsed_s: float) -> dict[str, Any]:
-        """Return losses, errors, and when the target was reached."""
+        """Return losses and errors, the time until the target error was reached, and the fraction of skipped updates."""
         train_loss, train_error = self._measure(self.data.train)
         reached = [p["elapsed_s"] for p in curve if p[self._error] <= self.payload.target_error_pct]
-        num_chances = self._num_modules * self.run.schedule.steps
+        num_possible_updates = self._num_modules * self.run.schedule.steps
         return {
             self._error: curve[-1][self._error],
             self._loss: curve[-1][self._loss],
             "train_error_pct": train_error,
             "train_loss": train_loss,
             "time_to_target_s": reached[0] if reached else None,
-            "updates_skipped_share": 1 - self._num_updates / num_chances,
+            "updates_skipped_share": 1 - self._num_updates / num_possible_updates,
             "num_parameters": self._num_parameters,
             "data_sha256": self.data.sha256,
         }
@@ -200,11 +200,11 @@ class FeedForwardTask(Task):
             self._augment.load_state_dict(state["augment"])
 
     def _precision(self) -> AbstractContextManager[Any]:
-        """Return the context in which a step's arithmetic runs."""
+        """Return the context for the arithmetic of a step."""
         return precision_context(self.run.precision, self.run.device)
 
     def _eager(self) -> AbstractContextManager[Any]:
-        """Return the context of what is not compiled: no clock counts it, and graphs are of training batches."""
+        """Return a context without compiled graphs: they are made for training batches, and evaluation is not timed."""
         return torch.compiler.set_stance("force_eager") if self.payload.compiled else nullcontext()
 
     def _measure(self, split: Split) -> tuple[float, float]:
@@ -214,7 +214,7 @@ class FeedForwardTask(Task):
 
 @torch.no_grad()
 def measure(net: nn.Module, split: Split, batch: int = 1000) -> tuple[float, float]:
-    """Return mean loss and error in percent of a network on a split, in evaluation mode."""
+    """Return a network's mean loss and its error in percent on a split, in evaluation mode."""
     loss, wrong = 0.0, 0
     with evaluating(net):
         for start in range(0, len(split), batch):

@@ -1,4 +1,4 @@
-"""A stack of LSTMs on a text, cut between them: a chain, which every engine trains."""
+"""A stack of LSTMs on a text, with cuts between them: a chain, which every engine can train."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..settings import RuleSettings
 from ..trainers import Trainer, TrainerSpec, make_trainer
 from .text import EVAL_UNROLL, TextTask, num_eval_rows
 
-__all__ = ["LstmStackTask", "stack"]
+__all__ = ["LstmStackTask", "lstm_stack"]
 
 
 class _OneHot(nn.Module):
@@ -27,18 +27,18 @@ class _OneHot(nn.Module):
 
 
 class _Scores(nn.Linear):
-    """A linear layer whose classes come second, ``(B, classes, T)``, as PyTorch's cross entropy has them."""
+    """A linear layer with outputs ``(B, classes, T)``, the order that PyTorch's cross-entropy expects."""
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input).transpose(1, 2)
 
 
-def stack(classes: int, width: int, layers: int) -> nn.Sequential:
-    """Return LSTMs one above the other, named ``layer1``, ``layer2`` …, which keep their states; tokens in, scores out.
+def lstm_stack(classes: int, width: int, layers: int) -> nn.Sequential:
+    """Build a stack of LSTMs that keep their states, named ``layer1``, ``layer2`` …; it maps tokens to scores.
 
     Args:
         classes: number of characters.
-        width: units of each LSTM.
+        width: number of units in each LSTM.
         layers: number of LSTMs.
     """
     model = nn.Sequential()
@@ -49,8 +49,8 @@ def stack(classes: int, width: int, layers: int) -> nn.Sequential:
     return model
 
 
-class _Reader:
-    """A stack in the form that `bits_per_char` asks for: the state that it passes on lies inside."""
+class _EvaluatedStack:
+    """Adapts a stack, which keeps its state inside, to the interface that `bits_per_char` expects."""
 
     def __init__(self, net: nn.Module) -> None:
         self._net = net
@@ -58,19 +58,19 @@ class _Reader:
         self.training = net.training
 
     def train(self, mode: bool = True) -> None:
-        """Evaluate, or go back to the modes that the parts had."""
+        """Set all submodules to evaluation mode, or back to the modes that they had."""
         for part, training in self._modes:
             part.training = training and mode
         self.training = mode
 
     def initial_state(self, batch_size: int) -> None:
-        _reset(self._net)
+        _reset_states(self._net)
 
     def __call__(self, x: Tensor, state: None, /) -> tuple[Tensor, None]:
         return self._net(x).transpose(1, 2), state
 
 
-def _reset(net: nn.Module) -> None:
+def _reset_states(net: nn.Module) -> None:
     for part in net.modules():
         if isinstance(part, Carry):
             part.reset()
@@ -82,12 +82,12 @@ class LstmStackTask(TextTask):
     trainer: Trainer
 
     def set_up(self) -> None:
-        """Load the text, build network and trainer."""
+        """Load the text, and build network and trainer."""
         super().set_up()
         run, payload = self.run, self.payload
         assert isinstance(payload, LstmStack)
         assert isinstance(run.rule, RuleSettings)
-        model = stack(self.text.classes, payload.width, payload.layers).to(run.device)
+        model = lstm_stack(self.text.classes, payload.width, payload.layers).to(run.device)
         example = self.text.train[: run.schedule.batch_size * payload.unroll].view(-1, payload.unroll)
         cuts = [f"layer{k + 1}" for k in range(payload.layers - 1)]
         plan = TrainerSpec(
@@ -102,8 +102,8 @@ class LstmStackTask(TextTask):
 
     def learn(self, unroll: Unroll) -> Tensor | None:
         if unroll.first:
-            _reset(self.net)
+            _reset_states(self.net)
         return self.trainer.step(unroll.x, unroll.y).loss
 
     def bits_per_char(self, tokens: Tensor) -> float:
-        return bits_per_char(_Reader(self.net), tokens, num_eval_rows(tokens), EVAL_UNROLL)
+        return bits_per_char(_EvaluatedStack(self.net), tokens, num_eval_rows(tokens), EVAL_UNROLL)

@@ -1,4 +1,4 @@
-"""Two networks that tick at different rates count digits in streams of images (DNI §3.3)."""
+"""Two networks that run at different rates count digits in streams of images (DNI §3.3)."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ __all__ = ["MultirateTask", "run_block"]
 _DIGITS = 10
 _TEST_BLOCKS = 4
 _TEST_STREAMS = 500
-_TEST_SEED = 12345  # the same unseen digits for every run
+_TEST_SEED = 12345  # the same test digits for every run
 
 
 class MultirateTask(Task):
-    """Trains two networks to count; a step is a block, which is an episode.
+    """Trains two networks to count digits; a step is a block, which is an episode.
 
-    With `TrueGradient` on the edge both networks wait for each other, and are updated once in ``T²`` steps. With a
-    synthetic gradient A is updated every ``T``, while B is still reading.
+    With `TrueGradient` at the edge both networks wait for each other, and are updated once in ``T²`` steps of the
+    stream. With a synthetic gradient A is updated once in ``T`` steps, while B is still reading.
     """
 
     monitor_every = 50
@@ -49,13 +49,15 @@ class MultirateTask(Task):
         self.stream: DigitStream
         self.fast: FastCounter
         self.slow: SlowCounter
-        self._block: DigitBlock  # of the next step
+        self._block: DigitBlock  # block of the next step
         self._tests: list[DigitBlock] = []
-        self._losses: dict[str, list[Tensor]] = {}  # by network, since the last evaluation
+        self._losses: dict[
+            str, list[Tensor]
+        ] = {}  # training losses of each network since the last evaluation
         self._num_updates: dict[str, int] = {"A": 0, "B": 0}
 
     def set_up(self) -> None:
-        """Load the digits, build networks and engine."""
+        """Load the digits, and build the networks and the engine."""
         run, payload = self.run, self.payload
         assert isinstance(run.rule, EdgeSettings)
         data = data_for(payload.data, run.data_dir, payload.hold_out, run.device)
@@ -96,7 +98,7 @@ class MultirateTask(Task):
         shown = _histograms(block) if self.run.method == "cdni" else None
         with precision_context(self.run.precision, self.run.device):
             for t, (inputs, targets) in enumerate(block.steps()):
-                # A message is read where B ticks, and only there a rule is asked.
+                # The rule is used only at the steps at which B reads A's message.
                 context = shown[t // period] if shown is not None and (t + 1) % period == 0 else None
                 done = self.trainer.step(inputs, targets, context=context, last=t == last)
                 for name, loss in done.losses.items():
@@ -106,7 +108,7 @@ class MultirateTask(Task):
         return False
 
     def evaluate(self, step: int) -> Evaluation:
-        """Measure how well both networks count unseen digits."""
+        """Evaluate how well both networks count test digits."""
         self.trainer.flush()
         with precision_context(self.run.precision, self.run.device):
             found = [report_accuracy(run_block(self.fast, self.slow, block), block) for block in self._tests]
@@ -121,7 +123,7 @@ class MultirateTask(Task):
         return point
 
     def metrics(self, curve: Sequence[Evaluation], elapsed_s: float) -> dict[str, Any]:
-        """Return how well both networks count, and how often they were updated."""
+        """Return accuracies, and numbers and rates of updates."""
         num_images = self.run.schedule.steps * self.payload.period**2 * self.run.schedule.batch_size
         return {
             **{k: curve[-1][k] for k in ("a_accuracy_pct", "b_accuracy_pct", "examples_seen")},
@@ -145,19 +147,19 @@ class MultirateTask(Task):
 
 
 def _histograms(block: DigitBlock) -> Tensor:
-    """Return how often each digit came in each ``T`` steps, ``(T, B, 10)``: what conditions the rule of cDNI."""
-    hot = F.one_hot(block.digits, _DIGITS).float()  # (T², B, 10)
-    return hot.view(block.period, block.period, *hot.shape[1:]).sum(1)
+    """Return how often each digit occurs in each ``T`` steps, ``(T, B, 10)``: the context of the rule of cDNI."""
+    one_hot = F.one_hot(block.digits, _DIGITS).float()  # (T², B, 10)
+    return one_hot.view(block.period, block.period, *one_hot.shape[1:]).sum(1)
 
 
 def reported(outputs: Mapping[str, Tensor], counts: Tensor) -> Tensor:
-    """Return the cross entropy of a report, mean over streams."""
+    """Return the cross-entropy of a report, averaged over streams."""
     return F.cross_entropy(outputs["report"].float(), counts)
 
 
 @torch.no_grad()
 def run_block(fast: nn.Module, slow: nn.Module, block: DigitBlock) -> list[dict[str, Any]]:
-    """Return the outputs of both networks at every step of a block, by network, without learning."""
+    """Return the outputs of both networks at every step of a block, by network, in evaluation mode."""
     outputs: list[dict[str, Any]] = []
     states: dict[str, Any] = {"A": None, "B": None}
     with evaluating(fast, slow):

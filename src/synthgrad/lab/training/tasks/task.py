@@ -1,4 +1,4 @@
-"""The protocol between the driver and what it drives: set up, step, evaluate, state."""
+"""The base class of tasks, whose methods the driver calls: set up, step, evaluate, state."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ if TYPE_CHECKING:
 
 __all__ = ["Evaluation", "Task"]
 
-#: Figures of one evaluation, as they stand in a record.
+#: Figures of one evaluation, by their names in records.
 Evaluation = dict[str, Any]
 
 
 class Task:
-    """Trains one run, step by step. A subclass sets up, does a step, evaluates, and has a state.
+    """Trains one run, step by step. A subclass defines the set-up, a step, the evaluation, and the state.
 
     Args:
         run: the run.
 
     Attributes:
-        chunk: steps between two readings of the clock.
-        monitor_every: steps between measurements of the interfaces' quality.
-        finite: names of the figures of a point that a run which has not diverged keeps finite.
-        net: the network, made by `set_up`; decoupled, if it is.
-        trainer: the engine that trains it.
-        data_sha256: sum of the data, or None where they are drawn.
+        run: the run.
+        monitor: monitor of the interfaces' quality.
+        chunk: number of steps between two readings of the clock.
+        monitor_every: number of steps between measurements of the interfaces' quality.
+        finite: names of figures that must be finite; otherwise the run has diverged.
+        net: the network, plain or decoupled, built by `set_up`.
+        trainer: the engine that trains the network, built by `set_up`.
+        data_sha256: checksum of the data; None if they are generated.
         graph: modules and interfaces for the record, or None.
     """
 
@@ -57,37 +59,37 @@ class Task:
         raise NotImplementedError
 
     def begin(self, step: int) -> None:
-        """Get ready for the first step of this process, which is not 0 where a run is resumed."""
+        """Prepare for the first step of this process; ``step`` is the number of steps done before a resume, or 0."""
 
     def draw_data(self) -> None:
-        """Draw the data of the next step, where that shall not count as time of training."""
+        """Draw the data of the next chunk, if this must not count as training time."""
 
     def step(self) -> bool:
-        """Do one step of training; return whether the run shall be evaluated at once."""
+        """Train for one step; return whether to evaluate after this chunk even if no evaluation is due."""
         raise NotImplementedError
 
     def evaluate(self, step: int) -> Evaluation:
-        """Return the figures after a number of steps; no clock counts it."""
+        """Return the figures after ``step`` steps; evaluation is not timed."""
         raise NotImplementedError
 
     def flush(self) -> None:
-        """Have the trainer do what it still waits to do, after the last step."""
+        """Apply the updates that the trainer still holds back; called after the last step."""
 
     def metrics(self, curve: Sequence[Evaluation], elapsed_s: float) -> dict[str, Any]:
         """Return the figures of the finished run.
 
         Args:
-            curve: the points of all evaluations.
-            elapsed_s: seconds of training.
+            curve: the figures of all evaluations.
+            elapsed_s: training time in seconds.
         """
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that the rest of the run depends on, beside network, trainer, monitor and random numbers."""
+        """Return what the rest of the run depends on besides network, trainer, monitor and PyTorch's generators."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state."""
+        """Restore what `state_dict` returned."""
 
     def draw_graph(self, events: EventWriter) -> None:
-        """Show the network in the event files."""
+        """Write the network's graph to the event files."""

@@ -1,4 +1,4 @@
-"""What tasks on a text have in common: they read a stream unroll by unroll, and are measured in bits per character."""
+"""The base class of tasks on a text, which read a stream of unrolls and are evaluated in bits per character."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from .task import Evaluation, Task
 __all__ = ["EVAL_UNROLL", "TextTask", "num_eval_rows"]
 
 _EVAL_ROWS = 64
-#: Steps of an unroll when a text is measured.
+#: Number of steps in an unroll during evaluation.
 EVAL_UNROLL = 100
 
 
 def num_eval_rows(tokens: Tensor) -> int:
-    """Return how many parts of a text are read side by side when it is measured."""
+    """Return the number of rows into which a text is cut for evaluation."""
     return min(_EVAL_ROWS, len(tokens) - 1)
 
 
 @lru_cache(maxsize=2)
 def _text_for(name: str, data_dir: str | None, device: str) -> Text:
-    """Return a text on the device; the same object to every run of this process."""
+    """Load a text onto a device; it is cached for all runs of this process."""
     return load_text(name, Path(data_dir) if data_dir else None).to(torch.device(device))
 
 
 class TextTask(Task):
-    """Trains on a text; a step is an unroll. Subclasses build the network, learn from an unroll, and measure.
+    """Trains on a text; a step is an unroll. Subclasses build the network, learn from an unroll, and evaluate.
 
     Attributes:
-        text: the text, made by `set_up`.
-        stream: reads its training part.
+        text: the text, loaded by `set_up`.
+        stream: stream of unrolls from the training part.
     """
 
     chunk = 10
@@ -52,7 +52,7 @@ class TextTask(Task):
         super().__init__(run)
         assert isinstance(run.payload, Characters | LstmStack)
         self.payload: Characters | LstmStack = run.payload
-        self._losses: list[Tensor] = []  # since the last evaluation
+        self._losses: list[Tensor] = []  # training losses since the last evaluation
 
     def set_up(self) -> None:
         """Load the text; subclasses then build network and trainer."""
@@ -63,19 +63,25 @@ class TextTask(Task):
         self.stream.check(unroll)
 
     def learn(self, unroll: Unroll) -> Tensor | None:
-        """Train on an unroll; return the loss in nats, where it is known."""
+        """Train on an unroll; return the loss in nats, or None if this process does not have it."""
         raise NotImplementedError
 
     def bits_per_char(self, tokens: Tensor) -> float:
-        """Return bits per character of tokens, ``(N,)``."""
+        """Return the bits per character of a text, ``(N,)``."""
         raise NotImplementedError
 
     def after_validation(self, step: int, valid: float, point: Evaluation) -> None:
-        """Take note of the bits per character of the validation part, and add further figures to the point."""
+        """Called at each evaluation; may add figures to it.
+
+        Args:
+            step: number of steps done.
+            valid: bits per character of the validation part.
+            point: figures of the evaluation.
+        """
 
     @property
     def num_chars_in_loss(self) -> int:
-        """The number of characters that a loss of `learn` is summed over."""
+        """The number of characters over which the loss of `learn` is summed."""
         return 1
 
     def step(self) -> bool:
@@ -86,7 +92,7 @@ class TextTask(Task):
         return False
 
     def evaluate(self, step: int) -> Evaluation:
-        """Measure the network on the validation part."""
+        """Evaluate the network on the validation part."""
         self.trainer.flush()
         valid = self.bits_per_char(self.text.valid[: self.payload.most_valid])
         losses, self._losses = self._losses, []
@@ -101,7 +107,7 @@ class TextTask(Task):
         return point
 
     def metrics(self, curve: Sequence[Evaluation], elapsed_s: float) -> dict[str, Any]:
-        """Return bits per character at the end."""
+        """Return the final bits per character of the test and validation part."""
         return {
             "bits_per_char": self.bits_per_char(self.text.test),
             "val_bits_per_char": curve[-1]["val_bits_per_char"],
