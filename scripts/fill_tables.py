@@ -132,7 +132,7 @@ def _says(record: Record, key: str) -> str:
 
 def _machine(records: list[Record]) -> str:
     env = records[-1].env
-    words = [str(env.device)]
+    words = [env.device] if env.device else []
     if len({(r.env.threads, r.env.jobs or 1) for r in records}) == 1:
         words += [f"{env.threads or 1:g} thread{'' if env.threads == 1 else 's'}"]
         words += [f"{env.jobs:g} runs side by side"] if (env.jobs or 1) > 1 else []

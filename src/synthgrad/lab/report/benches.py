@@ -9,6 +9,7 @@ import pandas as pd
 
 from ..records import Record
 from .frame import figures, groups
+from .labels import is_bench
 from .measures import is_unsteady, ratio_text
 from .networks import networks_sheet
 from .sheet import Column, Sheet, sheet_of
@@ -28,7 +29,7 @@ def bench_groups(records: Iterable[Record]) -> dict[str, list[Record]]:
     """Return the lines of every benchmark among the records, by its name without ``bench/``."""
     found: dict[str, list[Record]] = {}
     for record in records:
-        if record.experiment.startswith("bench/"):
+        if is_bench(record):
             name = text(record.experiment.removeprefix("bench/"), 40)
             # Episodes and single steps have other columns.
             name += " of unrolls" if name == "memory" and "horizon" in record.cell else ""
@@ -211,8 +212,21 @@ _COLUMNS: Mapping[str, Sequence[BenchColumn]] = {
         _figure("of it for microbatches", "microbatch_overhead_ms", late=True, optional=True),
         _figure("sent", "sent_bytes_per_step", late=True),
         _figure("peak memory", "peak_bytes", late=True, optional=True),
+        _figure("a snapshot", "snapshot_ms", late=True, optional=True),
+        Column(
+            "throughput, saved every minute",
+            lambda r: unit("ratio", r.metrics.number("throughput_ratio_saved_every_minute")),
+            late=True,
+            optional=True,
+        ),
         _figure("with the other rate", "time_to_accuracy_other_lr_s", late=True, optional=True),
         *_LEARNED[1:],
+    ),
+    "import_time": (
+        _key("program", lambda r: text(r.method, 40)),
+        _figure("first step", "first_step_ms_median"),
+        _figure("of it importing synthgrad", "import_ms_median"),
+        _figure("beyond PyTorch alone", "added_ms_median"),
     ),
     "faults": (
         *(_key(name, _said(name)) for name in ("stages", "rank", "moment", "fault")),

@@ -10,7 +10,7 @@ import pandas as pd
 from ..records import Record
 from . import published
 from .frame import first, groups, latest, num_bad, reasons, records_of, where
-from .labels import title_of
+from .labels import is_bench, title_of
 from .measures import ERROR
 from .sheet import Column, Sheet, sheet_of
 from .words import DASH, key, text
@@ -55,7 +55,7 @@ def grid_sheets(frame: pd.DataFrame, *, least: int = 2) -> list[Sheet]:
 
 def _belongs(record: Record) -> bool:
     cell = record.cell
-    if record.experiment.startswith("bench/") or record.experiment == "sparse" or not record.method:
+    if is_bench(record) or record.experiment == "sparse" or not record.method:
         return False
     named = cell.arch in _ARCHS and cell.number("layers") is not None
     unlocked = cell.engine in (None, "in-process") or record.method == "backprop"

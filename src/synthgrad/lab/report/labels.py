@@ -45,8 +45,8 @@ _LENGTHS = {"unroll": "T=", "period": "period "}
 
 
 def is_bench(record: Record) -> bool:
-    """Is it a line of a benchmark?"""
-    return record.experiment.startswith("bench/")
+    """Is it a line of a benchmark, or of a script that measures as one?"""
+    return record.experiment.startswith("bench/") or record.experiment == "import_time"
 
 
 def is_sparse(record: Record) -> bool:

@@ -17,7 +17,7 @@ from .benches import bench_groups, bench_sheet
 from .frame import checked, frame_of, records_of
 from .graph import Chain, chain_of
 from .grids import grid_sheets, sparse_sheet, sparse_sweeps
-from .labels import is_recurrent, position, row_label
+from .labels import is_bench, is_recurrent, position, row_label
 from .machine import differences, machine_line, settings
 from .plot import Group, draw
 from .plots import sparse_group, sweep_groups, table_groups
@@ -261,7 +261,7 @@ def _pictures(records: Sequence[Record]) -> list[tuple[str, Chain]]:
 
 def _methods(records: Iterable[Record]) -> list[tuple[str, str]]:
     """Return the methods of the page that are known, in the order of the tables, with a line about each."""
-    runs = [r for r in records if not r.experiment.startswith("bench/") or r.experiment == "bench/step"]
+    runs = [r for r in records if not is_bench(r) or r.experiment == "bench/step"]
     unrolled = {r.method for r in runs if is_recurrent(r) and r.cell.unroll is not None}
     others = {r.method for r in runs if not is_recurrent(r) or r.cell.unroll is None}
     found = [(name, about) for name, about in METHODS.items() if name in others]
