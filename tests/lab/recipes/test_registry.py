@@ -84,7 +84,10 @@ def test_another_precision() -> None:
         (Choice(arch=("rnn", "fcn")), "--arch rnn: .* has fcn, cnn;"),
         (Choice(layers=(3, 7, 8)), "--layers 7,8: .* has 3, 4, 5, 6;"),
         (Choice(methods=("magic",)), "--methods magic: .* has backprop, no_bprop, dni, cdni, stale"),
-        (Choice(arch=("cnn",), layers=(6,)), "nothing is left .* it has mnist fcn 3 layers; .*cifar10 cnn 4"),
+        (
+            Choice(arch=("cnn",), layers=(6,)),
+            "has no run with all these values; it has .*mnist fcn 3 layers; .*cifar10 cnn 4",
+        ),
     ],
 )
 def test_what_the_experiment_has_not(choice: Choice, words: str) -> None:
@@ -118,9 +121,9 @@ def test_an_experiment_in_a_file_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (None, "no such file; name one that declares an EXPERIMENT"),
-        ("x = 1", "EXPERIMENT is NoneType, expected an Experiment"),
-        ("1 / 0", "ZeroDivisionError: division by zero; it must be a module that can be imported"),
+        (None, "there is no such file; name one that declares an EXPERIMENT"),
+        ("x = 1", "EXPERIMENT is a NoneType, expected an Experiment"),
+        ("1 / 0", "ZeroDivisionError: division by zero; expected a module that can be imported"),
     ],
 )
 def test_a_file_that_declares_none(tmp_path: Path, text: str | None, words: str) -> None:

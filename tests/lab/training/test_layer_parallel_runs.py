@@ -63,7 +63,7 @@ def test_what_the_engine_cannot_do_is_said_before_anything_runs() -> None:
             rehearse(config(method))
     with pytest.raises(ConfigError, match="asked one by one, in ordinary Python"):
         rehearse(changed(config("sobolev"), compiled=True))
-    with pytest.raises(ConfigError, match="layer-parallel engine skips no updates"):
+    with pytest.raises(ConfigError, match="layer-parallel engine, which skips no updates"):
         config(update_prob=0.5)
     with pytest.raises(ConfigError, match="accepted: in-process, layer-parallel, plain"):
         config(engine="warp")

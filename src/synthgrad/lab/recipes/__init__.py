@@ -1,6 +1,6 @@
-"""Experiments as data, one file each: a module with an ``EXPERIMENT``, which is listed and run by the module's name.
+"""Experiments as data: a module for each, which declares an ``EXPERIMENT`` and gives it its name.
 
-Nothing here loads PyTorch until runs are made, because the command line reads the names, tiers and methods.
+PyTorch is loaded only when runs are made, because the command line reads names, tiers and methods of all experiments.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Choice", "Experiment", "Group", "Variant", "comparison", "experiment
 
 @cache
 def experiments() -> dict[str, Experiment]:
-    """Return the experiments of the package by name, searches for settings last."""
+    """Return the experiments of the package by name; searches for settings come last."""
     names = [m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")]
     modules = {name: importlib.import_module(f"{__name__}.{name}") for name in names}
     found = {
@@ -34,10 +34,10 @@ def experiments() -> dict[str, Experiment]:
 
 
 def experiment_named(name: str) -> Experiment:
-    """Return an experiment by its name, by its name in records, or from a file ``PATH.py`` of the user's own.
+    """Return an experiment by its name, by its name in records, or from the user's own file ``PATH.py``.
 
     Raises:
-        ConfigError: if there is none.
+        ConfigError: if there is no such experiment, or the file does not declare one.
     """
     if name.endswith(".py"):
         return _from_file(Path(name))
@@ -45,14 +45,14 @@ def experiment_named(name: str) -> Experiment:
     by_record = {e.recorded_as: e for e in found.values() if e.recorded_as}
     if name not in found and name not in by_record:
         refuse(
-            f"experiment '{name}' is unknown; accepted: {', '.join(found)}, or a file .py that declares an EXPERIMENT"
+            f"experiment '{name}' is unknown; accepted: {', '.join(found)}, or a .py file that declares an EXPERIMENT"
         )
     return found.get(name) or by_record[name]
 
 
 def _from_file(path: Path) -> Experiment:
     if not path.is_file():
-        refuse(f"experiment '{path}': no such file; name one that declares an EXPERIMENT")
+        refuse(f"experiment '{path}': there is no such file; name one that declares an EXPERIMENT")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -62,9 +62,9 @@ def _from_file(path: Path) -> Experiment:
         spec.loader.exec_module(module)
     except Exception as error:
         refuse(
-            f"experiment '{path}': {type(error).__name__}: {error}; it must be a module that can be imported"
+            f"experiment '{path}': {type(error).__name__}: {error}; expected a module that can be imported"
         )
     found = getattr(module, "EXPERIMENT", None)
     if not isinstance(found, Experiment):
-        refuse(f"experiment '{path}': EXPERIMENT is {type(found).__name__}, expected an Experiment")
+        refuse(f"experiment '{path}': EXPERIMENT is a {type(found).__name__}, expected an Experiment")
     return replace(found, name=path.stem)

@@ -1,4 +1,4 @@
-"""What the experiments on Copy and Repeat Copy share: unrolls, schedules and sizes of their tiers (DNI §3.2)."""
+"""Tiers of the experiments on Copy and Repeat Copy: unrolls, schedules and sizes (DNI §3.2)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["CHOSEN", "tiers"]
 _VARIANTS = tuple(RECURRENT)
 #: The paper's settings.
 _FULL = BoundarySettings(alpha=0.1)
-#: Settings between unrolls of Copy in the quick tier, chosen by `copy_search` on seed 0: other seeds judge.
+#: Settings for Copy in the quick tier. `copy_search` chose them on seed 0; results come from other seeds.
 CHOSEN = BoundarySettings(hidden=(), alpha=0.9, max_norm=1.0)
 _QUICK = Schedule(8_000, 64, lr=1e-3, milestones=(), eval_every=500)
 
@@ -24,13 +24,13 @@ _QUICK = Schedule(8_000, 64, lr=1e-3, milestones=(), eval_every=500)
 def tiers(
     task: str, rule: BoundarySettings, quick_steps: Mapping[int, int], **fields: Any
 ) -> dict[str, list[Group]]:
-    """Return the tiers of a task.
+    """Return the tiers of the experiment on a task.
 
     Args:
         task: ``copy`` or ``repeat_copy``.
-        rule: settings between unrolls in the smoke and quick tiers.
-        quick_steps: batches of the quick tier by length of unroll.
-        fields: further fields of the payload in these tiers.
+        rule: settings of the rule in the smoke and quick tiers.
+        quick_steps: number of batches in the quick tier, by length of unroll.
+        fields: further fields of the payload in the smoke and quick tiers.
     """
 
     def small(unroll: int, width: int) -> Copying:

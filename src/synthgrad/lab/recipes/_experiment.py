@@ -1,4 +1,4 @@
-"""An experiment as data: its tiers, in each the groups of runs, in each group what varies."""
+"""Experiments as data: an experiment has tiers, a tier has groups of runs, and a group has variants."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ __all__ = ["Choice", "Experiment", "Group", "Variant", "make_run"]
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A method, and how it differs from the others of its group.
+    """A method with settings that differ from those of its group.
 
     Attributes:
         method: name of the method.
-        rule: settings of its rule; None for those of the group, or those that were chosen for the method.
-        payload, schedule: fields of the group's payload and schedule that this variant has otherwise.
+        rule: settings of the rule; None for the group's, or else the method's default settings.
+        payload: fields of the payload that replace those of the group.
+        schedule: fields of the schedule that replace those of the group.
     """
 
     method: str
@@ -33,14 +34,14 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Runs that share what is trained on what, and how long.
+    """Runs with the same payload and schedule.
 
     Attributes:
-        payload: what is trained on what.
-        schedule: how long and how fast.
-        variants: the methods; a name stands for a method as it is.
-        rule: settings of the rule of all variants; None for those that were chosen for each method.
-        precision: as of a run.
+        payload: the network and its data.
+        schedule: number of steps, batch size and learning rate.
+        variants: the methods; a name stands for a variant without changes.
+        rule: settings of the rule for all variants; None for each method's default settings.
+        precision: ``float32`` or ``bfloat16``.
     """
 
     payload: Payload
@@ -50,17 +51,17 @@ class Group:
     precision: str = "float32"
 
 
-#: The groups of a tier, or what makes them for a seed.
+#: The groups of a tier, or a function that returns them for a seed.
 Tier = Sequence[Group] | Callable[[int], Sequence[Group]]
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The runs of an experiment that are wanted; None for all.
+    """Selects runs of an experiment; None selects all.
 
     Attributes:
-        data, arch, layers, unroll, methods: values of the runs to keep.
-        precision: precision of all runs, in place of the tier's.
+        data, arch, layers, unroll, methods: values that selected runs have.
+        precision: precision of all runs, instead of the tier's.
     """
 
     data: tuple[str, ...] | None = option(
@@ -102,7 +103,7 @@ class Choice:
     )
 
 
-#: What a run has of each thing that can be chosen.
+#: Returns a run's value for each field of `Choice`.
 _VALUE_OF: dict[str, Callable[[Run], Any]] = {
     "data": lambda run: run.payload.data,
     "arch": lambda run: run.payload.arch,
@@ -114,14 +115,14 @@ _VALUE_OF: dict[str, Callable[[Run], Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """An experiment. Its name is that of the module in which it stands as ``EXPERIMENT``.
+    """An experiment. Its module declares it as ``EXPERIMENT`` and gives it its name.
 
     Attributes:
-        about: one line for `synthgrad list`.
-        tiers: the groups of runs of each tier.
-        methods: the methods that are run unless others are named; None for all.
-        name: given by the module.
-        recorded_as: name in records, where it is not the module's.
+        about: description in one line for ``synthgrad list``.
+        tiers: the groups of each tier.
+        methods: methods to run by default; None for all.
+        name: name of the module; do not set it.
+        recorded_as: name in records; empty for the module's name.
     """
 
     about: str
@@ -138,15 +139,22 @@ class Experiment:
         data_dir: str | None = None,
         choice: Choice | None = None,
     ) -> list[Run]:
-        """Return the runs that are wanted, seed by seed.
+        """Return the selected runs of a tier, seed by seed.
+
+        Args:
+            tier: name of the tier.
+            seeds: seeds of the runs.
+            device: ``cpu`` or ``cuda``.
+            data_dir: directory of data files, or None.
+            choice: the selection; None for all runs.
 
         Raises:
-            ConfigError: if there is no such tier, or the choice names what the experiment does not have.
+            ConfigError: if there is no such tier, or the choice names a value that no run has.
         """
         if tier not in self.tiers:
             refuse(f"experiment '{self.name}' has no tier '{tier}'; accepted: {', '.join(self.tiers)}")
         runs = [run for seed in seeds for run in self._of_seed(tier, seed, device, data_dir)]
-        return self._chosen(runs, tier, choice or Choice())
+        return self._select(runs, tier, choice or Choice())
 
     def _of_seed(self, tier: str, seed: int, device: str, data_dir: str | None) -> Iterator[Run]:
         groups = self.tiers[tier]
@@ -156,15 +164,15 @@ class Experiment:
                 run = make_run(self.recorded_as or self.name, tier, seed, group, variant)
                 yield replace(run, device=device, data_dir=data_dir)
 
-    def _chosen(self, runs: Sequence[Run], tier: str, choice: Choice) -> list[Run]:
-        runs = self._on_data(runs, choice.data)
+    def _select(self, runs: Sequence[Run], tier: str, choice: Choice) -> list[Run]:
+        runs = self._add_own_data(runs, choice.data)
         wanted = {name: getattr(choice, name) for name in _VALUE_OF}
         for name, values in wanted.items():
             has = [v for v in dict.fromkeys(map(_VALUE_OF[name], runs)) if v is not None]
             if missing := [str(value) for value in values or () if value not in has]:
                 refuse(
                     f"--{name} {','.join(missing)}: experiment '{self.name}', tier '{tier}', has "
-                    f"{', '.join(map(str, has)) or 'none'}; name some of these or leave out --{name}"
+                    f"{', '.join(map(str, has)) or 'none'}; choose from these, or leave out --{name}"
                 )
         wanted["methods"] = wanted["methods"] or self.methods
         kept = [
@@ -177,14 +185,13 @@ class Experiment:
                 f"{run.payload.data} {run.payload.arch} {_VALUE_OF['layers'](run)} layers" for run in runs
             )
             refuse(
-                f"experiment '{self.name}', tier '{tier}': nothing is left of it that was named together; "
-                f"it has {'; '.join(cells)}"
+                f"experiment '{self.name}', tier '{tier}', has no run with all these values; it has {'; '.join(cells)}"
             )
         return kept if choice.precision is None else [replace(r, precision=choice.precision) for r in kept]
 
     @staticmethod
-    def _on_data(runs: Sequence[Run], names: tuple[str, ...] | None) -> list[Run]:
-        """Return the runs, and in front of them those on data of the user's own, in place of the experiment's."""
+    def _add_own_data(runs: Sequence[Run], names: tuple[str, ...] | None) -> list[Run]:
+        """Return the runs, and before them the same runs on the user's own data sets."""
         has = {run.payload.data for run in runs}
         made: dict[Run, None] = {}
         for name in names or ():
@@ -199,7 +206,7 @@ def make_run(experiment: str, tier: str, seed: int, group: Group, variant: Varia
     """Return the run of a variant.
 
     Raises:
-        ConfigError: if there is no such method, or a value is out of its range.
+        ConfigError: if there is no such method, or a value is out of range.
     """
     payload = replace(group.payload, **variant.payload) if variant.payload else group.payload
     schedule = replace(group.schedule, **variant.schedule) if variant.schedule else group.schedule

@@ -1,4 +1,4 @@
-"""What the feed-forward experiments share: the schedule and the widths of the paper (DNI §3.1)."""
+"""Schedule, widths and targets of the feed-forward experiments (DNI §3.1)."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from ..training.settings import Schedule
 
 __all__ = ["FULL", "TARGETS", "WIDTHS", "feed_forward", "width_of"]
 
-#: The paper's schedule: 500,000 steps, learning rate divided by 10 at 300,000 and 400,000.
+#: The paper's schedule: 500,000 steps, with the learning rate divided by 10 after 300,000 and 400,000.
 FULL = Schedule(steps=500_000, lr=3e-5, eval_every=5000)
 
-#: Errors in percent whose first crossing is timed: within reach of backpropagation in the quick tier.
+#: Errors in percent; the time until one is reached is recorded. Backpropagation reaches them in the quick tier.
 TARGETS = {"mnist-10k": 8.0, "mnist": 3.0, "cifar10": 55.0}
 
-#: Hidden units or filters of the paper's networks; the entry ``""`` serves for all other data.
+#: Numbers of hidden units or filters in the paper's networks; the entry ``""`` is for all other data sets.
 WIDTHS = {"fcn": {"cifar10": 1000, "": 256}, "cnn": {"cifar10": 128, "": 64}}
 
 
 def width_of(arch: str, data: str) -> int:
-    """Return the hidden units, or filters, of the paper's network for a data set."""
+    """Return the number of hidden units or filters in the paper's network for a data set."""
     return WIDTHS[arch].get(data, WIDTHS[arch][""])
 
 
 def feed_forward(data: str, arch: str = "fcn", **fields: Any) -> FeedForward:
-    """Return a payload with the target of its data set."""
+    """Return a payload with the target error of its data set."""
     fields.setdefault("target_error_pct", TARGETS.get(data, 5.0))
     return FeedForward(data=data, arch=arch, **fields)

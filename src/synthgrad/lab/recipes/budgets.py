@@ -1,7 +1,7 @@
-"""Backpropagation against decoupled methods over several budgets of steps, each with every update and one in five.
+"""Backpropagation and decoupled methods over several budgets of steps, with all updates or one update in five.
 
-A budget has a schedule of its own, whose learning rate falls at the same shares of it (Bisong 2017). The longest of the
-quick and full tiers is the run that `comparison` makes. Records of both name the experiment ``compare``.
+Each budget has its own schedule, whose learning rate changes at the same fractions of it (Bisong 2017). In the quick and
+full tiers the longest budget is the same run as in `comparison`, so records of both have the experiment ``compare``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["EXPERIMENT"]
 
 
 def _budgets(tier: str, data: str, steps: tuple[int, ...]) -> list[Group]:
-    """Return a group for each number of steps; the reference makes every update."""
+    """Return a group for each number of steps; backpropagation makes every update."""
     one_in_five = {"update_prob": 0.2}
     variants = [
         *METHODS,

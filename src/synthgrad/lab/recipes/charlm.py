@@ -1,4 +1,4 @@
-"""The character language model over the length of unrolls, at one budget of data (DNI §3.2)."""
+"""A character language model with unrolls of several lengths, all on the same amount of data (DNI §3.2)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from ._experiment import Experiment, Group, Variant
 
 __all__ = ["EXPERIMENT", "METHODS"]
 
-#: Not by least squares: of a text most of what comes back is noise, which they follow.
+#: Without least squares, which fit the noise in the gradients of a text.
 METHODS = ("bptt", "dni", "dni_aux")
 
-#: An ``M`` as wide as the network takes a quarter of an unroll's time at this size; what it says of characters is
-#: little, and a narrow one says it too.
+#: A narrow ``M``: one as wide as the network takes a quarter of an unroll's time at this size, and predicts no better.
 _NARROW = BoundarySettings(hidden=(32,), aux_hidden=(32,))
-#: The same, and ``M`` learns from one unroll in four.
+#: The same ``M``, which learns from one unroll in four.
 _SPARSE = replace(_NARROW, observe_every=4)
 
 
@@ -34,7 +33,7 @@ def _unrolls(
     most_valid: int | None = None,
     rule: BoundarySettings | None = None,
 ) -> list[Group]:
-    """Return a group for each length of unroll; all have the same data, so shorter unrolls make more updates."""
+    """Return a group for each length of unroll; all see the same data, so shorter unrolls mean more updates."""
     groups: list[Group] = []
     for unroll in unrolls:
         steps = chars // (batch_size * unroll)
@@ -75,7 +74,7 @@ EXPERIMENT = Experiment(
             most_valid=50_000,
             rule=_NARROW,
         ),
-        # The paper's size and rate; validation every 5,000 unrolls of the shortest kind, as it did.
+        # The paper's width and learning rate; 100 evaluations, at the shortest unroll every 5,000 as there.
         "full": _unrolls(
             "ptb",
             (2, 3, 4, 5, 8, 20, 40),

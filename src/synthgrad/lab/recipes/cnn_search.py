@@ -1,7 +1,7 @@
-"""Which settings make rules learn a convolutional network within a few hundred steps: what was tried.
+"""Search for settings with which rules train a convolutional network within a few hundred steps.
 
-Measured on 5,000 held-out training examples: the settings of `training.methods.METHODS` for convolutional networks were
-selected here, and the test set had no part in it.
+The settings of `training.methods.METHODS` for convolutional networks were chosen by this search, on 5,000 held-out
+training examples. The test set was not used.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ._experiment import Experiment, Group, Variant
 
 __all__ = ["EXPERIMENT"]
 
-#: One thing varied at a time, around the linear ``M`` or head of equal learning rate; then what looked best.
+#: Changes of one setting of a linear ``M`` or head with the network's learning rate; then combinations of the best.
 _VARIANTS = (
     Variant("backprop", RuleSettings()),
     Variant("local_loss", RuleSettings()),

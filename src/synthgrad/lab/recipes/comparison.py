@@ -1,4 +1,4 @@
-"""The main job: the same network trained by several methods on one data set, as the user sets it (Bisong 2017)."""
+"""The comparison of ``synthgrad compare``: one network and data set, trained with several methods (Bisong 2017)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["METHODS", "SCHEDULES", "TIERS", "comparison", "schedules"]
 
 TIERS = ("smoke", "quick", "full")
 
-#: Methods that are compared unless others are named.
+#: Methods that are compared by default.
 METHODS = ("backprop", "no_bprop", "dni", "cdni")
 
 _SMOKE = Schedule(steps=300, lr=1e-3, eval_every=50)
-#: By data set and tier; the entry ``""`` serves for data of the user's own.
+#: Schedules by data set and tier; the entry ``""`` is for the user's own data.
 SCHEDULES: dict[str, dict[str, Schedule]] = {
     "mnist-10k": {"smoke": _SMOKE, "quick": Schedule(steps=1500, lr=1e-3, eval_every=100), "full": FULL},
     "mnist": {"smoke": _SMOKE, "quick": Schedule(steps=6000, eval_every=250), "full": FULL},
@@ -37,7 +37,7 @@ SCHEDULES: dict[str, dict[str, Schedule]] = {
 _OF_PAYLOAD = frozenset(f.name for f in fields(FeedForward))
 _OF_RULE = frozenset(f.name for f in fields(RuleSettings))
 _OF_SCHEDULE = ("steps", "batch_size", "lr")
-#: Settings that choose a cell of the table, and how it is computed: the run is still one of the tier.
+#: Settings that choose the network or how it is computed; a run with them still belongs to the tier.
 _OF_TIER = ("arch", "layers", "width", "at", "engine", "compiled", "precision", "model")
 
 
@@ -50,21 +50,21 @@ def comparison(
     data_dir: str | None = None,
     **given: Any,
 ) -> list[Run]:
-    """Return the runs of a comparison, seed by seed, so that a stopped one has all methods of some seeds.
+    """Return the runs of a comparison, seed by seed, so that an interrupted one has all methods for some seeds.
 
     Args:
         tier: ``smoke``, ``quick`` or ``full``.
-        data: name of a data set, or data of the user's own.
+        data: name of a data set, or the user's own data.
         methods: names of the methods.
-        seeds: one run of each method for each.
+        seeds: seeds; each method runs once with each.
         device: ``cpu`` or ``cuda``.
         data_dir: directory of data files, or None.
-        given: fields of `FeedForward`, `Schedule` and `RuleSettings`, and ``precision`` and ``model``, in place of the
-            tier's; None keeps the tier's. Several numbers of ``steps`` are as many budgets: every method is trained
-            anew for each. What leaves the tier is recorded as tier ``custom``.
+        given: fields of `FeedForward`, `Schedule` and `RuleSettings`, and ``precision`` and ``model``, which replace
+            those of the tier; None keeps the tier's. With a tuple of ``steps``, every method is trained once for each
+            number. Runs with settings that do not belong to the tier are recorded as tier ``custom``.
 
     Raises:
-        ConfigError: if a name is unknown or a number out of its range.
+        ConfigError: if a name is unknown or a number is out of range.
     """
     given = {name: value for name, value in given.items() if value is not None}
     if tier not in TIERS:
@@ -75,7 +75,7 @@ def comparison(
             "package.module:factory"
         )
     if not methods:
-        refuse(f"no method is named; name some of {', '.join(METHODS)}")
+        refuse(f"no method is named; expected some of {', '.join(KNOWN)}")
     if unknown := [name for name in methods if name not in KNOWN]:
         refuse(f"method '{unknown[0]}' is unknown; accepted: {', '.join(KNOWN)}")
     custom = any(name not in _OF_TIER and value is not False for name, value in given.items())
@@ -98,34 +98,39 @@ def comparison(
 
 
 def _variant(payload: FeedForward, method: str, rule: Mapping[str, Any]) -> Variant:
-    """Return a method with its own settings and those that were given."""
+    """Return the variant of a method with its default settings and the given ones."""
     from ..training.methods import method_named
 
     if method_named(method).rule is None:
-        # As in the papers, the reference makes every update: all methods are held against the same run.
+        # As in the papers, backpropagation makes every update, so that all methods are compared with the same run.
         return Variant(method, payload={"update_prob": 1.0})
     return Variant(method, replace(payload.default_rule(method), **rule) if rule else None)
 
 
 def _payload(data: str, given: Mapping[str, Any]) -> FeedForward:
-    """Return what is trained on what.
+    """Return the payload of a comparison.
 
     Raises:
-        ConfigError: if settings do not go together, or a value is unknown.
+        ConfigError: if settings contradict each other, or a value is unknown.
     """
     given = dict(given)
     engine, prob = given.get("engine", "in-process"), given.get("update_prob", 1.0)
     if engine not in ENGINES:
         refuse(f"engine '{engine}' is unknown; accepted: {', '.join(ENGINES)}")
     if prob != 1 and engine != "in-process":
-        refuse(f"update probability {prob}: the {engine} engine skips no updates; use the in-process engine")
+        refuse(
+            f"update probability {prob}: expected 1 with the {engine} engine, which skips no updates; use the "
+            "in-process engine"
+        )
     model = given.pop("model", None)
     if model is not None:
         module, _, factory = model.partition(":")
         if not module or not factory:
             refuse(f"--model {model}: expected package.module:factory")
         if given.keys() & {"layers", "width"} or given.get("arch", "fcn") != "fcn":
-            refuse("--model is given together with --arch, --layers or --width; its factory decides these")
+            refuse(
+                "--model is given with --arch, --layers or --width; leave these out, because the factory decides them"
+            )
         given.pop("arch", None)
         return feed_forward(data, model, layers=None, width=None, **given)
     arch = given.pop("arch", "fcn")
@@ -136,17 +141,17 @@ def _payload(data: str, given: Mapping[str, Any]) -> FeedForward:
 
 
 def schedules(tier: str, data: str, given: Mapping[str, Any]) -> list[Schedule]:
-    """Return a schedule for each budget, with as many evaluations as the tier makes, whatever its steps.
+    """Return a schedule for each number of steps, all with as many evaluations as the tier's schedule.
 
     Args:
         tier: name of the tier.
         data: name of the data set.
-        given: ``steps``, one number or several, ``batch_size`` and ``lr`` in place of the tier's.
+        given: ``steps``, a number or a tuple, ``batch_size`` and ``lr``, which replace those of the tier.
     """
-    usual = SCHEDULES.get(data, SCHEDULES[""])[tier]
-    steps = given.get("steps", usual.steps)
+    default = SCHEDULES.get(data, SCHEDULES[""])[tier]
+    steps = given.get("steps", default.steps)
     rest = {name: value for name, value in given.items() if name != "steps"}
     return [
-        replace(usual, steps=n, eval_every=max(1, usual.eval_every * max(n, 0) // usual.steps), **rest)
+        replace(default, steps=n, eval_every=max(1, default.eval_every * max(n, 0) // default.steps), **rest)
         for n in (steps if isinstance(steps, tuple) else (steps,))
     ]

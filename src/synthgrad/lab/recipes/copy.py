@@ -1,4 +1,4 @@
-"""Copy over the length of unrolls: how long a sequence is copied (DNI §3.2)."""
+"""Copy with unrolls of several lengths: the longest sequence that is copied (DNI §3.2)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ __all__ = ["EXPERIMENT"]
 
 EXPERIMENT = Experiment(
     "how long a sequence is copied, over the length of unrolls (DNI, Copy)",
-    # At T = 5 sequences still got longer at 10,000 batches, which are on record too.
+    # At T = 5 sequences still became longer after 10,000 batches; those runs are in the records too.
     tiers("copy", CHOSEN, {3: 10_000, 5: 20_000}),
 )

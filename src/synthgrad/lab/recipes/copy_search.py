@@ -1,4 +1,4 @@
-"""Which settings make an LSTM copy longest: of the rule between unrolls, of clipping, of the rate, of the rows."""
+"""Search for settings with which an LSTM copies long sequences: rule, clipping, learning rate, and start of the rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _IN_STEP = {"spread": 1}
 
 
 def _variants(lr: float) -> tuple[Variant, ...]:
-    """Return what is tried, beside a learning rate."""
+    """Return the variants to try, around a learning rate."""
     faster = {"lr": 3.0 * lr}
     return (
         Variant("bptt"),
@@ -39,7 +39,7 @@ def _variants(lr: float) -> tuple[Variant, ...]:
     )
 
 
-# Copy with the shortest unrolls, over half of the episodes that its quick tier had.
+# The shortest unrolls of the experiment Copy, with half as many batches as its quick tier.
 EXPERIMENT = Experiment(
     "which settings make an LSTM copy the longest sequences, on a seed that judges nothing else",
     {

@@ -1,7 +1,7 @@
-"""What makes unconditioned DNI learn within a few thousand steps: the record of what was tried.
+"""Search for settings with which unconditioned DNI learns within a few thousand steps.
 
-Measured on 5,000 held-out training examples: the settings of `training.methods.METHODS` were selected here, and
-the test set had no part in it.
+The settings of `training.methods.METHODS` were chosen by this search, on 5,000 held-out training examples. The test set
+was not used.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ._experiment import Experiment, Group, Variant
 
 __all__ = ["EXPERIMENT"]
 
-#: One thing varied at a time, around the linear ``M`` of equal learning rate; then what looked best.
+#: Changes of one setting of a linear ``M`` with the network's learning rate; then combinations of the best.
 _VARIANTS = (
     Variant("dni", RuleSettings()),
     Variant("dni", RuleSettings(per_example=False)),

@@ -1,7 +1,7 @@
-"""Test error over lag: what is a message worth that comes many steps late?
+"""Test error over lag: how useful is a message that comes many steps late?
 
-The network, the cut and the learning rate are those of ``bench pipeline``. Lags are simulated in one process, where
-they are exact: on stages they are what the link makes of them, up to the window.
+Network, cut and learning rate are those of ``bench pipeline``. The lag is simulated in one process, where it is exact; in
+stages it depends on the link, up to the window.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ._papers import feed_forward
 
 __all__ = ["EXPERIMENT", "LAGS"]
 
-#: Steps between a prediction and the message that corrects it, or the gradient that the module waits for.
+#: Numbers of steps between a prediction and the message that corrects it, or until a delayed gradient arrives.
 LAGS = (0, 1, 4, 16, 64)
 
 _VARIANTS = (
@@ -20,7 +20,7 @@ _VARIANTS = (
     *(Variant("cdni", RuleSettings(delay=lag)) for lag in LAGS),
     *(Variant("delayed", RuleSettings(delay=lag)) for lag in LAGS if lag),
 )
-_NONE = ()  # the learning rate stays, because how soon an error is reached is what is asked
+_NONE = ()  # a constant learning rate, because the experiment asks how soon an error is reached
 _NETWORK = feed_forward("mnist", layers=9, width=512, at=("layer4",), target_error_pct=2.0)
 
 EXPERIMENT = Experiment(

@@ -1,4 +1,4 @@
-"""Two networks that tick at different rates and count digits (DNI §3.3)."""
+"""Two networks that run at different rates and count digits (DNI §3.3)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ._experiment import Experiment, Group
 
 __all__ = ["EXPERIMENT", "METHODS"]
 
-#: Backpropagation that locks both networks, and an interface between them, without and with the digits' labels.
+#: Backpropagation, with which the networks wait for each other; and DNI without and with the digits' labels.
 METHODS = ("bptt", "dni", "cdni")
 
 EXPERIMENT = Experiment(

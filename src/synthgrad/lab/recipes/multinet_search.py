@@ -1,4 +1,4 @@
-"""Which rule between two networks of different rates learns soonest, on held-out digits."""
+"""Search for the rule between two networks of different rates that learns soonest, on held-out digits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["EXPERIMENT"]
 
 
 def _searched(groups: object, hold_out: int) -> list[Group]:
-    """Return half as many blocks of every method, with forms of ``M``, and backpropagation beside them."""
+    """Return backpropagation and variants of ``M`` for each method, with half as many steps as in the experiment."""
     assert isinstance(groups, Sequence)
     (group,) = groups
     width = group.payload.width

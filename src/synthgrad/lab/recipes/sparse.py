@@ -1,7 +1,7 @@
 """Sparse updates: test error over the probability of an update (DNI §3.1).
 
-Two comparisons that must be kept apart: at equal numbers of updates a run with probability ``p`` makes
-``1/p`` times the steps, at equal numbers of steps it learns less often.
+There are two separate comparisons. With an equal number of updates, a run with probability ``p`` makes ``1/p`` times as
+many steps. With an equal number of steps, it makes fewer updates.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ _NUM_DRAWN = 100
 
 
 def _swept(data: str, probs: Sequence[float], base: Schedule, precision: str = "float32") -> list[Group]:
-    """Return a sweep over fixed probabilities; the schedule is that of p = 1, by which equal work is measured."""
+    """Return a sweep over fixed probabilities.
+
+    Args:
+        data: name of the data set.
+        probs: the probabilities.
+        base: schedule for p = 1; smaller probabilities run with as many steps, and with as many updates.
+        precision: ``float32`` or ``bfloat16``.
+    """
     groups: list[Group] = []
     for prob in reversed(probs):
         payload = feed_forward(data, update_prob=prob)
@@ -33,7 +40,7 @@ def _swept(data: str, probs: Sequence[float], base: Schedule, precision: str = "
 
 
 def _drawn(seed: int) -> list[Group]:
-    """Return a probability drawn for each run, as published."""
+    """Return runs with randomly drawn probabilities, as in the paper."""
     return [
         Group(feed_forward("mnist", update_prob=prob), FULL, (METHODS[k % len(METHODS)],))
         for k, prob in enumerate(drawn_probs(seed))
@@ -41,8 +48,8 @@ def _drawn(seed: int) -> list[Group]:
 
 
 def drawn_probs(seed: int, num: int = _NUM_DRAWN) -> list[float]:
-    """Return update probabilities over (0, 1], the same ones for a seed at all times."""
-    import torch  # not above: the command line reads recipes without loading PyTorch
+    """Return update probabilities drawn from (0, 1]; they depend on the seed alone."""
+    import torch  # imported here because the command line reads recipes without loading PyTorch
 
     drawn = torch.rand(num, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return [max(1e-6, round(1 - u, 6)) for u in drawn.tolist()]

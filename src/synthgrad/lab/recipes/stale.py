@@ -1,4 +1,4 @@
-"""Stale gradients over decay rates, beside synthetic gradients: is the prediction worth its price?"""
+"""Stale gradients with several decay rates, compared with synthetic gradients: is a prediction worth its cost?"""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from ._papers import FULL, feed_forward
 
 __all__ = ["DECAYS", "EXPERIMENT"]
 
-#: Decay of the average of an example's messages; 0 keeps the last one only.
+#: Decay of the average over an example's messages; 0 keeps only the last one.
 DECAYS = (0.0, 0.5, 0.9)
 
-# An average of messages that are themselves made of stale gradients further up is one thing, an average of true
-# gradients, which take a locked pass, another: both are here.
+# Unlocked, a rule averages messages that depend on the stale gradients above it. With a locked pass it averages true
+# gradients. Both are measured.
 _LOCKED = {"engine": "plain"}
 _VARIANTS = (
     *("backprop", "dni", "cdni"),
@@ -24,7 +24,7 @@ _VARIANTS = (
 EXPERIMENT = Experiment(
     "stale gradients over decay rates, against DNI and cDNI",
     {
-        # A message is of use from the second epoch on: batches that see the embedded images twice.
+        # Stale gradients work from the second epoch on, so these batches go through the embedded images three times.
         "smoke": [Group(feed_forward("mnist-10k"), Schedule(60, 500, lr=1e-3, eval_every=30), _VARIANTS)],
         "quick": [
             Group(

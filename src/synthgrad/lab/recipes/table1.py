@@ -1,4 +1,4 @@
-"""Test errors over data, network and depth (DNI §3.1, Table 1)."""
+"""Test errors by data set, network and depth (DNI §3.1, Table 1)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ._papers import FULL, feed_forward, width_of
 
 __all__ = ["EXPERIMENT", "METHODS"]
 
-#: The columns of the paper's table; every other method can be asked for by name.
+#: Columns of the paper's table, which are run by default; other methods have to be named.
 METHODS = ("backprop", "no_bprop", "dni", "cdni")
 
 _VARIANTS = (*METHODS, *(name for name in KNOWN if name not in METHODS))
@@ -21,7 +21,7 @@ _FCN, _CNN = (3, 4, 5, 6), (3, 4)
 def _depths(
     data: str, arch: str, depths: Sequence[int], schedule: Schedule, width: int, precision: str = "float32"
 ) -> list[Group]:
-    """Return the rows of the table that share all but their depth."""
+    """Return the rows of the table that differ only in depth."""
     return [
         Group(feed_forward(data, arch, layers=layers, width=width), schedule, _VARIANTS, precision=precision)
         for layers in depths
@@ -33,12 +33,12 @@ def _published(data: str, arch: str, depths: Sequence[int]) -> list[Group]:
 
 
 def _small_batches(steps: int, batch_size: int) -> Schedule:
-    """Return a schedule of many updates for few images, which is what two cores have time for."""
+    """Return a schedule with small batches: many updates from few images, in the time that two cores have."""
     return Schedule(steps, batch_size, lr=1e-3, eval_every=steps // 10)
 
 
-# The quick tier raises learning rates and cuts steps, the same for every method of a row; its convolutional
-# networks have 32 filters in place of 64 and 128, and smaller batches.
+# The quick tier has higher learning rates and fewer steps, the same for every method of a row. Its convolutional networks
+# have 32 filters instead of 64 and 128, and smaller batches.
 EXPERIMENT = Experiment(
     "test errors of FCN and CNN on MNIST and CIFAR-10 over depth (DNI, Table 1)",
     {

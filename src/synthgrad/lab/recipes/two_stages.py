@@ -1,4 +1,4 @@
-"""A convolutional and a recurrent network on two stages, beside the same in one process: what do they learn?"""
+"""A convolutional and a recurrent network, each in two stages and, for comparison, in one process."""
 
 from __future__ import annotations
 

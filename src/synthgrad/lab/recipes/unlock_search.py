@@ -1,7 +1,7 @@
-"""Which input model makes complete unlock learn within a few thousand steps: the record of what was tried.
+"""Search for the input model with which complete unlock learns within a few thousand steps.
 
-Measured on 5,000 held-out training examples: the settings of `training.methods.METHODS` were selected here, and the
-test set had no part in it.
+The settings of `training.methods.METHODS` were chosen by this search, on 5,000 held-out training examples. The test set
+was not used.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ._experiment import Experiment, Group, Variant
 
 __all__ = ["EXPERIMENT"]
 
-#: One thing varied at a time, around the first setting that was tried; then what looked best.
+#: Changes of one setting of the first variant; then combinations of the best.
 _VARIANTS = (
     Variant("cdni_unlock", RuleSettings()),
     Variant("cdni_unlock", RuleSettings(lr_factor=3.0)),
