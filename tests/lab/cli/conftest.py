@@ -1,4 +1,4 @@
-"""A comparison that many tests look at, and short runs for those that look at no value."""
+"""Fixtures: a small comparison that many tests read, and shortened runs for tests that check no values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.lab.cli.helpers import SMALL, call
 
 @pytest.fixture(scope="session")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a small comparison, to be looked at only."""
+    """Return the folder of a small comparison; tests must not change it."""
     out = tmp_path_factory.mktemp("done")
     assert call(*SMALL, "--out", out, "--quiet") == 0
     return out
@@ -23,7 +23,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut an experiment's runs to a twentieth, where a test asks what becomes of records, not what is learned."""
+    """Shorten an experiment's runs to a twentieth of their steps, for tests that check records and not what is learned."""
     whole = Experiment.runs
 
     def runs(*args: Any, **options: Any) -> list[Run]:

@@ -1,4 +1,4 @@
-"""Bad usage: status 2, one line that says what was given and what is accepted, and nothing written."""
+"""Bad usage ends with status 2 and one line that says what was given and what is accepted; nothing is written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from synthgrad.lab.records import locked, store
-from synthgrad.lab.report import html
+from synthgrad.lab.report import page as pages
 from tests.lab.cli.helpers import call, write_module
 
 pytestmark = pytest.mark.usefixtures("offline")
@@ -94,7 +94,7 @@ def _refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         ("--batch-size 0", ["batch size 0", "at least 1"]),
         ("--batch-size -4", ["batch size -4", "at least 1"]),
         ("--batch-size 10001", ["batch size 10001", "1 to 10000"]),
-        ("--batch-size 1", ["batch of 1"]),
+        ("--batch-size 1", ["--batch-size 1", "at least 2 examples"]),
         ("--batch-size 1 --methods cdni", ["1"]),
         ("--lr nan", ["learning rate nan", "over 0"]),
         ("--lr inf", ["learning rate inf", "over 0"]),
@@ -240,7 +240,7 @@ def test_report_of_a_folder_without_records(
 ) -> None:
     (tmp_path / "empty").mkdir()
     line = _refused(capsys, "report", tmp_path / folder)
-    assert f"{tmp_path / folder}: holds no results.jsonl" in line
+    assert f"{tmp_path / folder}: has no results.jsonl" in line
     assert [p.name for p in tmp_path.rglob("*")] == ["empty"]
 
 
@@ -264,7 +264,7 @@ def test_report_that_is_to_be_a_folder(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "results.jsonl").write_text("")
     line = _refused(capsys, "report", tmp_path, "--out", page)
-    assert "cannot be written (Is a directory); name a file with --out" in line
+    assert "cannot be written (Is a directory); name another file with --out" in line
     assert [p.name for p in tmp_path.iterdir()] == ["results.jsonl"]
 
 
@@ -310,7 +310,7 @@ def test_disk_that_is_full_at_the_end(
     def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(*((store, "_write_all") if what == "records" else (html, "write_whole")), full)
+    monkeypatch.setattr(*((store, "_write_all") if what == "records" else (pages, "write_whole")), full)
     assert call(*COMPARE, "--out", tmp_path) == 1
     shown = capsys.readouterr()
     (line,) = shown.err.splitlines()

@@ -1,4 +1,4 @@
-"""Completion by the shells' own protocol: what is offered, and without waiting for PyTorch."""
+"""Completion by the shells' own protocol: what is offered, and that PyTorch is not loaded for it."""
 
 from __future__ import annotations
 

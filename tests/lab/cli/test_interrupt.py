@@ -1,4 +1,4 @@
-"""Ctrl-C: what had ended is kept and shown, and the rest is one line."""
+"""Ctrl-C: records of ended runs are kept and shown, and the error is one line."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals"
 
 @pytest.fixture
 def _interruptible() -> Iterator[None]:
-    """Have children heed SIGINT, even where these tests run in the background of a shell."""
+    """Make child processes react to SIGINT, even if these tests run in the background of a shell."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 def _await_records(path: Path, process: subprocess.Popen[str]) -> None:
-    """Wait for two lines: the run of the first has then been heard of by the command."""
+    """Wait for two lines, so that the command has certainly received the first record."""
     deadline = time.monotonic() + PATIENCE_S
     while not (path.exists() and path.read_bytes().count(b"\n") >= 2):
         assert process.poll() is None, "it ended before runs were recorded"
@@ -60,7 +60,7 @@ def _gone(group: int) -> bool:
 
 
 def _interrupt(out: Path, stop: Callable[[Any], None], *extra: str) -> tuple[int, str, str]:
-    """Start, stop after the first records, and return status and what was said; no process may be left."""
+    """Start the command, stop it after the first records, and return exit status and standard error; no process may remain."""
     environment = {k: v for k, v in os.environ.items() if k != "SYNTHGRAD_DATA"} | {"COLUMNS": "120"}
     process = subprocess.Popen(
         [*COMMAND, *extra, "--out", str(out)],

@@ -1,4 +1,4 @@
-"""Folders with spaces in their names, and homes that cannot be written: everything works, nothing is said."""
+"""Folders with spaces in their names, and homes that are not writable: everything works without a message."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FOLDERS = (
 def start(
     folder: Path, *arguments: str, home: str | None = None, temporary: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the program in a folder, with a home of its own or none."""
+    """Run the program in a folder, with its own home folder or none."""
     environment = {k: v for k, v in os.environ.items() if k not in FOLDERS}
     if home is not None:
         environment["HOME"] = home
@@ -64,7 +64,7 @@ def spaced(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def homeless(tmp_path: Path) -> str:
-    """Return a home that nobody can make or write, root included: it would lie below a file."""
+    """Return a home that not even root can create or write, because its parent is a file."""
     (tmp_path / "file").write_text("")
     return str(tmp_path / "file" / "home")
 

@@ -1,4 +1,4 @@
-"""``report``: tables and a page from folders, whatever they hold."""
+"""``report``: tables and a page from folders with any content."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def test_report_of_an_empty_file_says_so_and_goes_on(
 ) -> None:
     (tmp_path / "results.jsonl").write_text("")
     assert call("report", tmp_path) == 0
-    assert capsys.readouterr().err == f"{tmp_path / 'results.jsonl'}: holds no record\n"
-    assert "holds no record" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert capsys.readouterr().err == f"{tmp_path / 'results.jsonl'}: has no records\n"
+    assert "has no records" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""``run NAME``: the smoke tier of every experiment from command to page, and what restricts it."""
+"""``run NAME``: the smoke tier of every experiment from command to page, and the options that select runs."""
 
 from __future__ import annotations
 

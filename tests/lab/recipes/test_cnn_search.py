@@ -1,4 +1,4 @@
-"""The search of settings for convolutional networks: held-out data alone, and defaults that come from it."""
+"""The search of settings for convolutional networks: it uses held-out data only, and the defaults are its results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was recorded is still known as done: `--resume` on a committed folder finds nothing to do again."""
+"""Committed records are still recognised: `--resume` on their folders finds nothing to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Experiments by name, their tiers, and what of them is run."""
+"""Experiments by name, their tiers, and the selection of their runs."""
 
 from __future__ import annotations
 

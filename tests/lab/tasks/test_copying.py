@@ -1,4 +1,4 @@
-"""Copy and Repeat Copy: episodes are what they say, and the curriculum moves when it should."""
+"""Copy and Repeat Copy: the content of episodes, and the steps of the curriculum."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The counting task against counts made one by one, and the reference networks in the engine that they are for."""
+"""The counting task compared with counts made one by one, and the reference networks in the clocked engine."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_accuracy_is_the_share_of_right_reports() -> None:
     "rule", [sg.SyntheticGradient(receiver=True), sg.TrueGradient()], ids=["dni", "locked"]
 )
 def test_the_networks_learn_to_count_what_is_easily_told(rule: sg.Rule) -> None:
-    """Digits of one pixel each: after a while reports of odd digits are right more often than by the likeliest."""
+    """With digits of one pixel each, reports of odd digits soon beat the most frequent count."""
     split = Split(torch.eye(10).view(10, 1, 1, 10), torch.arange(10))
     stream = DigitStream(split, 64, 2, torch.Generator().manual_seed(0))
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Rows of episodes: each is whole, in order, and at a place of its own."""
+"""Rows of episodes: every episode is complete and in order, and rows are at different steps."""
 
 from __future__ import annotations
 
@@ -101,10 +101,10 @@ def test_a_stream_goes_on_where_it_stood() -> None:
     one, two = stream(), stream(seed=5)
     for _ in range(4):
         one.next_unroll(3)
-    state, generator = one.state_dict(), one.task.generator.get_state()
+    state, generator = one.state_dict(), one.episodes.generator.get_state()
     expected = read(one, 8)
     two.load_state_dict(state)
-    two.task.generator.set_state(generator)
+    two.episodes.generator.set_state(generator)
     for a, b in zip(read(two, 8), expected, strict=True):
         assert torch.equal(a, b)
 

@@ -1,4 +1,4 @@
-"""IDX files: what is read, and what is refused with the name of the file."""
+"""IDX files: what is read, and that bad files are refused by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors of images, and the batches drawn from them."""
+"""Labelled data as tensors, and batches drawn from them."""
 
 from __future__ import annotations
 

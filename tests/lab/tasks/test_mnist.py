@@ -1,4 +1,4 @@
-"""MNIST: the embedded part, and the standard files as they may lie on a disk."""
+"""MNIST: the embedded subset, and the standard files in all forms in which users have them."""
 
 from __future__ import annotations
 

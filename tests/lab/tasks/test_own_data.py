@@ -1,4 +1,4 @@
-"""Data of the user's own: what is read, what it becomes, and what is refused in one sentence."""
+"""The user's own data: how they are read and converted, and what is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_what_inputs_become(given: Tensor, expected: Tensor, tmp_path: Path) -> 
 
 @pytest.fixture
 def factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], str]:
-    """Return what makes ``module:factory`` of a value, or of a function that is called."""
+    """Return a function that makes a ``module:factory`` which returns a value, or calls a function."""
     import types
 
     def make(value: Any) -> str:

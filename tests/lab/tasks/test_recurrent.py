@@ -1,4 +1,4 @@
-"""Recurrent reference networks: against PyTorch's own cells, and an unroll cut in two."""
+"""Recurrent reference networks compared with PyTorch's cells, and with an unroll cut in two."""
 
 from __future__ import annotations
 

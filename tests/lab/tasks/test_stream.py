@@ -1,4 +1,4 @@
-"""Streams of unrolls: which characters come in which order, where episodes end, and how to go on."""
+"""Streams of unrolls: the order of characters, the ends of episodes, and resuming."""
 
 from __future__ import annotations
 

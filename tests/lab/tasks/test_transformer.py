@@ -1,4 +1,4 @@
-"""The Transformer with a memory: what a step may see, and that cutting a text changes nothing."""
+"""The Transformer with a memory: what a step attends to, and that the length of unrolls does not change the forward pass."""
 
 from __future__ import annotations
 

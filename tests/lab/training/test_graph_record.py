@@ -1,4 +1,4 @@
-"""The decoupled graph in a record: modules, what feeds them, and the rules at their ends."""
+"""The decoupled graph in a record: modules, their inputs, and the rules at their ends."""
 
 from __future__ import annotations
 

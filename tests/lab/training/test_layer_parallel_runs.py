@@ -1,4 +1,4 @@
-"""``compare --engine layer-parallel``: runs as of any other engine."""
+"""``compare --engine layer-parallel``: runs like those of any other engine."""
 
 from __future__ import annotations
 

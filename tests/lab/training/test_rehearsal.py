@@ -1,4 +1,4 @@
-"""What is tried before a run: whether it can begin, and what its step will cost."""
+"""Checks before a sweep: whether a run can begin, and how much its steps will cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs of recurrent and clocked networks: they learn, they end the same when stopped, they say what is wrong."""
+"""Runs of recurrent and clocked networks: they learn, resume exactly, and report errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that was stopped and goes on ends as if nothing had happened."""
+"""A run that is stopped and resumed ends exactly like one that is not stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A snapshot is taken up as it was written, or not at all: damaged ones are passed over, foreign ones refused."""
+"""A snapshot is restored exactly: damaged ones are skipped with a warning, those of other runs are refused."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ STATE = {"step": 4, "x": torch.arange(40.0), "name": "ü"}
 
 
 class Pair:
-    """Two processes, as one of them sees them: what the other one answers is given beforehand."""
+    """A process and its peer, whose answers are fixed beforehand."""
 
     stages, launch = 2, "a"
 

@@ -1,4 +1,4 @@
-"""A run on stages that was killed, or interrupted, goes on to the end that it would have had."""
+"""A run on stages that is killed or interrupted resumes, and ends as it would have ended otherwise."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _stopped(out: Path, how: signal.Signals, temporary: Path) -> tuple[int, str]
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Return the record of the same run in one process, with the same lags, that nobody stopped."""
+    """Return the record of the same run in one process, with the same lags and without interruption."""
     out = tmp_path_factory.mktemp("whole")
     assert call(*SHORT, "--at", "layer2", "--out", out) == 0
     (record,) = records_in(out)

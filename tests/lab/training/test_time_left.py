@@ -1,4 +1,4 @@
-"""The time that a sweep will still take, against sums worked out by hand."""
+"""The estimated time left of a sweep, compared with sums worked out by hand."""
 
 from __future__ import annotations
 

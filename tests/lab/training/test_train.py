@@ -1,4 +1,4 @@
-"""The run loop on real digits: learning far from chance, the same again from the same seed."""
+"""The run loop on real digits: it learns, and the same seed gives the same result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text of a link, what is wrong with it, and how much may wait."""
+"""The description of a link, errors in it, and the size of its queue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real namespaces: round trip, rate, who reaches whom, and that nothing is left, however it ends."""
+"""Real namespaces: round trip, rate, who reaches whom, and that nothing remains however the context ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands: each hands its options' values to `work`, which is loaded when a command does something."""
+"""The commands: each passes the values of its options to `work`, which is imported only when a command runs."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _COMPARED = {
 
 
 def _examples(*lines: str) -> str:
-    """Return the end of a help text, whose lines click does not join behind the first."""
+    """Return examples for the end of a help text; the first line keeps click from joining the others."""
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
 
 
 @click.command(
     "compare",
-    short_help="Train one network by several methods, side by side.",
+    short_help="Train one network with several methods.",
     epilog=_examples(
         "synthgrad compare",
         "synthgrad compare --data cifar10 --arch cnn --methods backprop,cdni --seeds 0,1,2",
@@ -48,10 +48,10 @@ def _examples(*lines: str) -> str:
 @with_options(_COMPARED)
 @pass_options(TrainingOptions)
 def compare_command(options: TrainingOptions, **given: Any) -> int:
-    """Train one network by several methods on one data set, side by side.
+    """Train one network with several methods on one data set, and compare them.
 
-    Without options: backprop, no-bprop, DNI and cDNI on 10,000 embedded handwritten digits. The experiment of
-    the paper over several budgets is synthgrad run budgets.
+    Without options it compares backprop, no-bprop, DNI and cDNI on 10,000 embedded handwritten digits. The paper's
+    experiment over several budgets is synthgrad run budgets.
     """
     from . import work
 
@@ -71,9 +71,9 @@ def compare_command(options: TrainingOptions, **given: Any) -> int:
 @with_options(options_of(Choice))
 @pass_options(TrainingOptions)
 def run_command(options: TrainingOptions, name: str, **choice: Any) -> int:
-    """Run the experiment NAME, one of synthgrad list or a file .py that declares one.
+    """Run the experiment NAME: a name from synthgrad list, or a .py file that declares an experiment.
 
-    Lists restrict it to some of its cells.
+    Lists select some of its runs.
     """
     from . import work
 
@@ -82,7 +82,7 @@ def run_command(options: TrainingOptions, name: str, **choice: Any) -> int:
 
 @click.command(
     "report",
-    short_help="Tables and a page from results folders.",
+    short_help="Make tables and a page from results folders.",
     epilog=_examples("synthgrad report runs/compare-20260101-120000 --out page.html"),
 )
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR…")
@@ -96,9 +96,9 @@ def report_command(folders: tuple[Path, ...], out: Path | None) -> int:
     return work.report(folders, out)
 
 
-@click.command("list", short_help="Say what there is.")
+@click.command("list", short_help="List experiments, benchmarks, methods and data sets.")
 def list_command() -> int:
-    """Say which experiments, benchmarks, methods and data sets there are."""
+    """List experiments, benchmarks, methods and data sets."""
     from . import work
 
     return work.print_list()

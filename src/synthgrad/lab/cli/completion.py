@@ -1,7 +1,7 @@
-"""What a shell is offered after an option: names, the next name of a list, or folders.
+"""Shell completion of the values of options: names, the next name of a list, or folders.
 
-The shells' part is click's own: ``_SYNTHGRAD_COMPLETE=bash_source synthgrad`` prints what a start-up file
-evaluates (``zsh_source``, ``fish_source`` for the others).
+click has the shells' part: ``_SYNTHGRAD_COMPLETE=bash_source synthgrad`` prints a script for bash's start-up file to
+evaluate (``zsh_source`` and ``fish_source`` for the others).
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from click.shell_completion import CompletionItem, FishComplete, add_completion_
 
 __all__ = ["Completer", "folders", "list_of", "one_of"]
 
-#: Takes context, parameter and what is typed so far; returns what is offered.
+#: A function that takes context, parameter and the text typed so far, and returns the completions.
 Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem[Any]]]
 
 
 def one_of(names: Sequence[str]) -> Completer:
-    """Offer the names that begin with what is typed."""
+    """Return a function that offers the names that begin with the typed text."""
 
     def offer(ctx: click.Context, param: click.Parameter, typed: str) -> list[CompletionItem[Any]]:
         return [CompletionItem(name) for name in names if name.startswith(typed)]
@@ -28,7 +28,7 @@ def one_of(names: Sequence[str]) -> Completer:
 
 
 def list_of(names: Sequence[str]) -> Completer:
-    """Offer what is typed with its last name completed; names that stand there already are left out."""
+    """Return a function that completes the last name of a list; names that the list already has are not offered."""
 
     def offer(ctx: click.Context, param: click.Parameter, typed: str) -> list[CompletionItem[Any]]:
         before, comma, last = typed.rpartition(",")
@@ -40,12 +40,12 @@ def list_of(names: Sequence[str]) -> Completer:
 
 
 def folders(ctx: click.Context, param: click.Parameter, typed: str) -> list[CompletionItem[Any]]:
-    """Have the shell offer its folders."""
+    """Let the shell complete folders."""
     return [CompletionItem(typed, type="dir")]
 
 
 class _Fish(FishComplete):
-    """Fish, whose script from click would end a value at its first comma."""
+    """Completion for fish; click's own script would end a value at its first comma."""
 
     source_template = FishComplete.source_template.replace('split ","', 'split --max 1 ","')
 

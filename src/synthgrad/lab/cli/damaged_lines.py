@@ -1,4 +1,4 @@
-"""Damaged command lines, for ``bench damage``: called as the program is, up to where it would begin to work."""
+"""Damaged command lines for ``bench damage``: the program parses them, and stops before it would train or measure."""
 
 from __future__ import annotations
 
@@ -30,34 +30,38 @@ def _write(line: str, folder: Path) -> Path:
 
 
 def _read_line(path: Path) -> Any:
-    """Call the command line up to where it would begin to work; a line that is not refused is one like any other."""
+    """Run the command line without any training or measuring; return its arguments if they are accepted.
+
+    Raises:
+        DataError: if they are refused in one line, which is the right reaction to damage.
+        RuntimeError: if the program reacts in any other way.
+    """
     from ..bench import base
     from . import main, work
 
-    asked = path.read_bytes().decode("utf-8", "surrogateescape").split("\0")
-    shown = sys.stderr
+    arguments = path.read_bytes().decode("utf-8", "surrogateescape").split("\0")
+    stderr = sys.stderr
     nothing = mock.Mock(return_value=0)
     with (
         mock.patch.object(work, "_train", nothing),
         mock.patch.object(base, "sweep", mock.Mock(return_value=iter(()))),
         mock.patch.object(work, "write_report", nothing),
-        _noted_exit() as status,
+        _catch_exit() as status,
     ):
-        main.main(asked)
-    said = shown.getvalue() if isinstance(shown, StringIO) else ""
+        main.main(arguments)
+    printed = stderr.getvalue() if isinstance(stderr, StringIO) else ""
     if status[0] == 2:
-        # Without a command the help is shown; everything else is one line.
-        if said.count("\n") > 1 or "Traceback" in said or "is a bug" in said:
-            raise RuntimeError(f"{asked}: {said}")
+        if printed.count("\n") > 1 or "Traceback" in printed or "is a bug" in printed:
+            raise RuntimeError(f"{arguments}: {printed}")
         raise DataError("refused in a line")
     if status[0] != 0:
-        raise RuntimeError(f"{asked}: exit status {status[0]}: {said}")
-    return tuple(asked)
+        raise RuntimeError(f"{arguments}: exit status {status[0]}: {printed}")
+    return tuple(arguments)
 
 
 @contextmanager
-def _noted_exit() -> Generator[list[Any]]:
-    """Note the status with which a program wants to end."""
+def _catch_exit() -> Generator[list[Any]]:
+    """Catch a program's exit; the only item of the list is then its exit status."""
     status: list[Any] = [None]
     try:
         yield status

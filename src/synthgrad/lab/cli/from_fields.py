@@ -1,4 +1,4 @@
-"""Options of the command line, made from the fields of dataclasses that declare them; errors are one line each."""
+"""Makes the options of the command line from fields of dataclasses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class NameList(click.ParamType[tuple[str, ...]]):
-    """A list of names, separated by commas."""
+    """The type of an option with a list of names, separated by commas."""
 
     name = "a,b,…"
 
@@ -32,12 +32,16 @@ class NameList(click.ParamType[tuple[str, ...]]):
                 f"{value!r} has an empty name; expected names separated by commas, as in a,b", param, ctx
             )
         if len(set(names)) != len(names):
-            self.fail(f"{value!r} has a name twice; give each once", param, ctx)
+            self.fail(f"{value!r} has a name twice; expected different names", param, ctx)
         return names
 
 
 class NumberList(click.ParamType[tuple[int, ...]]):
-    """A list of whole numbers from a least one up, separated by commas."""
+    """The type of an option with a list of whole numbers, separated by commas.
+
+    Args:
+        least: the smallest accepted number.
+    """
 
     name = "1,2,…"
 
@@ -61,12 +65,12 @@ class NumberList(click.ParamType[tuple[int, ...]]):
 
 
 def click_options(options: Mapping[str, Option]) -> list[Decorator]:
-    """Return a click option for each; the value of one that is not given is None."""
+    """Return decorators that add the options to a command; options that are not given have the value None."""
     return [_click_option(name, option) for name, option in options.items()]
 
 
 def with_options(options: Mapping[str, Option]) -> Decorator:
-    """Return a decorator that adds the options to a function, in their order."""
+    """Return a decorator that adds the options to a command, in their order."""
 
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
         for decorate in reversed(click_options(options)):  # click lists the last decorator first

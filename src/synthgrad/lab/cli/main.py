@@ -1,4 +1,4 @@
-"""The command line: arguments in, exit status out; help and completion come without loading PyTorch."""
+"""The command line: its commands, exit status and error messages. Help and completion do not load PyTorch."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .commands import compare_command, list_command, report_command, run_command
 
 __all__ = ["main"]
 
-#: What no program can help: a disk that is full, may not be written, or is broken.
-_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+#: Errors of the disk, which are not bugs: it is full, read-only or broken.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 OK, BAD_RUN, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 class _InOrder(click.Group):
-    """Lists the commands as they were added: the main one first."""
+    """A group that lists its commands in the order in which they were added."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -59,9 +59,9 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     callback=_version,
     expose_value=False,
     is_eager=True,
-    help="Say the versions and the device.",
+    help="Show versions and device.",
 )
-@click.option("--debug", is_flag=True, help="Show tracebacks; may stand anywhere.")
+@click.option("--debug", is_flag=True, help="Show tracebacks; accepted anywhere on the line.")
 def cli(debug: bool) -> None:
     """Decoupled neural interfaces: train network modules that do not wait for each other."""
 
@@ -71,23 +71,31 @@ for _command in (compare_command, run_command, bench_command, report_command, li
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line and exit with the contract's status: 0, 1, 2, or 130 when interrupted."""
+    """Run the command line and exit.
+
+    The exit status is 0 if every run ended ``ok``, 1 if one failed or diverged, 2 for bad usage, and 130 after an
+    interruption.
+
+    Args:
+        argv: arguments; None for those of the process.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
-    # --debug is common to all commands: it is taken wherever it stands.
+    # --debug belongs to all commands, so it is accepted anywhere on the line.
     arguments = [a for a in arguments if a != "--debug"]
-    # A job scheduler ends programs by SIGTERM: it is taken like Ctrl-C.
+    # Job schedulers end programs with SIGTERM, which is handled like Ctrl-C.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with warnings.catch_warnings():  # puts showwarning back as well
+        with warnings.catch_warnings():  # also restores showwarning
             warnings.showwarning = _show_warning
-            status = _guarded(arguments, debug)
+            status = _run_command(arguments, debug)
     finally:
         signal.signal(signal.SIGTERM, before)
     sys.exit(status)
 
 
-def _guarded(arguments: list[str], debug: bool) -> int:
+def _run_command(arguments: list[str], debug: bool) -> int:
+    """Run a command and return the exit status; every error becomes one line on standard error."""
     try:
         result = cli.main(arguments, prog_name="synthgrad", standalone_mode=False)
         return result if isinstance(result, int) else OK
@@ -102,23 +110,26 @@ def _guarded(arguments: list[str], debug: bool) -> int:
         return _fail(error.format_message(), BAD_USAGE)
     except (KeyboardInterrupt, click.Abort):
         return _fail(
-            "interrupted; what had ended is in the records, --resume goes on from there", INTERRUPTED
+            "interrupted; the runs that have ended are recorded, use --resume to continue", INTERRUPTED
         )
     except BrokenPipeError:
         return OK
     except Exception as error:
         if debug:
             traceback.print_exc()
-        if _is_ours(error):
+        if _is_synthgrad_error(error):
             return _fail(str(error), getattr(error, "exit_status", BAD_USAGE))
-        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             what = error.filename or "the output"
             return _fail(f"{what}: cannot be written ({error.strerror}); make room there", BAD_RUN)
         return _fail(f"{type(error).__name__}: {error}; this is a bug, --debug shows where", BAD_RUN)
 
 
-def _is_ours(error: Exception) -> bool:
-    """Is it a `SynthgradError`? Their module loads PyTorch, and has been loaded if one of them was raised."""
+def _is_synthgrad_error(error: Exception) -> bool:
+    """Return whether an error is a `SynthgradError`, without importing the class, which would load PyTorch.
+
+    If such an error has been raised, its module has been imported.
+    """
     errors = sys.modules.get("synthgrad.core.errors")
     return errors is not None and isinstance(error, errors.SynthgradError)
 

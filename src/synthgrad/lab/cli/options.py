@@ -1,4 +1,4 @@
-"""The options that several commands have."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ DEVICES = ("auto", "cpu", "cuda")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommonOptions:
-    """The options of all commands that compute.
+    """Options of all commands that train or measure.
 
     Attributes:
-        out: folder for the results, or None for one with a name made of the time.
-        tier: how much work.
+        out: folder for the results; None for a name made of the time.
+        tier: amount of work, one of `TIERS`.
         seeds: seeds of the runs.
-        device: where to compute.
-        threads: CPU threads of each run, or None.
+        device: device to compute on, one of `DEVICES`.
+        threads: number of CPU threads of each run; None for the default.
         data_dir: directory of data files, or None.
-        resume: whether to skip what the records show as done.
-        quiet: whether to print the tables at the end only.
+        resume: whether to skip runs that the records show as done, and to resume others from snapshots.
+        quiet: whether to print only the tables at the end.
     """
 
     out: Path | None = option(
@@ -58,11 +58,11 @@ class CommonOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingOptions(CommonOptions):
-    """The options of the commands that train.
+    """Options of the commands that train.
 
     Attributes:
-        jobs: number of runs side by side.
-        tensorboard: whether to write event files too.
+        jobs: number of runs in parallel.
+        tensorboard: whether to write TensorBoard event files.
     """
 
     jobs: int = option(1, "Runs side by side, each in a process of its own.", kind=int, least=1, default="1")
@@ -75,7 +75,13 @@ OptionsT = TypeVar("OptionsT", bound=CommonOptions)
 
 
 def pass_options(kind: type[OptionsT]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that adds the options of a class; the function takes their values as one object first."""
+    """Return a decorator that adds the options of a class to a command.
+
+    The command gets their values as an object of this class, its first argument.
+
+    Args:
+        kind: the class.
+    """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)

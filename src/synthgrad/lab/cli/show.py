@@ -1,4 +1,4 @@
-"""What is shown while runs go on, and the tables at the end."""
+"""The progress display of runs, and the tables at the end."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from ..training.run import Run
 from ..training.sweep import Progress as SweepProgress
 from ..training.time_left import TimeLeft, run_key, run_names
 
-#: Rows of a table that a terminal is given; the records have all.
-MOST_ROWS = 200
-#: Tables that it is given.
-MOST_TABLES = 100
+#: Maximum number of rows of a table to print.
+MAX_ROWS = 200
+#: Maximum number of tables to print.
+MAX_TABLES = 100
 
-#: Seconds between two lines about a run under way, where there is no terminal for a progress bar.
-_EVERY_S = 30.0
+#: Seconds between two lines about a run under way, if there is no terminal for a progress bar.
+_LINE_EVERY_S = 30.0
 
-#: What is said of a run that has ended: the first of these that it was measured by.
+#: Formats of the figures of an ended run; its line shows the first one that its record has.
 _FIGURES = {
     "test_error_pct": ", error {:.2f} %",
     "val_error_pct": ", error {:.2f} %",
@@ -39,11 +39,11 @@ __all__ = ["Display", "print_bench", "print_tables"]
 
 
 class Display(SweepProgress, AbstractContextManager["Display"]):
-    """Progress bars on a terminal; elsewhere a line for each finished run, and now and then for one under way.
+    """Shows the progress of a sweep: bars on a terminal; otherwise lines for ended runs and at intervals for others.
 
     Args:
         runs: the runs, with their estimates.
-        jobs: number of runs side by side.
+        jobs: number of runs in parallel.
         quiet: whether to show nothing.
     """
 
@@ -52,7 +52,7 @@ class Display(SweepProgress, AbstractContextManager["Display"]):
         self._names = run_names(runs)
         self._left = TimeLeft(runs, jobs)
         self._num_done = 0
-        self._begun = self._said = time.monotonic()
+        self._begun = self._last_line_at = time.monotonic()
         self._console = Console(stderr=True, quiet=quiet)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -77,7 +77,7 @@ class Display(SweepProgress, AbstractContextManager["Display"]):
         self._progress.stop()
 
     def estimates(self) -> None:
-        """Say beforehand what a step of each method will cost, about: over all cells, from the least to the most."""
+        """Print the estimated cost of a step for each method, from the lowest to the highest of its runs."""
         known: dict[str, list[float]] = {}
         for run in self._runs:
             if run.estimated_ratio is not None:
@@ -96,17 +96,19 @@ class Display(SweepProgress, AbstractContextManager["Display"]):
             self._progress.update(self._run, completed=step)
         self._left.stepped(run, step, now - self._begun)
         self._show_left()
-        if self._progress.disable and now - self._said >= _EVERY_S:  # no bar shows that something goes on
-            self._said = now
+        if (
+            self._progress.disable and now - self._last_line_at >= _LINE_EVERY_S
+        ):  # there is no bar to show progress
+            self._last_line_at = now
             left = self._left.seconds()
             words = f", {_duration(left)} of all" if left else ""
             self._print(f"{self._name(run)}: step {step:,} of {run.schedule.steps:,}{words}")
 
     def ended(self, run: Run, record: Record) -> None:
         alone = self._run is not None
-        self._drop_run()
+        self._remove_bar()
         seconds = record.time.train_s
-        # Where runs come in turn the clock counts their evaluations too; side by side nobody sees them begin.
+        # The wall time includes evaluations. It is unknown for runs in parallel, whose begin is not reported.
         wall = time.monotonic() - self._begun if alone else seconds
         self._left.ended(run, wall if record.status == "ok" else None)
         metrics = record.metrics
@@ -116,13 +118,14 @@ class Display(SweepProgress, AbstractContextManager["Display"]):
         )
         text += f", {seconds:.1f} s" if seconds is not None else ""
         text += f" ({record.error})" if record.error else ""
-        self._one_done(text)
+        self._count_run(text)
 
     def skipped(self, run: Run) -> None:
         self._left.ended(run, None)
-        self._one_done(f"{self._name(run)}: done before, skipped")
+        self._count_run(f"{self._name(run)}: done before, skipped")
 
-    def _one_done(self, text: str) -> None:
+    def _count_run(self, text: str) -> None:
+        """Count a run as done and print a line about it."""
         self._num_done += 1
         self._progress.advance(self._all)
         self._show_left()
@@ -142,7 +145,7 @@ class Display(SweepProgress, AbstractContextManager["Display"]):
     def _print(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def _drop_run(self) -> None:
+    def _remove_bar(self) -> None:
         if self._run is not None:
             self._progress.remove_task(self._run)
             self._run = None
@@ -154,7 +157,7 @@ def _span(values: Sequence[float]) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Say how much time is left, in the largest unit that gives two digits or so: 40 s, 12 min, 3.5 h."""
+    """Return a time as words, in a unit that gives about two digits: 40 s, 12 min, 3.5 h."""
     if seconds < 90:
         words = f"{max(1, seconds):.0f} s"
     else:
@@ -165,7 +168,7 @@ def _duration(seconds: float) -> str:
 def _stdout() -> Console:
     console = Console()
     if not console.is_terminal:
-        console.width = 200  # a pipe has no width; do not wrap the table for it
+        console.width = 200  # a pipe has no width, and tables should not be wrapped for it
     return console
 
 
@@ -175,38 +178,43 @@ def _print_sheet(sheet: Sheet) -> None:
         shown.add_column(
             heading, justify="left" if k == 0 or heading.startswith("cause") else "right", overflow="fold"
         )
-    for row, bad in zip(sheet.rows[:MOST_ROWS], sheet.bad, strict=False):
+    for row, bad in zip(sheet.rows[:MAX_ROWS], sheet.bad, strict=False):
         shown.add_row(*map(Text, row), style="red" if bad else None)
     console = _stdout()
     console.print(shown)
-    if len(sheet.rows) > MOST_ROWS:
-        console.print(f"… and {len(sheet.rows) - MOST_ROWS} more rows")
+    if len(sheet.rows) > MAX_ROWS:
+        console.print(f"… and {len(sheet.rows) - MAX_ROWS} more rows")
     for failure in sheet.failures[:20]:
         console.print(failure, style="red", highlight=False, markup=False)
 
 
 def print_bench(records: Iterable[Record]) -> None:
-    """Print the benchmark records among these, one table for each benchmark."""
+    """Print the benchmark records among some records, in a table for each benchmark."""
     for sheet in bench_sheets(records):
         _print_sheet(sheet)
         _print_notes(sheet)
 
 
 def print_tables(records: Sequence[Record], problems: Sequence[str] = ()) -> None:
-    """Print the tables of some records on standard output, what was left out of them on standard error."""
+    """Print tables of training records on standard output.
+
+    Args:
+        records: the records; those of benchmarks are ignored.
+        problems: messages about records that could not be read, for standard error.
+    """
     errors = Console(stderr=True, soft_wrap=True)
     for problem in problems:
         errors.print(problem, highlight=False, markup=False)
     sheets = training_sheets(records)
-    for sheet in sheets[:MOST_TABLES]:
+    for sheet in sheets[:MAX_TABLES]:
         _print_sheet(sheet)
         for warning in sheet.warnings:
             _stdout().print(warning, highlight=False, markup=False)
     for sheet in gathered_sheets(records):
         _print_sheet(sheet)
         _print_notes(sheet)
-    if len(sheets) > MOST_TABLES:
-        errors.print(f"{len(sheets) - MOST_TABLES} more tables, left out; name fewer folders")
+    if len(sheets) > MAX_TABLES:
+        errors.print(f"{len(sheets) - MAX_TABLES} more tables are left out; name fewer folders")
 
 
 def _print_notes(sheet: Sheet) -> None:

@@ -1,6 +1,6 @@
-"""What the commands do with their values: have runs made and measured, and show what came out.
+"""The work of the commands: make and train runs, and show their results.
 
-Apart from `commands`, so that help and completion need not wait for PyTorch.
+It is separate from `commands`, so that help and completion do not load PyTorch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,12 @@ __all__ = ["compare", "print_list", "report", "results_folder", "run", "warn_of_
 
 
 def compare(options: TrainingOptions, given: dict[str, Any]) -> int:
-    """Run a comparison; return the exit status."""
+    """Train the runs of a comparison; return the exit status.
+
+    Args:
+        options: the options of commands that train.
+        given: the other options, with None for those that are not given.
+    """
     runs = comparison(
         options.tier,
         given.pop("data") or "mnist-10k",
@@ -46,7 +51,13 @@ def compare(options: TrainingOptions, given: dict[str, Any]) -> int:
 
 
 def run(options: TrainingOptions, name: str, choice: dict[str, Any]) -> int:
-    """Run an experiment, or those of its runs that are wanted; return the exit status."""
+    """Train the selected runs of an experiment; return the exit status.
+
+    Args:
+        options: the options of commands that train.
+        name: name of the experiment, or a file that declares it.
+        choice: fields of `Choice`.
+    """
     experiment = experiment_named(name)
     runs = experiment.runs(
         options.tier, options.seeds, choose_device(options.device), _data_dir(options), Choice(**choice)
@@ -55,21 +66,31 @@ def run(options: TrainingOptions, name: str, choice: dict[str, Any]) -> int:
 
 
 def report(folders: Sequence[Path], out: Path | None) -> int:
-    """Show the records of some folders, and write their page."""
+    """Print tables of the records in some folders, and write a page; return the exit status.
+
+    Args:
+        folders: results folders, or their record files.
+        out: the page; None for ``report.html`` in the first folder.
+
+    Raises:
+        ConfigError: if a folder has no records, or the page cannot be written.
+    """
     records: list[Record] = []
     problems: list[str] = []
     for folder in folders:
         path = folder if folder.is_file() else folder / FILE
         if not path.exists():
-            raise ConfigError(f"{folder}: holds no {FILE}; name a folder that a command wrote to with --out")
+            raise ConfigError(f"{folder}: has no {FILE}; name a folder to which a command wrote its results")
         found, wrong = read(path)
         records += found
-        problems += wrong or ([] if found else [f"{path}: holds no record"])
+        problems += wrong or ([] if found else [f"{path}: has no records"])
     page = out or (folders[0] if folders[0].is_dir() else folders[0].parent) / "report.html"
     try:
         write_report(page, records, problems)
     except OSError as error:
-        raise ConfigError(f"{page}: cannot be written ({error.strerror}); name a file with --out") from error
+        raise ConfigError(
+            f"{page}: cannot be written ({error.strerror}); name another file with --out"
+        ) from error
     print_tables(records, problems)
     print_bench(records)
     click.echo(str(page))
@@ -77,7 +98,7 @@ def report(folders: Sequence[Path], out: Path | None) -> int:
 
 
 def print_list() -> int:
-    """Say which experiments, benchmarks, methods and data sets there are."""
+    """Print experiments, benchmarks, methods and data sets; return the exit status."""
     lists = {
         "experiments": {e.name: e.about for e in experiments().values()},
         "benchmarks": {b.name: b.about for b in BENCHMARKS.values()},
@@ -99,27 +120,35 @@ def _data_dir(options: CommonOptions) -> str | None:
 
 
 def results_folder(out: Path | None, name: str, *, resume: bool = False) -> Path:
-    """Return the folder of the results: the one that is named, or one whose name tells the time.
+    """Return the results folder: the given one, or a new name made of the command's name and the time.
+
+    Args:
+        out: the folder that was given, or None.
+        name: name of the command or experiment.
+        resume: whether runs are resumed.
 
     Raises:
-        ConfigError: if runs are to go on and no folder is named.
+        ConfigError: if ``resume`` is set and no folder is given.
     """
     if out is not None:
         return out
     if resume:
-        raise ConfigError("--resume is given without --out; name the folder whose runs are to go on")
+        raise ConfigError("--resume is given without --out; name the folder of the runs to resume")
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def write_page(folder: Path, records: Sequence[Record]) -> bool:
-    """Write a folder's page and say where; return whether it could be. What is under way fails for another reason."""
+    """Write a folder's page and print its path; return whether that succeeded.
+
+    A failure is only a warning, so that it cannot hide an error that is on its way.
+    """
     page = folder / "report.html"
     try:
         write_report(page, records)
     except OSError as error:
         click.echo(
-            f"synthgrad: warning: {page}: cannot be written ({error.strerror}); the records are whole, make room and "
-            f"call synthgrad report {folder}",
+            f"synthgrad: warning: {page}: cannot be written ({error.strerror}); the records are complete, make room and "
+            f"run synthgrad report {folder}",
             err=True,
         )
         return False
@@ -128,7 +157,7 @@ def write_page(folder: Path, records: Sequence[Record]) -> bool:
 
 
 def _train(runs: Sequence[Run], name: str, options: TrainingOptions) -> int:
-    """Train, write the records and a report; return the exit status."""
+    """Train runs, write their records and a page; return the exit status."""
     if options.tensorboard:
         check_installed()
     out = results_folder(options.out, name, resume=options.resume)
@@ -145,7 +174,7 @@ def _train(runs: Sequence[Run], name: str, options: TrainingOptions) -> int:
             display.estimates()
             for _ in trained.records(display):
                 pass
-    finally:  # also when interrupted: what is on the disk is shown
+    finally:  # after an interruption too, the records on the disk are shown
         records = trained.written()
         if records:
             print_tables(records)
@@ -156,12 +185,12 @@ def _train(runs: Sequence[Run], name: str, options: TrainingOptions) -> int:
 
 
 def warn_of_other_records(out: Path) -> None:
-    """Say that a results folder holds records already: new ones are appended, which nobody may have meant."""
+    """Warn if a results folder has records already, because new ones will be appended to them."""
     found = read(out / FILE)[0]
     if found:
         names = ", ".join(dict.fromkeys(r.experiment for r in found))
         click.echo(
-            f"synthgrad: warning: --out {out}: holds {len(found)} records ({names}) already; new ones are appended. "
-            "Name another folder to keep them apart, or --resume to skip what is done",
+            f"synthgrad: warning: --out {out}: has {len(found)} records ({names}) already, and new ones are appended; "
+            "name another folder to keep them apart, or use --resume to skip the runs that are done",
             err=True,
         )

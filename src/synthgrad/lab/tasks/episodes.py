@@ -59,7 +59,7 @@ class EpisodeStream:
     """Parallel rows of episodes. The rows' positions are on the CPU, so no step waits for the device.
 
     Args:
-        task: draws the episodes on its device.
+        episodes: source of the episodes; it determines the device.
         rows: ``B``, number of rows.
         size: function that returns length and count of the next episodes, such as those of a curriculum. Episodes that
             have begun keep theirs.
@@ -70,19 +70,19 @@ class EpisodeStream:
     """
 
     def __init__(
-        self, task: CopyEpisodes, rows: int, size: Callable[[], tuple[int, int]], spread: int = SPREAD
+        self, episodes: CopyEpisodes, rows: int, size: Callable[[], tuple[int, int]], spread: int = SPREAD
     ) -> None:
         if min(rows, spread) < 1:
             raise ConfigError(f"rows={rows}, spread={spread}: expected numbers of at least 1")
-        self.task = task
+        self.episodes = episodes
         self.rows = rows
         self.size = size
         self.spread = spread
         self._at = torch.zeros(rows, dtype=torch.int64)  # next step of each row
         self._ends = torch.zeros(rows, dtype=torch.int64)  # end of each row's episode; 0 before the first
         self._asked = torch.zeros(rows, dtype=torch.int64)  # number of targets of each row's episode
-        self._x = torch.empty(rows, 0, task.inputs, device=task.device)
-        self._y = torch.empty(rows, 0, dtype=torch.int64, device=task.device)
+        self._x = torch.empty(rows, 0, episodes.inputs, device=episodes.device)
+        self._y = torch.empty(rows, 0, dtype=torch.int64, device=episodes.device)
 
     def next_unroll(self, unroll: int) -> EpisodeUnroll:
         """Return the next ``unroll`` steps of every row; a row whose episode ends begins another in the next unroll.
@@ -96,7 +96,7 @@ class EpisodeStream:
         if len(over):
             self._begin(over, unroll)
         self._grow(int(self._at.max()) + unroll)
-        device = self.task.device
+        device = self.episodes.device
         steps = (self._at[:, None] + torch.arange(unroll)).to(device)  # (B, T)
         own = torch.arange(self.rows, device=device)[:, None]
         fresh = self._at == 0
@@ -118,12 +118,12 @@ class EpisodeStream:
         # A bool spares the engine a synchronisation with the device, and False spares it the work.
         if bool(mask.all()):
             return True
-        return mask.to(self.task.device) if bool(mask.any()) else False
+        return mask.to(self.episodes.device) if bool(mask.any()) else False
 
     def _begin(self, rows: Tensor, unroll: int) -> None:
         """Draw the next episodes of these rows; the first ones of all begin at different unrolls."""
         first = not bool(self._ends.any())
-        episode = self.task.draw(len(rows), *self.size())
+        episode = self.episodes.draw(len(rows), *self.size())
         length = episode.y.shape[1]
         wait = (rows % self.spread) * unroll if first else torch.zeros_like(rows)
         self._grow(length + int(wait.max()))
@@ -141,7 +141,7 @@ class EpisodeStream:
 
     def _write(self, rows: Tensor, episode: EpisodeBatch, wait: Tensor) -> None:
         """Write episodes into rows, each after ``wait`` blanks and followed by blanks."""
-        device = self.task.device
+        device = self.episodes.device
         x, y = self._blanks(len(rows), self._y.shape[1])
         own = torch.arange(len(rows), device=device)[:, None]
         steps = (wait[:, None] + torch.arange(episode.y.shape[1])).to(device)
@@ -150,8 +150,8 @@ class EpisodeStream:
         self._x[at], self._y[at] = x, y
 
     def _blanks(self, rows: int, steps: int) -> tuple[Tensor, Tensor]:
-        x = self._x.new_zeros(rows, steps, self.task.inputs)
-        x[:, :, self.task.blank] = 1.0
+        x = self._x.new_zeros(rows, steps, self.episodes.inputs)
+        x[:, :, self.episodes.blank] = 1.0
         return x, self._y.new_full((rows, steps), IGNORED)
 
     def state_dict(self) -> dict[str, Any]:

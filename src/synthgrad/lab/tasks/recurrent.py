@@ -57,7 +57,7 @@ class RecurrentNetwork(nn.Module):
         self.embedding = embedding
         self._inputs = core.input_size if embedding is None else embedding.num_embeddings
         self._num_parts = 2 if isinstance(core, nn.LSTM) else 1
-        self._part = (core.num_layers, core.hidden_size)
+        self._state_shape = (core.num_layers, core.hidden_size)
 
     def initial_state(
         self, batch_size: int, device: torch.device | None = None, dtype: torch.dtype | None = None
@@ -75,7 +75,9 @@ class RecurrentNetwork(nn.Module):
         """
         weight = self.head.weight
         return tuple(
-            torch.zeros(batch_size, *self._part, device=device or weight.device, dtype=dtype or weight.dtype)
+            torch.zeros(
+                batch_size, *self._state_shape, device=device or weight.device, dtype=dtype or weight.dtype
+            )
             for _ in range(self._num_parts)
         )
 
@@ -93,7 +95,7 @@ class RecurrentNetwork(nn.Module):
             ShapeError: if the shape of the input or of the state is wrong.
         """
         z = encode(x, self._inputs, self.embedding, self.head.weight.dtype)
-        check_state(state, self._num_parts, (x.shape[0], *self._part))
+        check_state(state, self._num_parts, (x.shape[0], *self._state_shape))
         # (B, layers, H) -> (layers, B, H), contiguous for the fused kernels; no copy with one layer.
         turned = tuple(part.transpose(0, 1).contiguous() for part in state)
         outputs, after = self.core(z, turned if self._num_parts == 2 else turned[0])

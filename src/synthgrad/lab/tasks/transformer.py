@@ -108,7 +108,7 @@ class MemoryTransformer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, classes)
         self._inputs = inputs
-        self._part = (layers, memory, width)
+        self._state_shape = (layers, memory, width)
 
     def initial_state(
         self, batch_size: int, device: torch.device | None = None, dtype: torch.dtype | None = None
@@ -122,7 +122,9 @@ class MemoryTransformer(nn.Module):
         """
         weight = self.head.weight
         return (
-            torch.zeros(batch_size, *self._part, device=device or weight.device, dtype=dtype or weight.dtype),
+            torch.zeros(
+                batch_size, *self._state_shape, device=device or weight.device, dtype=dtype or weight.dtype
+            ),
         )
 
     def features(self, x: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
@@ -139,7 +141,7 @@ class MemoryTransformer(nn.Module):
             ShapeError: if the shape of the input or of the state is wrong.
         """
         z = self.project(encode(x, self._inputs, self.embedding, self.head.weight.dtype))
-        check_state(state, 1, (x.shape[0], *self._part))
+        check_state(state, 1, (x.shape[0], *self._state_shape))
         after: list[Tensor] = []
         for block, memory in zip(self.core, state[0].unbind(1), strict=True):
             z, kept = block(z, memory)

@@ -1,4 +1,4 @@
-"""Sizes and addresses, read from the bytes that a TAP device hands over."""
+"""Sizes and addresses, read from the bytes of a TAP device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The relay with sockets in place of devices: who gets a frame, when, and that it sleeps and ends."""
+"""The relay with sockets in place of devices: who gets a frame and when, and that the relay sleeps and ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NUM = 3
 
 @pytest.fixture
 def ends() -> Iterator[tuple[list[socket.socket], list[int]]]:
-    """Give the workers' sockets, and the descriptors of the far ends."""
+    """Return the workers' sockets, and the descriptors of the relay's ends."""
     with ExitStack() as stack:
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(_NUM)]
         for near, far in pairs:
