@@ -110,7 +110,7 @@ def test_a_cache_that_cannot_be_written(spaced: Path, homeless: str) -> None:
 
 def test_matplotlib_is_loaded_without_a_change_of_the_environment(homeless: str) -> None:
     code = (
-        "import os, synthgrad.lab.report; assert 'MPLCONFIGDIR' not in os.environ; "
+        "import os, synthgrad.lab.report.plot; assert 'MPLCONFIGDIR' not in os.environ; "
         "import matplotlib; print(matplotlib.get_configdir(), matplotlib.get_backend(), sep='\\n')"
     )
     environment = {k: v for k, v in os.environ.items() if k not in FOLDERS} | {"HOME": homeless}

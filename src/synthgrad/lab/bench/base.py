@@ -25,9 +25,9 @@ from ..records import (
     open_folder,
     read,
 )
+from ..training.load import Load
 from ..training.machine import configure_process, describe_environment
 from .declaration import Declaration, Scope
-from .load import Load
 
 __all__ = [
     "Bench",

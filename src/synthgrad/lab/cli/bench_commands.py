@@ -1,4 +1,4 @@
-"""``synthgrad bench``: a command for each benchmark, made from its declaration; PyTorch is loaded when one runs."""
+"""``synthgrad bench``: a command for each benchmark, made from its declaration. PyTorch is loaded when one runs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["bench_command"]
 
-#: Parameters that a line of the help tells, not the table of the tiers.
+#: Parameters that are left out of the table of tiers, because the option's own help shows their values.
 _NOT_IN_TABLE = ("methods", "arch")
 
 
 class _Benchmarks(click.Group):
-    """Lists the benchmarks in the order of their declaration; an unknown name is told in a line."""
+    """A group that lists the benchmarks in the order of their declaration, and refuses unknown names in one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -49,16 +49,16 @@ class _Benchmarks(click.Group):
 )
 @click.pass_context
 def bench_command(ctx: click.Context) -> None:
-    """Measure speed or memory: the benchmark NAME, beside its peers.
+    """Measure speed or memory with the benchmark NAME, in comparison with its peers.
 
-    Each has options of its own; see synthgrad bench NAME --help.
+    Each benchmark has its own options; see synthgrad bench NAME --help.
     """
     if ctx.invoked_subcommand is None:
         ctx.fail(f"Missing argument 'NAME'; accepted: {', '.join(BENCHMARKS)}")
 
 
 def _add(declared: Declaration) -> None:
-    """Add the command of a benchmark."""
+    """Add the command of a benchmark to the group."""
 
     @click.command(
         declared.name,
@@ -79,11 +79,11 @@ def _about(declared: Declaration) -> str:
     about = f"{declared.about[0].upper()}{declared.about[1:]}."
     if not any(option.listed for option in declared.options.values()):
         return about
-    return f"{about}\n\nLists restrict what the tier measures, or put other values in place of its own."
+    return f"{about}\n\nLists select from the tier's values, or replace them."
 
 
 def _options(declared: Declaration) -> dict[str, Option]:
-    """Return a benchmark's own options, and those of all commands that compute."""
+    """Return a benchmark's own options, followed by the common ones."""
     common = options_of(CommonOptions)
     common["tier"] = replace(common["tier"], choices=tuple(declared.tiers))
     common["threads"] = replace(common["threads"], help="CPU threads of each process.", default="1")
@@ -103,27 +103,27 @@ def _options(declared: Declaration) -> dict[str, Option]:
 
 
 def _with_choices(option: Option) -> Option:
-    """Return an option whose help names the values that its metavar does not."""
+    """Return an option with its accepted values in the help, unless its metavar shows them."""
     if option.choices and (option.listed or option.metavar):
         return replace(option, help=f"{option.help[:-1]}: {', '.join(option.choices)}.")
     return option
 
 
 def _usual_methods(declared: Declaration) -> str:
-    """Return what is measured unless methods are named, as the help tells it."""
-    said: dict[str, str] = {}
+    """Return in words which methods are measured by default."""
+    by_network: dict[str, str] = {}
     networks = declared.networks or {"": declared.tiers}
     for network, tiers in networks.items():
-        words = {tier: _those_of(scope, declared) for tier, scope in tiers.items()}
+        words = {tier: _methods_of(scope, declared) for tier, scope in tiers.items()}
         usual = words["quick"]
         others = [f"{what} in the {tier} tier" for tier, what in words.items() if what != usual]
-        said[network] = "; ".join([usual, *others])
-    if len(set(said.values())) == 1:
-        return next(iter(said.values()))
-    return "; ".join(f"{network}: {words}" for network, words in said.items())
+        by_network[network] = "; ".join([usual, *others])
+    if len(set(by_network.values())) == 1:
+        return next(iter(by_network.values()))
+    return "; ".join(f"{network}: {words}" for network, words in by_network.items())
 
 
-def _those_of(scope: Scope, declared: Declaration) -> str:
+def _methods_of(scope: Scope, declared: Declaration) -> str:
     names = declared.options["methods"].choices
     missing = [name for name in names if name not in scope.methods]
     if not missing:
@@ -134,7 +134,7 @@ def _those_of(scope: Scope, declared: Declaration) -> str:
 
 
 def _epilog(declared: Declaration) -> str:
-    """Return the values of the tiers as tables, and the examples; the escape keeps click from joining the lines."""
+    """Return tables of the tiers' values, and the examples; an escape keeps click from joining the lines."""
     parts: list[str] = []
     networks = declared.networks or {"": declared.tiers}
     for network, tiers in networks.items():
@@ -172,7 +172,7 @@ for _declared in BENCHMARKS.values():
 def _bench(declared: Declaration, common: CommonOptions, given: dict[str, Any]) -> int:
     """Measure a benchmark, print its table and write its page; return the exit status."""
     from ..bench import base
-    from ..bench.load import warning_of
+    from ..training.load import warning_of
     from . import show, work
 
     scope = base.choose(
@@ -194,7 +194,7 @@ def _bench(declared: Declaration, common: CommonOptions, given: dict[str, Any]) 
     try:
         for record in base.sweep(benchmark, scope, folder, resume=common.resume, say=say):
             records.append(record)
-    finally:  # also when interrupted: what is on the disk is shown
+    finally:  # after an interruption too, the records on the disk are shown
         if records:
             show.print_bench(records)
             written = work.write_page(folder, records)
@@ -204,7 +204,7 @@ def _bench(declared: Declaration, common: CommonOptions, given: dict[str, Any]) 
 
 
 def _benchmark(declared: Declaration, scope: Scope) -> Bench[Any, Any, Any]:
-    """Load a benchmark; that of damaged inputs gets those of the command line too."""
+    """Load a benchmark; ``damage`` also gets the damaged command lines."""
     from ..bench.base import benchmark_of
 
     if declared.name == "damage":

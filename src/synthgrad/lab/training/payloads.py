@@ -155,8 +155,8 @@ class FeedForward(Payload):
     engine: str = cell_field(
         "in-process",
         option=Option(
-            "in-process trains without locks, layer-parallel all layers in one batch, stages in a process for each "
-            "part (two, or as --at cuts), plain in an ordinary loop.",
+            "in-process trains without locks; layer-parallel trains all layers in one batch; stages has a process for "
+            "each part (two, or as --at cuts); plain is an ordinary loop.",
             choices=ENGINES,
             default="in-process",
         ),

@@ -70,7 +70,7 @@ class Schedule:
     """
 
     steps: int = option(
-        help="Batches to train on; several numbers are several budgets.",
+        help="Batches to train on; with several numbers each method runs once for each.",
         kind=int,
         listed=True,
         least=1,
@@ -155,18 +155,18 @@ class RuleSettings(Settings):
     warm_up: int = setting(
         0,
         option=Option(
-            "Learn from the true gradient for N batches while the rules learn beside it.",
+            "Train with the true gradient for N batches while the rules learn.",
             kind=int,
             metavar="N",
         ),
     )
     freeze_after: int | None = setting(
-        None, option=Option("Rules learn no more after N batches.", kind=int, metavar="N")
+        None, option=Option("Stop training the rules after N batches.", kind=int, metavar="N")
     )
     min_cosine: float | None = setting(
         None,
         option=Option(
-            "Learn from the true gradient while a rule's cosine to it is under X.", kind=float, metavar="X"
+            "Train with the true gradient while a rule's cosine to it is under X.", kind=float, metavar="X"
         ),
     )
     true_messages: bool = setting(False)

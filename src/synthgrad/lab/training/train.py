@@ -13,7 +13,8 @@ from torch import nn
 from ...core import DivergedError, SynthgradError
 from ..records import Cell, Config, Env, Estimate, Graph, Metrics, Point, Record, Time
 from .driver import Driver, StepCallback
-from .in_stages import current_processes, num_stage_processes, run_in_stages
+from .in_stages import current_processes, is_stage_process, num_stage_processes, run_in_stages
+from .load import Load
 from .machine import describe_environment, synchronize
 from .run import Run
 from .snapshot import SnapshotStore, run_name
@@ -48,7 +49,12 @@ def train(run: Run, progress: StepCallback | None = None, jobs: int = 1) -> Reco
             torch.manual_seed(run.seed)
             driver.set_up()
             record = replace(record, resumed_at=tuple(driver.restore()))
+            load = Load()
             driver.train()
+        if (
+            jobs == 1 and not is_stage_process()
+        ):  # runs side by side, and other stages, would count as other programs
+            record = replace(record, env=Env({**record.env, "other_load": load.so_far()}))
         record = replace(record, more={"weights_sha256": driver.weights_sha256()})
         record = replace(record, metrics=Metrics(driver.metrics()))
         driver.close()

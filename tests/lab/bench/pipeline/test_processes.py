@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from synthgrad.lab.bench.load import Load
 from synthgrad.lab.bench.pipeline.cases import Case
 from synthgrad.lab.bench.pipeline.learn import Goal
 from synthgrad.lab.bench.pipeline.network import Size
 from synthgrad.lab.bench.pipeline.session import Session, started
 from synthgrad.lab.bench.pipeline.timing import measure
 from synthgrad.lab.bench.workers import WorkersError
+from synthgrad.lab.training.load import Load
 from synthgrad.lab.wan import parse_link, unavailable_reason
 from tests.lab.cli.helpers import call, records_in
 

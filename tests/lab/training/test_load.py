@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from synthgrad.lab.bench import load
-from synthgrad.lab.bench.load import Load, warning_of
 from synthgrad.lab.records import Env, Metrics, Record
+from synthgrad.lab.training import load
+from synthgrad.lab.training.load import Load, warning_of
 
 OURS, CHILD, THEIRS = 7, 8, 9
 
