@@ -5,6 +5,10 @@ The SVG stands inside a page, readable in light and dark, with text as text, or 
 
 from __future__ import annotations
 
+from . import backend as backend  # before all that imports matplotlib
+
+# isort: split
+
 import io
 import re
 import warnings
@@ -20,7 +24,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from . import backend as backend  # before all that imports matplotlib
 from .labels import place_of
 from .words import shorten
 
