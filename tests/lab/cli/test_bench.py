@@ -1,4 +1,4 @@
-"""``bench``: what it prints, writes and returns, of every benchmark; and what it refuses."""
+"""``bench``: what every benchmark prints, writes and returns, and what it refuses."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 from synthgrad.lab.bench.declarations import BENCHMARKS
 from synthgrad.lab.bench.layer_parallel import LayerParallelBench
-from synthgrad.lab.bench.load import Load
 from synthgrad.lab.bench.step import StepBench
+from synthgrad.lab.training.load import Load
 from tests.lab.cli.helpers import RECORD_KEYS, call, records_in
 
 pytestmark = pytest.mark.usefixtures("offline")

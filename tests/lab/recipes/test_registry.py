@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,6 +113,16 @@ EXPERIMENT = Experiment(
 """
 
 
+@pytest.fixture
+def no_module_left() -> Generator[None]:
+    """Remove the modules that an experiment's file adds, which would hide others of the same name."""
+    before = set(sys.modules)
+    yield
+    for name in {"mine"} - before:
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.usefixtures("no_module_left")
 def test_an_experiment_in_a_file_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(_OWN)
@@ -118,6 +130,7 @@ def test_an_experiment_in_a_file_of_ones_own(tmp_path: Path) -> None:
     assert (found.name, [run.experiment for run in found.runs("smoke")]) == ("mine", ["mine"] * 2)
 
 
+@pytest.mark.usefixtures("no_module_left")
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -51,7 +51,7 @@ class CommonOptions:
         None, "Directory of data files.", kind=Path, metavar="DIR", default="SYNTHGRAD_DATA, then the cache"
     )
     resume: bool = option(
-        False, "Skip what the records in --out show as done; go on from snapshots.", kind=bool
+        False, "Skip runs that the records in --out show as done; resume others from snapshots.", kind=bool
     )
     quiet: bool = option(False, "Print the tables at the end only.", kind=bool)
 
@@ -65,7 +65,7 @@ class TrainingOptions(CommonOptions):
         tensorboard: whether to write TensorBoard event files.
     """
 
-    jobs: int = option(1, "Runs side by side, each in a process of its own.", kind=int, least=1, default="1")
+    jobs: int = option(1, "Runs in parallel, each in its own process.", kind=int, least=1, default="1")
     tensorboard: bool = option(
         False, "Also write TensorBoard event files, into the results folder.", kind=bool
     )

@@ -1,4 +1,4 @@
-"""How busy other programs keep the machine while something is measured: figures taken under load are unreliable."""
+"""Measures how busy other programs keep the machine, because times taken under load are unreliable."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from ..records import Record
 __all__ = ["Load", "warning_of"]
 
 _PROC = Path("/proc")
-#: Processors that other programs may keep busy before figures count as unreliable; the report marks ratios by the same.
+#: Number of processors that other programs may keep busy before times count as unreliable; the report uses the same.
 _MOST = 0.5
-#: A shorter span says nothing: the kernel counts in hundredths of a second.
+#: The shortest time to measure over; the kernel counts in hundredths of a second.
 _LEAST_S = 0.2
 #: Where the fields of /proc/PID/stat begin after the name: state is the first, the parent the second.
 _PARENT, _TIMES = 1, slice(11, 15)
 
 
 class Load:
-    """Watches from now on how many processors other programs keep busy.
+    """Measures how many processors other programs keep busy, from its creation on.
 
-    On Linux it knows the CPU time of all programs, on the processors that this process may use, and that of this process
-    and its children; the difference is that of others. Elsewhere, and over a short span, it knows the load average of
-    the minute before.
+    On Linux it subtracts the CPU time of this process and its children from that of all programs, on the processors that
+    this process may use. On other systems, and over a short time, it has the load average of the minute before.
     """
 
     def __init__(self) -> None:
@@ -35,7 +34,7 @@ class Load:
         self._before = _others_s(self._cpus)
 
     def so_far(self) -> float | None:
-        """Return the mean number of processors that others have kept busy so far; None where it is not known."""
+        """Return the mean number of processors that other programs have kept busy so far; None if it is not known."""
         elapsed_s, now = time.perf_counter() - self._start, _others_s(self._cpus)
         if self._before is None or now is None or elapsed_s < _LEAST_S:
             return self._average
@@ -43,7 +42,7 @@ class Load:
 
 
 def warning_of(records: Iterable[Record]) -> str | None:
-    """Return one line about the records whose times were measured on a busy machine; None if there are none."""
+    """Return a warning about records whose times were measured on a busy machine; None if there are none."""
     timed = [r for r in records if r.metrics.step_ms_median is not None]
     loads = [load for r in timed if (load := r.env.other_load or 0.0) > _MOST]
     if not loads:
@@ -55,7 +54,7 @@ def warning_of(records: Iterable[Record]) -> str | None:
 
 
 def _others_s(cpus: set[int]) -> float | None:
-    """Return the seconds that other programs have had so far on some CPUs; None where nobody knows."""
+    """Return the CPU time of other programs on some processors so far, in seconds; None if it is not known."""
     try:
         ticks = os.sysconf("SC_CLK_TCK")
         lines = (_PROC / "stat").read_text().splitlines()
@@ -72,7 +71,7 @@ def _others_s(cpus: set[int]) -> float | None:
 
 
 def _own_ticks(root: int) -> int:
-    """Return the CPU time of a process and all below it, those included that have ended and been waited for."""
+    """Return the CPU time of a process and all its descendants, including those that have ended, in clock ticks."""
     parents: dict[int, int] = {}
     times: dict[int, int] = {}
     for path in _PROC.glob("[0-9]*/stat"):

@@ -53,7 +53,7 @@ def train(run: Run, progress: StepCallback | None = None, jobs: int = 1) -> Reco
             driver.train()
         if (
             jobs == 1 and not is_stage_process()
-        ):  # runs side by side, and other stages, would count as other programs
+        ):  # parallel runs and other stages would count as other programs
             record = replace(record, env=Env({**record.env, "other_load": load.so_far()}))
         record = replace(record, more={"weights_sha256": driver.weights_sha256()})
         record = replace(record, metrics=Metrics(driver.metrics()))
