@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 import synthgrad as sg
 from synthgrad.core.modes import evaluating
-from synthgrad.lab.training.tasks.feed_forward import measure
 from synthgrad.lab.tasks import Split
+from synthgrad.lab.training.tasks.feed_forward import measure
 
 
 def frozen() -> nn.Sequential:
