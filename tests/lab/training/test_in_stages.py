@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
+from synthgrad.core import ConfigError
+from synthgrad.lab.recipes import comparison
+from synthgrad.lab.training import in_stages
+from synthgrad.lab.training.train import train
 from tests.lab.cli.helpers import call, records_in
 
 SHORT = [
@@ -48,6 +54,16 @@ def test_a_run_that_cannot_begin_is_refused_before_any_process_starts(
     asked = ["--methods", "cdni", "--engine", "stages", "--at", "nowhere", "--out", str(tmp_path)]
     assert call("compare", *SHORT, *asked) == 2
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_a_process_that_dies_is_named_with_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*args: Any) -> NoReturn:
+        raise ChildFailedError("stage", {1: ProcessFailure(local_rank=1, pid=7, exitcode=-9, error_file="")})
+
+    monkeypatch.setattr(in_stages, "elastic_launch", lambda config, entry: die)
+    (run,) = comparison(methods=("cdni",), engine="stages")
+    with pytest.raises(ConfigError, match=r"stage 1 died \(exit code -9\); use --engine in-process"):
+        in_stages.run_in_stages(train, run, 2)
 
 
 @pytest.mark.slow(reason="starts pipelines of processes anew")

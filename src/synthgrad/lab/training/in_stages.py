@@ -139,9 +139,10 @@ def run_in_stages(train: Callable[[Run], Record], run: Run, num_stages: int) -> 
     except SignalException as error:
         raise KeyboardInterrupt from error
     except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
         raise ConfigError(
-            f"a process of the stages engine died ({str(error).splitlines()[0]}); use --engine in-process to check "
-            "whether the network trains at all"
+            f"the process of stage {rank} died (exit code {failure.exitcode}); use --engine in-process to check whether "
+            "the network trains at all"
         ) from error
     records = [found[rank] for rank in sorted(found)]
     # A stage that fails stops the others, whose errors only repeat its own.
