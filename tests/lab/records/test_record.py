@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,9 @@ def test_committed_lines_are_decoded_and_encoded_to_equal_values(path: Path, tmp
     assert [r.line() for r in records] == [{k: v for k, v in line.items() if k != "sum"} for line in lines]
     append(tmp_path / FILE, records[-1])
     assert read(tmp_path / FILE)[0] == [records[-1]]
+
+
+def test_a_record_crosses_to_another_process() -> None:
+    """A run side by side with others, or on stages, sends its record; one that failed has empty parts."""
+    record = Record(experiment="compare", method="cdni", status="failed", error="no memory")
+    assert pickle.loads(pickle.dumps(record)).line() == record.line()

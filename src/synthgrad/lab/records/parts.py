@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 __all__ = [
@@ -30,7 +29,7 @@ __all__ = [
 ]
 
 _MOST = 1e30  # no loss, time or size is larger; a plot's axis cannot be
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
+_NOTHING: Mapping[str, Any] = {}
 _DEEPEST = 6  # lists and objects inside each other, in settings
 
 
