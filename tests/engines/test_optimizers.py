@@ -146,7 +146,7 @@ def test_a_parameter_that_thaws_is_refused_unless_the_engine_knows_it() -> None:
         trainer.step(X, Y)
         net.model[0].requires_grad_(True)  # type: ignore[index,union-attr]
         with pytest.raises(
-            ConfigError, match=r"parameter '(model\.)?0\.weight' has a gradient, and no optimizer"
+            ConfigError, match=r"parameter '(model\.)?0\.weight' has a gradient, and is in no optimizer"
         ):
             trainer.step(X, Y)
 
