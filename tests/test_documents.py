@@ -126,7 +126,13 @@ def write_files(page: Path, folder: Path) -> None:
 # Third parties that the pages show (Fabric, Accelerate, the compiler) warn of their own deprecations.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize(
-    "page", [p for p in PAGES if any(b.language == "python" for b in blocks(p))], ids=name
+    "page",
+    [
+        # That guide trains its rules in every engine.
+        pytest.param(p, id=name(p), marks=[pytest.mark.documents] if p.name == "write-a-rule.md" else [])
+        for p in PAGES
+        if any(b.language == "python" for b in blocks(p))
+    ],
 )
 def test_python_blocks_run_in_order(page: Path, empty_folder: Path) -> None:
     write_files(page, empty_folder)

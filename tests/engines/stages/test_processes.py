@@ -29,6 +29,7 @@ def test_weights_are_bit_by_bit_those_of_the_in_process_engine(
     torch.testing.assert_close(found[1]["output"], expected["output"], rtol=0, atol=0)
 
 
+@pytest.mark.slow(reason="starts four processes, each of which loads PyTorch")
 def test_four_stages_too(four_processes: Processes) -> None:
     found = four_processes.run(_trained, 4, "cdni", {"window": 1, "deterministic": True})
     expected = programs.in_process(4, "cdni", 12, 1)

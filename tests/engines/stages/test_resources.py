@@ -40,6 +40,7 @@ def _one_after_another(place: Place, count: int, raises: bool) -> list[tuple[int
     return found
 
 
+@pytest.mark.slow(reason="makes and closes twenty pipelines of processes, twice")
 @pytest.mark.parametrize("raises", [False, True])
 def test_twenty_engines_leave_neither_threads_nor_descriptors(two_processes: Processes, raises: bool) -> None:
     for found in two_processes.run(_one_after_another, 20, raises):

@@ -22,6 +22,7 @@ def _page(out: Path) -> str:
     return (out / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow(reason="trains every network of a table, twice")
 @pytest.mark.usefixtures("few_steps")
 def test_table1_makes_a_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     some = ["--methods", "backprop,cdni"]
@@ -61,6 +62,7 @@ def test_sparse_makes_a_table_and_a_plot_over_p(tmp_path: Path, capsys: pytest.C
     assert "could not be made" not in _page(tmp_path)
 
 
+@pytest.mark.slow(reason="trains ten runs, and draws their page")
 @pytest.mark.usefixtures("few_steps")
 def test_stale_has_a_row_for_each_decay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("run", "stale", *SMOKE, "--methods", "stale", "--out", tmp_path, "--quiet") == 0

@@ -328,3 +328,17 @@ def test_of_many_changed_records_ten_are_named(tmp_path: Path) -> None:
     records, problems = read(path)
     assert {r["method"] for r in records} == {"dni"}
     assert problems[10:] == [f"{path}: and 2 more lines, kept"]
+
+
+def test_an_interrupt_while_the_disk_is_waited_for_loses_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    path = tmp_path / FILE
+    append(path, {"schema": 1, "experiment": "compare", "method": "dni", "status": "ok"})
+    monkeypatch.setattr("os.fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        append(path, {"schema": 1, "experiment": "compare", "method": "cdni", "status": "ok"})
+    assert [r.method for r in read(path)[0]] == ["dni", "cdni"]

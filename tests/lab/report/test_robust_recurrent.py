@@ -119,6 +119,7 @@ def test_any_record_makes_a_plot(records: list[dict[str, Any]], over: str) -> No
         assert plot is None or draw(plot).startswith("<svg")
 
 
+@pytest.mark.slow(reason="makes pages of hundreds of runs")
 @pytest.mark.usefixtures("no_plots")
 def test_many_lengths_and_rows_are_cut(tmp_path: Path) -> None:
     runs = [
