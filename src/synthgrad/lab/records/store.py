@@ -93,8 +93,12 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
                 text = "\n" + text
             try:
                 _write_all(file, text.encode())
-                os.fsync(file.fileno())
             except BaseException:
+                file.truncate(size)
+                raise
+            try:
+                os.fsync(file.fileno())
+            except OSError:  # an interrupt is none: the record is whole then, and stays
                 file.truncate(size)
                 raise
     except OSError as error:
