@@ -248,6 +248,7 @@ def live() -> tuple[int, int]:
     return sum(type(o) is Tensor for o in objects), sum(type(o) is InFlight for o in objects)
 
 
+@pytest.mark.slow(reason="takes hundreds of steps, and collects garbage between them")
 @pytest.mark.parametrize(
     "rule", [sg.SyntheticGradient((6,), receiver=True), TrueGradient(), NoBackprop()], ids=repr
 )

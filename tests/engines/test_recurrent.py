@@ -344,11 +344,13 @@ def test_clipping_is_of_the_network_alone() -> None:
         build(max_norm=0.0)
 
 
+@pytest.mark.slow(reason="trains until it has learned")
 def test_least_squares_learn_further_than_an_unroll_too() -> None:
     assert _error_of_a_sign(LeastSquaresGradient(2), context=True) < 0.1
     assert _error_of_a_sign(LeastSquaresGradient(), context=False) < 0.2
 
 
+@pytest.mark.slow(reason="trains until it has learned")
 def test_it_learns_further_than_its_unroll() -> None:
     """A sign that is shown at the first step is asked for at the sixth: out of reach of unrolls of three.
 

@@ -15,6 +15,7 @@ from tests.integration.ddp_worker import make, train
 WORKER = Path(__file__).with_name("ddp_worker.py")
 
 
+@pytest.mark.slow(reason="starts two processes, each of which loads PyTorch")
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="needs a PyTorch with gloo")
 def test_two_processes_equal_one_with_the_whole_batch(tmp_path: Path) -> None:
     command = [sys.executable, str(WORKER)]

@@ -46,6 +46,7 @@ def test_table1_takes_every_method(tmp_path: Path) -> None:
     assert found == {(m, 3, "smoke", "table1") for m in ("local_loss", "delayed")}
 
 
+@pytest.mark.slow(reason="trains nine runs, and draws their page")
 def test_sparse_makes_a_table_and_a_plot_over_p(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("run", "sparse", *SMOKE, "--methods", "backprop,cdni", "--out", tmp_path) == 0
     records = records_in(tmp_path)
@@ -79,6 +80,7 @@ def test_unlock_runs_every_method(tmp_path: Path) -> None:
     assert {r["method"] for r in records_in(tmp_path)} == {"backprop", "cdni_unlock"}
 
 
+@pytest.mark.slow(reason="trains seven runs, and draws their page")
 @pytest.mark.usefixtures("few_steps")
 def test_compare_has_budgets_and_says_what_was_skipped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

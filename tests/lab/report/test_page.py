@@ -165,6 +165,7 @@ def test_nothing_that_is_foreseen_fails(tmp_path: Path) -> None:
     assert "could not be made" not in _page(tmp_path, *records)
 
 
+@pytest.mark.slow(reason="draws every kind of plot")
 def test_what_gathers_other_tables_is_well_formed(tmp_path: Path) -> None:
     cell = record()["cell"]
     runs = [record(m, steps=s, cell=cell | {"layers": n}) for m in METHODS for s in (30, 60) for n in (3, 4)]

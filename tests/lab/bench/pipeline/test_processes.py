@@ -120,6 +120,7 @@ def test_schedules_compute_the_same_step_and_what_fails_takes_no_other_along(ses
     assert list(session.failed) == [broken]
 
 
+@pytest.mark.slow(reason="starts processes, each of which loads PyTorch")
 def test_gradients_of_microbatches_add_up_to_that_of_the_batch(session: Session) -> None:
     losses = []
     for case in (BACKPROP, Case("backprop_microbatches", 4), Case("1f1b", 4)):
