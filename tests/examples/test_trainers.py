@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import synthgrad as sg
+from tests.llama import llama
 from tests.networks import CASES, CLASSES
 
 pytestmark = [
@@ -24,24 +25,6 @@ IDS = torch.randint(0, 50, (8, 8), generator=torch.Generator().manual_seed(0))
 LABELS = IDS.clone()
 LABELS[0, 4:] = LABELS[5, :5] = -100
 ROWS = [{"input_ids": t, "labels": y} for t, y in zip(IDS, LABELS, strict=True)]
-
-
-def llama(*, tied: bool = False) -> Any:
-    transformers = pytest.importorskip("transformers", reason="needs transformers (extra: examples)")
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=50,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=16,
-        bos_token_id=None,
-        eos_token_id=None,
-        tie_word_embeddings=tied,
-    )
-    return transformers.LlamaForCausalLM(config).train()
 
 
 def cut(model: Any, rule: sg.Rule) -> Any:
@@ -65,7 +48,7 @@ def trainer_of(net: Any, folder: Path, rows: Any = ROWS, **options: Any) -> Any:
     ids=["accumulated", "smoothed"],
 )
 def test_it_trains_and_evaluates_as_with_the_model(options: Any, tied: bool, tmp_path: Path) -> None:
-    model = llama(tied=tied)
+    model = llama(3, tied=tied)
     plain, net = copy.deepcopy(model), cut(model, sg.TrueGradient())
     losses = []
     for each in (plain, net):
@@ -90,7 +73,7 @@ class Heard(sg.Rule):
 
 def test_its_shifted_labels_are_counted_in_the_units_of_messages(tmp_path: Path) -> None:
     """Updates of all eight sequences, in batches of two: each message is the gradient of the sum over its tokens."""
-    net = cut(llama(), Heard())
+    net = cut(llama(3), Heard())
     start = copy.deepcopy(net.model).eval()
     options = {"gradient_accumulation_steps": 4, "num_train_epochs": 1, "max_steps": 1}
     seen: list[torch.Tensor] = []
@@ -113,7 +96,7 @@ def test_its_shifted_labels_are_counted_in_the_units_of_messages(tmp_path: Path)
 
 
 def test_a_run_of_its_trainer_is_resumed_with_its_rules(tmp_path: Path) -> None:
-    whole, resumed = (cut(llama(), sg.SyntheticGradient((8,))) for _ in range(2))
+    whole, resumed = (cut(llama(3), sg.SyntheticGradient((8,))) for _ in range(2))
     saving = {"save_strategy": "steps", "save_steps": 4}
     trainer_of(whole, tmp_path, **saving).train()
     trainer_of(resumed, tmp_path, **saving).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
@@ -122,7 +105,7 @@ def test_a_run_of_its_trainer_is_resumed_with_its_rules(tmp_path: Path) -> None:
 
 
 def test_tied_weights_are_refused_by_its_checkpoints_and_saved_by_the_model(tmp_path: Path) -> None:
-    net = cut(llama(tied=True), sg.SyntheticGradient())
+    net = cut(llama(3, tied=True), sg.SyntheticGradient())
     with pytest.raises(RuntimeError, match="tensors share memory"):
         trainer_of(net, tmp_path, save_strategy="steps", save_steps=4).train()
     net.save_pretrained(tmp_path / "model")
@@ -133,14 +116,14 @@ def test_tied_weights_are_refused_by_its_checkpoints_and_saved_by_the_model(tmp_
 
 def test_rules_are_told_a_column_named_context(tmp_path: Path) -> None:
     rows = [{**row, "context": row["input_ids"][0] % 5} for row in ROWS]
-    net = cut(llama(), sg.SyntheticGradient(context=5))
+    net = cut(llama(3), sg.SyntheticGradient(context=5))
     before = net.rules.state_dict()["model_layers_1.model.table"].clone()
     trainer_of(net, tmp_path, rows).train()
     assert not torch.equal(net.rules.state_dict()["model_layers_1.model.table"], before)
 
 
 def test_it_generates_and_has_what_its_model_has() -> None:
-    model = llama().eval()
+    model = llama(3).eval()
     net = cut(model, sg.SyntheticGradient())
     options: Any = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
     assert torch.equal(net.generate(IDS[:2, :3], **options), model.generate(IDS[:2, :3], **options))

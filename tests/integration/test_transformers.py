@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import synthgrad as sg
+from tests.llama import llama
 
 pytestmark = [
     pytest.mark.slow(reason="imports transformers"),
@@ -17,26 +18,9 @@ pytestmark = [
 ]
 
 
-def llama() -> Any:
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=50,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=16,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    return transformers.LlamaForCausalLM(config).train()
-
-
 def test_its_columns_are_kept_and_its_losses_counted_as_of_the_model(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    model = llama()
+    model = llama(4)
     ids = torch.randint(0, 50, (8, 8))
     rows = [{"input_ids": row, "labels": row} for row in ids]
     found: list[Any] = []
@@ -64,7 +48,7 @@ def test_its_columns_are_kept_and_its_losses_counted_as_of_the_model(tmp_path: P
 
 
 def test_a_model_that_computes_its_own_loss_trains_in_the_plain_loop_and_in_process() -> None:
-    model, ids = llama().double(), torch.randint(0, 50, (4, 8))
+    model, ids = llama(4).double(), torch.randint(0, 50, (4, 8))
     plain = copy.deepcopy(model)
     sgd = lambda p: torch.optim.SGD(p, 0.1)  # noqa: E731
     nets = [sg.decouple(model, ["model.layers.1"], sg.TrueGradient(), ids) for _ in range(2)]

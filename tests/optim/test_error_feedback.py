@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+import synthgrad as sg
 from synthgrad.core import ConfigError
 from synthgrad.optim import ErrorFeedback
 
@@ -26,6 +27,7 @@ OPTIMIZERS: dict[str, Make] = {
     "nadam": lambda p: torch.optim.NAdam(
         p, 0.1, betas=(0.99, 0.999), weight_decay=0.3, decoupled_weight_decay=True
     ),
+    "adafactor": lambda p: torch.optim.Adafactor(p, 0.1, weight_decay=0.3),
     "muon": lambda p: torch.optim.Muon(p, 0.1, weight_decay=0.3),
 }
 each = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
@@ -51,7 +53,9 @@ def give(parameters: list[nn.Parameter], values: list[Tensor]) -> None:
 def decay_of(optimizer: Optimizer) -> float:
     """Return the factor of a step's decoupled weight decay."""
     group = optimizer.param_groups[0]
-    decoupled = group.get("decoupled_weight_decay") or isinstance(optimizer, torch.optim.Muon)
+    decoupled = group.get("decoupled_weight_decay") or isinstance(
+        optimizer, torch.optim.Muon | torch.optim.Adafactor
+    )
     return 1 - group["lr"] * group["weight_decay"] if decoupled else 1.0
 
 
@@ -188,5 +192,33 @@ def test_what_cannot_be_wrapped() -> None:
         ErrorFeedback(ErrorFeedback(torch.optim.SGD(x, 0.1)))
     with pytest.raises(ConfigError, match="got type, expected an optimizer of torch"):
         ErrorFeedback(torch.optim.SGD)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="got LBFGS"):
+        ErrorFeedback(torch.optim.LBFGS(x))
     with pytest.raises(ConfigError, match="got a closure"):
         ErrorFeedback(torch.optim.SGD(x, 0.1)).step(lambda: 1.0)
+
+
+def test_a_copy_goes_on_like_the_original() -> None:
+    x = weights()
+    optimizer = ErrorFeedback(torch.optim.AdamW(x, 0.1))
+    first, second = gradients(2)
+    give(x, first)
+    optimizer.step()
+    twin = copy.deepcopy(optimizer)
+    own = twin.param_groups[0]["params"]
+    for parameters, each_optimizer in ((x, optimizer), (own, twin)):
+        give(parameters, second)
+        each_optimizer.step()
+    for p, q in zip(x, own, strict=True):
+        assert p is not q
+        assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("engine", ["InProcess", "Locked", "LayerParallel"])
+def test_engines_refuse_it_because_their_fresh_gradients_must_not_be_extrapolated(engine: str) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    net = sg.decouple(model, ["0", "1"], sg.SyntheticGradient(context=2), torch.ones(5, 3))
+    with pytest.raises(
+        ConfigError, match="no engine says yet which of its gradients do.*give the engine the AdamW itself"
+    ):
+        getattr(sg.engines, engine)(net, nn.CrossEntropyLoss(), lambda p: ErrorFeedback(torch.optim.AdamW(p)))

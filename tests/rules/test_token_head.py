@@ -197,3 +197,34 @@ def test_messages_and_blocks_that_do_not_fit() -> None:
         heads.token_head(-1)
     with pytest.raises(ConfigError, match="block=3: expected a factory"):
         heads.token_head(block=3)  # type: ignore[arg-type]
+
+
+def test_trying_a_block_out_leaves_its_statistics_alone() -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(D)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(x.transpose(1, 2)).transpose(1, 2)
+
+    head = bound(sg.LocalLoss(V, heads.token_head(1)), Normed()).head
+    assert head.layers[0][0].norm.num_batches_tracked == 0
+
+
+def test_an_empty_batch_has_an_empty_credit() -> None:
+    rule = bound(sg.LocalLoss(V, heads.token_head(1)))
+    credit = rule.credit(message()[:0], Info(context=ragged()[:0]))
+    assert credit.delta.shape == (0, T, D)
+    assert credit.loss == 0
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+def test_the_mean_of_an_example_and_the_sum_of_its_tokens_are_not_mixed(wrap: bool) -> None:
+    model = nn.Sequential(nn.Embedding(V, D), Block(), nn.Linear(D, V))
+    rule: sg.Rule = sg.LocalLoss(V, heads.token_head(0))
+    rule = sg.HandOver(rule, warm_up=1) if wrap else rule
+    x = torch.randint(0, V, (B, T))
+    sg.decouple(model, ["1"], rule, x)
+    with pytest.raises(ConfigError, match="the mean over an example's tokens, and with reduction='tokens'"):
+        sg.decouple(model, ["1"], rule, x, reduction="tokens")

@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from .copies import copied, refuse_lazy
 from .decoupled import Decoupled, decoupled_class
-from .errors import CutError
+from .errors import ConfigError, CutError
 from .given import brief, cut_names, example_arguments, instance_of, mismatch
 from .graph import trace
 from .input_rule import InputRule
@@ -104,6 +104,7 @@ def decouple(
     model = copied(model)
     graph = trace(model, at, args, kwargs, batch_dim=batch_dim, features_dim=features_dim)
     bound = {name: rules[name].bind(site) for name, site in graph.sites.items()}
+    _check_token_units(units, bound)
     fed = {n: rule.bind(graph.sites[n]) for n, rule in supplies.items() if rule is not None}
     kept = pytree.tree_map_only(
         Tensor, Tensor.detach, (args, kwargs)
@@ -114,6 +115,19 @@ def decouple(
     net.rules.train(model.training)
     net.inputs.train(model.training)
     return net
+
+
+def _check_token_units(units: Units, rules: Mapping[str, Rule]) -> None:
+    """Refuse rules whose credit would be too small by the number of an example's tokens."""
+    for name, rule in rules.items():
+        # Among the modules, because a rule may be wrapped by another one.
+        if units.counts_tokens and any(getattr(part, "mean_of_tokens", False) for part in rule.modules()):
+            raise ConfigError(
+                f"interface '{name}': the loss of its rule is the mean over an example's tokens, and with "
+                f"reduction={units.reduction!r} the loss of an example is the sum; give a criterion that is the mean over "
+                "the tokens of each example and over examples, and reduction='mean' (where all examples have as many "
+                "labels, the mean over all tokens is the same)"
+            )
 
 
 def recouple(net: Decoupled[M]) -> M:

@@ -98,6 +98,10 @@ class Rule(AtInterface):
     #: May `credit` answer that the module below shall wait for the message? Engines then keep what it takes.
     waits: bool = False
 
+    #: Is the loss of the rule, of an example with many tokens, the mean over them? With ``reduction="tokens"`` it is the
+    #: sum, and `decouple` refuses the two together.
+    mean_of_tokens: bool = False
+
     def check(self, h: Tensor, info: Info) -> None:
         """Raise a clear error if this batch cannot be credited. Called by engines before a step's work."""
 

@@ -14,6 +14,7 @@ from ..core import ConfigError, Decoupled, Module
 from ..core.given import brief
 from ..core.graph import OUTPUT
 from ..core.site import AtInterface
+from ..optim import ErrorFeedback
 
 __all__ = [
     "Named",
@@ -136,6 +137,7 @@ def _made(factory: OptimizerFactory, given: Parameters) -> list[Optimizer]:
                 "of them, as in lambda params: torch.optim.Adam(params, 3e-4)"
             )
         _refuse_closure(optimizer)
+        _refuse_error_feedback(optimizer)
     _check_complete(optimizers, given)
     return optimizers
 
@@ -146,6 +148,15 @@ def _refuse_closure(optimizer: Optimizer) -> None:
         raise ConfigError(
             f"{type(optimizer).__name__} needs a closure that computes the loss again, and an engine has one gradient for "
             "each module and step; take an optimizer whose step() needs none, or train net in a loop of your own"
+        )
+
+
+def _refuse_error_feedback(optimizer: Optimizer) -> None:
+    if isinstance(optimizer, ErrorFeedback):
+        raise ConfigError(
+            "the optimizer factory returned ErrorFeedback, which extrapolates gradients that come one update late, and no "
+            "engine says yet which of its gradients do: fresh ones would be extrapolated too; give the engine the "
+            f"{type(optimizer.optimizer).__name__} itself, and take ErrorFeedback in a loop of your own"
         )
 
 

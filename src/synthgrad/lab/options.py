@@ -6,7 +6,7 @@ This module does not load PyTorch, because help and completion must not wait for
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 __all__ = ["Option", "option", "options_of"]
@@ -55,11 +55,6 @@ def options_of(*classes: Any) -> dict[str, Option]:
     found: dict[str, Option] = {}
     for each in classes:
         for entry in fields(each):
-            declared = _declared(entry)
-            if declared is not None:
-                found.setdefault(entry.name, declared)
+            if _KEY in entry.metadata:
+                found.setdefault(entry.name, entry.metadata[_KEY])
     return found
-
-
-def _declared(entry: Field[Any]) -> Option | None:
-    return entry.metadata.get(_KEY)

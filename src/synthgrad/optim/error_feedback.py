@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,14 +26,15 @@ class ErrorFeedback(Optimizer):
 
         x_{t+1} = x_t − (2 u_t − u_{t−1}),    u_{−1} = 0
 
-    Decoupled weight decay, as in AdamW and Muon, is no part of ``u``. It is applied to the weights as usual.
+    Decoupled weight decay, as in AdamW, Muon and Adafactor, is no part of ``u``. It is applied to the weights as usual.
 
     The formula is for a delay of one update. With a longer delay it still extrapolates over one update only: it corrects
     one of several. Make larger updates instead, of as many microbatches as are under way (``accumulate``), so that no
     gradient is more than one update old.
 
-    An engine marks the parameter groups whose gradients are not late with ``late=False``, and these are stepped as the
-    wrapped optimizer does. In a loop of your own every group counts as late unless you set that.
+    Use it in a training loop of your own, whose gradients come one update late. Every parameter group counts as late
+    unless it has ``late=False``; such a group is stepped as the wrapped optimizer does. The engines refuse it: they do
+    not say which of their gradients are late, and fresh ones must not be extrapolated.
 
     Learning-rate schedulers, ``param_groups``, ``state``, ``state_dict`` and hooks work as with the wrapped optimizer.
     One buffer of the size of the parameters is added.
@@ -42,7 +43,7 @@ class ErrorFeedback(Optimizer):
         optimizer: any optimizer of torch that needs no closure.
 
     Raises:
-        ConfigError: if it is no optimizer, or is wrapped already.
+        ConfigError: if it is no optimizer, needs a closure, or is wrapped already.
 
     >>> import torch, synthgrad as sg
     >>> w = torch.nn.Parameter(torch.zeros(1))
@@ -63,6 +64,11 @@ class ErrorFeedback(Optimizer):
             raise ConfigError(
                 f"got {type(optimizer).__name__}, expected an optimizer of torch; write "
                 "ErrorFeedback(torch.optim.AdamW(parameters, lr=1e-3))"
+            )
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise ConfigError(
+                "got LBFGS, which evaluates the loss again in each step, so that no gradient would be late; take an "
+                "optimizer that needs no closure"
             )
         super().__init__(optimizer.param_groups, dict(optimizer.defaults))
         self.optimizer = optimizer
@@ -103,41 +109,34 @@ class ErrorFeedback(Optimizer):
             raise ConfigError(
                 "got a closure; error feedback is for gradients that have come, call step() without one"
             )
-        late = [group for group in self.param_groups if group.get("late", True)]
-        moved = [p for group in late for p in group["params"] if p.grad is not None]
-        decays = [(group, group["weight_decay"]) for group in late if _is_decoupled(group, self.optimizer)]
-        for group, decay in decays:
-            _shrink(group, 1 - group["lr"] * decay)
-        before = [p.clone() for p in moved]
-        try:
-            for group, _ in decays:
-                group["weight_decay"] = 0.0  # it has been applied, and shall be no part of the update
-            self.optimizer.step()
-        finally:
-            for group, decay in decays:
-                group["weight_decay"] = decay
-        for p, old in zip(moved, before, strict=True):
-            update = old.sub_(p)
+        moved: list[
+            tuple[Tensor, Tensor]
+        ] = []  # each parameter with what decoupled weight decay alone makes of it
+        for group in self.param_groups:
+            if group.get("late", True):
+                kept = _kept_share(group, self.optimizer)
+                moved += [(p, p * kept) for p in group["params"] if p.grad is not None]
+        self.optimizer.step()
+        for p, decayed in moved:
+            update = decayed.sub_(p)
             state = self.state[p]
             extra = update - state[_LAST] if _LAST in state else update
             p.sub_(extra)
             state[_LAST] = update
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer}  # from which a copy is made, see __setstate__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        ErrorFeedback.__init__(self, state["optimizer"])
+
     def __repr__(self) -> str:
         return f"ErrorFeedback({self.optimizer!r})"
 
 
-def _is_decoupled(group: dict[str, Any], optimizer: Optimizer) -> bool:
-    """Whether a group has weight decay that acts on the weights, not on the gradient."""
-    if not group.get("weight_decay"):
-        return False
-    return bool(group.get("decoupled_weight_decay")) or isinstance(optimizer, torch.optim.AdamW | Muon)
-
-
-def _shrink(group: dict[str, Any], factor: float | Tensor) -> None:
-    for p in _with_gradient(group):
-        p.mul_(factor)
-
-
-def _with_gradient(group: dict[str, Any]) -> Iterator[Tensor]:
-    return (p for p in group["params"] if p.grad is not None)
+def _kept_share(group: dict[str, Any], optimizer: Optimizer) -> float | Tensor:
+    """Return the share of a weight that is left by weight decay which acts on the weights, not on the gradient."""
+    always = torch.optim.AdamW | Muon | torch.optim.Adafactor
+    if isinstance(optimizer, always) or group.get("decoupled_weight_decay"):
+        return 1 - group["lr"] * group["weight_decay"]
+    return 1.0

@@ -25,8 +25,8 @@ class LocalLoss(Rule):
     below and the classifier descend the same loss; no message from above is used, so none need be sent.
     ``ℓ`` is cross entropy, and the context is the labels: class indices ``(B,)``, or a distribution over classes
     ``(B, classes)``. With ``head=heads.token_head()`` there is a target for each token of a message ``(B, T, D)``, and
-    the loss of an example is the mean over its tokens. For several labels at once, regression and the like give the ``loss`` of the criterion; the
-    context is then its target. Works under ``torch.compile(fullgraph=True)``.
+    the loss of an example is the mean over its tokens. For several labels at once, regression and the like give the
+    ``loss`` of the criterion; the context is then its target. Works under ``torch.compile(fullgraph=True)``.
 
     Args:
         classes: number of classes; with ``loss``, of the head's outputs.
@@ -66,6 +66,7 @@ class LocalLoss(Rule):
 
     def build(self, site: Site) -> None:
         self.head = self._factory(site, self.classes)
+        self.mean_of_tokens = isinstance(self.head, Head) and self.head.per_token
 
     def check(self, h: Tensor, info: Info) -> None:
         head = self.head
@@ -74,7 +75,7 @@ class LocalLoss(Rule):
         check_target(
             *(info.context, self.classes, h, self.name, self.loss),
             wait=not self._has_looked,
-            per_token=isinstance(head, Head) and head.per_token,
+            per_token=self.mean_of_tokens,
         )
         if not self._has_looked and not torch.compiler.is_compiling():
             self._has_looked = True

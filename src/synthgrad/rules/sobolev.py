@@ -103,6 +103,7 @@ class Sobolev(Rule):
         # As a function of value, V has an output for every class and takes that of the label: the label may
         # choose any function of h. Without labels it has one.
         self.head = self._factory(site, max(self.classes, 1))
+        self.mean_of_tokens = isinstance(self.head, Head) and self.head.per_token
         # The first credits are zero, as those of every M (DNI §2).
         last = [layer for layer in self.head.modules() if isinstance(layer, _LAYERS)][-1]
         for p in last.parameters():
@@ -113,7 +114,7 @@ class Sobolev(Rule):
             check_target(
                 *(info.context, self.classes, h, self.name, self.loss),
                 wait=not self._has_looked,
-                per_token=isinstance(self.head, Head) and self.head.per_token,
+                per_token=self.mean_of_tokens,
             )
             if not self._has_looked and not torch.compiler.is_compiling():
                 self._has_looked = True

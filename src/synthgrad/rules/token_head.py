@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,8 +70,8 @@ class TokenHead(Head):
 
         parts = zip(features.split(size), wanted.split(size), strict=True)
         # Recomputed: a part's scores are freed as soon as its losses are known.
-        found = [checkpoint(part, z, y, use_reentrant=False) for z, y in parts]
-        return torch.cat([f for f in found if isinstance(f, Tensor)]).view(targets.shape)
+        found: list[Any] = [checkpoint(part, z, y, use_reentrant=False) for z, y in parts]
+        return torch.cat(found).view(targets.shape)
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,8 @@ class _Tokens:
         example = torch.zeros(site.shape, dtype=site.dtype, device=site.device)
         what = "a copy of the block below the cut" if self.block is None else "block="
         try:
-            with torch.no_grad():
-                found = made.to(site.device, site.dtype)(example)
+            with torch.no_grad():  # a copy, because a block may have statistics or a state
+                found = copy.deepcopy(made).to(site.device, site.dtype)(example)
         except Exception as error:
             raise CutError(
                 f"interface '{site.name}': {what} cannot be run on a message of shape {site.shape} "

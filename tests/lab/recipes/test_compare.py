@@ -93,6 +93,7 @@ def test_the_longest_budget_is_the_comparison_that_was_recorded() -> None:
         {"steps": (10, 0)},
         {"batch_size": 0},
         {"model": "a:b", "layers": 3},
+        {"step": 100},  # not "steps"
         {"arch": "rnn"},
         {"model": "a"},
         {"update_prob": 0.5, "engine": "plain"},

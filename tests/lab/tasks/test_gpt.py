@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import synthgrad as sg
-from synthgrad.core import ConfigError
+from synthgrad.core import ConfigError, ShapeError
 from synthgrad.lab.tasks.gpt import Block, gpt, gpt_cuts
 
 
@@ -93,3 +93,10 @@ def test_cuts_divide_the_blocks_equally() -> None:
 def test_sizes_that_cannot_be(sizes: dict[str, int], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         gpt(11, **sizes)
+
+
+@pytest.mark.parametrize("context", [1, 4])
+def test_longer_sequences_than_it_was_made_for_are_refused(context: int) -> None:
+    net = gpt(11, width=16, blocks=1, heads=2, context=context)
+    with pytest.raises(ShapeError, match=f"got sequences of 8 tokens, and the model was made for {context}"):
+        net(tokens())

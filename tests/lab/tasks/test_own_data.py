@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +17,11 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from synthgrad.core import SynthgradError
+from synthgrad.lab.recipes import comparison
 from synthgrad.lab.tasks import load
 from synthgrad.lab.tasks.own_data import ARRAYS, load_own
+from synthgrad.lab.training.sweep import Progress, Sweep
+from synthgrad.lab.training.tasks.feed_forward import data_for
 
 
 def arrays(**other: Any) -> dict[str, Tensor]:
@@ -169,3 +174,47 @@ def test_names_without_a_module() -> None:
         load("no_such_module_at_all:make")
     with pytest.raises(SynthgradError, match=r"data set 'imagenet' is unknown.*\.safetensors"):
         load("imagenet")
+
+
+def test_a_factory_that_draws_gives_every_process_the_same(factory: Callable[[Any], str]) -> None:
+    def drawn() -> dict[str, Tensor]:
+        x = torch.rand(9, 2) + torch.from_numpy(np.random.rand(9, 2)).float()
+        y = torch.tensor([random.randrange(3) for _ in range(6)] + [0, 0, 0])
+        return {"x_train": x[:6], "y_train": y[:6], "x_test": x[6:], "y_test": y[6:]}
+
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    first = load_own(factory(drawn))
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1:] == (random.getstate(), np.random.get_state()[1].tolist())
+    torch.rand(3), np.random.rand(3), random.random()
+    assert load_own(factory(drawn)).sha256 == first.sha256
+
+
+def test_data_that_have_changed_are_read_anew(tmp_path: Path, factory: Callable[[Any], str]) -> None:
+    path = write(tmp_path / "mine.npz", arrays())
+    before = data_for(str(path), None, 0, "cpu")
+    assert data_for(str(path), None, 0, "cpu") is before
+    other = arrays(x_train=arrays()["x_train"] + 1)
+    write(path, other)
+    os.utime(path, ns=(1, 1))  # another time, even where the clock is coarse
+    assert torch.equal(data_for(str(path), None, 0, "cpu").train.x, other["x_train"])
+    name = factory(lambda: arrays())
+    assert torch.equal(data_for(name, None, 0, "cpu").train.x, arrays()["x_train"])
+    factory(lambda: other)
+    assert torch.equal(data_for(name, None, 0, "cpu").train.x, other["x_train"])
+
+
+def test_resume_refuses_runs_on_other_contents_of_the_same_name(tmp_path: Path) -> None:
+    given = arrays(x_train=torch.rand(32, 4), y_train=torch.arange(32) % 2)
+    given |= {"x_test": torch.rand(8, 4), "y_test": torch.arange(8) % 2}
+    path = write(tmp_path / "mine.npz", given)
+    runs = comparison("smoke", str(path), ["backprop"], steps=2, batch_size=8, layers=2, width=4)
+    (record,) = Sweep(runs, tmp_path / "out").records(Progress())
+    assert record.status == "ok", record.error
+    assert [r.status for r in Sweep(runs, tmp_path / "out", resume=True).records(Progress())] == ["ok"]
+    write(path, given | {"x_test": given["x_test"] + 1})
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(
+        SynthgradError, match=r"has runs on other contents of .*mine\.npz, which has changed since"
+    ):
+        list(Sweep(runs, tmp_path / "out", resume=True).records(Progress()))

@@ -107,7 +107,7 @@ class Choice:
 _VALUE_OF: dict[str, Callable[[Run], Any]] = {
     "data": lambda run: run.payload.data,
     "arch": lambda run: run.payload.arch,
-    "layers": lambda run: getattr(run.payload, "layers", None),
+    "layers": lambda run: run.payload.layers,
     "methods": lambda run: run.method,
     "unroll": lambda run: getattr(run.payload, "unroll", None),
 }

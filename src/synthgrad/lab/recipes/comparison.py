@@ -66,6 +66,9 @@ def comparison(
     Raises:
         ConfigError: if a name is unknown or a number is out of range.
     """
+    known = {*_OF_PAYLOAD, *_OF_RULE, *_OF_SCHEDULE, *_OF_TIER}
+    if unknown := sorted(given.keys() - known):
+        refuse(f"setting '{unknown[0]}' is unknown; accepted: {', '.join(sorted(known))}")
     given = {name: value for name, value in given.items() if value is not None}
     if tier not in TIERS:
         refuse(f"tier '{tier}' is unknown; accepted: {', '.join(TIERS)}")

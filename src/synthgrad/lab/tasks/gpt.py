@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...core import ConfigError
+from ...core import ConfigError, ShapeError
 
 __all__ = ["Block", "gpt", "gpt_cuts"]
 
@@ -43,7 +43,12 @@ class _Attention(nn.Module):
 
     def _rotated(self, z: Tensor) -> Tensor:
         """Return ``(B, heads, T, D / heads)`` with each pair of features turned by the angle of its position."""
-        steps = z.shape[2]
+        steps, context = z.shape[2], self.cosines.shape[0]
+        if steps > context:
+            raise ShapeError(
+                f"got sequences of {steps} tokens, and the model was made for {context}; give shorter ones, or make it "
+                f"with context={steps}"
+            )
         cosines, sines = self.cosines[:steps].to(z.dtype), self.sines[:steps].to(z.dtype)
         a, b = z.chunk(2, -1)
         return torch.cat([a * cosines - b * sines, a * sines + b * cosines], -1)

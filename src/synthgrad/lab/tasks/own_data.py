@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib
 import pickle
+import random
 import sys
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ import torch
 from torch import Tensor
 
 from ...core import ConfigError, DataError
-from ..names import OWN_FILES
+from ..names import OWN_FILES, is_own_data
 from .images import LabelledData, Split
 
-__all__ = ["ARRAYS", "import_attribute", "load_own"]
+__all__ = ["ARRAYS", "import_attribute", "load_own", "version_of"]
 
 #: The arrays that a file must have.
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
@@ -43,12 +44,25 @@ def load_own(name: str) -> LabelledData:
         ConfigError: if the factory does not exist, raises an error, or returns something else.
         DataError: if the file is missing or damaged, an array is missing, or shapes or labels do not fit.
     """
+    return _to_labelled_data(name, _from_file(Path(name)) if _is_file(name) else _from_factory(name))
+
+
+def version_of(name: str) -> Any:
+    """Return a value that changes when the user's own data may have changed; None for a data set of the package."""
+    if not is_own_data(name):
+        return None
+    try:
+        if _is_file(name):
+            status = Path(name).stat()
+            return status.st_mtime_ns, status.st_size
+        return import_attribute(name)
+    except (Exception, SystemExit):
+        return None  # `load_own` says what is wrong
+
+
+def _is_file(name: str) -> bool:
     path = Path(name)
-    if path.suffix in OWN_FILES and not (":" in name and not path.exists()):
-        arrays = _from_file(path)
-    else:
-        arrays = _from_factory(name)
-    return _to_labelled_data(name, arrays)
+    return path.suffix in OWN_FILES and (":" not in name or path.exists())
 
 
 def import_attribute(path: str) -> Any:
@@ -130,7 +144,8 @@ def _from_factory(name: str) -> Mapping[str, Any]:
         "data sets of pairs (x, y)"
     )
     try:
-        made = import_attribute(name)()
+        with _same_random_numbers():
+            made = import_attribute(name)()
     except (Exception, SystemExit) as error:
         raise ConfigError(f"--data {name}: {type(error).__name__}: {error}; {what}") from error
     if isinstance(made, Mapping):
@@ -146,10 +161,29 @@ def _from_factory(name: str) -> Mapping[str, Any]:
     raise ConfigError(f"--data {name}: returned {type(made).__name__}; {what}")
 
 
+@contextmanager
+def _same_random_numbers() -> Generator[None]:
+    """Seed the global generators, and restore them at the end.
+
+    Every process of a comparison calls the factory, and all methods must get the same data.
+    """
+    before = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        np.random.seed(0)
+        random.seed(0)
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
+
+
 def _stack_examples(name: str, part: str, examples: Any) -> tuple[Tensor, Tensor]:
     """Return the inputs and labels of a map-style data set as tensors."""
     try:
-        pairs = [examples[k] for k in range(len(examples))]
+        with _same_random_numbers():  # of transformations
+            pairs = [examples[k] for k in range(len(examples))]
         x = torch.stack([torch.as_tensor(np.asarray(x)) for x, _ in pairs])
         return x, torch.as_tensor([int(y) for _, y in pairs])
     except (Exception, SystemExit) as error:

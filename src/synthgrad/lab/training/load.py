@@ -35,9 +35,14 @@ class Load:
 
     def so_far(self) -> float | None:
         """Return the mean number of processors that other programs have kept busy so far; None if it is not known."""
+        measured = self.measured()
+        return self._average if measured is None else measured
+
+    def measured(self) -> float | None:
+        """Return the same without the load average, in which the program itself counts; None if it was not measured."""
         elapsed_s, now = time.perf_counter() - self._start, _others_s(self._cpus)
         if self._before is None or now is None or elapsed_s < _LEAST_S:
-            return self._average
+            return None
         return round(max(0.0, now - self._before) / elapsed_s, 2)
 
 

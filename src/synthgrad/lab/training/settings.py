@@ -27,9 +27,8 @@ _CHANGED = "recorded only if changed"
 
 def refuse(message: str) -> NoReturn:
     """Raise a `ConfigError` with a message."""
-    from ...core import (
-        ConfigError,
-    )  # imported here because it loads PyTorch, which only an error has to wait for
+    # Imported here, because it loads PyTorch, for which only an error has to wait.
+    from ...core import ConfigError
 
     raise ConfigError(message)
 

@@ -9,10 +9,14 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ...core import ConfigError
+from ..names import is_own_data
 from ..records import FILE, Record, append, finished, identity, locked, open_folder, read
 from .machine import configure_process
+from .payloads import FeedForward
 from .run import Run
 from .snapshot import delete_snapshots, interval_s
+from .tasks.feed_forward import data_for
 from .train import empty_record, train
 from .worker import set_up_worker
 
@@ -75,13 +79,13 @@ class Sweep:
         for run in self.runs:
             key = identity(empty_record(run, self.jobs))
             if key in done:
+                self._check_same_data(run, known[key])
                 delete_snapshots(self._snapshots, known[key])
                 progress.skipped(run)
                 yield known[key]
             else:
-                if (
-                    not self.resume
-                ):  # an earlier run may have left snapshots, from which this one must not resume
+                if not self.resume:
+                    # An earlier run may have left snapshots, from which this one must not resume.
                     delete_snapshots(self._snapshots, empty_record(run, self.jobs))
                 todo.append(replace(run, snapshots=str(self._snapshots)))
         trained = self._side_by_side if self.jobs > 1 else self._in_turn
@@ -91,6 +95,17 @@ class Sweep:
                 delete_snapshots(self._snapshots, record)
             progress.ended(run, record)
             yield record
+
+    def _check_same_data(self, run: Run, record: Record) -> None:
+        """Refuse to skip a run on the user's own data that was done with other contents of the same name."""
+        payload, recorded = run.payload, record.metrics.get("data_sha256")
+        if not isinstance(payload, FeedForward) or not is_own_data(payload.data) or recorded is None:
+            return
+        if data_for(payload.data, run.data_dir, payload.hold_out, run.device).sha256 != recorded:
+            raise ConfigError(
+                f"--resume: {self.out} has runs on other contents of {payload.data}, which has changed since; name another "
+                "folder with --out"
+            )
 
     @property
     def _snapshots(self) -> Path:

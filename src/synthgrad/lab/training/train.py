@@ -51,10 +51,10 @@ def train(run: Run, progress: StepCallback | None = None, jobs: int = 1) -> Reco
             record = replace(record, resumed_at=tuple(driver.restore()))
             load = Load()
             driver.train()
-        if (
-            jobs == 1 and not is_stage_process()
-        ):  # parallel runs and other stages would count as other programs
-            record = replace(record, env=Env({**record.env, "other_load": load.so_far()}))
+        # Runs in parallel, and other stages, would count as other programs.
+        other_load = load.measured() if jobs == 1 and not is_stage_process() else None
+        if other_load is not None:
+            record = replace(record, env=Env({**record.env, "other_load": other_load}))
         record = replace(record, more={"weights_sha256": driver.weights_sha256()})
         record = replace(record, metrics=Metrics(driver.metrics()))
         driver.close()

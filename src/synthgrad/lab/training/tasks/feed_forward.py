@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ....core import ConfigError, Decoupled
 from ....core.modes import evaluating
 from ...tasks import Augment, LabelledData, Split, draw_batches, load
+from ...tasks.own_data import version_of
 from ..compiled import compile_network
 from ..graph_record import describe_graph
 from ..in_stages import local_engine
@@ -34,7 +35,6 @@ __all__ = ["FeedForwardTask", "data_for"]
 _COMPILERS = ("torch._dynamo", "torch._inductor")
 
 
-@lru_cache(maxsize=2)
 def data_for(
     name: str,
     data_dir: str | None,
@@ -42,7 +42,17 @@ def data_for(
     device: str,
     layout: torch.memory_format = torch.preserve_format,
 ) -> LabelledData:
-    """Load a data set onto a device, in a memory layout; it is cached for all runs of this process."""
+    """Load a data set onto a device, in a memory layout; it is cached for all runs of this process.
+
+    The user's own data are loaded anew if their file or factory has changed.
+    """
+    return _cached(version_of(name), name, data_dir, hold_out, device, layout)
+
+
+@lru_cache(maxsize=2)
+def _cached(
+    version: Any, name: str, data_dir: str | None, hold_out: int, device: str, layout: torch.memory_format
+) -> LabelledData:
     data = load(name, Path(data_dir) if data_dir else None)
     return (data.hold_out(hold_out) if hold_out else data).to(torch.device(device), layout)
 
