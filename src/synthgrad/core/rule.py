@@ -48,11 +48,15 @@ class Message:
         loss: ``(B,)``, the loss of each example, where the sender has it.
         output_error: ``(B, ...)``, the gradient of the per-example loss with respect to the network's output, in the
             dtype of ``h``. Detached. Sent only to rules that ask for it, see `Rule.needs_output_error`.
+        age: how many updates the module below has made since ``h`` crossed; None where the engine does not say.
+        age_s: seconds since ``h`` crossed; None where the engine does not say.
     """
 
     gradient: Tensor
     loss: Tensor | None = None
     output_error: Tensor | None = None
+    age: int | None = None
+    age_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -70,6 +74,9 @@ class Credit:
         wait: the module below shall keep its graph until the message has come and learn from that, as in
             backpropagation; ``delta`` is then only what the rule would have given. Only a rule that
             `waits` may say so.
+        sends: ``(B, ...)``, detached, per-example units: what the message that the module below sends down is made from,
+            at once, where that is not what the module itself learns from. None for what it learns from. Only a rule
+            that `sends_ahead` may give it, together with ``wait``.
     """
 
     delta: Tensor | None
@@ -77,6 +84,7 @@ class Credit:
     pending: tuple[Tensor, ...] = ()
     value: Tensor | None = None
     wait: bool = False
+    sends: Tensor | None = None
 
 
 class Rule(AtInterface):
@@ -97,6 +105,13 @@ class Rule(AtInterface):
 
     #: May `credit` answer that the module below shall wait for the message? Engines then keep what it takes.
     waits: bool = False
+
+    #: May `credit` answer with `Credit.sends`? Then engines that run a module backward once cannot train it.
+    sends_ahead: bool = False
+
+    #: Does the rule correct its credit when the message comes, see `correction`? The module below learns from the credit at
+    #: once, keeps its graph, and sends its own message only when it has been corrected.
+    corrects: bool = False
 
     #: Is the loss of the rule, of an example with many tokens, the mean over them? With ``reduction="tokens"`` it is the
     #: sum, and `decouple` refuses the two together.
@@ -140,6 +155,22 @@ class Rule(AtInterface):
             info: what was known when ``h`` crossed.
         """
         return message.gradient
+
+    def correction(self, delta: Tensor, message: Message, info: Info) -> tuple[Tensor, float]:
+        """Return what a module has to add to what it has learned from its credit, now that the message has come.
+
+        Asked only of rules that correct, see `corrects`.
+
+        Args:
+            delta: ``(B, ...)``, the credit that the module has learned from, per-example units.
+            message: what came back.
+            info: what was known when ``h`` crossed.
+
+        Returns:
+            The difference ``(B, ...)``, per-example units, with which the credit becomes what the module's own message is
+            to be made of; and the factor with which the module itself learns from that difference.
+        """
+        return message.gradient - delta, 1.0
 
     def observe_grad(
         self, h: Tensor, info: Info, message: Message, pending: tuple[Tensor, ...]
