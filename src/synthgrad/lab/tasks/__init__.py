@@ -11,7 +11,6 @@ from .networks import convolutional, cut_names, fully_connected
 from .recurrent import RecurrentNetwork, RecurrentState, recurrent_network
 from .stream import TextStream, Unroll
 from .text import Text
-from .transformer import MemoryTransformer
 
 __all__ = [
     "DATASETS",
@@ -27,7 +26,6 @@ __all__ = [
     "EpisodeUnroll",
     "FastCounter",
     "LabelledData",
-    "MemoryTransformer",
     "NamedDataset",
     "RecurrentNetwork",
     "RecurrentState",

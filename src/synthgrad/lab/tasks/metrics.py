@@ -18,7 +18,7 @@ __all__ = ["StatefulNetwork", "bits", "bits_per_char"]
 
 
 class StatefulNetwork(Protocol):
-    """The interface of networks that carry a state, such as those in ``recurrent.py`` and ``transformer.py``."""
+    """The interface of networks that carry a state, such as those in ``recurrent.py``."""
 
     training: bool
 
