@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import Tensor
@@ -59,6 +60,8 @@ class InFlight:
         due: the step in which the rule is to observe it.
         release: hands the answer to the module below, if that has waited for it; None if it has not.
         finite: can be learned from, as far as is known.
+        made: how many updates the module below had made when it crossed, where the engine counts them.
+        crossed_at: when it crossed, by the monotonic clock; after a resume, when it was loaded.
     """
 
     name: str
@@ -73,6 +76,8 @@ class InFlight:
     due: int = 0
     release: Release | None = None
     finite: bool = True
+    made: int = 0
+    crossed_at: float = field(default_factory=time.monotonic)
 
     @property
     def info(self) -> Info:
@@ -107,6 +112,7 @@ class InFlight:
             "output_error": None if message is None else message.output_error,
             "due": self.due,
             "finite": self.finite,
+            "made": self.made,
         }
 
     @classmethod
@@ -123,6 +129,7 @@ class InFlight:
             message=None if gradient is None else Message(gradient, state["loss"], state.get("output_error")),
             due=state["due"],
             finite=state["finite"],
+            made=state.get("made", 0),
         )
         if found.missing:
             found.fed = found.h.clone().requires_grad_()

@@ -293,9 +293,11 @@ class InputPort:
         return True
 
 
-def run_backward(roots: Sequence[Tensor], grads: Sequence[Tensor | None]) -> bool:
+def run_backward(
+    roots: Sequence[Tensor], grads: Sequence[Tensor | None], *, retain_graph: bool = False
+) -> bool:
     """Run backward from the roots that have a gradient and a graph; return whether there were any."""
     pairs = [(r, g) for r, g in zip(roots, grads, strict=True) if g is not None and r.requires_grad]
     if pairs:
-        backward([r for r, _ in pairs], [g for _, g in pairs])
+        backward([r for r, _ in pairs], [g for _, g in pairs], retain_graph=retain_graph)
     return bool(pairs)
