@@ -113,6 +113,10 @@ class Rule(AtInterface):
     #: once, keeps its graph, and sends its own message only when it has been corrected.
     corrects: bool = False
 
+    #: Does the rule read weights of the network, see `Site.network`? Engines that hold a part of the network only, or weights
+    #: of their own, refuse it.
+    needs_network: bool = False
+
     #: Is the loss of the rule, of an example with many tokens, the mean over them? With ``reduction="tokens"`` it is the
     #: sum, and `decouple` refuses the two together.
     mean_of_tokens: bool = False

@@ -65,7 +65,10 @@ class Parameters(list[Tensor]):
 
 
 def make_optimizers(
-    factory: OptimizerFactory, module: str, *parts: tuple[Iterable[Named], Mapping[str, Any] | None]
+    factory: OptimizerFactory,
+    module: str,
+    *parts: tuple[Iterable[Named], Mapping[str, Any] | None],
+    late: bool | None = None,
 ) -> list[Optimizer]:
     """Create the optimizers for the parameters of a module and of the rules that are updated with it.
 
@@ -76,7 +79,9 @@ def make_optimizers(
         factory: the user's factory.
         module: the name of the module, for errors.
         parts: for each part, names and parameters, and the options of its group such as ``{"lr": 1e-3}``.
-            Frozen parameters are left out.
+            Frozen parameters are left out. The first part is that of the module itself.
+        late: whether the gradients of the module itself come an update or more late, for `ErrorFeedback`; None if the
+            engine does not know, and `ErrorFeedback` is refused.
 
     Returns:
         The optimizers; an empty list if there is nothing to train.
@@ -95,9 +100,15 @@ def make_optimizers(
     if not given:
         return []
     optimizers = _made(factory, given)
-    for named, options in kept:
+    for k, (named, options) in enumerate(kept):
+        theirs = {id(p) for _, p in named}
         if options and named:
-            _set_options(optimizers, {id(p) for _, p in named}, options)
+            _set_options(optimizers, theirs, options)
+        extrapolating = [o for o in optimizers if isinstance(o, ErrorFeedback)]
+        if extrapolating and late is None:
+            raise _no_error_feedback(extrapolating[0])
+        if named:  # rules learn from messages as they come, or from losses of their own: never late
+            _set_options(extrapolating, theirs, {"late": bool(late) and k == 0})
     return optimizers
 
 
@@ -137,7 +148,6 @@ def _made(factory: OptimizerFactory, given: Parameters) -> list[Optimizer]:
                 "of them, as in lambda params: torch.optim.Adam(params, 3e-4)"
             )
         _refuse_closure(optimizer)
-        _refuse_error_feedback(optimizer)
     _check_complete(optimizers, given)
     return optimizers
 
@@ -151,13 +161,12 @@ def _refuse_closure(optimizer: Optimizer) -> None:
         )
 
 
-def _refuse_error_feedback(optimizer: Optimizer) -> None:
-    if isinstance(optimizer, ErrorFeedback):
-        raise ConfigError(
-            "the optimizer factory returned ErrorFeedback, which extrapolates gradients that come one update late, and no "
-            "engine says yet which of its gradients do: fresh ones would be extrapolated too; give the engine the "
-            f"{type(optimizer.optimizer).__name__} itself, and take ErrorFeedback in a loop of your own"
-        )
+def _no_error_feedback(optimizer: ErrorFeedback) -> ConfigError:
+    return ConfigError(
+        "the optimizer factory returned ErrorFeedback, which extrapolates gradients that come one update late, and this "
+        "engine does not say which of its gradients do: fresh ones would be extrapolated too; give the engine the "
+        f"{type(optimizer.optimizer).__name__} itself, or use synthgrad.engines.InProcess, which says it"
+    )
 
 
 def _check_complete(optimizers: Sequence[Optimizer], given: Parameters) -> None:

@@ -23,35 +23,52 @@ __all__ = ["AutocastState", "ForwardReplay", "WeightStash"]
 
 
 class WeightStash:
-    """A copy of the parameters and buffers of a network.
+    """The parameters and buffers of a network as they are now, for graphs that go back after an update.
 
     Frozen parameters are copied too, since they may thaw meanwhile.
 
     Args:
         model: the network.
+        like: an earlier stash; what has not changed since is not copied again.
+        copies: whether parameters are copied. Otherwise graphs go back through the current ones.
 
     Attributes:
-        tensors: the copies, by name.
+        tensors: the copies, by name; without copies, the buffers' only.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, like: WeightStash | None = None, *, copies: bool = True) -> None:
         self._copies: dict[int, torch.UntypedStorage] = {}  # by the address of the original
+        self._versions: dict[int, int] = {}  # the highest of the tensors in each storage
+        self._live: set[int] = set()
         self.tensors: dict[str, Tensor] = {}
-        for name, t in _tensors(model):
+        found = list(_tensors(model))
+        for _, t in found:
+            at = t.untyped_storage().data_ptr()
+            self._versions[at] = max(self._versions.get(at, 0), t._version)
+        for name, t in found:
             storage = t.untyped_storage()
-            if storage.data_ptr() not in self._copies:
-                self._copies[storage.data_ptr()] = storage.clone()
-            self.tensors[name] = _view_like(self._copies[storage.data_ptr()], t)
+            at = storage.data_ptr()
+            if not copies and isinstance(t, nn.Parameter):
+                self._live.add(at)
+                continue
+            if at not in self._copies:
+                same = like is not None and like._versions.get(at) == self._versions[at]
+                kept = like._copies.get(at) if like is not None and same else None
+                self._copies[at] = storage.clone() if kept is None else kept
+            self.tensors[name] = _view_like(self._copies[at], t)
 
     def saved_tensors_hooks(self) -> AbstractContextManager[object]:
         """Return a context in which graphs save these copies in place of the network's own tensors.
 
         Without it an optimizer would change the saved tensors in place, and PyTorch refuses to run backward
-        then.
+        then. Without copies graphs keep the parameters themselves, and see every change.
         """
 
         def pack(tensor: Tensor) -> Tensor:
-            kept = self._copies.get(tensor.untyped_storage().data_ptr())
+            at = tensor.untyped_storage().data_ptr()
+            if at in self._live:
+                return tensor.detach()
+            kept = self._copies.get(at)
             if kept is None:
                 return tensor
             # A module may have changed a weight or a buffer in its own forward pass, and then the copy is outdated.
@@ -132,15 +149,18 @@ class ForwardReplay:
     random: dict[str, RandomState] = field(default_factory=dict[str, RandomState])
 
     @classmethod
-    def of_now(cls, passed: Any, model: nn.Module, devices: list[int]) -> ForwardReplay:
+    def of_now(
+        cls, passed: Any, model: nn.Module, devices: list[int], stash: WeightStash | None = None
+    ) -> ForwardReplay:
         """Record the present conditions, before a forward pass whose graph may be needed after its step.
 
         Args:
             passed: the arguments of the network, or of its part.
             model: the network, or its part.
             devices: the indices of the CUDA devices whose random numbers count.
+            stash: of the present weights; None to make one.
         """
-        replay = cls(passed, WeightStash(model), carried_states(model), devices)
+        replay = cls(passed, stash or WeightStash(model), carried_states(model), devices)
         replay.save_random_state()
         return replay
 

@@ -16,6 +16,7 @@ The user's own forward runs unchanged: the three steps happen inside the forward
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -34,12 +35,13 @@ from ...core.interface import Interface
 from ...core.outputs import output_of, tensors_in
 from ...core.port import InputPort, Port, run_backward
 from ..base import Criterion, StepRecord, reduce_loss
-from ..optimizers import step_optimizers, zero_grad
+from ..optimizers import zero_grad
 from ..penalty import Penalties
 from ..replay import ForwardReplay, replaying
 from ..watch import GradientWatch, explain_backward_error
 from .mailboxes import Mailboxes
 from .module_step import ModuleStep, PendingEnd
+from .updates import Updates
 
 __all__ = ["CutHandler", "StopForward"]
 
@@ -59,6 +61,7 @@ class CutHandler:
         criterion: the user's criterion.
         optimizers: the optimizers of each module.
         mailboxes: the messages in flight at the interfaces.
+        updates: makes the updates of the modules.
         penalties: the penalties of the modules.
         instruments: the guard, monitor and timeline.
         sparse: whether modules draw in each step if they update.
@@ -70,6 +73,7 @@ class CutHandler:
         criterion: Criterion,
         optimizers: Sequence[Sequence[Optimizer]],
         mailboxes: Mailboxes,
+        updates: Updates,
         penalties: Penalties,
         instruments: Instruments,
         *,
@@ -96,8 +100,10 @@ class CutHandler:
             for k, m in enumerate(graph.modules)
             if not m.inputs
         }
+        self._own = [[net.model.get_parameter(n) for n in m.parameters] for m in graph.modules]
         self._optimizers = optimizers
         self._mailboxes = mailboxes
+        self._updates = updates
         self._penalties = penalties
         self._watch = GradientWatch(net, [o for own in optimizers for o in own])
         self._seen_criterion = False
@@ -125,13 +131,21 @@ class CutHandler:
         self._step = self.instruments.step = record.step
         self._batch, self._record = batch, record
         self._replay = replay
-        self._module_steps = [ModuleStep(k, replay, updates=draw) for k, draw in enumerate(updates)]
+        self._module_steps = [
+            ModuleStep(k, replay, updates=draw, step=record.step) for k, draw in enumerate(updates)
+        ]
         self._grad_mode(0)
 
     def end(self) -> None:
         """End a step: drop every tensor."""
         self._module_steps = []
         self._replay = None
+
+    def update_late(self) -> None:
+        """At the end of a step, update the modules that learn late and whose microbatches are complete."""
+        for k, name in enumerate(self._names):
+            if self._updates.end_of_step(k, self._step):
+                self._note_update(k, self._module_steps[k].batch, name)
 
     def check(self) -> None:
         """Refuse gradients that nothing has used, at the end of a step.
@@ -159,12 +173,11 @@ class CutHandler:
         module_step.updates &= flight.finite
         grad = self._ports[name].learned_from(flight)
         module_step.end(h, None if grad is None else interface.as_made(grad))
-        if flight.credit is not None and flight.credit.wait and flight.finite:
-            flight.release = PendingEnd(module_step, module_step.wait(), interface, self.update_if_ready)
+        self._keep_for_later(interface, flight, module_step)
         above = flight
         if interface.input_rule is not None:
             above = self._supply(name, flight, module_step)
-        self.update_if_ready(module_step)
+        self.take_turn(module_step)
         above = self._mailboxes.pass_up(name, above, flight)
         if above is None:
             raise StopForward
@@ -174,9 +187,28 @@ class CutHandler:
             self._replay.save_random_state(name)
         return fed
 
+    def _keep_for_later(self, interface: Interface, flight: InFlight, module_step: ModuleStep) -> None:
+        """Note what the message will bring to the module below: what it learns from, or a correction of its credit."""
+        credit = flight.credit
+        if credit is None or not flight.finite:
+            return
+        if credit.wait:
+            end = module_step.wait()
+            flight.release = PendingEnd(module_step, end, interface, self.take_turn)
+            if credit.sends is not None:
+                port = self._ports[interface.name]
+                module_step.sends[end] = interface.as_made(
+                    port.units_of(flight.batch).to_criterion(credit.sends)
+                )
+        elif interface.rule.corrects and credit.delta is not None:
+            module_step.corrections += 1
+            end = len(module_step.ends) - 1
+            flight.release = PendingEnd(module_step, end, interface, self.take_turn)
+
     def _ask(self, interface: Interface, h: Tensor, module_step: ModuleStep) -> InFlight:
         """Ask the rule for the credit of a message, ``(B, ...)``."""
         flight = self._ports[interface.name].ask(h, self._batch, self._step)
+        flight.made = self._updates.made[module_step.position]
         credit = flight.credit
         assert credit is not None
         module_step.learned |= credit.loss is not None and flight.finite
@@ -219,7 +251,9 @@ class CutHandler:
     def at_output(self, output: Any) -> Tensor:
         """Let the last module learn from the criterion's loss; return the loss, detached."""
         module_step = self._module_steps[self._ends_at[OUTPUT]]
-        loss, module_step.value = reduce_loss(self.criterion(output, self._batch.target), self.net.units)
+        loss, module_step.value = reduce_loss(
+            self.criterion(output, self._batch.target), self.net.units.with_shares(self._batch.shares)
+        )
         if not self._seen_criterion:
             self._watch.check_loss(loss, tensors_in(output))
             self._seen_criterion = True
@@ -228,7 +262,7 @@ class CutHandler:
         module_step.updates &= self.instruments.check("loss", loss.detach())
         self._reach_end(module_step)
         module_step.end(loss, torch.ones_like(loss) if module_step.updates else None)
-        self.update_if_ready(module_step)
+        self.take_turn(module_step)
         return loss.detach()
 
     def rebuild(self, state: Mapping[str, Any], module_steps: Sequence[ModuleStep]) -> None:
@@ -269,7 +303,11 @@ class CutHandler:
                 module_step = waiting[self._ends_at[OUTPUT]]
                 assert module_step.batch is not None
                 reach(
-                    OUTPUT, reduce_loss(self.criterion(output, module_step.batch.target), self.net.units)[0]
+                    OUTPUT,
+                    reduce_loss(
+                        self.criterion(output, module_step.batch.target),
+                        self.net.units.with_shares(module_step.batch.shares),
+                    )[0],
                 )
                 self._watch_output(module_step, output)
         for module_step in module_steps:
@@ -294,42 +332,63 @@ class CutHandler:
                 with torch.enable_grad():
                     module_step.penalty = self._penalties.compute(self._names[module_step.position])
 
-    def update_if_ready(self, module_step: ModuleStep) -> None:
-        """Update a module, if it has reached all its ends and waits for no message."""
+    def take_turn(self, module_step: ModuleStep) -> None:
+        """Let a module learn and send its message, if it has reached all its ends and waits for no message."""
         k = module_step.position
         module, name = self._modules[k], self._names[k]
         if len(module_step.ends) < len(module.ends):
             return
+        if module_step.sends and not module_step.has_sent:
+            self._send_ahead(module_step)
         learned = module_step.learned
         if not module_step.updates:
             self._log("skip", name, module_step.batch)
         elif not module_step.missing:
             learned |= self._backward(module_step)
-        due = self._mailboxes.due(module.inputs, self._step)
-        for interface, flight in due:
-            port = self._ports[interface]
-            port.observe(flight, self._step)
-            learned |= port.rule.listens
-        if not module_step.missing:
+        due = self._observe_due(module_step)
+        learned |= any(self._ports[interface].rule.listens for interface, _ in due)
+        if not module_step.missing and not module_step.corrections:
             module_step.drop()
         module_step.learned, module_step.done = False, True
-        optimizers = self._optimizers[k]
-        if optimizers and learned:
-            step_optimizers(optimizers)
-            if name not in self._record.updated:
-                self._record.updated.append(name)
-            self._log("update", name, module_step.batch)
+        complete = not module_step.missing
+        if self._updates.add(k, self._step, module_step.step, learned=learned, complete=complete):
+            self._note_update(k, module_step.batch, name)
+        self._release(due, k)
+
+    def _observe_due(self, module_step: ModuleStep) -> list[tuple[str, InFlight]]:
+        """Let the rules at a module's inputs observe the messages that are due, and return these."""
+        due = self._mailboxes.due(self._modules[module_step.position].inputs, self._step)
+        for interface, flight in due:
+            assert flight.message is not None
+            flight.message.age = self._updates.made[self._ends_at[interface]] - flight.made
+            flight.message.age_s = time.monotonic() - flight.crossed_at
+            self._ports[interface].observe(flight, self._step)
+        return due
+
+    def _release(self, due: Sequence[tuple[str, InFlight]], k: int) -> None:
+        """Hand messages that module ``k`` has observed to the modules below."""
         for interface, _ in due:
             # If modules wait, a message may become complete after the module that updates its rule has done its part.
             owner = self._consumers[interface][-1]
-            if owner != k and self._module_steps[owner].done and self._ports[interface].rule.listens:
-                step_optimizers(self._optimizers[owner])
-                self._log("update", self._names[owner], self._module_steps[owner].batch)
+            if owner == k or not self._module_steps[owner].done or not self._ports[interface].rule.listens:
+                continue
+            turn = self._module_steps[owner]
+            if self._updates.add(owner, self._step, self._step, learned=True, complete=False):
+                self._note_update(owner, turn.batch)
         for interface, flight in due:
-            self._ports[interface].release(flight)
+            if flight.release is not None and self._ports[interface].rule.corrects:
+                self._correct(flight)
+            else:
+                self._ports[interface].release(flight)
+
+    def _note_update(self, k: int, batch: Batch | None, name: str | None = None) -> None:
+        """Log an update; where a name is given, the module itself has learned, and not only its rules."""
+        if name is not None and name not in self._record.updated:
+            self._record.updated.append(name)
+        self._log("update", self._names[k], batch)
 
     def _backward(self, module_step: ModuleStep) -> bool:
-        """Run backward through the module, which frees its graph.
+        """Run backward through the module, which frees its graph unless a correction will need it.
 
         Return whether there was credit to learn from.
         """
@@ -339,27 +398,111 @@ class CutHandler:
         if module_step.penalty is not None:
             roots.append(module_step.penalty)
             grads.append(torch.ones_like(module_step.penalty))
+        corrected = bool(module_step.corrections or module_step.differences)
         try:
-            learns = run_backward(roots, grads)
+            learns = run_backward(roots, grads, retain_graph=corrected)
         except RuntimeError as error:
             raise explain_backward_error(self._names[k], error) from error
         if learns:
             self._log("backward", self._names[k], module_step.batch)
         if learns and not self._modules[k].inputs and not self._has_finite_gradients(k):
             learns = False
-        for name in self._modules[k].inputs:
+        if not corrected:
+            self._send(module_step)
+        elif not module_step.corrections:  # all corrections have come before the module had its turn
+            self._apply_corrections(module_step)
+        return learns
+
+    def _send(self, module_step: ModuleStep) -> None:
+        """Send the gradients of the module's inputs down, unless that has been done ahead."""
+        if module_step.has_sent:
+            return
+        module_step.has_sent = True
+        for name in self._modules[module_step.position].inputs:
             flight = module_step.fed[name]
             flight.missing -= 1
+            leaf = flight.fed
             # The message is complete when every module that this interface feeds has added its part. A module without
             # credit adds nothing.
-            if flight.missing or flight.fed is None or flight.fed.grad is None:
+            if flight.missing or leaf is None or leaf.grad is None:
                 continue
             port = self._ports[name]
             if module_step.output is not None and module_step.output.grad is not None:
-                module_step.output_error = port.units.to_example(module_step.output.grad, like=flight.h)
-            port.answer(flight, flight.fed.grad, self._value(module_step, name), module_step.output_error)
+                module_step.output_error = port.units_of(flight.batch).to_example(
+                    module_step.output.grad, like=flight.h
+                )
+            # The message owns the tensor: a later backward pass must not add to it.
+            gradient, leaf.grad = leaf.grad, None
+            port.answer(flight, gradient, self._value(module_step, name), module_step.output_error)
             self._mailboxes.pass_down(name, flight, self._step)
-        return learns
+
+    def _send_ahead(self, module_step: ModuleStep) -> None:
+        """Send a message made from what the rules at the module's ends send ahead of what the module will learn from."""
+        ends, grads = zip(*((module_step.ends[e], g) for e, g in module_step.sends.items()), strict=True)
+        leaves = self._leaves(module_step)
+        if leaves:
+            try:
+                found = torch.autograd.grad(ends, leaves, grads, retain_graph=True, allow_unused=True)
+            except RuntimeError as error:
+                raise explain_backward_error(self._names[module_step.position], error) from error
+            _add_to(leaves, found)
+        self._send(module_step)
+
+    def _correct(self, flight: InFlight) -> None:
+        """Correct the credit that the module below an interface has learned from, now that the message has come."""
+        pending, flight.release = flight.release, None
+        assert isinstance(pending, PendingEnd)
+        assert flight.credit is not None
+        assert flight.credit.delta is not None
+        assert flight.message is not None
+        module_step, port = pending.module_step, self._ports[flight.name]
+        module_step.corrections -= 1
+        module_step.value = module_step.value if flight.message.loss is None else flight.message.loss
+        module_step.output_error = flight.message.output_error
+        if flight.finite:
+            delta, message = flight.credit.delta, flight.message
+            difference, factor = port.rule.correction(delta, message, flight.info)
+            made = pending.interface.as_made(port.units_of(flight.batch).to_criterion(difference))
+            module_step.differences[pending.end] = (made, factor)
+        if module_step.corrections or module_step.missing or not module_step.done:
+            return
+        self._apply_corrections(module_step)
+        due = self._observe_due(module_step)
+        module_step.drop()
+        k = module_step.position
+        learned = any(self._ports[interface].rule.listens for interface, _ in due)
+        if learned and self._updates.add(k, self._step, self._step, learned=True, complete=False):
+            self._note_update(k, module_step.batch)
+        self._release(due, k)
+
+    def _apply_corrections(self, module_step: ModuleStep) -> None:
+        """Run backward once more from the corrections, for the module's next update and for its own message."""
+        k = module_step.position
+        own = [p for p in self._own[k] if p.requires_grad]
+        leaves = self._leaves(module_step)
+        by_factor: dict[float, list[int]] = {}
+        for end, (_, factor) in module_step.differences.items():
+            by_factor.setdefault(factor, []).append(end)
+        for n, (factor, ends) in enumerate(by_factor.items(), 1):
+            try:
+                found = torch.autograd.grad(
+                    [module_step.ends[e] for e in ends],
+                    [*own, *leaves],
+                    [module_step.differences[e][0] for e in ends],
+                    retain_graph=n < len(by_factor),
+                    allow_unused=True,
+                )
+            except RuntimeError as error:
+                raise explain_backward_error(self._names[k], error) from error
+            grads = {id(p): g * factor for p, g in zip(own, found, strict=False) if g is not None}
+            self._updates.correct(k, [grads.get(id(p)) for p in self._own[k]])
+            _add_to(leaves, found[len(own) :])
+        self._send(module_step)
+
+    def _leaves(self, module_step: ModuleStep) -> list[Tensor]:
+        """Return what the module was fed with, where a message is wanted."""
+        fed = [module_step.fed[name].fed for name in self._modules[module_step.position].inputs]
+        return [leaf for leaf in fed if leaf is not None and leaf.requires_grad]
 
     def _has_finite_gradients(self, k: int) -> bool:
         """Check the gradients of a module that sends no message, and drop them if they are not finite.
@@ -388,3 +531,10 @@ class CutHandler:
     def _log(self, kind: Kind, where: str, batch: Batch | None) -> None:
         if batch is not None:
             self.instruments.log(kind, where, batch.entered)
+
+
+def _add_to(leaves: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
+    """Add gradients to those that leaves have."""
+    for leaf, grad in zip(leaves, grads, strict=True):
+        if grad is not None:
+            leaf.grad = grad if leaf.grad is None else leaf.grad + grad

@@ -3,9 +3,9 @@
 ``cuts.py`` says what happens at the cuts, and in which order. The user's own forward runs unchanged. At any
 time the engine holds the graph of one module only, however deep the network is. There are two exceptions:
 
-- A rule may make the module below *wait* (`Credit.wait`). Then the module keeps its graph until the message
-  arrives: in the same step, as in backpropagation, or some steps later if messages lag, as in training with
-  delayed gradients.
+- A rule may make the module below *wait* (`Credit.wait`), or correct its credit later (`Rule.corrects`). Then the module
+  keeps its graph until the message arrives: in the same step, as in backpropagation, or some steps later if messages
+  lag, as in training with delayed gradients.
 - An interface may have *synthetic inputs*. Then its input rule supplies the input of the module above, for
   the same batch or for a newer one, which the module below has not processed yet.
 """
@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 
 from ...core import ConfigError, Decoupled, Guard, Info, Monitor, Timeline
 from ...core.devices import cuda_devices
+from ...core.given import check_whole
 from ...core.graph import first_tensor
 from ...core.in_flight import Batch
 from ...core.instruments import Instruments
@@ -36,10 +37,12 @@ from ..optimizers import (
     zero_grad,
 )
 from ..penalty import Penalties, Penalty
-from ..replay import ForwardReplay
+from ..replay import ForwardReplay, WeightStash
 from .cuts import CutHandler, StopForward
 from .lags import Lag
+from .lateness import learning_delays
 from .mailboxes import Mailboxes
+from .updates import Updates
 
 __all__ = ["InProcess"]
 
@@ -54,7 +57,8 @@ class InProcess:
         optimizer: takes parameters, returns an optimizer, or several as a list. It is called once for each
             module, with the parameters of the module, of the rules at the interfaces that feed the module,
             and, at the module's own end, of the rules that learn from their own loss alone and of the input
-            rules. The list also knows the names of the parameters, see `Parameters`.
+            rules. The list also knows the names of the parameters, see `Parameters`. `optim.ErrorFeedback` extrapolates
+            the updates of modules that learn a step or more late, and no others.
         rule_options: options for the rules' parameter groups, such as ``{"lr": 1e-3}``.
         input_options: the same for the input rules.
         update_prob: the probability that a module, with the rules of its optimizer, updates in a step;
@@ -62,6 +66,16 @@ class InProcess:
         generator: the source of random numbers for ``update_prob``; on the CPU.
         lags: the number of steps that messages take to cross an interface, as a `Lag` by the interface's
             name; by default 0.
+        accumulate: ``m``, the number of steps (microbatches) of which an update is made: the mean of their gradients.
+            Delays then count in updates. A module that learns ``d`` steps late makes its update ``ceil(d / m)`` updates
+            late, so with ``m`` at least the number of batches in flight no gradient is more than one update old. The
+            microbatches of an update that is not complete are not learned from, at the end of training either.
+        versions: the number of versions of the weights, where modules wait over steps. None: a graph goes back through a
+            copy of the weights of its forward pass, whatever number of versions that takes (weight stashing, PipeDream).
+            2: the same, and it is refused if two versions do not suffice (2BW, Narayanan et al. 2021). 1: no copies; a
+            graph goes back through the current weights, and an update is made as soon as its last gradient has come
+            (PACI, arXiv 2606.07881). A run with one version that is resumed runs what was in flight forward once more,
+            with the weights of the snapshot.
         penalty: a term of the loss that does not depend on the output, such as a weight penalty: takes the
             parameters of a module, returns a scalar. A mapping gives terms to some modules by name: a
             balancing loss, say, which that module has left in an attribute in this step.
@@ -77,7 +91,8 @@ class InProcess:
     Raises:
         ConfigError: if a setting is out of range; if the network cannot be trained without locks (two modules
             share a parameter, checkpointing hides one, a rule's error flows into ``h``, or there is a loss
-            scale); or if an optimizer needs a closure, or leaves a parameter out.
+            scale); if two versions of the weights do not suffice; or if an optimizer needs a closure, or leaves a
+            parameter out.
     """
 
     def __init__(
@@ -91,6 +106,8 @@ class InProcess:
         update_prob: float = 1.0,
         generator: torch.Generator | None = None,
         lags: Mapping[str, Lag] | None = None,
+        accumulate: int = 1,
+        versions: int | None = None,
         penalty: Penalty | None = None,
         monitor: Monitor | None = None,
         guard: bool | Guard = True,
@@ -100,27 +117,54 @@ class InProcess:
             raise ConfigError(f"got a {type(net).__name__}, expected what synthgrad.decouple returned")
         check_criterion(criterion)
         check_draws(update_prob, generator)
+        check_whole("accumulate", accumulate, 1, "number of microbatches of an update")
+        if versions not in (None, 1, 2):
+            raise ConfigError(
+                f"versions={versions!r}: expected 1 (PACI), 2 (2BW), or None for as many versions of the weights as are in use"
+            )
+        if accumulate > 1 and update_prob < 1:
+            raise ConfigError(
+                f"accumulate={accumulate} with update_prob={update_prob}: an update is made of all microbatches, or modules "
+                "skip some; use one of the two"
+            )
         self.net = net
         self.update_prob = update_prob
         self._generator = generator
         self._instruments = Instruments(Guard.of(guard), monitor, timeline)
         check_unlockable(net)
         self._mailboxes = Mailboxes(net, lags or {})
-        # A graph that is used in a later step must not see the updates in between, so it saves a copy of the weights.
-        self._stashes = any(i.rule.waits and self._mailboxes.is_late(n) for n, i in net.interfaces.items())
+        # A graph that is used after an update must not see that update, so it saves a copy of the weights.
+        self._stashes = any(
+            i.rule.corrects or (i.rule.waits and self._mailboxes.is_late(n))
+            for n, i in net.interfaces.items()
+        )
+        self._versions = versions
+        delays = learning_delays(net, self._mailboxes.lags)
         self._optimizers = [
             make_optimizers(
                 optimizer,
                 m.name,
                 *zip(parameters_by_role(net, m, k), (None, rule_options, input_options), strict=True),
+                late=delays[k] > 0,
             )
             for k, m in enumerate(net.graph.modules)
         ]
+        self._updates = Updates(
+            [m.name for m in net.graph.modules],
+            [[net.model.get_parameter(n) for n in m.parameters] for m in net.graph.modules],
+            self._optimizers,
+            delays,
+            accumulate,
+            versions,
+        )
+        self._accumulate = accumulate
+        self._stash: WeightStash | None = None
         self._cuts = CutHandler(
             net,
             criterion,
             self._optimizers,
             self._mailboxes,
+            self._updates,
             Penalties(net, penalty),
             self._instruments,
             sparse=update_prob < 1,
@@ -171,7 +215,9 @@ class InProcess:
         c = y if context is None and isinstance(y, Tensor) else context
         info = Info(c, ids, self._step, first_tensor(*passed))
         record = StepRecord(self._step)
-        entering = self._mailboxes.enter(passed, Batch(info, y, self._step))
+        entering = self._mailboxes.enter(
+            passed, Batch(info, y, self._step, self.net.units.shares_of(passed[1], c, y))
+        )
         if entering is None:  # a module that is ahead needs newer batches than have been given yet
             self._step += 1
             return record
@@ -185,7 +231,12 @@ class InProcess:
             replay = None
             if self._stashes:
                 devices = cuda_devices(self.net)
-                replay = ForwardReplay.of_now((args, kwargs), self.net.model, devices)
+                self._stash = WeightStash(
+                    self.net.model,
+                    like=self._stash if self._accumulate > 1 else None,
+                    copies=self._versions != 1,
+                )
+                replay = ForwardReplay.of_now((args, kwargs), self.net.model, devices, self._stash)
             keeping = nullcontext() if replay is None else replay.stash.saved_tensors_hooks()
             sparing = restore_buffers_after_skips(self.net, self._instruments)
             with self.net.crossed_by(cuts.cross), keeping, sparing:
@@ -193,8 +244,10 @@ class InProcess:
                 output = self.net.model(*args, **kwargs)
                 self.net.check_crossed()
                 record.loss = cuts.at_output(output)
+            cuts.update_late()
             cuts.check()
         except StopForward:
+            cuts.update_late()
             cuts.check()
         except BaseException:
             for optimizer in self.optimizers:
@@ -228,6 +281,7 @@ class InProcess:
             "step": self._step,
             "generator": None if self._generator is None else self._generator.get_state(),
             "carried": carried_states(self.net.model),
+            "updates": self._updates.state_dict(),
             **self._mailboxes.state_dict(),
         }
 
@@ -240,7 +294,9 @@ class InProcess:
         if self._generator is not None and state["generator"] is not None:
             self._generator.set_state(state["generator"])
         set_carried_states(self.net.model, state["carried"])
-        self._mailboxes.load_state_dict(state, self._cuts.rebuild, self._cuts.update_if_ready)
+        if "updates" in state:  # states of earlier versions have none
+            self._updates.load_state_dict(state["updates"])
+        self._mailboxes.load_state_dict(state, self._cuts.rebuild, self._cuts.take_turn)
 
     def _draw(self) -> list[bool]:
         n = len(self._optimizers)

@@ -35,6 +35,11 @@ class Mailboxes:
         self._recent = RecentBatches(sum(max(-lag.forward, 0) for lag in checked.values()))
         self._one_size = any(lag.forward for lag in checked.values()) and not check_nothing_crosses(net)
 
+    @property
+    def lags(self) -> dict[str, Lag]:
+        """The lags of all interfaces."""
+        return {name: box.lag for name, box in self._boxes.items()}
+
     def lag(self, name: str) -> Lag:
         """Return the lag of an interface."""
         return self._boxes[name].lag
@@ -88,16 +93,16 @@ class Mailboxes:
         return {"mail": pack(boxes), "recent": self._recent.state_dict()}
 
     def load_state_dict(
-        self, state: Mapping[str, Any], rebuild: RebuildGraphs, update_if_ready: Callable[[ModuleStep], None]
+        self, state: Mapping[str, Any], rebuild: RebuildGraphs, take_turn: Callable[[ModuleStep], None]
     ) -> None:
         """Load what `state_dict` returned.
 
         Args:
             state: the state.
             rebuild: rebuilds the graphs of modules that wait.
-            update_if_ready: updates a module if it waits for no other message.
+            take_turn: updates a module if it waits for no other message.
         """
-        for name, box in unpack(state["mail"], self._net, rebuild, update_if_ready).items():
+        for name, box in unpack(state["mail"], self._net, rebuild, take_turn).items():
             self._boxes[name].up, self._boxes[name].down = deque(box["up"]), deque(box["down"])
         self._recent.load_state_dict(state["recent"])
 

@@ -35,10 +35,23 @@ class ModuleStep:
         penalty: a scalar that is added to what the module learns from; None for no penalty.
         done: whether the module has done its part of this step.
         replay: the conditions of the forward pass, if modules wait over steps.
+        step: the step of the module's forward pass.
+        sends: what the module's message is made from at once, by number of the end, where a rule sends ahead.
+        has_sent: whether the module has sent its message ahead.
+        corrections: the number of ends whose credit has still to be corrected. While there are any, the module keeps its
+            graph and sends no message.
+        differences: by number of the end, a correction of its gradient, and the factor with which the module learns from it.
     """
 
-    def __init__(self, position: int, replay: ForwardReplay | None = None, *, updates: bool = True) -> None:
+    def __init__(
+        self, position: int, replay: ForwardReplay | None = None, *, updates: bool = True, step: int = 0
+    ) -> None:
         self.position = position
+        self.step = step
+        self.sends: dict[int, Tensor] = {}
+        self.has_sent = False
+        self.corrections = 0
+        self.differences: dict[int, tuple[Tensor, float]] = {}
         self.replay = replay
         self.updates = updates
         self.batch: Batch | None = None
@@ -75,6 +88,8 @@ class ModuleStep:
         self.fed.clear()
         self.ends.clear()
         self.grads.clear()
+        self.sends.clear()
+        self.differences.clear()
         self.penalty = self.output = self.output_error = None
         self.replay = None
 
@@ -82,11 +97,13 @@ class ModuleStep:
 class PendingEnd:
     """An end that waits for its message: the callback that an `InFlight` calls when the message has arrived.
 
+    Where the module has learned from a credit that is to be corrected, the message brings the correction.
+
     Args:
         module_step: that of the module below the interface.
         end: the number of the end in ``module_step.ends``.
         interface: the interface where the message arrives.
-        update_if_ready: updates a module if it waits for no other message.
+        turn: lets a module go on that waits for no other message.
     """
 
     def __init__(
@@ -94,14 +111,14 @@ class PendingEnd:
         module_step: ModuleStep,
         end: int,
         interface: Interface,
-        update_if_ready: Callable[[ModuleStep], None],
+        turn: Callable[[ModuleStep], None],
     ) -> None:
         self.module_step = module_step
         self.end = end
-        self._interface = interface
-        self._update_if_ready = update_if_ready
+        self.interface = interface
+        self._turn = turn
 
     def __call__(self, gradient: Tensor | None, message: Message) -> None:
-        grad = None if gradient is None else self._interface.as_made(gradient)
+        grad = None if gradient is None else self.interface.as_made(gradient)
         self.module_step.release(self.end, grad, message)
-        self._update_if_ready(self.module_step)
+        self._turn(self.module_step)

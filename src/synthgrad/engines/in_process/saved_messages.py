@@ -51,6 +51,10 @@ class _Packer:
         assert module_step.replay is not None
         self.module_steps[number] |= {
             "position": module_step.position,
+            "step": module_step.step,
+            "has_sent": module_step.has_sent,
+            "corrections": module_step.corrections,
+            "differences": dict(module_step.differences),
             "replays": self.replay_number(module_step.replay),
             "batch": None if module_step.batch is None else module_step.batch.state_dict(),
             "fed": {name: self.flight_number(flight) for name, flight in module_step.fed.items()},
@@ -99,7 +103,7 @@ def unpack(
     state: Mapping[str, Any],
     net: Decoupled,
     rebuild: RebuildGraphs,
-    update_if_ready: Callable[[ModuleStep], None],
+    take_turn: Callable[[ModuleStep], None],
 ) -> dict[str, dict[str, list[InFlight]]]:
     """Return the messages that `pack` was given. The graphs of modules that wait are rebuilt.
 
@@ -107,13 +111,16 @@ def unpack(
         state: what `pack` returned.
         net: the network.
         rebuild: rebuilds the graphs of the modules of one forward pass.
-        update_if_ready: updates a module if it waits for no other message.
+        take_turn: lets a module go on that waits for no other message.
     """
     flights = [InFlight.from_state(saved) for saved in state["flights"]]
     module_steps: list[ModuleStep] = []
     by_replay: dict[int, list[ModuleStep]] = {}
     for saved in state["module_steps"]:
-        module_step = ModuleStep(saved["position"])
+        module_step = ModuleStep(saved["position"], step=saved.get("step", 0))
+        module_step.has_sent = saved.get("has_sent", False)
+        module_step.corrections = saved.get("corrections", 0)
+        module_step.differences = dict(saved.get("differences", {}))
         module_step.batch = None if saved["batch"] is None else Batch.from_state(saved["batch"])
         module_step.fed = {name: flights[k] for name, k in saved["fed"].items()}
         module_step.grads, module_step.missing, module_step.value = (
@@ -131,7 +138,7 @@ def unpack(
         if saved["release"] is not None:
             module_step, end = saved["release"]
             flight.release = PendingEnd(
-                module_steps[module_step], end, net.interfaces[flight.name], update_if_ready
+                module_steps[module_step], end, net.interfaces[flight.name], take_turn
             )
     return {
         name: {way: [flights[k] for k in numbers] for way, numbers in box.items()}
