@@ -56,7 +56,7 @@ THIRD: dict[str, set[str]] = {
     "engines": {"torch"},
     "testing": {"torch"},
     "lab/records": set(),
-    "lab/tasks": {"torch", "numpy", "pooch", "safetensors"},
+    "lab/tasks": {"torch", "numpy", "pooch", "safetensors", "tokenizers"},
     "lab/wan": set(),
     "lab/training": {"torch", "numpy"},
     "lab/recipes": {"torch"},

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 __all__ = ["LAB_PACKAGES", "main"]
 
 #: What ``synthgrad.lab`` imports beside PyTorch: the packages of the extra ``lab``.
-LAB_PACKAGES = ("click", "jinja2", "matplotlib", "numpy", "pandas", "pooch", "rich", "tqdm")
+LAB_PACKAGES = ("click", "jinja2", "matplotlib", "numpy", "pandas", "pooch", "rich", "tokenizers", "tqdm")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Bits per character, against models whose figure is known."""
+"""Bits per character and nats per token, against models whose figure is known."""
 
 from __future__ import annotations
 
@@ -11,8 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from synthgrad.core import ConfigError
-from synthgrad.lab.tasks import TextStream, bits, bits_per_char, recurrent_network
+from synthgrad.core import ConfigError, ShapeError
+from synthgrad.lab.tasks import (
+    TextStream,
+    TokenText,
+    bits,
+    bits_per_char,
+    load_tokens,
+    recurrent_network,
+    token_loss,
+)
+from synthgrad.lab.tasks.gpt import gpt
 
 
 class Unigram(nn.Module):
@@ -150,3 +159,149 @@ def test_a_network_learns_what_takes_a_memory_across_unrolls() -> None:
     forgetful = [net(tokens[i : i + 2][None], net.initial_state(1))[0] for i in range(0, 200, 2)]
     logits, y = torch.cat(forgetful, 1)[0], tokens[1:201]
     assert bits(nn.functional.cross_entropy(logits, y).item()) > 0.4
+
+
+# Language models without a state
+
+
+class Guess(nn.Module):
+    """Scores that depend on the last token alone; remembers the batches that it was given."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.table = nn.Parameter(torch.randn(vocabulary, vocabulary, generator=generator).double())
+        self.given: list[Tensor] = []
+        self.modes: list[bool] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.given.append(x)
+        self.modes.append(self.training)
+        return self.table[x]
+
+
+def _text(kind: str = "bpe") -> TokenText:
+    return load_tokens("shakespeare-50k", tokens=kind, vocabulary=300 if kind == "bpe" else None)
+
+
+@pytest.mark.parametrize("kind", ["characters", "bytes", "bpe"])
+@pytest.mark.parametrize(
+    ("n", "context", "batch_size"), [(2, 1, 1), (50, 7, 3), (29, 7, 2), (22, 7, 9), (6, 64, 4)]
+)
+def test_every_token_but_the_first_counts_once(kind: str, n: int, context: int, batch_size: int) -> None:
+    text = _text(kind)
+    tokens, net = text.valid[:n], Guess(text.vocabulary)
+    losses = nn.functional.cross_entropy(net(tokens[:-1].long()), tokens[1:].long(), reduction="none")
+    found = token_loss(net, text, tokens, context, batch_size)
+    assert found.nats_per_token == pytest.approx(losses.mean().item(), rel=1e-12)
+    characters = len(text.decode(tokens[1:]))  # of a text in ASCII
+    assert (found.num_tokens, found.num_characters) == (n - 1, characters)
+    assert found.bits_per_char == pytest.approx(losses.sum().item() / math.log(2) / characters, rel=1e-12)
+    assert {x.shape[1] for x in net.given[1:]} == {context}
+    assert max(len(x) for x in net.given[1:]) <= batch_size
+
+
+def test_windows_do_not_overlap_and_the_last_is_padded() -> None:
+    text = _text("bytes")
+    net, tokens = Guess(256), text.valid[:8]
+    token_loss(net, text, tokens, 3, 2)
+    x = tokens.tolist()
+    assert [batch.tolist() for batch in net.given] == [[x[0:3], x[3:6]], [[x[6], 0, 0]]]
+
+
+def test_a_window_has_the_context_that_a_causal_network_sees_in_it() -> None:
+    text = _text()
+    net = gpt(text.vocabulary, width=16, blocks=1, heads=2, context=8).double()
+    tokens = text.valid[:30].long()
+    with torch.no_grad():
+        losses = [
+            nn.functional.cross_entropy(
+                net(tokens[None, k : min(k + 8, 29)])[0], tokens[k + 1 : k + 9], reduction="sum"
+            )
+            for k in range(0, 29, 8)
+        ]
+    found = token_loss(net, text, tokens, 8, 3)
+    assert found.nats_per_token == pytest.approx(float(sum(losses)) / 29, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["characters", "bytes", "bpe"])
+def test_who_knows_nothing_needs_the_same_bits_whatever_the_batch(kind: str) -> None:
+    text = _text(kind)
+    net = Guess(text.vocabulary)
+    nn.init.zeros_(net.table)
+    found = token_loss(net, text, text.test, 64)
+    assert found.nats_per_token == pytest.approx(math.log(text.vocabulary), rel=1e-12)
+    first = text.characters_per_token.test * len(text.test) - found.num_characters
+    assert 1 <= first == len(text.decode(text.test[:1]))
+
+
+def test_characters_agree_with_those_of_a_recurrent_network() -> None:
+    text = _text("characters")
+    logits = torch.randn(text.vocabulary, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    net = Guess(text.vocabulary)
+    with torch.no_grad():
+        net.table.copy_(logits.expand_as(net.table))
+    expected = bits_per_char(Unigram(logits), text.valid, 1, 100)
+    assert token_loss(net, text, text.valid, 64).bits_per_char == pytest.approx(expected, rel=1e-12)
+
+
+def test_loss_of_low_precision_is_summed_in_high() -> None:
+    text = _text("bytes")
+    net = Guess(256).to(torch.bfloat16)
+    low = token_loss(net, text, text.valid, 64).nats_per_token
+    assert low == pytest.approx(token_loss(net.double(), text, text.valid, 64).nats_per_token, rel=1e-6)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_model_is_left_in_its_mode_and_without_gradients(training: bool) -> None:
+    text = _text("bytes")
+    net = Guess(256).train(training)
+    token_loss(net, text, text.valid[:20], 4, 2)
+    assert set(net.modes) == {False}
+    assert net.training is training
+    assert net.table.grad is None
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_part_without_a_token_to_predict_is_refused(n: int) -> None:
+    text = _text("bytes")
+    with pytest.raises(
+        ConfigError, match=f"shakespeare-50k: a part of {n} tokens has no character to predict"
+    ):
+        token_loss(Guess(256), text, text.valid[:n], 4)
+
+
+def test_part_that_predicts_the_rest_of_a_character_alone_is_refused() -> None:
+    text = _text("bytes")
+    with pytest.raises(ConfigError, match="a part of 2 tokens has no character to predict"):
+        token_loss(Guess(256), text, text.encode("é"), 4)
+
+
+@pytest.mark.parametrize(
+    ("context", "batch_size", "words"),
+    [(0, 2, "context 0: expected at least 1"), (4, 0, "batch size 0: expected at")],
+)
+def test_sizes_of_windows_that_cannot_be(context: int, batch_size: int, words: str) -> None:
+    text = _text("bytes")
+    with pytest.raises(ConfigError, match=words):
+        token_loss(Guess(256), text, text.valid, context, batch_size)
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        lambda x: torch.zeros(*x.shape, 255),
+        lambda x: torch.zeros(len(x), 256),
+        lambda x: torch.zeros(1, 4, 256),
+    ],
+)
+def test_scores_of_another_shape_are_refused(scores: Any) -> None:
+    class Wrong(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return scores(x)
+
+    text = _text("bytes")
+    with pytest.raises(
+        ShapeError, match=r"expected \(2, 4\) and at least 256, the tokens of shakespeare-50k"
+    ):
+        token_loss(Wrong(), text, text.valid[:9], 4)

@@ -1,4 +1,4 @@
-"""Streams of unrolls: the order of characters, the ends of episodes, and resuming."""
+"""Streams of unrolls: the order of characters, the ends of episodes, and resuming; windows that are drawn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synthgrad.core import ConfigError, ShapeError
-from synthgrad.lab.tasks import TextStream, Unroll
+from synthgrad.lab.tasks import TextStream, TokenWindows, Unroll
 
 
 def _episode(stream: TextStream, unroll: int) -> list[Unroll]:
@@ -126,3 +126,85 @@ def test_bad_unroll_is_refused(unroll: int) -> None:
 def test_what_is_no_row_of_integers_is_refused(tokens: torch.Tensor) -> None:
     with pytest.raises(ShapeError, match=r"expected \(N,\) of integers"):
         TextStream(tokens, 2)
+
+
+# Windows that are drawn
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(2, 60), st.integers(1, 5), st.integers(0, 2**40), st.integers(0, 2**40), st.data())
+def test_a_window_is_a_piece_of_the_text(
+    num_tokens: int, batch_size: int, seed: int, step: int, data: st.DataObject
+) -> None:
+    context = data.draw(st.integers(1, num_tokens - 1))
+    tokens = torch.randperm(num_tokens)
+    x, y = TokenWindows(tokens, context, batch_size, seed).batch(step)
+    assert x.shape == y.shape == (batch_size, context)
+    assert x.dtype == y.dtype == torch.int64
+    for row in range(batch_size):
+        start = tokens.tolist().index(int(x[row, 0]))
+        assert x[row].tolist() == tokens[start : start + context].tolist()
+        assert y[row].tolist() == tokens[start + 1 : start + 1 + context].tolist()
+
+
+def test_a_batch_depends_on_seed_and_number_alone() -> None:
+    tokens = torch.arange(10_000)
+    windows = TokenWindows(tokens, 8, 16, seed=3)
+    in_order = [windows.batch(step)[0] for step in range(20)]
+    resumed = TokenWindows(tokens, 8, 16, seed=3)
+    for step in (19, 4, 0):  # in any order, and without those before
+        assert torch.equal(resumed.batch(step)[0], in_order[step])
+    starts = {tuple(x[:, 0].tolist()) for x in in_order}
+    assert len(starts) == 20
+    others = [TokenWindows(tokens, 8, 16, seed).batch(step)[0] for seed, step in ((4, 0), (0, 3), (4, 2))]
+    assert not {tuple(x[:, 0].tolist()) for x in others} & starts
+
+
+def test_drawing_leaves_the_global_generator_and_is_not_led_by_it() -> None:
+    windows = TokenWindows(torch.arange(1000), 4, 8, seed=0)
+    torch.manual_seed(1)
+    first = windows.batch(5)[0]
+    drawn = torch.rand(3)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(3), drawn)
+    assert torch.equal(windows.batch(5)[0], first)
+
+
+def test_every_window_is_drawn_as_often_as_any_other() -> None:
+    windows = TokenWindows(torch.arange(12), 3, 50, seed=0)  # windows that begin at 0 to 8
+    drawn = torch.cat([windows.batch(step)[0][:, 0] for step in range(180)])
+    counts = torch.bincount(drawn)
+    assert len(counts) == 9
+    assert (counts - 1000).abs().max() < 150  # five standard deviations
+
+
+def test_a_text_of_one_window_has_that_window() -> None:
+    x, y = TokenWindows(torch.arange(5, dtype=torch.uint8), 4, 2, seed=0).batch(0)
+    assert x.tolist() == [[0, 1, 2, 3]] * 2
+    assert y.tolist() == [[1, 2, 3, 4]] * 2
+
+
+@pytest.mark.parametrize("num_tokens", [0, 1, 8])
+def test_text_shorter_than_a_window_is_refused(num_tokens: int) -> None:
+    with pytest.raises(
+        ConfigError, match=f"context of 8: expected 1 to .* for a text of {num_tokens} tokens"
+    ):
+        TokenWindows(torch.arange(num_tokens), 8, 2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("context", "batch_size", "seed", "words"),
+    [
+        (0, 2, 0, "context 0: expected at least 1"),
+        (4, 0, 0, "batch size 0: expected at least 1"),
+        (4, 2, -1, "seed -1: expected at least 0"),
+    ],
+)
+def test_numbers_of_windows_that_cannot_be(context: int, batch_size: int, seed: int, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        TokenWindows(torch.arange(20), context, batch_size, seed)
+
+
+def test_windows_of_what_is_no_row_of_integers_are_refused() -> None:
+    with pytest.raises(ShapeError, match=r"expected \(N,\) of integers"):
+        TokenWindows(torch.zeros(2, 5), 2, 1, seed=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -14,11 +15,15 @@ from .cifar import load_cifar10
 from .images import LabelledData
 from .mnist import load_mnist, load_mnist_10k
 from .own_data import load_own
-from .text import Text, load_ptb, load_shakespeare, load_shakespeare_50k, read_text
+from .text import Source, Text, read_file, read_ptb, read_shakespeare, read_shakespeare_50k, to_text
+from .tokens import TokenText, tokenize
 
-__all__ = ["DATASETS", "TEXTS", "NamedDataset", "load", "load_text"]
+__all__ = ["DATASETS", "TEXTS", "NamedDataset", "load", "load_text", "load_tokens"]
 
 DataT = TypeVar("DataT")
+
+#: Says that what follows is the path of a text.
+_PATH = "text:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +54,20 @@ DATASETS: dict[str, NamedDataset[LabelledData]] = _named(
     {"mnist-10k": lambda _: load_mnist_10k(), "mnist": load_mnist, "cifar10": load_cifar10},
 )
 
-#: Texts, of which characters are predicted.
+_SOURCES: Mapping[str, Callable[[Path | None], Source]] = {
+    "ptb": read_ptb,
+    "shakespeare": read_shakespeare,
+    "shakespeare-50k": lambda _: read_shakespeare_50k(),
+}
+
+
+def _characters_of(read: Callable[[Path | None], Source], data_dir: Path | None) -> Text:
+    return to_text(read(data_dir))
+
+
+#: Texts, of which characters or other tokens are predicted.
 TEXTS: dict[str, NamedDataset[Text]] = _named(
-    ABOUT_TEXTS,
-    {"ptb": load_ptb, "shakespeare": load_shakespeare, "shakespeare-50k": lambda _: load_shakespeare_50k()},
+    ABOUT_TEXTS, {name: partial(_characters_of, read) for name, read in _SOURCES.items()}
 )
 
 
@@ -78,19 +93,43 @@ def load(name: str, data_dir: Path | None = None) -> LabelledData:
 
 
 def load_text(name: str | Path, data_dir: Path | None = None) -> Text:
-    """Load a text onto the CPU: one of `TEXTS` by name, or a UTF-8 file by its path.
+    """Load the characters of a text onto the CPU: one of `TEXTS` by name, or a UTF-8 file by its path.
 
-    Names take precedence: write ``./ptb`` for a file that is called ``ptb``.
+    Names take precedence: write ``./ptb`` or ``text:ptb`` for a file that is called ``ptb``.
 
     Raises:
         ConfigError: if there is neither a text nor a file of that name.
         DataError: if files are damaged or missing.
     """
-    if isinstance(name, str) and name in TEXTS:
-        return TEXTS[name].read(data_dir)
-    path = Path(name)
+    return to_text(_read_source(name, data_dir))
+
+
+def load_tokens(
+    name: str | Path, data_dir: Path | None = None, tokens: str = "characters", vocabulary: int | None = None
+) -> TokenText:
+    """Load the tokens of a text onto the CPU.
+
+    Args:
+        name: as for `load_text`.
+        data_dir: directory of data files, or None.
+        tokens: ``characters`` as in `load_text`, ``bytes`` of UTF-8, or ``bpe``: byte-level byte-pair encoding, trained
+            on the training part; it needs the package ``tokenizers``.
+        vocabulary: number of tokens, at least 256; for ``bpe`` only.
+
+    Raises:
+        ConfigError: if there is neither a text nor a file of that name, the tokens are unknown, or the vocabulary is
+            missing, too small, or not for these tokens.
+        DataError: if files are damaged or missing, or the text is too short for the vocabulary.
+    """
+    return tokenize(_read_source(name, data_dir), tokens, vocabulary)
+
+
+def _read_source(name: str | Path, data_dir: Path | None) -> Source:
+    if isinstance(name, str) and name in _SOURCES:
+        return _SOURCES[name](data_dir)
+    path = Path(name.removeprefix(_PATH) if isinstance(name, str) else name)
     if not path.exists():
         raise ConfigError(
             f"text '{name}' is neither a known text nor a file; accepted: {', '.join(TEXTS)}, or the path of a UTF-8 file"
         )
-    return read_text(path)
+    return read_file(path)

@@ -1,20 +1,24 @@
-"""Bits per character: how well a network predicts a text."""
+"""Nats per token and bits per character: how well a network predicts a text."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...core import ConfigError
+from ...core import ConfigError, ShapeError
 from ...core.modes import evaluating
+from .tokens import TokenText
 
-__all__ = ["StatefulNetwork", "bits", "bits_per_char"]
+__all__ = ["StatefulNetwork", "TokenLoss", "bits", "bits_per_char", "token_loss"]
+
+#: Target of a place where nothing is predicted.
+_IGNORED = -100
 
 
 class StatefulNetwork(Protocol):
@@ -66,19 +70,89 @@ def bits_per_char(net: StatefulNetwork, tokens: Tensor, batch_size: int, unroll:
     length = -(-n // batch_size)  # rounded up: the last rows may be shorter, or empty
     room = length * batch_size
     x = F.pad(tokens[:-1].long(), (0, room - n)).view(batch_size, length)
-    y = F.pad(tokens[1:].long(), (0, room - n), value=-100).view(batch_size, length)  # -100: ignored
+    y = F.pad(tokens[1:].long(), (0, room - n), value=_IGNORED).view(batch_size, length)
     total = torch.zeros((), dtype=torch.float64, device=tokens.device)
     with _evaluating(net):
         state = net.initial_state(batch_size)
         for start in range(0, length, unroll):
             logits, state = net(x[:, start : start + unroll], state)
-            losses = F.cross_entropy(
-                logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32)),
-                y[:, start : start + unroll].flatten(),
-                reduction="none",
-            )
-            total += losses.sum(dtype=torch.float64)  # a float32 sum would lose small terms
+            total += _sum_of_losses(logits, y[:, start : start + unroll])
     return bits(total.item() / n)
+
+
+class TokenLoss(NamedTuple):
+    """How well a network predicts a text.
+
+    Attributes:
+        nats_per_token: mean cross-entropy of the predicted tokens.
+        bits_per_char: the same information in bits, over the characters that begin in them.
+        num_tokens: number of predicted tokens.
+        num_characters: number of those characters.
+    """
+
+    nats_per_token: float
+    bits_per_char: float
+    num_tokens: int
+    num_characters: int
+
+
+@torch.no_grad()
+def token_loss(
+    net: nn.Module, text: TokenText, tokens: Tensor, context: int, batch_size: int = 32
+) -> TokenLoss:
+    """Return a language model's loss on a part of a text, in evaluation mode.
+
+    The part is cut into windows that do not overlap, and every token but the first is predicted once: the last window
+    is shorter, and padded with targets that do not count. The first tokens of a window are predicted from little
+    context, so the figures are slightly too high.
+
+    Args:
+        net: causal model from token ids ``(B, T)`` int64 to scores ``(B, T, V)``, on the device of ``tokens``.
+        text: the text, which knows the characters of its tokens.
+        tokens: the part, ``(N,)`` of any integer dtype, such as ``text.valid``.
+        context: ``T``, number of tokens to predict in a window.
+        batch_size: ``B``, number of windows in one forward pass.
+
+    Raises:
+        ConfigError: if ``context`` or ``batch_size`` is under 1, or there is nothing to predict.
+        ShapeError: if the scores have another shape, or ``V`` is under the vocabulary of the text.
+    """
+    for name, value in (("context", context), ("batch size", batch_size)):
+        if value < 1:
+            raise ConfigError(f"{name} {value}: expected at least 1")
+    n, num_characters = len(tokens) - 1, text.tokenizer.num_characters(tokens[1:])
+    if num_characters < 1:
+        raise ConfigError(
+            f"{text.name}: a part of {len(tokens)} tokens has no character to predict, expected one at least behind the "
+            "first token; use a longer text or a smaller vocabulary"
+        )
+    total = torch.zeros((), dtype=torch.float64, device=tokens.device)
+    with evaluating(net):
+        for start in range(0, n, context * batch_size):
+            piece = tokens[start : start + context * batch_size + 1].long()
+            room = -(len(piece) - 1) % context
+            x = F.pad(piece[:-1], (0, room)).view(-1, context)
+            y = F.pad(piece[1:], (0, room), value=_IGNORED).view(-1, context)
+            scores = net(x)
+            if scores.ndim != 3 or scores.shape[:2] != x.shape or scores.shape[2] < text.vocabulary:
+                raise ShapeError(
+                    f"the network's scores have shape {tuple(scores.shape)}, expected {tuple(x.shape)} and at least "
+                    f"{text.vocabulary}, the tokens of {text.name}; make it for this vocabulary"
+                )
+            total += _sum_of_losses(scores, y)
+    nats = total.item()
+    return TokenLoss(nats / n, bits(nats) / num_characters, n, num_characters)
+
+
+def _sum_of_losses(scores: Tensor, y: Tensor) -> Tensor:
+    """Return the cross-entropy of scores ``(B, T, V)``, summed over all targets ``(B, T)`` that count; float64."""
+    losses = F.cross_entropy(
+        scores.flatten(0, 1).to(torch.promote_types(scores.dtype, torch.float32)),
+        y.flatten(),
+        ignore_index=_IGNORED,
+        reduction="none",
+    )
+    return losses.sum(dtype=torch.float64)  # a float32 sum would lose small terms
 
 
 @contextmanager

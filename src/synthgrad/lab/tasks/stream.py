@@ -1,14 +1,16 @@
-"""A text as a stream of unrolls, in parallel rows, for truncated backpropagation through time."""
+"""A text as a stream of unrolls, in parallel rows, or as windows that are drawn at random."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from ...core import ConfigError, ShapeError
 
-__all__ = ["TextStream", "Unroll"]
+__all__ = ["TextStream", "TokenWindows", "Unroll"]
 
 
 class Unroll(NamedTuple):
@@ -64,11 +66,7 @@ class TextStream:
     """
 
     def __init__(self, tokens: Tensor, batch_size: int) -> None:
-        if tokens.ndim != 1 or tokens.is_floating_point() or tokens.is_complex():
-            raise ShapeError(
-                f"tokens have shape {tuple(tokens.shape)} and dtype {tokens.dtype}, expected (N,) of integers; "
-                "pass one part of a text, such as Text.train"
-            )
+        _check_tokens(tokens)
         if not 1 <= batch_size < len(tokens):
             raise ConfigError(
                 f"batch size {batch_size}: expected 1 to {len(tokens) - 1} rows for {len(tokens)} characters, so that "
@@ -136,3 +134,57 @@ class TextStream:
             )
         self.position = state["position"]
         self.episode = state["episode"]
+
+
+class TokenWindows:
+    """Windows of a text, drawn at random with replacement, as batches for a language model.
+
+    A batch depends on the seed and its number alone. So a run that is resumed at a step goes on with the windows that it
+    would have had, and every method sees the same ones; there is no state to save.
+
+    Args:
+        tokens: text, ``(N,)`` of any integer dtype, such as ``TokenText.train``.
+        context: ``T``, number of tokens to predict in a window.
+        batch_size: ``B``, number of windows in a batch.
+        seed: at least 0.
+
+    Raises:
+        ShapeError: if ``tokens`` is not one-dimensional or has no integer dtype.
+        ConfigError: if a number is too small, or the text is shorter than a window.
+
+    >>> import torch
+    >>> windows = TokenWindows(torch.arange(100), context=4, batch_size=2, seed=0)
+    >>> x, y = windows.batch(7)
+    >>> x.shape, bool((y == x + 1).all()), bool((windows.batch(7)[0] == x).all())
+    (torch.Size([2, 4]), True, True)
+    """
+
+    def __init__(self, tokens: Tensor, context: int, batch_size: int, seed: int) -> None:
+        _check_tokens(tokens)
+        for name, value, least in (("context", context, 1), ("batch size", batch_size, 1), ("seed", seed, 0)):
+            if value < least:
+                raise ConfigError(f"{name} {value}: expected at least {least}")
+        if len(tokens) <= context:
+            raise ConfigError(
+                f"context of {context}: expected 1 to {max(len(tokens) - 1, 1)} for a text of {len(tokens)} tokens, so "
+                "that each has one to predict; use a shorter context or a longer text"
+            )
+        self.context = context
+        self.batch_size = batch_size
+        self.seed = seed
+        self._windows = tokens.unfold(0, context + 1, 1)  # (N - T, T + 1), a view
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return the batch of a number, from 0: inputs and the tokens after them, both ``(B, T)`` int64."""
+        # NumPy mixes seed and step; PyTorch's generator on the CPU takes 32 bits of one seed.
+        draw = np.random.default_rng((self.seed, step)).integers(len(self._windows), size=self.batch_size)
+        window = self._windows[torch.from_numpy(draw).to(self._windows.device)].long()  # (B, T + 1)
+        return window[:, :-1], window[:, 1:]
+
+
+def _check_tokens(tokens: Tensor) -> None:
+    if tokens.ndim != 1 or tokens.is_floating_point() or tokens.is_complex():
+        raise ShapeError(
+            f"tokens have shape {tuple(tokens.shape)} and dtype {tokens.dtype}, expected (N,) of integers; "
+            "pass one part of a text, such as Text.train"
+        )

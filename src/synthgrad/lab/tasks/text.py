@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +19,18 @@ from ...core import DataError
 from .files import fetch, find
 from .idx import read_bytes
 
-__all__ = ["Text", "load_ptb", "load_shakespeare", "load_shakespeare_50k", "read_text"]
+__all__ = [
+    "Source",
+    "Text",
+    "code_points",
+    "numbers_of",
+    "read_file",
+    "read_ptb",
+    "read_shakespeare",
+    "read_shakespeare_50k",
+    "read_text",
+    "to_text",
+]
 
 #: SHA-256 of the files that published results use, as far as we know.
 SHA256 = {
@@ -34,8 +47,6 @@ MIN_CHARACTERS = 40
 _MIN_PART = 2
 _MAX_CHARACTERS = 65_536
 _CODE_POINTS = 0x110000
-
-_Codes = NDArray[np.uint32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +88,25 @@ class Text:
         )
 
 
-def load_ptb(data_dir: Path | None) -> Text:
-    """Load the characters of the Penn Treebank, in its usual three parts.
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A text in three parts, not yet turned into numbers. Two are equal if their names and sums are.
+
+    Attributes:
+        name: name in ``synthgrad list``, or the name of the file.
+        sha256: as in `Text`.
+        train, valid, test: parts of the text.
+    """
+
+    name: str
+    sha256: str
+    train: str = field(compare=False, repr=False)
+    valid: str = field(compare=False, repr=False)
+    test: str = field(compare=False, repr=False)
+
+
+def read_ptb(data_dir: Path | None) -> Source:
+    """Read the Penn Treebank, in its usual three parts.
 
     The files are ``text/ptb.{train,valid,test}.txt`` below ``data_dir``. Their characters are used unchanged: spaces
     separate words, lines end in a newline, and ``<unk>`` is spelled out.
@@ -87,7 +115,7 @@ def load_ptb(data_dir: Path | None) -> Text:
         DataError: if a file is missing, damaged, or too short.
     """
     content = {part: _read_known(data_dir, f"text/ptb.{part}.txt") for part in ("train", "valid", "test")}
-    parts = {part: _code_points(raw, path) for part, (raw, path) in content.items()}
+    parts = {part: _decoded(raw, path) for part, (raw, path) in content.items()}
     for part, (_, path) in content.items():
         if len(parts[part]) < _MIN_PART:
             raise DataError(
@@ -97,11 +125,11 @@ def load_ptb(data_dir: Path | None) -> Text:
     digest = hashlib.sha256()
     for raw, _ in content.values():
         digest.update(hashlib.sha256(raw).hexdigest().encode())
-    return _to_text("ptb", parts["train"], parts["valid"], parts["test"], digest.hexdigest())
+    return Source("ptb", digest.hexdigest(), **parts)
 
 
-def load_shakespeare(data_dir: Path | None) -> Text:
-    """Load 1.1 million characters of Shakespeare: 90 % to train, 5 % to validate and 5 % to test on, in this order.
+def read_shakespeare(data_dir: Path | None) -> Source:
+    """Read 1.1 million characters of Shakespeare: 90 % to train, 5 % to validate and 5 % to test on, in this order.
 
     The file is ``text/tinyshakespeare.txt`` below ``data_dir``; it is downloaded if it is missing.
 
@@ -111,8 +139,8 @@ def load_shakespeare(data_dir: Path | None) -> Text:
     return _split("shakespeare", *_read_known(data_dir, "text/tinyshakespeare.txt"))
 
 
-def load_shakespeare_50k() -> Text:
-    """Load the first 50,000 characters of Shakespeare, which the package contains, split as by `load_shakespeare`.
+def read_shakespeare_50k() -> Source:
+    """Read the first 50,000 characters of Shakespeare, which the package contains, split as by `read_shakespeare`.
 
     Raises:
         DataError: if the installed file is damaged.
@@ -124,18 +152,27 @@ def load_shakespeare_50k() -> Text:
         return _split("shakespeare-50k", raw, path)
 
 
-def read_text(path: Path) -> Text:
-    """Load the characters of a UTF-8 file: 90 % to train, 5 % to validate and 5 % to test on, in this order.
+def read_file(path: Path) -> Source:
+    """Read a UTF-8 file: 90 % to train, 5 % to validate and 5 % to test on, in this order.
 
     Args:
         path: the file; it is decompressed if its name ends in ``.gz``.
 
     Raises:
-        DataError: if it is no file, is not UTF-8, is too short, or has too many different characters.
+        DataError: if it is no file, is not UTF-8, or is too short.
     """
     if path.is_dir():
         raise DataError(f"{path}: is a directory, expected a UTF-8 text file; name one of its files")
     return _split(path.name, read_bytes(path), path)
+
+
+def read_text(path: Path) -> Text:
+    """Load the characters of a UTF-8 file, split as by `read_file`.
+
+    Raises:
+        DataError: if it is no file, is not UTF-8, is too short, or has too many different characters.
+    """
+    return to_text(read_file(path))
 
 
 def _read_known(data_dir: Path | None, name: str) -> tuple[bytes, Path]:
@@ -154,49 +191,65 @@ def _read_known(data_dir: Path | None, name: str) -> tuple[bytes, Path]:
     return raw, path
 
 
-def _code_points(raw: bytes, path: Path) -> _Codes:
-    """Return the code point of every character, ``(N,)``."""
+def _decoded(raw: bytes, path: Path) -> str:
     try:
-        text = raw.decode("utf-8")  # decoded here, because reading in text mode would change line ends
+        return raw.decode("utf-8")  # decoded here, because reading in text mode would change line ends
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: byte {error.start} is not UTF-8 ({error.reason}), expected a UTF-8 text; convert the file, "
             "or fetch it again if it is damaged"
         ) from error
-    return np.frombuffer(text.encode("utf-32-le"), "<u4")
 
 
-def _split(name: str, raw: bytes, path: Path) -> Text:
+def _split(name: str, raw: bytes, path: Path) -> Source:
     """Split a text into parts of 90, 5 and 5 percent, in order."""
-    codes = _code_points(raw, path)
-    n = len(codes)
+    text = _decoded(raw, path)
+    n = len(text)
     if n < MIN_CHARACTERS:
         raise DataError(
             f"{path}: has {n} characters, expected at least {MIN_CHARACTERS}, so that each part has one to predict; "
             "name a longer text"
         )
-    train, valid, test = np.split(codes, [n * 90 // 100, n * 95 // 100])
-    return _to_text(name, train, valid, test, hashlib.sha256(raw).hexdigest())
+    first, second = n * 90 // 100, n * 95 // 100
+    return Source(name, hashlib.sha256(raw).hexdigest(), text[:first], text[first:second], text[second:])
 
 
-def _to_text(name: str, train: _Codes, valid: _Codes, test: _Codes, sha256: str) -> Text:
-    """Number the characters; warn if some do not occur in the training part."""
+def code_points(text: str) -> NDArray[np.uint32]:
+    """Return the code point of every character, ``(N,)``."""
+    return np.frombuffer(text.encode("utf-32-le"), "<u4")
+
+
+def numbers_of(alphabet: Sequence[str]) -> NDArray[Any]:
+    """Return the number of every code point: its place in the alphabet, or the size of the alphabet."""
+    unknown = len(alphabet)
+    numbers = np.full(_CODE_POINTS, unknown, np.uint8 if unknown < 256 else np.int64)
+    numbers[code_points("".join(alphabet))] = np.arange(unknown)
+    return numbers
+
+
+def to_text(source: Source) -> Text:
+    """Number the characters of a text; warn if some do not occur in the training part.
+
+    Raises:
+        DataError: if there are too many different characters.
+    """
+    train, valid, test = (code_points(part) for part in (source.train, source.valid, source.test))
     occurs = np.zeros(_CODE_POINTS, np.bool_)
     occurs[train] = True
-    alphabet = np.flatnonzero(occurs)
+    alphabet = tuple(map(chr, np.flatnonzero(occurs)))
     unknown = len(alphabet)
     if unknown > _MAX_CHARACTERS:
         raise DataError(
-            f"{name}: has {unknown} different characters, expected at most {_MAX_CHARACTERS}; check that it is a text"
+            f"{source.name}: has {unknown} different characters, expected at most {_MAX_CHARACTERS}; check that it is a "
+            "text"
         )
-    numbers = np.full(_CODE_POINTS, unknown, np.uint8 if unknown < 256 else np.int64)
-    numbers[alphabet] = np.arange(unknown)
+    numbers = numbers_of(alphabet)
     train_part, valid_part, test_part = (torch.from_numpy(numbers[part]) for part in (train, valid, test))
     in_valid, in_test = (int((part == unknown).sum()) for part in (valid_part, test_part))
     if in_valid or in_test:
         warnings.warn(
-            f"{name}: {in_valid} characters of the validation part and {in_test} of the test part do not occur in the "
-            "training part; they count as one unknown character, so bits per character are a lower bound",
+            f"{source.name}: {in_valid} characters of the validation part and {in_test} of the test part do not occur "
+            "in the training part; they count as one unknown character, so bits per character are a lower bound",
             stacklevel=3,
         )
-    return Text(name, train_part, valid_part, test_part, tuple(map(chr, alphabet)), sha256)
+    return Text(source.name, train_part, valid_part, test_part, alphabet, source.sha256)
