@@ -6,11 +6,13 @@ Each takes a `Subject` and raises `Broken` where the rule does not keep it.
 from __future__ import annotations
 
 import copy
+import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ..engines import Locked
+from ..engines import InProcess, Locked
 from .subject import Asked, Subject, adam, assert_same, demand, floating, seeded, through_a_file
 
 __all__ = ["copies", "credit", "device", "dtype", "observation", "state_dict", "units"]
@@ -63,7 +65,32 @@ def credit(subject: Subject) -> None:
             )
         demand(isinstance(made.pending, tuple), "pending is no tuple of tensors")
         demand(asked.rule.waits or not made.wait, "a credit says wait=True, and the rule has waits = False")
+        if made.sends is not None:
+            demand(
+                asked.rule.sends_ahead and made.wait,
+                "a credit sends ahead, and the rule has sends_ahead = False, or the credit wait=False",
+            )
+            demand(
+                made.sends.shape == h.shape and not made.sends.requires_grad,
+                f"sends has shape {tuple(made.sends.shape)}, expected that of h, {tuple(h.shape)}, detached",
+            )
+        if asked.rule.corrects and made.delta is not None:
+            _check_correction(asked, made.delta)
         demand(h.grad is None, "credit() ran backward into h; that is the engine's part")
+
+
+def _check_correction(asked: Asked, delta: Tensor) -> None:
+    demand(
+        not asked.rule.waits, "a rule corrects its credit and waits for the message; it can do one of the two"
+    )
+    message = replace(asked.message, age=1, age_s=0.1)
+    difference, factor = asked.rule.correction(delta, message, asked.info)
+    form = tuple(difference.shape), difference.dtype
+    demand(
+        form == (tuple(delta.shape), delta.dtype) and not difference.requires_grad,
+        f"correction() gives a difference {form[0]} {form[1]}, expected that of delta, detached",
+    )
+    demand(math.isfinite(factor), f"correction() gives the factor {factor}, expected a finite number")
 
 
 def observation(subject: Subject) -> None:
@@ -178,7 +205,8 @@ def dtype(subject: Subject) -> None:
         net = subject.build(wanted)
         for name, value in floating(net.rules):
             demand(value.dtype == wanted, f"'{name}' is {value.dtype} in a network of {wanted}")
-        trainer = Locked(net, subject.criterion, adam)
+        engine = Locked if subject.fits_plain_loop() else InProcess
+        trainer = engine(net, subject.criterion, adam)
         for k in range(2):
             subject.step(trainer, k, wanted)
         for name, value in floating(net.rules):

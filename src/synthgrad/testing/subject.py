@@ -103,6 +103,11 @@ class Subject:
     batches: Sequence[tuple[Any, Any]]
     criterion: Callable[[Any, Any], Tensor] = F.cross_entropy
 
+    def fits_plain_loop(self) -> bool:
+        """Does the plain loop take the rule? It has one backward pass, which neither sends ahead nor corrects."""
+        rules = [interface.rule for interface in self.build().interfaces.values()]
+        return not any(rule.sends_ahead or rule.corrects for rule in rules)
+
     def build(
         self, dtype: torch.dtype | None = None, device: str | None = None, rule: Rule | None = None
     ) -> Decoupled:
