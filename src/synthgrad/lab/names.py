@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["DATA", "METHODS", "OWN_FILES", "RECURRENT", "TEXTS", "is_own_data"]
+__all__ = ["DATA", "METHODS", "OWN_FILES", "RECURRENT", "TEXTS", "TEXT_PREFIX", "TOKENS", "is_own_data"]
 
 #: Methods, the reference first.
 METHODS: Mapping[str, str] = {
@@ -48,10 +48,16 @@ TEXTS: Mapping[str, str] = {
     "shakespeare-50k": "beginning of the same, 50,000 characters, embedded",
 }
 
+#: What a language model predicts: characters, UTF-8 bytes, or byte-pair tokens that are learned from the text.
+TOKENS = ("characters", "bytes", "bpe")
+
+#: Before the path of a text: ``text:my.txt`` is the file, whatever its name.
+TEXT_PREFIX = "text:"
+
 #: Endings of files with arrays of the user's own.
 OWN_FILES = (".npz", ".pt", ".safetensors")
 
 
 def is_own_data(name: str) -> bool:
     """Whether a name stands for data of the user's own: a file with arrays, or ``package.module:factory``."""
-    return Path(name).suffix in OWN_FILES or ":" in name
+    return not name.startswith(TEXT_PREFIX) and (Path(name).suffix in OWN_FILES or ":" in name)

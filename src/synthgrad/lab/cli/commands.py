@@ -10,8 +10,9 @@ import click
 from ..names import METHODS
 from ..options import Option, options_of
 from ..recipes import Choice, experiments
+from ..recipes.comparison import GPT_METHODS
 from ..recipes.comparison import METHODS as COMPARED
-from ..training.payloads import FeedForward
+from ..training.payloads import FeedForward, LanguageModel
 from ..training.run import Run
 from ..training.settings import RuleSettings, Schedule
 from .completion import one_of
@@ -20,11 +21,14 @@ from .options import TrainingOptions, pass_options
 
 __all__ = ["compare_command", "list_command", "report_command", "run_command"]
 
-_FIELDS = options_of(FeedForward, Schedule, RuleSettings, Run)
+_FIELDS = options_of(FeedForward, LanguageModel, Schedule, RuleSettings, Run)
 _COMPARED = {
     "data": _FIELDS["data"],
     "methods": Option(
-        "Methods; see synthgrad list.", listed=True, choices=tuple(METHODS), default=",".join(COMPARED)
+        "Methods; see synthgrad list.",
+        listed=True,
+        choices=tuple(METHODS),
+        default=f"{','.join(COMPARED)}; for a GPT, {','.join(GPT_METHODS)}",
     ),
     "model": Option("Your own network.", metavar="package.module:factory"),
     **_FIELDS,
@@ -43,6 +47,7 @@ def _examples(*lines: str) -> str:
         "synthgrad compare",
         "synthgrad compare --data cifar10 --arch cnn --methods backprop,cdni --seeds 0,1,2",
         "synthgrad compare --model my_module:make --data images.npz --steps 2000",
+        "synthgrad compare --arch gpt --data my.txt --methods backprop,local_loss --optimizer muon",
     ),
 )
 @with_options(_COMPARED)
@@ -51,7 +56,7 @@ def compare_command(options: TrainingOptions, **given: Any) -> int:
     """Train one network with several methods on one data set, and compare them.
 
     Without options it compares backprop, no-bprop, DNI and cDNI on 10,000 embedded handwritten digits. The paper's
-    experiment over several budgets is synthgrad run budgets.
+    experiment over several budgets is synthgrad run budgets. With --arch gpt it trains a language model on a text.
     """
     from . import work
 

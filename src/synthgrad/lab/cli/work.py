@@ -17,7 +17,6 @@ from ...core import ConfigError
 from ..bench.declarations import BENCHMARKS
 from ..names import DATA, METHODS, RECURRENT, TEXTS
 from ..recipes import Choice, comparison, experiment_named, experiments
-from ..recipes.comparison import METHODS as COMPARED
 from ..records import FILE, Record, read
 from ..report import write_report
 from ..training.machine import choose_device
@@ -40,8 +39,8 @@ def compare(options: TrainingOptions, given: dict[str, Any]) -> int:
     """
     runs = comparison(
         options.tier,
-        given.pop("data") or "mnist-10k",
-        given.pop("methods") or COMPARED,
+        given.pop("data"),
+        given.pop("methods"),
         options.seeds,
         choose_device(options.device),
         _data_dir(options),

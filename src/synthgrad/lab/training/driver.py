@@ -54,6 +54,7 @@ class Driver:
         self._chunks: list[float] = []  # mean seconds per step of each chunk
         self._resumed_at: list[int] = []
         self._base_lrs: list[list[float]] = []
+        self._lr_factor: float | None = None  # the one that is set
 
     def set_up(self) -> None:
         """Load the data, and build the network and its trainer.
@@ -96,7 +97,6 @@ class Driver:
             task.draw_graph(self.events)
         task.begin(self.step)
         while self.step < schedule.steps:
-            self._set_lr_factor(schedule.lr_factor(self.step))
             requested = self._run_chunk(self._end_of_chunk() - self.step)
             if requested or self.step % schedule.eval_every == 0 or self.step == schedule.steps:
                 self._evaluate()
@@ -107,27 +107,27 @@ class Driver:
 
     def _set_lr_factor(self, factor: float) -> None:
         """Scale the initial learning rates, except those of rules with a constant learning rate."""
+        if factor == self._lr_factor:
+            return
+        self._lr_factor = factor
         for optimizer, lrs in zip(self.task.trainer.optimizers, self._base_lrs, strict=True):
             for group, lr in zip(optimizer.param_groups, lrs, strict=True):
                 if not group.get("constant_lr"):
                     group["lr"] = lr * factor
 
     def _end_of_chunk(self) -> int:
-        """Return the step at which this chunk ends: at the latest before an evaluation or a new learning rate."""
+        """Return the step at which this chunk ends: at the latest before an evaluation."""
         step, schedule = self.step, self.task.run.schedule
-        ends = [
-            step + self.task.chunk,
-            schedule.steps,
-            step - step % schedule.eval_every + schedule.eval_every,
-        ]
-        return min([*ends, *(change for change in schedule.lr_changes if change > step)])
+        next_evaluation = step - step % schedule.eval_every + schedule.eval_every
+        return min(step + self.task.chunk, schedule.steps, next_evaluation)
 
     def _run_chunk(self, num_steps: int) -> bool:
         """Run some steps, with timing; return whether the last one requests an evaluation."""
         task, requested = self.task, False
         task.draw_data()
         begun = time.perf_counter()
-        for _ in range(num_steps):
+        for k in range(num_steps):
+            self._set_lr_factor(task.run.schedule.lr_factor(self.step + k))
             requested = task.step()
         synchronize(task.run.device)  # so that the time includes the device's work
         seconds = time.perf_counter() - begun

@@ -54,6 +54,7 @@ class Method:
             (``synthgrad run dni_search`` and ``cnn_search``), never on test data.
         per_example_loss: whether the rule learns from the loss of each example, which the criterion must then return.
         inputs: function that makes the input rule of each cut; None if modules get the real outputs of those below.
+        unfit: kinds of networks that the method cannot train, each with the reason.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Method:
     defaults: Mapping[str, RuleSettings] = field(default_factory=lambda: {"": RuleSettings()})
     per_example_loss: bool = False
     inputs: InputRuleFactory | None = None
+    unfit: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def about(self) -> str:
@@ -73,8 +75,16 @@ class Method:
         Users' own networks get the settings of the fully connected network. Convolutional networks do not, because
         widths would be numbers of channels there.
         """
-        names = (f"{data} {arch}", arch) if arch in ("cnn", "lstm") else (data,)
+        names = (f"{data} {arch}", arch) if arch in ("cnn", "lstm", "gpt") else (data,)
         return next((self.defaults[name] for name in names if name in self.defaults), self.defaults[""])
+
+    def check_arch(self, arch: str) -> None:
+        """Raise a ConfigError if the method cannot train a kind of network."""
+        if arch in self.unfit:
+            fitting = [m.name for m in METHODS.values() if arch not in m.unfit]
+            raise ConfigError(
+                f"method '{self.name}' is not for --arch {arch}: {self.unfit[arch]}; use one of {', '.join(fitting)}"
+            )
 
     def make_rule(self, settings: RuleSettings, facts: DataFacts) -> Rule:
         """Return a new rule for the cuts, inside a `HandOver` if the settings ask for one."""
@@ -99,6 +109,8 @@ def _synthetic(settings: RuleSettings, context: int | None) -> Rule:
 
 
 def _head(settings: RuleSettings) -> heads.HeadFactory:
+    if settings.head == "tokens":
+        return heads.token_head(settings.blocks)
     if settings.head == "convolutional":
         return heads.convolutional_head(pool=settings.pool, norm=settings.norm)
     return heads.linear_head(settings.hidden, pool=settings.pool, norm=settings.norm)
@@ -116,6 +128,16 @@ def _synthetic_input(settings: RuleSettings) -> InputRule:
 # Between LSTMs a linear M with the network's learning rate grows too fast: activations are small at first, so its weights
 # become large, and later drive the units into saturation. Chosen on validation characters, at a lag of 3.
 _BETWEEN_LSTMS = RuleSettings(hidden=(256,), lr_factor=0.3)
+
+#: Of methods with a head at each cut. A head for tokens has a private block (`RuleSettings.blocks`).
+_HEADS = {
+    "": RuleSettings(),
+    "cnn": RuleSettings(head="convolutional"),
+    "gpt": RuleSettings(head="tokens"),
+}
+
+#: Input models predict an activation from the network's input, as numbers.
+_NO_INPUTS = {"gpt": "it predicts activations from numbers, and the inputs are tokens"}
 
 _DNI = {"": RuleSettings(), "mnist": RuleSettings(hidden=(2048,), lr_factor=30.0)}
 
@@ -135,17 +157,22 @@ METHODS: dict[str, Method] = {
             lambda s, facts: _synthetic(s, facts.classes),
             {"": RuleSettings(), "cnn": RuleSettings(kernel=1, maps=True), "lstm": _BETWEEN_LSTMS},
         ),
-        Method("stale", lambda s, facts: StaleGradient(facts.num_examples, s.decay)),
+        Method(
+            "stale",
+            lambda s, facts: StaleGradient(facts.num_examples, s.decay),
+            unfit={"gpt": "it keeps a gradient for each example, and windows of a text are drawn anew"},
+        ),
         Method(
             "local_loss",
             lambda s, facts: LocalLoss(facts.classes, _head(s)),
-            {"": RuleSettings(), "cnn": RuleSettings(head="convolutional")},
+            _HEADS,
         ),
         Method(
             "sobolev",
             lambda s, facts: _sobolev(s, facts.classes),
             {"": RuleSettings(), "cnn": RuleSettings(head="convolutional", pool=4)},
             per_example_loss=True,
+            unfit={"gpt": "its model of the loss has no head for tokens"},
         ),
         Method("delayed", lambda s, facts: TrueGradient(s.shrink), {"": RuleSettings(delay=1)}),
         Method(
@@ -159,6 +186,7 @@ METHODS: dict[str, Method] = {
                 "cnn": RuleSettings(input_hidden=(16,), input_lr_factor=3.0),
             },
             inputs=_synthetic_input,
+            unfit=_NO_INPUTS,
         ),
         Method(
             "cdni_unlock",
@@ -168,6 +196,7 @@ METHODS: dict[str, Method] = {
                 "cnn": RuleSettings(kernel=1, maps=True, input_hidden=(16,), input_lr_factor=3.0),
             },
             inputs=_synthetic_input,
+            unfit=_NO_INPUTS,
         ),
     )
 }

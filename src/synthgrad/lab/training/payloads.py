@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
 
-from ..names import DATA, is_own_data
+from ..names import DATA, TEXTS, TOKENS, is_own_data
 from ..options import Option
 from .settings import BoundarySettings, EdgeSettings, RuleSettings, Settings, refuse
 
@@ -19,14 +19,16 @@ __all__ = [
     "Characters",
     "Copying",
     "FeedForward",
+    "LanguageModel",
     "LstmStack",
     "Multirate",
     "Payload",
     "Sequences",
 ]
 
-ARCHS = ("fcn", "cnn")
+ARCHS = ("fcn", "cnn", "gpt")
 ENGINES = ("in-process", "layer-parallel", "plain", "stages")
+_GPT_ENGINES = ("in-process", "plain")
 
 _PLACE = "place"
 
@@ -62,6 +64,7 @@ class Payload:
         settings: class of the rule's settings.
         unrecorded: names of fields of the schedule that records leave out.
         without_rule: the method without a rule, for which records leave out the rule's settings; empty for none.
+        any_optimizer: whether the task accepts other optimizers than Adam, and updates from several batches.
     """
 
     data: str = cell_field()
@@ -72,6 +75,7 @@ class Payload:
     settings: ClassVar[type[Settings]]
     unrecorded: ClassVar[tuple[str, ...]] = ()
     without_rule: ClassVar[str] = ""
+    any_optimizer: ClassVar[bool] = False
 
     def cell(self) -> dict[str, Any]:
         """Return the ``cell`` of a record."""
@@ -125,25 +129,40 @@ class FeedForward(Payload):
 
     task = "feed_forward"
     settings = RuleSettings
+    any_optimizer = True
 
     data: str = cell_field(
         option=Option(
-            "Data set; see synthgrad list. Your own: FILE.npz, .pt or .safetensors, or package.module:factory.",
-            choices=tuple(DATA),
+            "Data set; see synthgrad list. Your own: FILE.npz, .pt or .safetensors, or package.module:factory; for a GPT, "
+            "a text or any file with one.",
+            choices=(*DATA, *TEXTS),
             metavar="NAME",
-            default="mnist-10k",
+            default="mnist-10k; for a GPT, shakespeare-50k",
         )
     )
     arch: str = cell_field(
-        "fcn", option=Option("Fully connected or convolutional network.", choices=ARCHS, default="fcn")
+        "fcn",
+        option=Option(
+            "Fully connected network, convolutional network, or language model.", choices=ARCHS, default="fcn"
+        ),
     )
     layers: int | None = cell_field(
         4,
-        option=Option("Weight layers, the output layer included.", kind=int, metavar="N", default="4"),
+        option=Option(
+            "Weight layers, the output layer included; of a GPT, its blocks.",
+            kind=int,
+            metavar="N",
+            default="4",
+        ),
     )
     width: int | None = cell_field(
         256,
-        option=Option("Units or filters of a hidden layer.", kind=int, metavar="N", default="the paper's"),
+        option=Option(
+            "Units, filters or features of a hidden layer.",
+            kind=int,
+            metavar="N",
+            default="the paper's; for a GPT, 128",
+        ),
     )
     at: tuple[str, ...] = cell_field(
         (), option=Option("Submodules after which to cut.", listed=True, default="after every layer")
@@ -192,6 +211,98 @@ class FeedForward(Payload):
 
     def with_data(self, name: str) -> Self | None:
         return replace(self, data=name) if is_own_data(name) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageModel(Payload):
+    """A GPT on a text; a step is a batch of windows of ``context`` tokens.
+
+    Attributes:
+        data: name of a text in ``synthgrad list``, or the path of a file.
+        layers: number of blocks.
+        width: number of features ``D``.
+        heads: number of attention heads of a block.
+        context: number of tokens ``T`` in a window.
+        tokens: what a token is, one of `TOKENS`.
+        vocabulary: number of byte-pair tokens; None for other tokens.
+        tied: whether the scores are made with the weights of the embedding.
+        modules: number of modules of about equal numbers of blocks; None if ``at`` names the cuts, or there are none.
+        at: names of the submodules after which to cut, instead of ``modules``.
+        engine: ``in-process`` or ``plain``.
+        most_valid: number of tokens at the beginning of the validation part to evaluate on; None for all.
+        monitor_every: number of steps between measurements of the interfaces' quality; 0 for none.
+    """
+
+    task = "language_model"
+    settings = RuleSettings
+    without_rule = "backprop"
+    any_optimizer = True
+
+    arch: str = cell_field("gpt")
+    layers: int = cell_field(4)
+    width: int = cell_field(128)
+    heads: int = cell_field(
+        4, option=Option("Attention heads of a GPT's block.", kind=int, metavar="N", default="4")
+    )
+    context: int = cell_field(
+        64, option=Option("Tokens that a GPT reads at once.", kind=int, metavar="N", default="64")
+    )
+    tokens: str = cell_field(
+        "characters",
+        option=Option(
+            "What a GPT predicts; bpe is learned from the text.", choices=TOKENS, default=TOKENS[0]
+        ),
+    )
+    vocabulary: int | None = cell_field(
+        None, option=Option("Number of bpe tokens.", kind=int, metavar="N", default="512")
+    )
+    tied: bool = cell_field(
+        False, option=Option("Make a GPT's scores with the weights of its embedding.", kind=bool)
+    )
+    modules: int | None = cell_field(
+        2,
+        option=Option(
+            "Modules of equal numbers of blocks into which a GPT is cut, unless --at names the cuts.",
+            kind=int,
+            metavar="N",
+            default="2",
+        ),
+    )
+    at: tuple[str, ...] = cell_field(())
+    engine: str = cell_field("in-process")
+    most_valid: int | None = config_field(None)
+    monitor_every: int = config_field(100)
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "layers", "width", "heads", "context")
+        if self.arch != "gpt":
+            refuse(f"network '{self.arch}' on a text: expected gpt")
+        if self.engine not in _GPT_ENGINES:
+            refuse(f"engine '{self.engine}' with a GPT: expected one of {', '.join(_GPT_ENGINES)}")
+        if self.modules is not None and not 2 <= self.modules <= self.layers:
+            refuse(
+                f"{self.modules} modules of {self.layers} blocks: expected 2 to {self.layers}, with a block in each"
+            )
+
+    def for_method(self, method: str) -> Self:
+        """Return this payload for a method; without a rule there are no cuts, and the engine is ``plain``.
+
+        Raises:
+            ConfigError: if the method is not for language models.
+        """
+        from .methods import method_named
+
+        found = method_named(method)
+        found.check_arch(self.arch)
+        return self if found.rule is not None else replace(self, engine="plain", at=(), modules=None)
+
+    def default_rule(self, method: str) -> Settings:
+        from .methods import method_named
+
+        return method_named(method).settings(self.data, self.arch)
+
+    def with_data(self, name: str) -> Self | None:
+        return None if is_own_data(name) else replace(self, data=name)
 
 
 def _check_positive(payload: Payload, *names: str) -> None:
@@ -272,6 +383,7 @@ class LstmStack(Sequences):
 
     task = "lstm_stack"
     settings = RuleSettings
+    any_optimizer = True
     unrecorded = ("milestones",)
     without_rule = "backprop"
 

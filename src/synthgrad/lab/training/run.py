@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ..options import option
 from .payloads import Payload
-from .settings import Schedule, Settings, refuse
+from .settings import OPTIMIZERS, Schedule, Settings, recorded_fields, refuse
 
 __all__ = ["PRECISIONS", "Run"]
 
@@ -54,6 +54,11 @@ class Run:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             refuse(f"precision '{self.precision}' is unknown; accepted: {', '.join(PRECISIONS)}")
+        if not (self.payload.any_optimizer or self.schedule.only_adam):
+            refuse(
+                f"network '{self.payload.arch}' on '{self.payload.data}' is trained by Adam with an update for each batch; "
+                "leave out other optimizers, error feedback, accumulate and versions"
+            )
 
     @property
     def label(self) -> str:
@@ -63,12 +68,12 @@ class Run:
     def config(self) -> dict[str, Any]:
         """Return the ``config`` of a record: all settings that the results depend on and the cell does not have."""
         skipped = ("steps", "batch_size", *self.payload.unrecorded)
-        schedule = {k: v for k, v in asdict(self.schedule).items() if k not in skipped}
+        schedule = {k: v for k, v in recorded_fields(self.schedule).items() if k not in skipped}
         without_rule = self.method == self.payload.without_rule
         return {
             **schedule,
             "rule": {} if without_rule else self.rule.recorded(self.method),
-            "optimizer": "Adam",
+            "optimizer": OPTIMIZERS[self.schedule.optimizer],
             **self.payload.config(),
             **({} if self.precision == "float32" else {"precision": self.precision}),
         }

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from ..options import Option, option
 
 __all__ = [
+    "OPTIMIZERS",
     "BoundarySettings",
     "EdgeSettings",
     "RuleSettings",
@@ -56,16 +57,30 @@ def recorded_fields(settings: Any) -> dict[str, Any]:
     return {k: v for k, v in asdict(settings).items() if k not in skipped}
 
 
+#: Optimizers, with their names in records; `optimizers` has their constants.
+OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "nadam": "NAdam", "muon": "Muon"}
+
+_OF_OPTIMIZER = ("optimizer", "error_feedback", "accumulate", "versions")
+#: The learning rate at the end of a cosine, as a fraction of the first.
+_LAST_FACTOR = 0.1
+
+
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Length and learning rate of a run; the same for every method of a comparison.
+    """Length of a run, its optimizer and its learning rate; the same for every method of a comparison.
 
     Attributes:
         steps: number of batches.
         batch_size: number of examples in a batch.
-        lr: initial learning rate of Adam.
+        lr: initial learning rate.
         milestones: fractions of ``steps`` at which the learning rate is divided by ten.
         eval_every: number of steps between evaluations.
+        optimizer: one of `OPTIMIZERS`.
+        lr_warm_up: number of steps over which the learning rate rises from zero.
+        cosine: whether the learning rate falls to a tenth along half a cosine, instead of at milestones.
+        error_feedback: whether the optimizer is wrapped in `synthgrad.optim.ErrorFeedback`.
+        accumulate: number of batches from which an update is made.
+        versions: number of versions of the weights that the in-process engine keeps; None for all that are in use.
     """
 
     steps: int = option(
@@ -76,26 +91,78 @@ class Schedule:
         default="the tier's",
     )
     batch_size: int = option(256, "Examples in a batch.", kind=int, metavar="N", default="the tier's")
-    lr: float = option(3e-4, "Learning rate of Adam at the start.", kind=float, default="the tier's")
+    lr: float = option(3e-4, "Learning rate at the start.", kind=float, default="the tier's")
     milestones: tuple[float, ...] = (0.6, 0.8)
     eval_every: int = 500
+    optimizer: str = setting(
+        "adam",
+        option=Option(
+            "Optimizer; muon is for the matrices of hidden layers, with AdamW for the rest.",
+            choices=tuple(OPTIMIZERS),
+            default="adam, and adamw for a GPT",
+        ),
+    )
+    lr_warm_up: int = setting(
+        0, option=Option("Batches over which the learning rate rises from zero.", kind=int, metavar="N")
+    )
+    cosine: bool = setting(
+        False, option=Option("Let the learning rate fall to a tenth along a cosine.", kind=bool)
+    )
+    error_feedback: bool = setting(
+        False, option=Option("Correct each update by what late gradients cost the one before it.", kind=bool)
+    )
+    accumulate: int = setting(
+        1, option=Option("Batches from which an update is made.", kind=int, metavar="N", default="1")
+    )
+    versions: int | None = setting(
+        None,
+        option=Option(
+            "Versions of the weights to keep while gradients are under way: 2 (2BW) or 1 (PACI).",
+            kind=int,
+            metavar="N",
+            default="all that are in use",
+        ),
+    )
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "eval_every"):
+        for name in ("steps", "batch_size", "eval_every", "accumulate"):
             value = getattr(self, name)
             if value < 1:
                 refuse(f"{name.replace('_', ' ')} {value}: expected at least 1")
         if not math.isfinite(self.lr) or self.lr <= 0:
             refuse(f"learning rate {self.lr}: expected a finite number over 0, such as 3e-4")
+        if self.optimizer not in OPTIMIZERS:
+            refuse(f"optimizer '{self.optimizer}' is unknown; accepted: {', '.join(OPTIMIZERS)}")
+        if not 0 <= self.lr_warm_up < self.steps:
+            refuse(
+                f"warm-up of {self.lr_warm_up} batches: expected 0 to {self.steps - 1}, of {self.steps} in all"
+            )
+        if self.accumulate > self.steps:
+            refuse(
+                f"updates of {self.accumulate} batches: expected at most {self.steps}, all that the run has; it would make "
+                "no update"
+            )
+        if self.versions not in (None, 1, 2):
+            refuse(
+                f"versions {self.versions}: expected 2 (2BW) or 1 (PACI), or none to keep all that are in use"
+            )
 
     def lr_factor(self, step: int) -> float:
         """Return the factor of the learning rate at a step."""
-        return 0.1 ** sum(step >= share * self.steps for share in self.milestones)
+        rising = min(1.0, (step + 1) / (self.lr_warm_up + 1))
+        if not self.cosine:
+            return rising * 0.1 ** sum(step >= share * self.steps for share in self.milestones)
+        done = max(0, step - self.lr_warm_up) / max(1, self.steps - self.lr_warm_up)
+        return rising * (_LAST_FACTOR + (1 - _LAST_FACTOR) * (1 + math.cos(math.pi * done)) / 2)
+
+    def of_optimizer(self) -> dict[str, Any]:
+        """Return the settings of the optimizer and of updates, besides the learning rate."""
+        return {name: getattr(self, name) for name in _OF_OPTIMIZER}
 
     @property
-    def lr_changes(self) -> list[int]:
-        """The steps at which the learning rate changes."""
-        return [math.ceil(share * self.steps) for share in self.milestones]
+    def only_adam(self) -> bool:
+        """Whether the settings of the optimizer are those that every task accepts."""
+        return not recorded_fields(self).keys() & set(_OF_OPTIMIZER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +174,13 @@ class Settings:
         raise NotImplementedError
 
 
-HEADS = ("linear", "convolutional")
+HEADS = ("linear", "convolutional", "tokens")
 CRITICS = ("classifier", "value")
 
 
 @dataclass(frozen=True, slots=True)
 class RuleSettings(Settings):
-    """Settings of the rule at the cuts of a feed-forward network.
+    """Settings of the rule at the cuts of a feed-forward network or a GPT.
 
     Attributes:
         hidden: widths of the hidden layers of ``M``.
@@ -124,7 +191,8 @@ class RuleSettings(Settings):
         per_example: whether messages are in per-example units. False uses gradients as the criterion reduced them, a
             common mistake; the setting exists to measure what it costs.
         decay: decay of the average of an example's messages, for stale gradients.
-        delay: number of steps that a message takes to cross an interface.
+        delay: number of steps that a message takes to cross an interface. A step is a batch, and an update may be made
+            of several.
         shrink: factor on a delayed gradient at each interface.
         input_hidden: widths of the hidden layers of the input model ``I``, for complete unlock.
         input_lr_factor: ratio of the learning rate of ``I`` to the network's; None for ``lr_factor``.
@@ -135,9 +203,12 @@ class RuleSettings(Settings):
         true_messages: whether the rule learns from true gradients, computed in a separate pass; plain engine only.
         kernel: size of the kernels of a convolutional ``M``, an odd number.
         maps: whether a convolutional ``M`` gets the label as a learned map for each class, instead of masks.
-        head: form of the head of a local loss or critic, one of `HEADS`; ``convolutional`` is for images only.
+        head: form of the head of a local loss or critic, one of `HEADS`; ``convolutional`` is for images only, and
+            ``tokens`` for language models.
         pool: resolution to which a head pools an image, along each side.
         critic: form of the critic, one of `CRITICS`.
+        blocks: number of private blocks in a head for tokens, each like the block below the cut.
+        weight: factor with which a module learns from the correction of its credit.
     """
 
     hidden: tuple[int, ...] = ()
@@ -147,7 +218,15 @@ class RuleSettings(Settings):
     constant_lr: bool = False
     per_example: bool = True
     decay: float = setting(0.0)
-    delay: int = setting(0)
+    delay: int = setting(
+        0,
+        option=Option(
+            "Batches that a message takes to cross an interface.",
+            kind=int,
+            metavar="N",
+            default="0, and 1 for delayed and late_correction",
+        ),
+    )
     shrink: float = setting(1.0)
     input_hidden: tuple[int, ...] = setting((256,))
     input_lr_factor: float | None = setting(None)
@@ -174,8 +253,26 @@ class RuleSettings(Settings):
     head: str = setting("linear")
     pool: int = setting(2)
     critic: str = setting("classifier")
+    blocks: int = setting(
+        1,
+        option=Option(
+            "Private blocks of the head at each cut of a GPT; 0 is linear.",
+            kind=int,
+            metavar="N",
+            default="1",
+        ),
+    )
+    weight: float = setting(
+        0.5,
+        option=Option("Factor on the correction of late_correction.", kind=float, metavar="X", default="0.5"),
+    )
 
     def __post_init__(self) -> None:
+        for name in ("delay", "blocks"):
+            if getattr(self, name) < 0:
+                refuse(f"{name} {getattr(self, name)}: expected at least 0")
+        if not math.isfinite(self.weight):
+            refuse(f"weight {self.weight}: expected a finite number, such as 0.5")
         if self.kernel < 1 or self.kernel % 2 == 0:
             refuse(f"kernel {self.kernel}: expected an odd number, such as 3 or 5")
         if self.pool < 1:

@@ -10,13 +10,22 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ...core import Monitor, decouple
+from ...core import ConfigError, Monitor, decouple
 from ...engines import InProcess, Lag, LayerParallel, Locked, Stages, StepRecord
 from .in_stages import StagesTrainer
 from .methods import DataFacts, Method
+from .optimizers import optimizer_factory
 from .settings import RuleSettings
 
-__all__ = ["CHANNELS_LAST", "CrossEntropy", "Trainer", "TrainerSpec", "make_trainer", "precision_context"]
+__all__ = [
+    "CHANNELS_LAST",
+    "CrossEntropy",
+    "TokenCrossEntropy",
+    "Trainer",
+    "TrainerSpec",
+    "make_trainer",
+    "precision_context",
+]
 
 #: The faster memory layout of images and filters on every device; it does not change tensors of other dimensions.
 CHANNELS_LAST = torch.channels_last
@@ -27,6 +36,14 @@ class CrossEntropy(nn.CrossEntropyLoss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return super().forward(input.float(), target)
+
+
+class TokenCrossEntropy(CrossEntropy):
+    """Cross-entropy of scores ``(B, T, V)`` and tokens ``(B, T)``; without a reduction, each example's mean, ``(B,)``."""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        losses = super().forward(input.flatten(0, 1), target.flatten())
+        return losses if self.reduction == "mean" else losses.view(target.shape).mean(1)
 
 
 class Trainer(Protocol):
@@ -56,7 +73,7 @@ class TrainerSpec:
         method: the method.
         settings: settings of the method's rule.
         facts: facts about the data that the rule may need.
-        lr: learning rate of Adam.
+        lr: learning rate.
         seed: seed of the random generator for sparse updates.
         engine: ``in-process``, ``layer-parallel``, ``stages`` or ``plain``; ignored by methods without a rule.
         update_prob: probability that a module updates in a step; for backpropagation, that the network does.
@@ -64,6 +81,8 @@ class TrainerSpec:
         monitor: monitor of the interfaces' quality, or None.
         compiled: whether to compile the step of the layer-parallel engine. For other engines, `compile_network` compiles
             the network afterwards.
+        optimizer, error_feedback, accumulate, versions: as in `Schedule`.
+        tokens: whether the network has scores ``(B, T, V)`` for tokens ``(B, T)``.
     """
 
     method: Method
@@ -76,6 +95,23 @@ class TrainerSpec:
     precision: str = "float32"
     monitor: Monitor | None = None
     compiled: bool = False
+    optimizer: str = "adam"
+    error_feedback: bool = False
+    accumulate: int = 1
+    versions: int | None = None
+    tokens: bool = False
+
+    def check(self) -> None:
+        """Raise a ConfigError if the engine does not take a setting for late gradients or larger updates."""
+        engine = "plain" if self.method.rule is None else self.engine
+        for_in_process = {
+            "error feedback": self.error_feedback,
+            "versions of the weights": self.versions is not None,
+            "updates from several batches": self.accumulate > 1 and engine != "plain",
+        }
+        if engine != "in-process" and (given := [name for name, is_set in for_in_process.items() if is_set]):
+            who = self.method.name if self.method.rule is None else f"the {engine} engine"
+            raise ConfigError(f"{given[0]} with {who}: only the in-process engine has them; leave them out")
 
 
 def make_trainer(
@@ -92,15 +128,19 @@ def make_trainer(
     Raises:
         SynthgradError: if the network cannot be cut there, or the engine cannot train it.
     """
+    spec.check()
     method, settings, lr = spec.method, spec.settings, spec.lr
-    criterion = CrossEntropy(reduction="none" if method.per_example_loss else "mean")
-
-    def optimizer(parameters: Any) -> torch.optim.Optimizer:
-        return torch.optim.Adam(parameters, lr, fused=True)  # the fastest implementation, for every method
-
+    loss_of = TokenCrossEntropy if spec.tokens else CrossEntropy
+    criterion = loss_of(reduction="none" if method.per_example_loss else "mean")
     generator = torch.Generator().manual_seed(spec.seed)
+    # Only if it is set, because not every engine takes it.
+    accumulate: dict[str, Any] = {} if spec.accumulate == 1 else {"accumulate": spec.accumulate}
+    versions: dict[str, Any] = {} if spec.versions is None else {"versions": spec.versions}
     if method.rule is None:
-        return model, Locked(model, criterion, optimizer, update_prob=spec.update_prob, generator=generator)
+        optimizer = optimizer_factory(spec.optimizer, lr, model)
+        return model, Locked(
+            model, criterion, optimizer, update_prob=spec.update_prob, generator=generator, **accumulate
+        )
     with precision_context(spec.precision, example.device.type):
         net = decouple(
             model,
@@ -110,6 +150,8 @@ def make_trainer(
             reduction="mean" if settings.per_example else "sum",
             inputs=None if method.inputs is None else method.inputs(settings),
         ).to(memory_format=CHANNELS_LAST)  # pyright: ignore[reportCallIssue]
+
+    optimizer = optimizer_factory(spec.optimizer, lr, net, error_feedback=spec.error_feedback)
 
     def at_rate(factor: float) -> dict[str, Any] | None:
         if factor == 1 and not settings.constant_lr:
@@ -121,7 +163,7 @@ def make_trainer(
     if spec.engine == "plain":
         net.monitor = spec.monitor
         true = settings.true_messages
-        return net, Locked(net, criterion, optimizer, rule_options=options, true_messages=true)
+        return net, Locked(net, criterion, optimizer, rule_options=options, true_messages=true, **accumulate)
     if spec.engine == "layer-parallel":
         float32 = spec.precision == "float32"
         return net, LayerParallel(
@@ -161,4 +203,6 @@ def make_trainer(
         generator=generator,
         lags=dict.fromkeys(net.interfaces, Lag(observe=settings.delay)),
         monitor=spec.monitor,
+        **accumulate,
+        **versions,
     )

@@ -8,6 +8,7 @@ from ..run import Run
 from .characters import CharactersTask
 from .copying import CopyingTask
 from .feed_forward import FeedForwardTask
+from .language_model import LanguageModelTask
 from .lstm_stack import LstmStackTask
 from .multirate import MultirateTask
 from .task import Evaluation, Task
@@ -17,6 +18,7 @@ __all__ = [
     "CopyingTask",
     "Evaluation",
     "FeedForwardTask",
+    "LanguageModelTask",
     "LstmStackTask",
     "MultirateTask",
     "Task",
@@ -28,6 +30,7 @@ _TASKS: dict[str, Callable[[Run], Task]] = {
     "characters": CharactersTask,
     "copying": CopyingTask,
     "feed_forward": FeedForwardTask,
+    "language_model": LanguageModelTask,
     "lstm_stack": LstmStackTask,
     "multirate": MultirateTask,
 }

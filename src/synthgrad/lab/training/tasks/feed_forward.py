@@ -120,6 +120,7 @@ class FeedForwardTask(Task):
             run.precision,
             self.monitor if payload.monitor_every else None,
             payload.compiled,
+            **run.schedule.of_optimizer(),
         )
         example = self.data.train.x[: run.schedule.batch_size]
         cuts = [] if plan.method.rule is None else cuts_of(payload, model, example)

@@ -97,6 +97,7 @@ class LstmStackTask(TextTask):
             run.schedule.lr,
             run.seed,
             local_engine(payload.engine),
+            **run.schedule.of_optimizer(),
         )
         self.net, self.trainer = make_trainer(plan, model, cuts, example)
 

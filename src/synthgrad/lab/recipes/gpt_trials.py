@@ -1,0 +1,75 @@
+"""One cut through the middle of a small GPT, method by method: what a late gradient costs, and what wins it back.
+
+Every run has the same text, network, number of steps and learning rate. Each row says what it changes; what it
+does not name is AdamW, two modules of two blocks, and no lag. A lag is a number of batches, and thus of updates.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..training.payloads import LanguageModel
+from ..training.settings import RuleSettings, Schedule
+from ._experiment import Experiment, Group, Variant
+
+__all__ = ["EXPERIMENT"]
+
+_MUON: dict[str, Any] = {"optimizer": "muon"}
+_NADAM: dict[str, Any] = {"optimizer": "nadam"}
+_FEEDBACK: dict[str, Any] = {"error_feedback": True}
+
+
+def _rule(**settings: Any) -> RuleSettings:
+    """Return settings of a rule whose head scores tokens."""
+    return RuleSettings(head="tokens", **settings)
+
+
+def _row(method: str, rule: RuleSettings | None = None, **schedule: Any) -> Variant:
+    return Variant(method, rule, schedule=schedule)
+
+
+_ROWS = (
+    # Everything waits: the reference.
+    _row("backprop"),
+    _row("backprop", **_MUON),
+    # The true gradient, one update late, and the same with error feedback.
+    _row("delayed", RuleSettings(delay=1)),
+    _row("delayed", RuleSettings(delay=1), **_FEEDBACK),
+    _row("delayed", RuleSettings(delay=1), **_MUON),
+    _row("delayed", RuleSettings(delay=1), **_MUON, **_FEEDBACK),
+    # The true gradient, four updates late.
+    _row("delayed", RuleSettings(delay=4)),
+    _row("delayed", RuleSettings(delay=4), **_NADAM),
+    _row("delayed", RuleSettings(delay=4), **_MUON),
+    # Credit at once from a head, linear or with one private block; nothing from above.
+    _row("local_loss", _rule(blocks=0)),
+    _row("local_loss", _rule(blocks=1)),
+    # Other credit at once.
+    _row("cdni", RuleSettings()),
+)
+
+_NETWORK = LanguageModel(data="shakespeare", layers=4, width=128, heads=4, context=64, modules=2)
+_TINY = LanguageModel(
+    data="shakespeare-50k",
+    layers=2,
+    width=16,
+    heads=2,
+    context=16,
+    modules=2,
+    most_valid=500,
+    monitor_every=5,
+)
+
+EXPERIMENT = Experiment(
+    "a small GPT cut in two: late gradients, and credit that does not wait",
+    {
+        "smoke": [
+            Group(_TINY, Schedule(20, 8, lr=2e-3, milestones=(), eval_every=10, optimizer="adamw"), _ROWS)
+        ],
+        "quick": [
+            Group(
+                _NETWORK, Schedule(1000, 32, lr=2e-3, milestones=(), eval_every=100, optimizer="adamw"), _ROWS
+            )
+        ],
+    },
+)

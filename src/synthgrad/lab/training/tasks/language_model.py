@@ -1,0 +1,152 @@
+"""A GPT as a language model, trained on windows of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...tasks import TokenLoss, TokenText, TokenWindows, bits, load_tokens, token_loss
+from ...tasks.gpt import gpt, gpt_cuts
+from ..graph_record import describe_graph
+from ..methods import DataFacts, method_named
+from ..payloads import LanguageModel
+from ..run import Run
+from ..run_monitor import pack, unpack
+from ..settings import RuleSettings
+from ..trainers import Trainer, TrainerSpec, make_trainer, precision_context
+from .task import Evaluation, Task
+
+__all__ = ["LanguageModelTask", "tokens_for"]
+
+
+@lru_cache(maxsize=2)
+def tokens_for(
+    name: str, data_dir: str | None, tokens: str, vocabulary: int | None, device: str
+) -> TokenText:
+    """Load a text as tokens onto a device; it is cached for all runs of this process."""
+    directory = Path(data_dir) if data_dir else None
+    return load_tokens(name, directory, tokens, vocabulary).to(torch.device(device))
+
+
+class LanguageModelTask(Task):
+    """Trains a GPT; a step is a batch of windows, which depend on the run's seed and the number of the step alone.
+
+    Attributes:
+        text: the text, loaded by `set_up`.
+        windows: windows of the training part.
+    """
+
+    chunk = 10
+    finite = ("val_bits_per_char",)
+
+    text: TokenText
+    windows: TokenWindows
+    trainer: Trainer
+
+    def __init__(self, run: Run) -> None:
+        assert isinstance(run.payload, LanguageModel)
+        self.payload = run.payload
+        self.monitor_every = self.payload.monitor_every or 1
+        super().__init__(run)
+        self._next = 0  # number of the next step
+        self._num_parameters = 0
+        self._losses: list[Tensor] = []  # training losses since the last evaluation
+
+    def set_up(self) -> None:
+        """Load the text, and build network and trainer."""
+        run, payload = self.run, self.payload
+        self.text = tokens_for(payload.data, run.data_dir, payload.tokens, payload.vocabulary, run.device)
+        self.data_sha256 = self.text.sha256
+        self.windows = TokenWindows(self.text.train, payload.context, run.schedule.batch_size, run.seed)
+        model = gpt(
+            self.text.vocabulary,
+            width=payload.width,
+            blocks=payload.layers,
+            heads=payload.heads,
+            context=payload.context,
+            tied=payload.tied,
+        ).to(run.device)
+        self._num_parameters = sum(p.numel() for p in model.parameters())
+        assert isinstance(run.rule, RuleSettings)
+        spec = TrainerSpec(
+            method_named(run.method),
+            run.rule,
+            DataFacts(self.text.vocabulary, len(self.text.train)),
+            run.schedule.lr,
+            run.seed,
+            payload.engine,
+            precision=run.precision,
+            monitor=self.monitor if payload.monitor_every else None,
+            tokens=True,
+            **run.schedule.of_optimizer(),
+        )
+        cuts = list(payload.at) or (
+            [] if payload.modules is None else gpt_cuts(payload.layers, payload.modules)
+        )
+        self.net, self.trainer = make_trainer(spec, model, cuts, self.windows.batch(0)[0])
+        self.graph = describe_graph(self.net, payload.engine)
+
+    def begin(self, step: int) -> None:
+        self._next = step
+        self.net.train()
+
+    def step(self) -> bool:
+        """Train on one batch of windows."""
+        x, y = self.windows.batch(self._next)
+        self._next += 1
+        with precision_context(self.run.precision, self.run.device):
+            loss = self.trainer.step(x, y).loss
+        if loss is not None:
+            self._losses.append(loss.detach())
+        return False
+
+    def evaluate(self, step: int) -> Evaluation:
+        """Evaluate the network on the validation part."""
+        self.trainer.flush()
+        valid = self._measure(self.text.valid[: self.payload.most_valid])
+        losses, self._losses = self._losses, []
+        train = float(torch.stack(losses).mean()) if losses else None
+        point: Evaluation = {
+            "tokens_seen": self._tokens_seen(step),
+            "train_loss": train,
+            "train_bits_per_char": None
+            if train is None
+            else bits(train) / self.text.characters_per_token.train,
+            "val_loss": valid.nats_per_token,
+            "val_bits_per_char": valid.bits_per_char,
+        }
+        if found := self.monitor.collect():
+            point["quality"] = {name: asdict(q) for name, q in found.items()}
+        return point
+
+    def metrics(self, curve: Sequence[Evaluation], elapsed_s: float) -> dict[str, Any]:
+        """Return the final figures of the test and validation part: nats per token, and bits per character."""
+        test = self._measure(self.text.test)
+        return {
+            "bits_per_char": test.bits_per_char,
+            "test_loss": test.nats_per_token,
+            "val_bits_per_char": curve[-1]["val_bits_per_char"],
+            "val_loss": curve[-1]["val_loss"],
+            "tokens_seen": self._tokens_seen(self.run.schedule.steps),
+            "num_parameters": self._num_parameters,
+            "data_sha256": self.text.sha256,
+        }
+
+    def _tokens_seen(self, step: int) -> int:
+        return step * self.run.schedule.batch_size * self.payload.context
+
+    def _measure(self, tokens: Tensor) -> TokenLoss:
+        with precision_context(self.run.precision, self.run.device):
+            return token_loss(self.net, self.text, tokens, self.payload.context, self.run.schedule.batch_size)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"losses": pack(self._losses)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._losses = unpack(state["losses"])
