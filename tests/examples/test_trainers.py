@@ -72,7 +72,8 @@ class Heard(sg.Rule):
 
 
 def test_its_shifted_labels_are_counted_in_the_units_of_messages(tmp_path: Path) -> None:
-    """Updates of all eight sequences, in batches of two: each message is the gradient of the sum over its tokens."""
+    """Updates of all eight sequences, in batches of two: each message is the gradient of the mean over an example's
+    tokens, whatever their number in the update."""
     net = cut(llama(3), Heard())
     start = copy.deepcopy(net.model).eval()
     options = {"gradient_accumulation_steps": 4, "num_train_epochs": 1, "max_steps": 1}
@@ -91,7 +92,8 @@ def test_its_shifted_labels_are_counted_in_the_units_of_messages(tmp_path: Path)
 
     start.get_submodule(CUT).register_forward_hook(keep)
     logits = start(input_ids=batch).logits
-    F.cross_entropy(logits[:, :-1].transpose(1, 2), labels[:, 1:], reduction="sum").backward()
+    each = F.cross_entropy(logits[:, :-1].transpose(1, 2), labels[:, 1:], reduction="none")
+    (each.sum(1) / (labels[:, 1:] != -100).sum(1)).sum().backward()
     torch.testing.assert_close(net.interfaces[CUT].rule.heard, kept[0].grad)
 
 

@@ -220,11 +220,14 @@ def test_an_empty_batch_has_an_empty_credit() -> None:
 
 
 @pytest.mark.parametrize("wrap", [False, True])
-def test_the_mean_of_an_example_and_the_sum_of_its_tokens_are_not_mixed(wrap: bool) -> None:
+def test_a_head_that_leaves_out_other_tokens_than_the_criterion_is_refused(wrap: bool) -> None:
     model = nn.Sequential(nn.Embedding(V, D), Block(), nn.Linear(D, V))
-    rule: sg.Rule = sg.LocalLoss(V, heads.token_head(0))
+    rule: sg.Rule = sg.LocalLoss(V, heads.token_head(0), ignore_index=0)
     rule = sg.HandOver(rule, warm_up=1) if wrap else rule
     x = torch.randint(0, V, (B, T))
     sg.decouple(model, ["1"], rule, x)
-    with pytest.raises(ConfigError, match="the mean over an example's tokens, and with reduction='tokens'"):
+    sg.decouple(model, ["1"], rule, x, reduction="tokens", ignore_index=0)
+    with pytest.raises(
+        ConfigError, match="leaves out tokens whose label is 0, and reduction='tokens' those whose"
+    ):
         sg.decouple(model, ["1"], rule, x, reduction="tokens")

@@ -20,7 +20,7 @@ from .graph import Graph
 from .instruments import Instruments
 from .interface import Interface
 from .outputs import output_of
-from .port import Port
+from .port import Port, refuse_second_messages
 from .quality import is_finite
 from .rule import Info, Message
 from .units import Units
@@ -157,6 +157,7 @@ class PlainCrossing:
                 f"interface '{interface.name}' has synthetic inputs, which unlock the forward pass: the plain "
                 "training loop runs it in order; use synthgrad.engines.InProcess, or decouple without inputs"
             )
+        refuse_second_messages(interface.rule, interface.name)
         seen = interface.batch_first(h)
         if h.dtype == torch.float16:
             with torch.autocast(h.device.type, enabled=False):
@@ -224,4 +225,4 @@ class PlainCrossing:
         log("message", port.name, entered)
         if learns:
             log("observe", port.name, entered)
-        self.instruments.measure(port.name, delta, gradient)
+        port.measure(delta, gradient)

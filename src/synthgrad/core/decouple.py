@@ -35,6 +35,7 @@ def decouple(
     inputs: InputRule | Mapping[str, InputRule] | None = None,
     batch_dim: Dim = None,
     features_dim: Dim = None,
+    ignore_index: int = -100,
 ) -> Decoupled[M]:
     """Cut a network into modules that learn without waiting for each other (DNI §2).
 
@@ -46,8 +47,8 @@ def decouple(
         example: one batch to learn the shapes from: a tensor, a sequence of positional arguments, or
             a mapping of keyword arguments. On the device and in the dtype of training.
         reduction: how the criterion reduces the losses of a batch: ``"mean"``, ``"sum"``, ``"tokens"`` or
-            ``"next_tokens"`` (the mean over labels that are not -100, which a causal language model shifts by one), or
-            a callable that takes ``h`` and returns the divisor; see `Units`.
+            ``"next_tokens"`` (the mean over all labels ``(B, T)`` of the batch that are not ignored, which a causal
+            language model shifts by one), or a callable that takes ``h`` and returns the divisor; see `Units`.
         loss_scale: callable that returns the factor by which the loss is multiplied before
             ``backward`` (``scaler.get_scale``; ``lambda: 1 / accumulation_steps``).
         inputs: what a module above a cut is fed with in training, in place of what the module below makes
@@ -58,6 +59,7 @@ def decouple(
         features_dim: which dimension of a message holds the features (channels), counted in the message as it is; a
             number, or one for some names. None to find out from the layers below the cut: 1 after a convolution, the
             last after a linear layer.
+        ignore_index: the label that means none, where ``reduction`` counts tokens.
 
     Returns:
         The decoupled network. ``net(x, context=y)`` in place of ``model(x)`` is all that a training
@@ -90,7 +92,7 @@ def decouple(
         raise CutError(f"rules are given for {sorted(rules)}, cuts for {sorted(at)}; give one for each cut")
     for given in rules.values():
         instance_of(Rule, given, "rule", "synthgrad.SyntheticGradient(...)")
-    units = Units(reduction, loss_scale)
+    units = Units(reduction, loss_scale, ignore_index=ignore_index)
     args, kwargs = example_arguments(example)
     supplies = dict(inputs) if isinstance(inputs, Mapping) else dict.fromkeys(at, inputs)
     if unknown := set(supplies) - set(at):
@@ -104,7 +106,7 @@ def decouple(
     model = copied(model)
     graph = trace(model, at, args, kwargs, batch_dim=batch_dim, features_dim=features_dim)
     bound = {name: rules[name].bind(site) for name, site in graph.sites.items()}
-    _check_token_units(units, bound)
+    _check_tokens(units, bound)
     fed = {n: rule.bind(graph.sites[n]) for n, rule in supplies.items() if rule is not None}
     kept = pytree.tree_map_only(
         Tensor, Tensor.detach, (args, kwargs)
@@ -117,17 +119,22 @@ def decouple(
     return net
 
 
-def _check_token_units(units: Units, rules: Mapping[str, Rule]) -> None:
-    """Refuse rules whose credit would be too small by the number of an example's tokens."""
+def _check_tokens(units: Units, rules: Mapping[str, Rule]) -> None:
+    """Refuse rules that leave out other tokens than the criterion, and note if rules take next tokens as context."""
+    if not units.counts_tokens:
+        return
     for name, rule in rules.items():
         # Among the modules, because a rule may be wrapped by another one.
-        if units.counts_tokens and any(getattr(part, "mean_of_tokens", False) for part in rule.modules()):
-            raise ConfigError(
-                f"interface '{name}': the loss of its rule is the mean over an example's tokens, and with "
-                f"reduction={units.reduction!r} the loss of an example is the sum; give a criterion that is the mean over "
-                "the tokens of each example and over examples, and reduction='mean' (where all examples have as many "
-                "labels, the mean over all tokens is the same)"
-            )
+        parts: list[Any] = [part for part in rule.modules() if getattr(part, "mean_of_tokens", False)]
+        units.shifted_context |= bool(parts)
+        for part in parts:
+            ignored = getattr(part, "ignore_index", units.ignore_index)
+            if ignored != units.ignore_index:
+                raise ConfigError(
+                    f"interface '{name}': its rule leaves out tokens whose label is {ignored}, and reduction="
+                    f"{units.reduction!r} those whose label is {units.ignore_index}; give rule and decouple the "
+                    "ignore_index of the criterion"
+                )
 
 
 def recouple(net: Decoupled[M]) -> M:

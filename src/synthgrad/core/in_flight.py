@@ -26,21 +26,23 @@ class Batch:
         info: what is known of it.
         target: as the criterion wants it.
         entered: the step in which it entered.
+        shares: of its examples in the criterion, ``(B,)``, where tokens are counted, see `Units`; else None.
     """
 
     info: Info
     target: Any = None
     entered: int = 0
+    shares: Tensor | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return it as plain containers of tensors."""
         info = {f.name: getattr(self.info, f.name) for f in fields(self.info)}
-        return {"info": info, "target": self.target, "entered": self.entered}
+        return {"info": info, "target": self.target, "entered": self.entered, "shares": self.shares}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Batch:
         """Return what `state_dict` was made of."""
-        return cls(Info(**state["info"]), state["target"], state["entered"])
+        return cls(Info(**state["info"]), state["target"], state["entered"], state.get("shares"))
 
 
 @dataclass(slots=True, eq=False)

@@ -28,7 +28,7 @@ from .quality import is_finite
 from .rule import Credit, Info, Message, Rule
 from .units import Units
 
-__all__ = ["InputPort", "Port", "run_backward"]
+__all__ = ["InputPort", "Port", "refuse_second_messages", "run_backward"]
 
 
 class Port:
@@ -36,7 +36,7 @@ class Port:
 
     Args:
         rule: at the interface; bound, so it knows its name.
-        units: how the criterion reduces.
+        units: how the criterion reduces; of the batch at hand, or, where batches are in flight, of any: see `units_of`.
         instruments: of the engine; none if nothing looks on.
         name: of the interface, where the rule serves another one than that for which it was bound.
     """
@@ -48,6 +48,10 @@ class Port:
         self.units = units
         self.instruments = Instruments() if instruments is None else instruments
         self.name = rule.name if name is None else name
+
+    def units_of(self, batch: Batch) -> Units:
+        """Return the units of a batch: with the shares of its examples in the criterion, where tokens are counted."""
+        return self.units.with_shares(batch.shares)
 
     # -- 1. ask ---------------------------------------------------------------------------------------
 
@@ -62,6 +66,7 @@ class Port:
 
         Raises:
             ConfigError: if ``h`` is in float16, in which no unlocked gradient fits.
+            ShapeError: if ``h`` has other rows than the batch has examples.
             ContextError: if the rule lacks what it needs to know.
         """
         if h.dtype == torch.float16:
@@ -69,6 +74,7 @@ class Port:
                 f"interface '{self.name}': got a message in float16, in which gradients need a scaled loss, and an "
                 "unlocked module has no loss to scale; use bfloat16, or the plain loop with a gradient scaler"
             )
+        self.units.check_rows(h, self.name)
         self.rule.check(h, info)
         credit = self.rule.credit(h, info)
         if entered is not None:
@@ -90,6 +96,7 @@ class Port:
         Raises:
             DivergedError: if activation or credit are not finite.
         """
+        self.units_of(batch).check_rows(h, self.name)
         credit = self.credit(h, batch.info, batch.entered)
         flight = InFlight(self.name, batch, h.detach(), credit, version)
         flight.finite = self.instruments.check_crossing(self.name, flight.h, credit.delta)
@@ -102,7 +109,7 @@ class Port:
         credit = flight.credit
         if credit is None or credit.delta is None or credit.wait or not flight.finite:
             return None
-        return self.units.to_criterion(credit.delta)
+        return self.units_of(flight.batch).to_criterion(credit.delta)
 
     # -- 2. feed --------------------------------------------------------------------------------------
 
@@ -147,7 +154,7 @@ class Port:
             DivergedError: if it is not finite.
         """
         flight.fed, flight.missing = None, 0
-        self.receive(flight, Message(self.units.to_example_(gradient), loss, output_error))
+        self.receive(flight, Message(self.units_of(flight.batch).to_example_(gradient), loss, output_error))
 
     def receive(self, flight: InFlight, message: Message) -> None:
         """Take the answer, in per-example units already. What is not finite is never learned from.
@@ -195,7 +202,7 @@ class Port:
         if not flight.finite:
             return
         if credit is not None:
-            self.instruments.measure(self.name, credit.delta, message.gradient)
+            self.measure(credit.delta, message.gradient, flight.batch)
         if not self.rule.listens:
             return
         if credit is not None and credit.pending and flight.version == version:
@@ -209,6 +216,21 @@ class Port:
             if loss is not None and loss.requires_grad:
                 (loss / share if share > 1 else loss).backward()
         self.instruments.log("observe", self.name, flight.batch.entered)
+
+    def measure(self, delta: Tensor | None, gradient: Tensor, batch: Batch | None = None) -> None:
+        """Let the monitor compare a credit with the message that has come for it, both in per-example units.
+
+        Examples without any label are left out, because nobody learns from credit for them.
+
+        Args:
+            delta: the credit.
+            gradient: of the message.
+            batch: that they are of; None for the one of which the units are.
+        """
+        if self.instruments.monitor is None:
+            return
+        units = self.units if batch is None else self.units_of(batch)
+        self.instruments.measure(self.name, None if delta is None else units.counted(delta), gradient)
 
     def pending_gradient(
         self, h: Tensor, info: Info, message: Message, pending: tuple[Tensor, ...]
@@ -240,12 +262,19 @@ class Port:
             return
         assert flight.message is not None
         release, flight.release = flight.release, None
-        gradient = self.accepted(flight.message, flight.info) if flight.finite else None
+        gradient = self.accepted(flight.message, flight.info, flight.batch) if flight.finite else None
         release(gradient, flight.message)
 
-    def accepted(self, message: Message, info: Info) -> Tensor:
-        """Return what a module that has waited learns from, ``(B, ...)`` in the criterion's units."""
-        return self.units.to_criterion(self.rule.accept(message, info))
+    def accepted(self, message: Message, info: Info, batch: Batch | None = None) -> Tensor:
+        """Return what a module that has waited learns from, ``(B, ...)`` in the criterion's units.
+
+        Args:
+            message: what came back.
+            info: what was known when ``h`` crossed.
+            batch: that it is of; None for the one of which the units are.
+        """
+        units = self.units if batch is None else self.units_of(batch)
+        return units.to_criterion(self.rule.accept(message, info))
 
 
 class InputPort:
@@ -291,6 +320,28 @@ class InputPort:
             return False
         loss.backward()
         return True
+
+
+def refuse_second_messages(rule: Rule, name: str) -> None:
+    """Refuse a rule for which a module would have to run backward more than once.
+
+    Args:
+        rule: the rule.
+        name: of the interface.
+
+    Raises:
+        ConfigError: if it sends ahead, or corrects its credit; naming the interface.
+    """
+    if rule.sends_ahead or rule.corrects:
+        does = (
+            "corrects its credit when the message has come"
+            if rule.corrects
+            else "sends its message before the module below has learned"
+        )
+        raise ConfigError(
+            f"interface '{name}': its rule {type(rule).__name__} {does}, and here a module runs backward once for a batch; "
+            "use synthgrad.engines.InProcess"
+        )
 
 
 def run_backward(

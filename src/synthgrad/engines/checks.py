@@ -90,12 +90,6 @@ def check_unlockable(net: Decoupled) -> None:
             "the network was decoupled with loss_scale, which is for the plain training loop: here modules "
             "learn from credit that no loss was scaled for; decouple it without"
         )
-    if net.units.counts_tokens:
-        raise ConfigError(
-            f"the network was decoupled with reduction={net.units.reduction!r}, which counts the labels of a batch in the "
-            "plain training loop; decouple it with reduction='mean' and give the mean over tokens of each example, or "
-            "with a callable"
-        )
     owner: dict[str, str] = {}
     for module in net.graph.modules:
         if module.hides_parameters:
@@ -119,6 +113,16 @@ def check_unlockable(net: Decoupled) -> None:
             )
         if interface.rule.needs_output_error:
             _check_output_error(net, name)
+        if interface.rule.waits and interface.rule.corrects:
+            raise ConfigError(
+                f"the rule at interface '{name}' both waits for the message and corrects its credit by it; a rule does one "
+                "of the two"
+            )
+        if interface.rule.corrects and interface.input_rule is not None:
+            raise ConfigError(
+                f"the rule at interface '{name}' corrects its credit by the message, and the message there belongs to a "
+                "synthetic input; use one of the two"
+            )
         if interface.rule.waits and interface.input_rule is not None:
             raise ConfigError(
                 f"the rule at interface '{name}' has the module below wait for its true message, but the message "

@@ -31,6 +31,8 @@ def record_messages(
     step: Callable[[nn.Module, Tensor, Any], object],
     batches: Sequence[tuple[Tensor, Any]],
     reduction: Reduction = "mean",
+    *,
+    ignore_index: int = -100,
 ) -> Recording:
     """Train ``model`` by backpropagation and keep the gradient at every cut of every step.
 
@@ -39,10 +41,11 @@ def record_messages(
         at: names of the submodules after which the cuts lie.
         step: does one whole training step, ``step(model, x, y)``, with one ``backward``.
         batches: the batches ``(x, y)``, in order.
-        reduction: how the criterion of ``step`` reduces.
+        reduction: how the criterion of ``step`` reduces. Where tokens are counted, ``y`` is their labels, ``(B, T)``.
+        ignore_index: the label that means none.
     """
     recording = Recording()
-    units = Units(reduction)
+    units = Units(reduction, ignore_index=ignore_index)
     now = 0
 
     def listen(name: str) -> Callable[..., None]:
@@ -58,6 +61,7 @@ def record_messages(
     handles = [model.get_submodule(name).register_forward_hook(listen(name)) for name in at]
     try:
         for now, (x, y) in enumerate(batches):  # noqa: B007  (the hooks read it)
+            units = units.of_batch({}, None, y)
             step(model, x, y)
     finally:
         for handle in handles:
