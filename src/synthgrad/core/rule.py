@@ -97,6 +97,10 @@ class Rule(AtInterface):
     #: Does `observe` do anything? Where False, engines need not compute the message at all.
     listens: bool = True
 
+    #: Do the rule's parameters learn from `Credit.loss` alone, although it listens? They are then updated with the module below
+    #: the interface, as those of a rule that does not listen.
+    learns_at_once: bool = False
+
     #: Does the error of the rule's own prediction flow into ``h``? Then the plain loop alone can train it.
     error_to_h: bool = False
 
@@ -120,6 +124,11 @@ class Rule(AtInterface):
     #: Is the loss of the rule, of an example with many tokens, the mean over them? With ``reduction="tokens"`` it is the
     #: sum, and `decouple` refuses the two together.
     mean_of_tokens: bool = False
+
+    @property
+    def learns_from_messages(self) -> bool:
+        """Do the rule's parameters learn from messages? They are then updated with the module that sends them."""
+        return self.listens and not self.learns_at_once
 
     def check(self, h: Tensor, info: Info) -> None:
         """Raise a clear error if this batch cannot be credited. Called by engines before a step's work."""

@@ -264,11 +264,11 @@ def parameters_by_role(net: Decoupled, module: Module, position: int) -> tuple[S
     """
     interfaces, consumers = net.interfaces, net.graph.consumers
     ends = [n for n in module.ends if n != OUTPUT]
-    rules = [interfaces[n].rule for n in ends if not interfaces[n].rule.listens]
+    rules = [interfaces[n].rule for n in ends if not interfaces[n].rule.learns_from_messages]
     rules += [
         interfaces[n].rule
         for n in module.inputs
-        if interfaces[n].rule.listens and consumers(n)[-1] == position
+        if interfaces[n].rule.learns_from_messages and consumers(n)[-1] == position
     ]
     supplies = [rule for n in ends if (rule := interfaces[n].input_rule) is not None]
     own = [(n, net.model.get_parameter(n)) for n in module.parameters]

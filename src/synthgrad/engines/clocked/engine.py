@@ -31,8 +31,9 @@ from ...core import ConfigError, Guard, Info, Monitor, ShapeError, Timeline, Uni
 from ...core.in_flight import InFlight
 from ...core.instruments import Instruments
 from ...core.port import run_backward
+from ...core.tokens import explained
 from ...core.units import Reduction
-from ..base import Criterion, StepRecord, explain_load_errors, reduce_loss
+from ..base import Criterion, StepRecord, check_loss, explain_load_errors, reduce_loss
 from ..optimizers import (
     OptimizerFactory,
     clear_autocast_cache,
@@ -78,7 +79,8 @@ class Clocked:
         example: the external data of one tick by node, batch first; only its shapes matter.
         rule_options: options for the rules' parameter groups, such as ``{"lr": 1e-3}``.
         reduction: how the criteria reduce: ``"mean"``, ``"sum"``, or a callable that takes a message and
-            returns the divisor.
+            returns the divisor. Where some examples have no label, let the criterion sum over those that have, and
+            divide by the batch size.
         monitor: measures the quality of credits; None to measure nothing.
         guard: whether to stop with `DivergedError` at a message or loss that is not finite.
         timeline: records what happens, in order; None to record nothing.
@@ -112,6 +114,7 @@ class Clocked:
         self.interval = wiring.interval
         self.losses = dict(losses)
         self._units = Units(reduction)
+        self._units.refuse_tokens("here the losses of the ticks of an unroll are summed")
         self._instruments = Instruments(Guard.of(guard, skips=False), monitor, timeline)
         self._exchange = Exchange(self.net, self._units, self._instruments)
         # For each node, the names of the rules that are updated with it.
@@ -173,6 +176,7 @@ class Clocked:
             ConfigError: if an input or a target names an unknown node, or a target has no criterion or is
                 given in a step in which its node does not tick.
             ShapeError: if the batch size, or the shape of a message or a state, changes.
+            ContextError: if labels are outside the vocabulary, or none counts.
             DivergedError: if a message or a loss is not finite.
         """
         clear_autocast_cache()
@@ -222,14 +226,16 @@ class Clocked:
         read = {e.name: self._read(e, pending) for e in wiring.incoming[name] if e.name in episode.latest}
         assert episode.batch_size is not None
         fed = self.net.feed(node, step_inputs.inputs, read, episode.batch_size)
-        outputs, state = self.net.call(node, fed, episode.states.get(name))
+        with explained(node.module):
+            outputs, state = self.net.call(node, fed, episode.states.get(name))
         self._instruments.log("forward", name, self._step)
         episode.set_state(node, state)
         self._record.outputs[name] = detached(outputs)
         target = step_inputs.targets.get(name)
         if target is not None:
-            loss, _ = reduce_loss(self.losses[name](outputs, target), self._units)
-            self._instruments.check("loss", loss.detach())
+            with explained():
+                loss, _ = reduce_loss(self.losses[name](outputs, target), self._units)
+            check_loss(self._instruments, loss.detach(), target)
             pending.losses.append(loss)
             self._record.losses[name] = loss.detach()
         for edge in wiring.outgoing[name]:
@@ -410,6 +416,6 @@ class Clocked:
         These are the rules at its inputs, and those at its outputs that need no messages.
         """
         wiring, rule = self._wiring, self.net.rule
-        names = [e.name for e in wiring.incoming[node.name] if rule(e.name).listens]
-        names += [e.name for e in wiring.outgoing[node.name] if not rule(e.name).listens]
+        names = [e.name for e in wiring.incoming[node.name] if rule(e.name).learns_from_messages]
+        names += [e.name for e in wiring.outgoing[node.name] if not rule(e.name).learns_from_messages]
         return [*names, *([node.state_name] if node.state_rule is not None else [])]

@@ -346,7 +346,7 @@ class CutHandler:
         elif not module_step.missing:
             learned |= self._backward(module_step)
         due = self._observe_due(module_step)
-        learned |= any(self._ports[interface].rule.listens for interface, _ in due)
+        learned |= any(self._ports[interface].rule.learns_from_messages for interface, _ in due)
         if not module_step.missing and not module_step.corrections:
             module_step.drop()
         module_step.learned, module_step.done = False, True
@@ -370,7 +370,8 @@ class CutHandler:
         for interface, _ in due:
             # If modules wait, a message may become complete after the module that updates its rule has done its part.
             owner = self._consumers[interface][-1]
-            if owner == k or not self._module_steps[owner].done or not self._ports[interface].rule.listens:
+            learns = self._ports[interface].rule.learns_from_messages
+            if owner == k or not learns or not self._module_steps[owner].done:
                 continue
             turn = self._module_steps[owner]
             if self._updates.add(owner, self._step, self._step, learned=True, complete=False):
@@ -470,7 +471,7 @@ class CutHandler:
         due = self._observe_due(module_step)
         module_step.drop()
         k = module_step.position
-        learned = any(self._ports[interface].rule.listens for interface, _ in due)
+        learned = any(self._ports[interface].rule.learns_from_messages for interface, _ in due)
         if learned and self._updates.add(k, self._step, self._step, learned=True, complete=False):
             self._note_update(k, module_step.batch)
         self._release(due, k)
