@@ -75,7 +75,7 @@ def trace(
     """Find the modules of ``model`` between the cuts after the submodules ``names``.
 
     Args:
-        model: any network; it is neither changed nor kept.
+        model: any network; it is not changed. The sites refer to it.
         names: dotted names of submodules.
         args: positional arguments of the forward pass, one batch.
         kwargs: keyword arguments of it.
@@ -116,6 +116,7 @@ def trace(
             model.get_submodule(name),
             None if first is None else tuple(first.shape),
             features_dim=layouts[name].features_dim,
+            network=model,
         )
 
     return Graph(

@@ -30,6 +30,9 @@ class Site:
             where the engine tells no such state.
         features_dim: the dimension of ``h`` that holds the features (channels), counted with the batch in
             front; negative ones count from the end. None where it is not known, see `features_at`.
+        network: the whole network that trains, as `decouple` has copied it, for rules that read its weights; None where
+            an engine has none to show. A rule that keeps a module of it keeps it in a tuple: as a submodule it would
+            train with the rule, and be saved with it.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Site:
     inputs: tuple[int, ...] | None = None
     receiver: int | None = None
     features_dim: int | None = None
+    network: nn.Module | None = field(default=None, repr=False)
 
     @property
     def features_at(self) -> int:

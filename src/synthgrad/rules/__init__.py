@@ -3,6 +3,9 @@
 from . import heads, models
 from .future_gradient import FutureGradient
 from .hand_over import HandOver
+from .head_gradient import HeadGradient
+from .interlocked import InterlockedLoss
+from .late_correction import LateCorrection
 from .least_squares import LeastSquaresGradient
 from .local_loss import LocalLoss
 from .no_backprop import NoBackprop
@@ -16,6 +19,9 @@ from .true_gradient import TrueGradient
 __all__ = [
     "FutureGradient",
     "HandOver",
+    "HeadGradient",
+    "InterlockedLoss",
+    "LateCorrection",
     "LeastSquaresGradient",
     "LocalLoss",
     "NoBackprop",

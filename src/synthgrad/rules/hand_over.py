@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core import ConfigError, Credit, Info, Message, Rule, Site, quality
-from ..core.given import check_whole, instance_of
+from ..core import ConfigError, Credit, Info, Message, Rule, quality
+from ..core.given import check_whole
+from .buffers import Counting
+from .wrapper import Wrapper
 
 __all__ = ["HandOver"]
 
 
-class HandOver(Rule):
+class HandOver(Counting, Wrapper):
     """Wraps a rule: the module below learns from the true gradient while the rule is not to be trusted.
 
     While it waits, the rule inside learns beside it, and its credit is used for nothing. Works in engines
@@ -33,7 +34,8 @@ class HandOver(Rule):
         memory: weight of the past in the running mean of the cosine, which starts at 0.
 
     Raises:
-        ConfigError: if an argument is out of its range.
+        ConfigError: if an argument is out of its range, or the rule sends ahead of what it learns from, or corrects its
+            credit later.
 
     >>> import synthgrad as sg
     >>> sg.HandOver(sg.SyntheticGradient(context=10), warm_up=500, min_cosine=0.2)
@@ -52,8 +54,7 @@ class HandOver(Rule):
         min_cosine: float | None = None,
         memory: float = 0.9,
     ) -> None:
-        super().__init__()
-        instance_of(Rule, rule, "rule", "synthgrad.SyntheticGradient(...)")
+        super().__init__(rule)
         check_whole("warm_up", warm_up, 0, "number of batches")
         if freeze_after is not None:
             check_whole("freeze_after", freeze_after, 0, "number of batches")
@@ -61,29 +62,24 @@ class HandOver(Rule):
             raise ConfigError(f"min_cosine={min_cosine!r}: expected a number from -1 to 1, or None")
         if not 0 <= memory < 1:
             raise ConfigError(f"memory={memory!r}: expected a number from 0 up to, not including, 1")
-        self.rule = rule
         self.warm_up = warm_up
         self.freeze_after = freeze_after
         self.min_cosine = min_cosine
         self.memory = memory
-        self.listens = rule.listens or min_cosine is not None
-        self.error_to_h = rule.error_to_h
-        self.needs_output_error = rule.needs_output_error
-        self.waits = rule.waits or warm_up > 0 or min_cosine is not None
+        self._adopt(rule)
         self.batches: Tensor
         self.cosine: Tensor
-        self.register_buffer("batches", torch.zeros((), dtype=torch.long))
+        self._register_counter("batches")
         self.register_buffer("cosine", torch.zeros(()))
-        self._count: int | None = 0  # as `batches`, without asking the device; None after loading
 
     def extra_repr(self) -> str:
         given = {"warm_up": self.warm_up, "freeze_after": self.freeze_after, "min_cosine": self.min_cosine}
         return ", ".join(f"{name}={value}" for name, value in given.items() if value not in (0, None))
 
-    def bind(self, site: Site) -> HandOver:
-        bound = super().bind(site)
-        bound.rule = self.rule.bind(site)
-        return bound
+    def _adopt(self, rule: Rule) -> None:
+        super()._adopt(rule)
+        self.listens = rule.listens or self.min_cosine is not None
+        self.waits = rule.waits or self.warm_up > 0 or self.min_cosine is not None
 
     def check(self, h: Tensor, info: Info) -> None:
         if torch.compiler.is_compiling():
@@ -91,7 +87,7 @@ class HandOver(Rule):
                 f"interface '{self.name}': HandOver decides in every step, which a graph of the whole network cannot; "
                 "compile the network's modules (net.model[0].compile()), or leave out fullgraph=True"
             )
-        self.rule.check(h, info)
+        super().check(h, info)
 
     def credit(self, h: Tensor, info: Info) -> Credit:
         wait, frozen = self._waits(), self._is_frozen()
@@ -100,7 +96,13 @@ class HandOver(Rule):
             credit = self.rule.credit(h, info)
         if frozen:
             credit = replace(credit, loss=None, pending=())
-        elif self.min_cosine is not None and credit.pending and credit.delta is not None:
+        elif (
+            self.min_cosine is not None
+            and credit.delta is not None
+            and (credit.pending or not self.rule.listens)
+        ):
+            # What is measured later is this credit. A rule that listens and leaves nothing has nothing added: engines would
+            # take that for its prediction.
             credit = replace(credit, pending=(*credit.pending, credit.delta))
         return replace(credit, wait=credit.wait or wait)
 
@@ -122,9 +124,6 @@ class HandOver(Rule):
         self._measure(h, info, message, pending)
         return (*grads, None)
 
-    def accept(self, message: Message, info: Info) -> Tensor:
-        return self.rule.accept(message, info)
-
     def _waits(self) -> bool:
         if self._counted() < self.warm_up:
             return True
@@ -133,15 +132,6 @@ class HandOver(Rule):
 
     def _is_frozen(self) -> bool:
         return self.freeze_after is not None and self._counted() >= self.freeze_after
-
-    def _counted(self) -> int:
-        if self._count is None:
-            self._count = int(self.batches)
-        return self._count
-
-    def _tick(self) -> None:
-        self._count = self._counted() + 1
-        self.batches.fill_(self._count)
 
     @torch.no_grad()
     def _measure(
@@ -156,7 +146,3 @@ class HandOver(Rule):
             if math.isfinite(found):
                 self.cosine.mul_(self.memory).add_((1 - self.memory) * found)
         return pending[:-1]
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self._count = None

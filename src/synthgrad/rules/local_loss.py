@@ -34,13 +34,16 @@ class LocalLoss(Rule):
         loss: ``loss(outputs, target)``, of the head's outputs ``(B, classes)`` and the context, which may be
             any tensor of ``B`` rows: the loss of each example, ``(B,)``, or a scalar, which is taken as its mean over
             the batch. ``F.mse_loss``, say. None for cross entropy.
-        ignore_index: class index that means no label: loss and credit of such an example are zero.
+        ignore_index: class index that means no label: loss and credit of such an example are zero. A token without a
+            label counts for nothing in the loss; its credit is what the losses of other tokens owe to it through the
+            head's blocks, so zero where the head is linear.
 
     Raises:
         ConfigError: if the number of classes is out of range, or the loss cannot be one.
     """
 
     listens = False
+    needs_network = False
 
     def __init__(
         self,
@@ -67,6 +70,7 @@ class LocalLoss(Rule):
     def build(self, site: Site) -> None:
         self.head = self._factory(site, self.classes)
         self.mean_of_tokens = isinstance(self.head, Head) and self.head.per_token
+        self.needs_network = isinstance(self.head, TokenHead) and self.head.reads_network
 
     def check(self, h: Tensor, info: Info) -> None:
         head = self.head
@@ -84,13 +88,13 @@ class LocalLoss(Rule):
         """Return the loss of each example, ``(B,)``, of the head's outputs and the context."""
         return losses_of(outputs, c, self.name, self.loss, self.ignore_index)
 
-    def _losses_at(self, h: Tensor, c: Tensor) -> Tensor:
+    def _losses_at(self, h: Tensor, c: Tensor, *, learns: bool = True) -> Tensor:
         """Return the loss of each example, ``(B,)``, of a message; scores of tokens are never there as a whole."""
         head = self.head
         if not isinstance(head, TokenHead) or self.loss is not None or c.is_floating_point():
             return self.losses(head(h), c)
         try:
-            losses = head.losses(h, c, self.ignore_index)
+            losses = head.losses(h, c, self.ignore_index, learns=learns)
         except (IndexError, RuntimeError) as error:
             if "out of bounds" not in str(error):
                 raise
@@ -115,6 +119,16 @@ class LocalLoss(Rule):
         with torch.enable_grad():
             loss = _Known.apply(total.detach() / size, size, tuple(grads), *parameters)
         return Credit(delta, loss=loss)
+
+    def local_gradient(self, h: Tensor, info: Info) -> Tensor:
+        """Return the gradient of the loss at ``h``, ``(B, ...)``, per-example units; the classifier learns nothing."""
+        c = info.context
+        assert c is not None
+        with torch.enable_grad():
+            leaf = h.detach().requires_grad_()
+            total = self._losses_at(leaf.view_as(leaf), c, learns=False).sum()
+        (delta,) = torch.autograd.grad(total, [leaf])
+        return delta
 
 
 class _Known(torch.autograd.Function):

@@ -8,12 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..core import ConfigError, Credit, Info, Message, Rule, Site
+from ..core import ConfigError, Credit, CutError, Info, Message, Rule, Site
 from ..core.given import check_factory, widths_of
 from .context_input import IGNORED, check_context, encode
 from .heads import Head, HeadFactory, linear_head
 from .input_gradient import traced_gradient
 from .targets import Loss, check_loss, check_num_outputs, check_target, losses_of
+from .token_head import TokenHead
 
 __all__ = ["Sobolev"]
 
@@ -32,8 +33,9 @@ class Sobolev(Rule):
     Two forms of ``V``: ``"classifier"``, ``V = ℓ(p(h), c)``, the cross entropy of a small classifier ``p``,
     into which the label enters by the loss alone; and ``"value"``, any function of ``h`` and the label. The context
     of a classifier is class indices ``(B,)``, or a distribution ``(B, classes)``; with ``head=heads.token_head()`` the
-    same for each token of a message ``(B, T, D)``, and the loss of an example is the mean over its tokens. For several labels at once,
-    regression and the like give the ``loss`` of the criterion. Works under ``torch.compile(fullgraph=True)``.
+    same for each token of a message ``(B, T, D)``, and the loss of an example is the mean over its tokens; the scores of
+    all tokens are held until the message has been learned from. For several labels at once, regression and the like give
+    the ``loss`` of the criterion. Works under ``torch.compile(fullgraph=True)``.
 
     Args:
         classes: number of classes of the context; None for no context (form ``"value"`` only). With ``loss``, of the
@@ -46,7 +48,8 @@ class Sobolev(Rule):
         loss: in place of the cross entropy ``ℓ`` of a classifier: ``loss(outputs, target)``, of the head's outputs
             ``(B, classes)`` and the context, which may be any tensor of ``B`` rows. It can be differentiated
             twice, and returns the loss of each example, ``(B,)``, or a scalar, which is taken as the loss of each.
-        ignore_index: class index that means no label: value and credit of such an example are zero.
+        ignore_index: class index that means no label: value and credit of such an example are zero. A token without a
+            label counts for nothing in the value; its credit is what other tokens' values owe to it.
 
     Raises:
         ConfigError: if an argument is out of its range.
@@ -104,6 +107,16 @@ class Sobolev(Rule):
         # choose any function of h. Without labels it has one.
         self.head = self._factory(site, max(self.classes, 1))
         self.mean_of_tokens = isinstance(self.head, Head) and self.head.per_token
+        if self.mean_of_tokens and self.critic == "value":
+            raise CutError(
+                f"interface '{site.name}': critic='value' gives an example one value, and its head has scores for each token; "
+                "take critic='classifier' for tokens, or another head"
+            )
+        if isinstance(self.head, TokenHead) and self.head.reads_network:
+            raise CutError(
+                f"interface '{site.name}': a critic learns its last layer, from zero, and its head uses the network's "
+                "unembedding; leave unembedding= out, or take LocalLoss or HeadGradient"
+            )
         # The first credits are zero, as those of every M (DNI §2).
         last = [layer for layer in self.head.modules() if isinstance(layer, _LAYERS)][-1]
         for p in last.parameters():

@@ -1,0 +1,127 @@
+"""Late correction around any rule: credit now, and what it lacked when the true message comes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..core import ConfigError, Credit, Info, Message, Rule
+from ..core.given import brief
+from .wrapper import Wrapper
+
+__all__ = ["LateCorrection", "Weight"]
+
+#: The weight of a correction: a number, or a function of how many updates the module has made since.
+Weight = float | Callable[[int], float]
+
+
+class LateCorrection(Wrapper):
+    """The module below learns from the rule's credit at once, and from ``(δ − δ̂) · weight / share`` when ``δ`` has come.
+
+    The credit ``δ̂`` is a control variate (cf. arXiv 2511.05187): with ``weight`` 1, and messages of which a share
+    ``share`` comes, drawn at random, credit and corrections sum to the late true gradient in expectation, whatever
+    ``δ̂`` is. They then have all of its lateness too; a weight between 0 and 1 takes a part of both. The module keeps its
+    graph until the message has come, and sends its own message down only then: what the modules below are corrected by
+    is made of ``δ`` itself, whatever the weight. The rule inside learns as it would alone. Only engines that keep graphs
+    take this rule.
+
+    No experiment of the papers: in trials of ours the best weight was under 1, and the smaller the later messages came.
+
+    Args:
+        rule: gives the credit; any that gives it at once.
+        weight: of the correction, 0 or more; or a function of the message's age in updates of the module, which is asked
+            as each message comes, such as ``lambda age: 1 / (1 + age)``.
+        share: of the messages that come at all, above 0 up to 1: what leaves the others out is the engine or the link.
+
+    Raises:
+        ConfigError: if an argument is out of its range; if the rule waits for messages, gives no credit, or lets its error
+            flow into ``h``; in training, if a weight is no finite number of 0 or more, or if it depends on an age that the
+            engine does not tell.
+
+    >>> import synthgrad as sg
+    >>> sg.rules.LateCorrection(sg.LocalLoss(10))
+    LateCorrection(
+      weight=0.5
+      (rule): LocalLoss(10 classes)
+    )
+    """
+
+    corrects = True
+
+    def __init__(self, rule: Rule, weight: Weight = 0.5, share: float = 1.0) -> None:
+        super().__init__(rule)
+        if rule.waits:
+            raise ConfigError(
+                f"LateCorrection around {type(rule).__name__}: by that rule the module waits for its message, so there is "
+                "nothing to correct; give a rule with a credit of its own, such as LocalLoss or SyntheticGradient"
+            )
+        if rule.error_to_h:
+            raise ConfigError(
+                f"LateCorrection around {type(rule).__name__}: the error of that rule flows into h, which the plain loop "
+                "alone can do, and that loop corrects nothing; give error_to_h=False"
+            )
+        if not callable(weight):
+            _check_weight(
+                weight, "expected a number, 0 or more, or a function of the message's age in updates"
+            )
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+            raise ConfigError(
+                f"share={brief(share)}: expected a number above 0 up to 1, the share of messages that come"
+            )
+        self.weight = weight
+        self.share = share
+        self._adopt(rule)
+
+    def _adopt(self, rule: Rule) -> None:
+        super()._adopt(rule)
+        self.listens = True  # also where the rule inside does not
+
+    def extra_repr(self) -> str:
+        weight = "a function of age" if callable(self.weight) else f"{self.weight:g}"
+        return f"weight={weight}" + ("" if self.share == 1 else f", share={self.share:g}")
+
+    def credit(self, h: Tensor, info: Info) -> Credit:
+        made = super().credit(h, info)
+        if made.delta is None:
+            raise ConfigError(
+                f"interface '{self.name}': LateCorrection around {type(self.rule).__name__}, which gave no credit to "
+                "correct; give a rule with a credit of its own, or TrueGradient, with which the module waits"
+            )
+        return made if self.rule.listens else replace(made, pending=())
+
+    def observe(
+        self, h: Tensor, info: Info, message: Message, pending: tuple[Tensor, ...] = ()
+    ) -> Tensor | None:
+        return super().observe(h, info, message, pending) if self.rule.listens else None
+
+    def correction(self, delta: Tensor, message: Message, info: Info) -> tuple[Tensor, float]:
+        return self.rule.accept(message, info) - delta, self._weight_at(message.age) / self.share
+
+    def _weight_at(self, age: int | None) -> float:
+        if not callable(self.weight):
+            return self.weight
+        if age is None:
+            raise ConfigError(
+                f"interface '{self.name}': weight is a function of the message's age in updates, which this engine does not "
+                "tell; give a number, or use InProcess"
+            )
+        found = self.weight(age)
+        _check_weight(
+            found, f"expected a finite number, 0 or more, at age {age}", f"interface '{self.name}': "
+        )
+        return float(found)
+
+
+def _check_weight(weight: object, expected: str, where: str = "") -> None:
+    number = weight.item() if isinstance(weight, torch.Tensor) and weight.numel() == 1 else weight
+    if (
+        isinstance(number, bool)
+        or not isinstance(number, int | float)
+        or not math.isfinite(number)
+        or number < 0
+    ):
+        raise ConfigError(f"{where}weight={brief(weight)}: {expected}")
