@@ -227,8 +227,8 @@ def _byte_pairs(source: Source, vocabulary: int) -> TokenText:
         library.train_from_iterator(_cut(source.train), trainer)
     if (found := library.get_vocab_size()) < vocabulary:
         raise DataError(
-            f"{source.name}: is too short for a vocabulary of {vocabulary}, for it has pairs that occur {_MIN_FREQUENCY} "
-            f"times for {found} only; ask for at most {found}, or name a longer text"
+            f"{source.name}: is too short for a vocabulary of {vocabulary}: the pairs that occur {_MIN_FREQUENCY} times or "
+            f"more make {found} tokens; ask for at most {found}, or name a longer text"
         )
     byte_of = _byte_of_letter()
     by_number = sorted(library.get_vocab().items(), key=lambda item: item[1])
