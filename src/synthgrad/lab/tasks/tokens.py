@@ -30,7 +30,7 @@ TOKENS: Mapping[str, str] = {
 _NUM_BYTES = 256
 #: A pair of tokens that stands together less often is not joined.
 _MIN_FREQUENCY = 2
-#: Approximate number of characters that the library encodes at once: it needs a hundred bytes of memory for each.
+#: Approximate number of characters that the library encodes at once: it needs more than a hundred bytes of memory for each.
 _PIECE = 1 << 20
 #: Words begin with the space before them, so a text can be cut before any space that follows something else.
 _BETWEEN_WORDS = re.compile(r"(?<=\S)(?=[ \n\r\t])")
