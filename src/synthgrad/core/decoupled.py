@@ -25,6 +25,7 @@ from .outputs import tensors_in
 from .quality import Monitor
 from .rule import Info, Rule
 from .signature import with_signature_of_model
+from .tokens import explain_failure, explained
 from .units import Units
 
 if TYPE_CHECKING:  # at run time, before Python 3.13, a variable of types has no default
@@ -193,6 +194,11 @@ class Decoupled(nn.Module, Generic[M_co]):
             if why is None:
                 raise
             raise ConfigError(f"the batch could not be run through the network: {why}") from error
+        except (IndexError, ValueError, RuntimeError) as error:
+            found = explain_failure(error, self.model)
+            if found is None:
+                raise
+            raise found from error
         crossing.reached(OUTPUT)
         if self.needs_output_error:
             crossing.watch_output(output)
@@ -216,13 +222,18 @@ class Decoupled(nn.Module, Generic[M_co]):
 
     @contextmanager
     def crossed_by(self, crossing: Crossing) -> Generator[None]:
-        """Put an engine in charge of the cuts: inside this block, run ``net.model`` itself."""
+        """Put an engine in charge of the cuts: inside this block, run ``net.model`` itself, and the criterion.
+
+        Raises:
+            ConfigError, ContextError, ShapeError: for token ids or labels that do not fit, see `tokens.explained`.
+        """
         frame = self._frame
         before = frame.crossing, frame.crossed
         frame.crossing, frame.crossed = crossing, set()
         self._trained = True
         try:
-            yield
+            with explained(self.model):
+                yield
         finally:
             frame.crossing, frame.crossed = before
 

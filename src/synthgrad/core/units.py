@@ -79,6 +79,22 @@ class Units:
         """Does the criterion weigh examples by the number of their labels?"""
         return self.reduction in ("tokens", "next_tokens")
 
+    def refuse_tokens(self, why: str) -> None:
+        """Refuse to count tokens, in an engine whose messages are not about one batch.
+
+        Args:
+            why: they are not, for the error.
+
+        Raises:
+            ConfigError: if tokens are counted.
+        """
+        if self.counts_tokens:
+            raise ConfigError(
+                f"reduction={self.reduction!r} weighs the sequences of a batch by the number of their labels, and {why}; "
+                "give a criterion that sums over steps and divides by the number of sequences, such as "
+                "F.cross_entropy(..., reduction='sum') / B, and reduction='mean'"
+            )
+
     # -- of one batch ---------------------------------------------------------------------------------
 
     def shares_of(
@@ -105,7 +121,7 @@ class Units:
         if not self.counts_tokens:
             return None
         total: Any = given.get("num_items_in_batch")  # a number, or a tensor of one, for which nobody waits
-        labels = self._labels_of(given, context, target)
+        labels = self.labels_of(given, context, target)
         if not _are_labels(labels):
             raise ContextError(
                 f"reduction={self.reduction!r} counts the labels of a batch, class indices (B, T), and got "
@@ -118,8 +134,7 @@ class Units:
                 "position instead of the next; give labels to the model (in an engine, as y), and the rules "
                 f"context=F.pad(labels[:, 1:], (0, 1), value={self.ignore_index})"
             )
-        counted = labels[..., 1:] if self.reduction == "next_tokens" else labels
-        own = (counted != self.ignore_index).flatten(1).sum(1)  # (B,)
+        own = (self.counted_in(labels) != self.ignore_index).flatten(1).sum(1)  # (B,)
         if total is None:
             total = own.sum().clamp(min=1)
         elif not torch.compiler.is_compiling() and not _is_above_zero(total):
@@ -130,8 +145,12 @@ class Units:
         # Not float32, which would round shares of float64 messages; Metal knows nothing wider.
         return own.to(torch.float32 if own.device.type == "mps" else torch.float64) / total
 
-    def _labels_of(self, given: Mapping[str, Any], context: Tensor | None, target: Any) -> Any:
-        """Return the labels of a batch, or what stands there in place of any."""
+    def counted_in(self, labels: Tensor) -> Tensor:
+        """Return the labels that the criterion compares with scores: all, or all but the first of each sequence."""
+        return labels[..., 1:] if self.reduction == "next_tokens" else labels
+
+    def labels_of(self, given: Mapping[str, Any], context: Tensor | None, target: Any = None) -> Any:
+        """Return the labels of a batch, or what stands there in place of any; see `shares_of`."""
         labels = given.get("labels")
         if labels is not None:
             return labels

@@ -11,16 +11,18 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..core import ConfigError, ShapeError, SynthgradError
+from ..core import ConfigError, DivergedError, ShapeError, SynthgradError
 from ..core.given import brief
 from ..core.instruments import Instruments
 from ..core.quality import is_finite
+from ..core.tokens import explain_lost_labels
 from ..core.units import Units
 
 __all__ = [
     "Criterion",
     "ForwardArgs",
     "StepRecord",
+    "check_loss",
     "explain_load_errors",
     "forward_args",
     "reduce_loss",
@@ -55,7 +57,7 @@ def reduce_loss(loss: Tensor, units: Units | None) -> tuple[Tensor, Tensor | Non
 
     Args:
         loss: a scalar, or ``(B,)``.
-        units: how a loss ``(B,)`` is reduced; None for the mean.
+        units: how a loss ``(B,)`` is reduced, of the batch at hand where tokens are counted; None for the mean.
 
     Raises:
         ShapeError: if the loss has more than one dimension.
@@ -71,6 +73,28 @@ def reduce_loss(loss: Tensor, units: Units | None) -> tuple[Tensor, Tensor | Non
             f"the criterion returned shape {tuple(loss.shape)}, expected a scalar or the loss of each example (B,)"
         )
     return (Units() if units is None else units).reduce(loss), loss.detach()
+
+
+def check_loss(instruments: Instruments, loss: Tensor, labels: Any, units: Units | None = None) -> bool:
+    """Let the guard see a loss, detached; return whether it is finite, as far as is known.
+
+    Args:
+        instruments: with the guard, and the step at hand.
+        loss: a scalar.
+        labels: of the batch, or whatever else its target is.
+        units: how the criterion reduces; None for the mean.
+
+    Raises:
+        ContextError: if it is not finite because no label of the batch counts.
+        DivergedError: if it is not finite for another reason.
+    """
+    try:
+        return instruments.check("loss", loss)
+    except DivergedError as error:
+        found = explain_lost_labels(error, instruments.step, labels, units)
+        if found is None:
+            raise
+        raise found from error
 
 
 def forward_args(x: Any, keywords: Mapping[str, Any]) -> ForwardArgs:

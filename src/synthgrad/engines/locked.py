@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,12 +11,15 @@ from torch import Tensor, nn
 
 from ..core import ConfigError, Decoupled, Guard, Timeline, context
 from ..core.devices import cuda_devices
+from ..core.given import check_whole
 from ..core.instruments import Instruments
 from ..core.interface import Interface
+from ..core.tokens import explained
 from ..core.units import Units
 from .base import (
     Criterion,
     StepRecord,
+    check_loss,
     explain_load_errors,
     forward_args,
     reduce_loss,
@@ -44,6 +48,9 @@ class Locked:
         update_prob: the probability that the whole network, with its rules, updates in a step; otherwise it
             only runs forward (DNI §3.1, sparse updates of the locked network).
         generator: the source of random numbers for ``update_prob``; on the CPU.
+        accumulate: ``m``, the number of steps (microbatches) of which an update is made: the mean of their gradients. A
+            step that the guard skips adds nothing to it. A criterion that divides by the number of tokens in all
+            microbatches needs the sum in place of the mean: multiply it by ``m``.
         true_messages: whether rules learn from the true gradient, which a second pass through the network
             computes. By default they learn from the messages of modules that have themselves learned from a
             rule's credit.
@@ -54,8 +61,8 @@ class Locked:
         timeline: records what happens, in order; None to record nothing.
 
     Raises:
-        ConfigError: if ``update_prob`` is not a probability above 0, or an optimizer needs a closure or
-            leaves a parameter out.
+        ConfigError: if ``update_prob`` is not a probability above 0, ``accumulate`` is no whole number from 1 or is
+            given together with ``update_prob``, or an optimizer needs a closure or leaves a parameter out.
     """
 
     def __init__(
@@ -67,6 +74,7 @@ class Locked:
         rule_options: Mapping[str, Any] | None = None,
         update_prob: float = 1.0,
         generator: torch.Generator | None = None,
+        accumulate: int = 1,
         true_messages: bool = False,
         penalty: Penalty | None = None,
         guard: bool | Guard = True,
@@ -74,6 +82,12 @@ class Locked:
     ) -> None:
         check_criterion(criterion)
         check_draws(update_prob, generator)
+        check_whole("accumulate", accumulate, 1, "number of microbatches of an update")
+        if accumulate > 1 and update_prob < 1:
+            raise ConfigError(
+                f"accumulate={accumulate} with update_prob={update_prob}: an update is made of all microbatches, or the "
+                "network skips some; use one of the two"
+            )
         self.net = net
         self.criterion = criterion
         rules = ("rules.", "inputs.") if isinstance(net, Decoupled) else ()
@@ -91,6 +105,7 @@ class Locked:
         self._penalty = penalty
         self._parameters = Parameters(own, "all")
         self.update_prob = update_prob
+        self.accumulate = accumulate
         self.true_messages = true_messages
         self._generator = generator
         # In a decoupled network the crossing logs what happens at the cuts.
@@ -98,6 +113,9 @@ class Locked:
         if isinstance(net, Decoupled):
             net.instruments.timeline = timeline
         self._step = 0
+        self._sums: list[
+            Tensor | None
+        ] = []  # of the gradients of an incomplete update, parameter by parameter
 
     def step(
         self,
@@ -118,7 +136,13 @@ class Locked:
             inputs: further keyword arguments of the model.
 
         Returns:
-            The loss, and ``["all"]`` as the updated modules; an empty list if no update was drawn.
+            The loss, and ``["all"]`` as the updated modules; an empty list if no update was drawn, or the microbatches
+            of an update are incomplete.
+
+        Raises:
+            DivergedError: if the loss is not finite.
+            ConfigError, ContextError, ShapeError: if ids, labels or their shapes do not fit, or no label of the batch
+                counts.
         """
         args, kwargs = forward_args(x, inputs)
         self._instruments.step = self._step
@@ -126,7 +150,7 @@ class Locked:
             check_first_batch(self.net, (args, kwargs))
         if not self._draw():
             return self._only_forward(args, kwargs, y)
-        with restore_buffers_after_skips(self.net, self._instruments):
+        with restore_buffers_after_skips(self.net, self._instruments), explained(self.net):
             return self._learn(args, kwargs, y, context, ids)
 
     def _learn(
@@ -141,25 +165,58 @@ class Locked:
         clear_autocast_cache()
         for optimizer in self.optimizers:
             zero_grad(optimizer)
+        c = y if context is None and isinstance(y, Tensor) else context
+        units = Units()
         if isinstance(self.net, Decoupled):
-            c = y if context is None and isinstance(y, Tensor) else context
             net = self.net
+            units = net.units.of_batch(kwargs, c, y)
             if self.true_messages:
-                net.truths = true_messages(net, lambda: self._loss(net.model(*args, **kwargs), y, net.units))
-            with _context(c, ids=ids, step=self._step):
-                loss = self._loss(net(*args, **kwargs), y, net.units)
+                net.truths = true_messages(
+                    net, lambda: self._loss(net.model(*args, **kwargs), y, units), units
+                )
+            with _context(c, ids=ids, step=self._step), _target(net, y):
+                loss = self._loss(net(*args, **kwargs), y, units)
                 self._with_penalty(loss).backward()
         else:
-            loss = self._loss(self.net(*args, **kwargs), y, None)
+            loss = self._loss(self.net(*args, **kwargs), y, units)
             self._with_penalty(loss).backward()
-        fine = self._instruments.check("loss", loss.detach())
+        fine = check_loss(self._instruments, loss.detach(), units.labels_of(kwargs, c, y), units)
         self._log_backward()
         check_gradients_have_optimizers(self.net.named_parameters(), self.optimizers)
-        for optimizer in self.optimizers if fine else ():
+        updates = self._gather(fine=fine)
+        for optimizer in self.optimizers if updates else ():
             optimizer.step()
-        self._instruments.log("update" if fine else "skip", "all", self._step)
+        if updates or not fine:
+            self._instruments.log("update" if updates else "skip", "all", self._step)
         self._step += 1
-        return StepRecord(self._step - 1, loss.detach(), ["all"] if fine else [])
+        return StepRecord(self._step - 1, loss.detach(), ["all"] if updates else [])
+
+    @torch.no_grad()
+    def _gather(self, *, fine: bool) -> bool:
+        """Add the gradients of a microbatch to those of its update; if these are complete, leave their mean.
+
+        Args:
+            fine: whether the microbatch is to be learned from.
+
+        Returns:
+            Whether there is an update to make.
+        """
+        if self.accumulate == 1:
+            return fine
+        parameters = self._trained()
+        sums = self._sums or [None] * len(parameters)
+        self._sums = [_sum(s, p.grad if fine else None) for s, p in zip(sums, parameters, strict=True)]
+        for p in parameters:
+            p.grad = None  # it is the sum's now
+        if (self._step + 1) % self.accumulate:
+            return False
+        sums, self._sums = self._sums, []
+        for p, total in zip(parameters, sums, strict=True):
+            p.grad = None if total is None else total.div_(self.accumulate)
+        return any(total is not None for total in sums)
+
+    def _trained(self) -> list[Tensor]:
+        return [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
 
     def _log_backward(self) -> None:
         """Log the backward passes that no cut sees.
@@ -183,7 +240,7 @@ class Locked:
             terms = [self._penalty(self._parameters)] if callable(self._penalty) else []
         return sum((t for t in terms if t is not None), start=loss)
 
-    def _loss(self, output: Any, y: Any, units: Units | None) -> Tensor:
+    def _loss(self, output: Any, y: Any, units: Units) -> Tensor:
         return reduce_loss(self.criterion(output, y), units)[0]
 
     def _draw(self) -> bool:
@@ -192,17 +249,19 @@ class Locked:
 
     def _only_forward(self, args: tuple[Any, ...], kwargs: dict[str, Any], y: Any) -> StepRecord:
         """Run a step without an update: only the forward pass, which updates BatchNorm's statistics."""
-        with torch.no_grad():
-            units = self.net.units if isinstance(self.net, Decoupled) else None
+        units = Units()
+        with torch.no_grad(), explained(self.net):
+            if isinstance(self.net, Decoupled):
+                units = self.net.units.of_batch(kwargs, y if isinstance(y, Tensor) else None, y)
             loss = self._loss(self.net(*args, **kwargs), y, units)
-        self._instruments.check("loss", loss)
+        check_loss(self._instruments, loss, units.labels_of(kwargs, None, y), units)
         self._instruments.log("forward", "all", self._step)
         self._instruments.log("skip", "all", self._step)
         self._step += 1
         return StepRecord(self._step - 1, loss)
 
     def flush(self) -> None:
-        """Read the checks that the guard has queued.
+        """Read the checks that the guard has queued. An update whose microbatches are incomplete is not made.
 
         Raises:
             DivergedError: if a loss was not finite.
@@ -210,7 +269,7 @@ class Locked:
         self._instruments.flush()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of optimizers and random draws, and the step count.
+        """Return the state of optimizers and random draws, the step count, and the gradients of an incomplete update.
 
         The state of the network is not part of it.
         """
@@ -219,21 +278,56 @@ class Locked:
             "step": self._step,
             "generator": None if self._generator is None else self._generator.get_state(),
             "carried": carried_states(self.net),
+            "sums": [None if total is None else total.clone() for total in self._sums],
         }
 
     @explain_load_errors
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load the state that `state_dict` returned."""
+        """Load the state that `state_dict` returned.
+
+        Raises:
+            ConfigError: if it has the gradients of an incomplete update, and updates are made of another number of steps.
+        """
+        sums, step = (
+            list(state.get("sums", ())),
+            int(state["step"]),
+        )  # states of earlier versions have no sums
+        if bool(sums) != bool(step % self.accumulate):
+            raise ConfigError(
+                f"the state is of step {step}, {'within an' if sums else 'after a whole'} update, which does not fit "
+                f"accumulate={self.accumulate}; build the engine with the number that it had then"
+            )
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        self._step = int(state["step"])
+        self._step = step
+        places = [p.device for p in self._trained()] if sums else []
+        self._sums = [None if s is None else s.to(at) for s, at in zip(sums, places, strict=True)]
         set_carried_states(self.net, state["carried"])
         drawn = state.get("generator")  # states of earlier versions have none
         if self._generator is not None and drawn is not None:
             self._generator.set_state(drawn.cpu())
 
 
-def true_messages(net: Decoupled, loss_of: Callable[[], Tensor]) -> dict[str, Tensor]:
+@contextmanager
+def _target(net: Decoupled, y: Any) -> Generator[None]:
+    """Let the network know the target of the batch at hand, whose tokens may have to be counted."""
+    net.target = y
+    try:
+        yield
+    finally:
+        net.target = None
+
+
+def _sum(total: Tensor | None, more: Tensor | None) -> Tensor | None:
+    """Return a sum, added to in place; the first summand is kept as it is, detached."""
+    if total is None or more is None:
+        return total if more is None else more.detach()
+    return total.add_(more)
+
+
+def true_messages(
+    net: Decoupled, loss_of: Callable[[], Tensor], units: Units | None = None
+) -> dict[str, Tensor]:
     """Return the true gradient at every interface, ``(B, ...)`` in per-example units, by name.
 
     The network runs once more, forward and backward, as if it had no cuts. Its buffers (BatchNorm's
@@ -242,6 +336,7 @@ def true_messages(net: Decoupled, loss_of: Callable[[], Tensor]) -> dict[str, Te
     Args:
         net: a decoupled network in training mode.
         loss_of: runs ``net.model`` on the batch, and returns the loss as the criterion reduces it.
+        units: of the batch; None for those of the network, which know no batch.
     """
     kept: dict[str, Tensor] = {}
 
@@ -255,7 +350,7 @@ def true_messages(net: Decoupled, loss_of: Callable[[], Tensor]) -> dict[str, Te
         gradients = torch.autograd.grad(loss, list(kept.values()))
     for buffer, before in buffers:
         buffer.copy_(before)
-    unscaled = Units(net.units.reduction)
+    unscaled = (net.units if units is None else units).unscaled()
     return {name: unscaled.to_example(g) for name, g in zip(kept, gradients, strict=True)}
 
 

@@ -9,6 +9,7 @@ from math import lcm
 from torch import Tensor, nn
 
 from ...core import ConfigError, Rule
+from ...core.port import refuse_second_messages
 from ...rules import TrueGradient
 
 __all__ = ["INPUT", "Edge", "LockGroup", "Node", "Wiring"]
@@ -182,7 +183,7 @@ def _check_nodes(nodes: Sequence[Node]) -> None:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"node '{name}': {what}={value!r}, expected a whole number from 1")
         if node.state_rule is not None:
-            _check_rule(node.state_rule, f"state_rule of node '{name}'")
+            _check_rule(node.state_rule, f"state_rule of node '{name}'", node.state_name)
             if node.state_rule.waits:
                 raise ConfigError(
                     f"node '{name}': its state_rule makes it wait for the gradient of the next unroll, so no unroll ends; "
@@ -209,7 +210,7 @@ def _check_edges(edges: Sequence[Edge], known: list[str]) -> None:
                 "carry in one message"
             )
         seen.add(edge.name)
-        _check_rule(edge.rule, f"edge '{edge.name}'")
+        _check_rule(edge.rule, f"edge '{edge.name}'", edge.name)
         # The lock groups are fixed when the engine is made, so a rule cannot decide for each message whether to wait.
         if edge.rule.waits and not isinstance(edge.rule, TrueGradient):
             raise ConfigError(
@@ -218,9 +219,10 @@ def _check_edges(edges: Sequence[Edge], known: list[str]) -> None:
             )
 
 
-def _check_rule(rule: Rule, where: str) -> None:
+def _check_rule(rule: Rule, where: str, name: str) -> None:
     if not isinstance(rule, Rule):
         raise ConfigError(f"{where}: got a {type(rule).__name__}, expected a rule")
+    refuse_second_messages(rule, name)
     if rule.needs_output_error:
         raise ConfigError(
             f"{where}: its rule needs the network's output error, and here every node has outputs and losses of its own; use "

@@ -16,7 +16,7 @@ from ...core.given import instance_of
 from ...core.in_flight import Batch, InFlight
 from ...core.instruments import Instruments
 from ...core.interface import Frame, Interface
-from ...core.port import Port
+from ...core.port import Port, refuse_second_messages
 from ...core.state import StateLayout
 from ...core.units import LossScale, Reduction, Units
 from ...rules.future_gradient import FutureGradient
@@ -119,7 +119,8 @@ class Boundary(nn.Module):
         future: the auxiliary task; `end` then needs the features that it reads.
         reduction: how the criterion reduces over sequences: ``"mean"`` if its loss is the sum over the steps
             of an unroll and the mean over the batch; otherwise a callable that takes the flat state and
-            returns the divisor, such as ``lambda s: len(s) * T`` for a mean over both.
+            returns the divisor, such as ``lambda s: len(s) * T`` for a mean over both. Where some steps have no label
+            (ragged sequences), let the criterion sum over the labels that there are, and divide by the batch size.
         loss_scale: a callable that returns the factor by which the loss is multiplied before ``backward``.
         observe_every: the rule learns at the start of one in this many unrolls, and gives credit at the end
             of each. Most of a rule's cost is its learning.
@@ -133,8 +134,8 @@ class Boundary(nn.Module):
 
     Raises:
         ShapeError: if the example is not a state.
-        ConfigError: if ``alpha`` is not a finite number from 0, ``observe_every`` is below 1, or the rule
-            makes modules wait.
+        ConfigError: if ``alpha`` is not a finite number from 0, ``observe_every`` is below 1, the rule makes modules
+            wait, sends ahead or corrects its credit, or tokens are counted.
     """
 
     def __init__(
@@ -158,6 +159,7 @@ class Boundary(nn.Module):
         refuse_output_error(
             rule, _NAME, "a boundary lies between two unrolls, which have outputs of their own"
         )
+        refuse_second_messages(rule, _NAME)
         if rule.waits:
             raise ConfigError(
                 f"rule {type(rule).__name__} has the module below wait for its true message, but the graph of an "
@@ -174,6 +176,9 @@ class Boundary(nn.Module):
         self.future = None if future is None else future.to(flat.device, flat.dtype)
         self.alpha = alpha
         self.units = Units(reduction, loss_scale)
+        self.units.refuse_tokens(
+            "the message about a state is of all unrolls to come, each with labels of its own"
+        )
         self._unscaled = Units(reduction)
         self.observe_every = observe_every
         self.instruments = Instruments()

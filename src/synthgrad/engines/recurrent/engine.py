@@ -22,7 +22,8 @@ from torch.utils import _pytree as pytree
 
 from ...core import ConfigError, Guard, ShapeError, Timeline
 from ...core.given import brief, takes
-from ..base import Criterion, StepRecord, explain_load_errors
+from ...core.tokens import explained
+from ..base import Criterion, StepRecord, check_loss, explain_load_errors
 from ..checks import check_criterion
 from ..optimizers import OptimizerFactory, clear_autocast_cache, make_optimizers, zero_grad
 from ..watch import check_gradients_have_optimizers
@@ -160,7 +161,8 @@ class Recurrent:
             The unroll's loss, and ``["all"]`` as the updated modules; an empty list within a window.
 
         Raises:
-            ShapeError: if a state or a mask has the wrong shape.
+            ShapeError: if a state, a mask or labels have the wrong shape.
+            ConfigError, ContextError: if ids or labels are outside the vocabulary, or no label of the unroll counts.
             DivergedError: if the loss is not finite.
         """
         boundary = self.boundary
@@ -173,7 +175,8 @@ class Recurrent:
             start = UnrollStart(boundary.start(state, fresh=fresh, context=self._context))
         else:
             start = boundary.start_unroll(state, fresh=fresh, context=self._context)
-        loss, features, state = self._run(x, y, start.state)
+        with explained(self.net):
+            loss, features, state = self._run(x, y, start.state)
         self._instruments.log("forward", "net", self._step)
         # The auxiliary task reads the first step of the unroll, which is the farthest from what it predicts.
         seen = None if features is None else features[:, 0]
@@ -181,7 +184,7 @@ class Recurrent:
         # Detached: the next unroll continues from the values, and this graph can be freed.
         self.state = pytree.tree_map(lambda part: part.detach(), state)
         self._context = context
-        self._instruments.check("loss", loss.detach())
+        check_loss(self._instruments, loss.detach(), y)
         record = StepRecord(self._step, loss.detach())
         self._step += 1
         if self.window == 1:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ...core import ConfigError, Guard, Instruments, Rule, Site
 from ...core.copies import copied
 from ...core.given import instance_of
+from ...core.port import refuse_second_messages
 from ...core.units import Reduction, Units
 from ..checks import refuse_output_error
 from ..optimizers import clear_autocast_cache
@@ -116,6 +117,7 @@ class ScheduleDecoupled:
         refuse_output_error(
             rule, f"after stage {stage.stage_index}", "this schedule waits for no stage above"
         )
+        refuse_second_messages(rule, f"after stage {stage.stage_index}")
         if rule.waits:
             raise ConfigError(
                 f"rule {type(rule).__name__} makes the stage wait for its message, as Schedule1F1B does; use that, "

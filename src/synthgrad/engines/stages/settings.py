@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...core import ConfigError, Decoupled
+from ...core.port import refuse_second_messages
 from .codecs import Codec, cast
 
 __all__ = ["StageSettings", "check_rules"]
@@ -100,6 +101,7 @@ def check_rules(net: Decoupled, settings: StageSettings, replicas: int) -> None:
     _check_inputs(net, settings, replicas)
     for name, interface in net.interfaces.items():
         rule = interface.rule
+        refuse_second_messages(rule, name)
         if not rule.waits:
             continue
         if settings.window is None:

@@ -26,15 +26,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core import Info, Message, Rule, ShapeError, StageError
+from ...core import ConfigError, Info, Message, Rule, ShapeError, StageError
 from ...core.devices import cuda_devices
 from ...core.graph import first_tensor
 from ...core.in_flight import Batch, InFlight
 from ...core.instruments import Instruments
 from ...core.outputs import output_of
 from ...core.port import Port, run_backward
+from ...core.tokens import explained
 from ...core.units import Units
-from ..base import Criterion, ForwardArgs, reduce_loss
+from ..base import Criterion, ForwardArgs, check_loss, reduce_loss
 from ..carry import carried_states, set_carried_states
 from ..parts import Part
 from ..replay import ForwardReplay, replaying
@@ -143,6 +144,7 @@ class Stage:
 
         Raises:
             DataError: if the activation belongs to other examples than this process was given.
+            ConfigError, ContextError, ShapeError: if ids, labels or their shapes do not fit, or no label counts.
         """
         self._instruments.step = step
         h, came, wanted = None, None, False
@@ -162,6 +164,7 @@ class Stage:
         if self.late is not None:
             h = self.late.feed(step, info, own)
         self._check_rows(first if h is None else h, c)
+        shares = self._shares_of({} if passed is None else passed[1], c, target)
         if self.below is not None:
             assert h is not None
             wanted = self.below.draw()
@@ -172,13 +175,15 @@ class Stage:
         if self._stashes:
             module = self.part.module
             replay = ForwardReplay.of_now(inputs, module, cuda_devices(module))
-        with nullcontext() if replay is None else replay.stash.saved_tensors_hooks():
+        keeping = nullcontext() if replay is None else replay.stash.saved_tensors_hooks()
+        with keeping, explained(self.part.module):
             out = self.part(fed, inputs)
             penalty = None if self._penalty is None else self._penalty()
         self._instruments.log("forward", self._name, step)
+        batch = Batch(info, target, step, shares)
         if self.above is None or self._port is None:
             return StageOutput(
-                self._at_output(step, out, target, leaf, penalty),
+                self._at_output(batch, out, leaf, penalty),
                 out.detach() if isinstance(out, Tensor) else out,
             )
         self.above.send(
@@ -190,9 +195,9 @@ class Stage:
             inputs=inputs if self.part.inputs is not None else (),
             checksum=checksum,
         )
-        self._cross(
-            self._port, Batch(info, entered=step), _PendingBatch(self, step, out, h, leaf, penalty, replay)
-        )
+        # The target is not needed any more, and is kept out of what is in flight.
+        kept = Batch(info, entered=step, shares=shares)
+        self._cross(self._port, kept, _PendingBatch(self, kept, out, h, leaf, penalty, replay))
         self._receive_answers(self._port, step)
         return StageOutput()
 
@@ -263,13 +268,13 @@ class Stage:
             step = flight.batch.entered
             self._flights[step] = flight
             if saved["waits"] is not None:
-                flight.release = self._built_again(step, saved["waits"])
+                flight.release = self._built_again(flight.batch, saved["waits"])
         set_carried_states(self.part.module, state["carried"])
         self._ready = {step: tuple(answer) for step, answer in state["ready"].items()}
         if self.late is not None:
             self.late.load_state_dict(state["late"])
 
-    def _built_again(self, step: int, state: Mapping[str, Any]) -> _PendingBatch:
+    def _built_again(self, batch: Batch, state: Mapping[str, Any]) -> _PendingBatch:
         h = state["h"]
         if h is not None:
             h = h.clone().requires_grad_(state["wanted"])
@@ -277,7 +282,7 @@ class Stage:
         with replaying(module, state["held"], cuda_devices(module)) as replay:
             out = self.part(h.clone() if h is not None and self._copies else h, replay.passed)
             penalty = None if self._penalty is None else self._penalty()
-        return _PendingBatch(self, step, out, h, h if state["wanted"] else None, penalty, replay)
+        return _PendingBatch(self, batch, out, h, h if state["wanted"] else None, penalty, replay)
 
     # -- parts of a step ----------------------------------------------------------------------------
 
@@ -287,6 +292,16 @@ class Stage:
                 f"a batch of {len(x)} examples came to stage '{self._name}', which was given {len(context)} labels: "
                 "all processes must go through the data in the same order; or let labels travel with the batch"
             )
+
+    def _shares_of(self, given: Mapping[str, Any], context: Tensor | None, target: Any) -> Tensor | None:
+        """Return the share of each example in the criterion, ``(B,)``, which all stages must find alike."""
+        if self._units.counts_tokens and given.get("num_items_in_batch") is not None:
+            raise ConfigError(
+                f"stage '{self._name}' was given num_items_in_batch, of which other stages need not know, and the network was "
+                f"decoupled with reduction={self._units.reduction!r}; leave it out, so that every stage counts the labels of "
+                "its batch"
+            )
+        return self._units.shares_of(given, context, target)
 
     def _cross(self, port: Port, batch: Batch, made: _PendingBatch) -> None:
         """Learn from the rule's credit, or keep the graph until the answer arrives."""
@@ -299,7 +314,7 @@ class Stage:
             return
         if flight.finite:
             self.backward(step, made.out, port.learned_from(flight), made.penalty)
-        self.answer(step, made.leaf, credit.value)
+        self.answer(batch, made.leaf, credit.value)
 
     def _receive_answers(self, port: Port, step: int) -> None:
         """Learn from the answers that have come, all of them as one sample."""
@@ -330,7 +345,7 @@ class Stage:
             port.observe(flight, step, share)
             port.release(flight)
         elif flight.waits:
-            self.answer(answer.step, None, answer.loss)  # it has waited, and no message came
+            self.answer(flight.batch, None, answer.loss)  # it has waited, and no message came
 
     def backward(self, step: int, out: Tensor, delta: Tensor | None, penalty: Tensor | None) -> None:
         """Run the module's backward pass from its credit, or from the loss."""
@@ -340,25 +355,25 @@ class Stage:
         ):
             self._instruments.log("backward", self._name, step)
 
-    def _at_output(
-        self, step: int, out: Any, target: Any, leaf: Tensor | None, penalty: Tensor | None
-    ) -> Tensor:
+    def _at_output(self, batch: Batch, out: Any, leaf: Tensor | None, penalty: Tensor | None) -> Tensor:
         assert self._criterion is not None
-        loss, values = reduce_loss(self._criterion(out, target), self._units)
+        units = self._units.with_shares(batch.shares)
+        with explained():
+            loss, values = reduce_loss(self._criterion(out, batch.target), units)
         network_output = None
         if self.below is not None and self.below.sends_output_error and leaf is not None:
             network_output = output_of(out)
             network_output.retain_grad()
-        if self._instruments.check("loss", loss.detach()):
-            self.backward(step, loss, torch.ones_like(loss), penalty)
+        if check_loss(self._instruments, loss.detach(), batch.target, units):
+            self.backward(batch.entered, loss, torch.ones_like(loss), penalty)
         error = None
         if network_output is not None and network_output.grad is not None:
-            error = self._units.to_example(network_output.grad, like=leaf)
-        self.answer(step, leaf, values, error)
+            error = units.to_example(network_output.grad, like=leaf)
+        self.answer(batch, leaf, values, error)
         return loss.detach()
 
     def answer(
-        self, step: int, leaf: Tensor | None, values: Tensor | None, output_error: Tensor | None = None
+        self, batch: Batch, leaf: Tensor | None, values: Tensor | None, output_error: Tensor | None = None
     ) -> None:
         """Answer a batch of the stage below. Answers are sent in the order of the batches.
 
@@ -369,8 +384,10 @@ class Stage:
             return
         gradient = None
         if leaf is not None and leaf.grad is not None:
-            gradient = self._units.to_example_(leaf.grad)
-        self._ready[step] = (gradient, values) if output_error is None else (gradient, values, output_error)
+            gradient = self._units.with_shares(batch.shares).to_example_(leaf.grad)
+        self._ready[batch.entered] = (
+            (gradient, values) if output_error is None else (gradient, values, output_error)
+        )
         while self._ready:
             first = min(self._ready)
             if any(k < first and flight.waits for k, flight in self._flights.items()):
@@ -386,7 +403,7 @@ class _PendingBatch:
 
     Attributes:
         stage: the stage.
-        step: the step of the batch.
+        batch: the batch.
         out: the output of the module, with its graph.
         h: the input of the module, detached; None in the first stage.
         leaf: the same tensor, if its gradient is to be sent; otherwise None.
@@ -395,7 +412,7 @@ class _PendingBatch:
     """
 
     stage: Stage
-    step: int
+    batch: Batch
     out: Tensor
     h: Tensor | None
     leaf: Tensor | None
@@ -404,8 +421,8 @@ class _PendingBatch:
 
     def __call__(self, gradient: Tensor | None, message: Message) -> None:
         if gradient is not None:
-            self.stage.backward(self.step, self.out, gradient, self.penalty)
-        self.stage.answer(self.step, self.leaf, message.loss, message.output_error)
+            self.stage.backward(self.batch.entered, self.out, gradient, self.penalty)
+        self.stage.answer(self.batch, self.leaf, message.loss, message.output_error)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the batch as plain containers of tensors."""
