@@ -147,17 +147,19 @@ class HeadGradient(Counting, WideBuffers, LocalLoss):
         total, count = self.size.unbind()
         longest = self.leash * (total / count).sqrt()  # not a number until there has been a message
         within = torch.where(norms > longest, longest / norms, torch.ones_like(norms))
-        return (delta * within.view(-1, *[1] * (h.ndim - 1))).to(h.dtype)
+        rows = (-1, *[1] * (h.ndim - 1))
+        # What overflows falls back to the local loss, whose own numbers the guard looks at.
+        return torch.where(norms.isfinite().view(rows), delta * within.view(rows), local).to(h.dtype)
 
     @torch.no_grad()
     def _learn(self, h: Tensor, local: Tensor, gradient: Tensor) -> None:
         """Take a message into the sums, and solve, if it is time."""
         a, z, d = (self._rows(v) for v in (local, h, gradient))
         matters = ~(a == 0).all(1, keepdim=True)  # (N, 1)
-        added = self.map.add((a, z), d - a, matters)
         square = (d.square() * matters).sum()
         count = matters.view(len(h), -1).any(1).sum()
         size = self.size * self.memory + torch.stack([square, count.to(square.dtype)])
+        added = self.map.add((a, z), d - a, matters, size.isfinite().all())
         self.size.copy_(torch.where(added, size, self.size))
         if self._tick() % self.every == 0:
             self.map.solve()

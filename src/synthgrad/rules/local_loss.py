@@ -43,7 +43,6 @@ class LocalLoss(Rule):
     """
 
     listens = False
-    needs_network = False
 
     def __init__(
         self,

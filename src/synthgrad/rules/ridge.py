@@ -46,7 +46,9 @@ class RunningRidge(WideBuffers):
         self.register_buffer("weight", torch.zeros(inputs, outputs))
 
     @torch.no_grad()
-    def add(self, inputs: Sequence[Tensor], targets: Tensor, counts: Tensor) -> Tensor:
+    def add(
+        self, inputs: Sequence[Tensor], targets: Tensor, counts: Tensor, allowed: Tensor | None = None
+    ) -> Tensor:
         """Add rows to the sums, unless what comes of it is not finite; return whether they were added, a scalar.
 
         Nothing waits for the device.
@@ -55,12 +57,14 @@ class RunningRidge(WideBuffers):
             inputs: ``(N, n)`` for each block.
             targets: ``(N, outputs)``.
             counts: ``(N, 1)`` bool, False where a row is left out.
+            allowed: a scalar bool, False where nothing is to be added; None for True.
         """
         with torch.autocast(targets.device.type, enabled=False):
             x = torch.cat([*inputs, torch.ones_like(inputs[0][:, :1])], 1).to(self.products.dtype) * counts
             products = torch.addmm(self.products, x.t(), x, beta=self.memory)
             found = torch.addmm(self.targets, x.t(), targets.to(x.dtype), beta=self.memory)
         right = products.isfinite().all() & found.isfinite().all()
+        right = right if allowed is None else right & allowed
         self.products.copy_(torch.where(right, products, self.products))
         self.targets.copy_(torch.where(right, found, self.targets))
         return right

@@ -22,9 +22,6 @@ class Wrapper(Rule):
         ConfigError: if it is no rule, or one that sends ahead of what it learns from, or corrects its credit later.
     """
 
-    needs_network = False
-    learns_at_once = False
-
     def __init__(self, rule: Rule) -> None:
         super().__init__()
         instance_of(Rule, rule, "rule", "synthgrad.SyntheticGradient(...)")
@@ -42,8 +39,8 @@ class Wrapper(Rule):
         self.error_to_h = rule.error_to_h
         self.needs_output_error = rule.needs_output_error
         self.waits = rule.waits
-        self.needs_network = getattr(rule, "needs_network", False)
-        self.learns_at_once = not rule.listens or getattr(rule, "learns_at_once", False)
+        self.needs_network = rule.needs_network
+        self.learns_at_once = not rule.learns_from_messages
 
     def bind(self, site: Site) -> Self:
         bound = super().bind(site)
