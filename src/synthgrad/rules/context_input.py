@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ..core import ContextError
 
-__all__ = ["IGNORED", "check_context", "encode", "index_error", "look_up"]
+__all__ = ["IGNORED", "check_context", "encode", "has_labels", "index_error", "look_up"]
 
 #: The class index that says "no label", as PyTorch's losses have it.
 IGNORED = -100
@@ -42,10 +42,30 @@ def check_context(c: Tensor | None, width: int, h: Tensor, name: str, *, by_plac
         return c
     if not indices and 2 <= c.ndim <= most + 1 and c.shape == (*lead, width):
         return c
+    # The shapes that one for each place would have, whichever dimension holds the features.
+    shapes = [(*h.shape[:k], *h.shape[k + 1 :]) for k in range(1, h.ndim)]
+    if not by_place and indices and c.ndim > 1 and tuple(c.shape) in shapes:
+        remedy = (
+            f", one for each example and not for each place; a rule that takes {tuple(c.shape)} is SyntheticGradient with "
+            "model=models.dense()" + (", or LocalLoss with head=heads.token_head()" if h.ndim == 3 else "")
+        )
+    else:
+        remedy = f", or one for each place, {tuple(h.shape[:-1])}" if by_place and h.ndim > 2 else ""
     raise ContextError(
         f"interface '{name}': got a context of shape {tuple(c.shape)} and dtype {c.dtype} for a message of "
-        f"shape {tuple(h.shape)}, expected class indices ({h.shape[0]},) or features ({h.shape[0]}, {width})"
+        f"shape {tuple(h.shape)}, expected class indices ({h.shape[0]},) or features ({h.shape[0]}, {width}){remedy}"
     )
+
+
+def has_labels(c: Tensor, ignore: int = IGNORED) -> Tensor | None:
+    """Return which examples have a label at any of their places, ``(B,)`` bool.
+
+    None where the context is not one for each place: class indices ``(B,)``, or features ``(B, width)``. Features for
+    each place are no label where they are zero, as the rows are that `encode` makes of ignored indices.
+    """
+    if c.is_floating_point():
+        return None if c.ndim < 3 else (c != 0).flatten(1).any(1)
+    return None if c.ndim < 2 else (c != ignore).flatten(1).any(1)
 
 
 def index_error(c: Tensor, width: int, name: str, ignore: int = IGNORED) -> ContextError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from ..core import ConfigError, ShapeError
@@ -56,15 +57,17 @@ class FutureGradient(nn.Module):
         nn.init.zeros_(last.bias)
         self.model = nn.Sequential(*layers, last)
 
-    def loss(self, features: Tensor, delta: Tensor) -> Tensor:
+    def loss(self, features: Tensor, delta: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the weighted loss, a scalar, mean per example; attached to the head and to the features.
 
         Args:
             features: ``(B, ..., H)`` from inside the unroll.
             delta: ``(B, F)``, per-example units, detached: the synthetic gradient at its end.
+            mask: ``(B, ...)`` bool, False at steps that do not count, such as those that fill up shorter sequences: the
+                loss of an example is the mean over the others. None if all count.
 
         Raises:
-            ShapeError: if the features do not fit.
+            ShapeError: if the features do not fit, or the mask does not fit them.
         """
         if features.ndim < 2 or features.shape[-1] != self.features or features.shape[0] != delta.shape[0]:
             raise ShapeError(
@@ -75,4 +78,14 @@ class FutureGradient(nn.Module):
         target = delta
         while target.ndim < foreseen.ndim:
             target = target.unsqueeze(1)  # one synthetic gradient for all steps of a sequence
-        return self.weight * self.state_features * (foreseen - target).square().mean()
+        if mask is None:
+            return self.weight * self.state_features * (foreseen - target).square().mean()
+        if mask.shape != features.shape[:-1] or mask.dtype != torch.bool:
+            raise ShapeError(
+                f"mask of shape {tuple(mask.shape)} and dtype {mask.dtype}, expected {tuple(features.shape[:-1])} bool: True "
+                "where a step of the features counts"
+            )
+        squares = (foreseen - target).square().sum(-1).masked_fill(~mask, 0.0)  # (B, ...)
+        size = features.shape[0]
+        counts = mask.reshape(size, -1).sum(1).clamp(min=1)  # (B,)
+        return self.weight * (squares.reshape(size, -1).sum(1) / counts).mean()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..core import ConfigError, ContextError, Credit, CutError, Info, Message, Rule, Site
+from ..core import ConfigError, ContextError, Credit, CutError, Info, Message, Rule, ShapeError, Site
 from ..core.given import brief, check_whole
 
 __all__ = ["StaleGradient"]
@@ -17,7 +17,8 @@ class StaleGradient(Rule):
     When a message ``δ`` comes, ``e_i ← decay · e_i + (1 − decay) · δ``; the first one is taken as it is.
     With ``decay=0`` the credit is the last message alone. Until an example has had a message, and where
     its last one is older than ``max_age`` steps, its credit is zero. The memory has a row for every
-    example: ``num_examples`` times the size of ``h``. Examples are known by ``ids``, which engines take.
+    example: ``num_examples`` times the size of ``h``. Examples are known by ``ids``, which engines take. Of sequences,
+    ``(B, T, D)``, the gradient at every position is remembered, where there was no label too; all are of one length.
 
     Args:
         num_examples: examples in the data set; ids are 0 to ``num_examples − 1``.
@@ -68,6 +69,12 @@ class StaleGradient(Rule):
             raise ContextError(
                 f"interface '{self.name}': got ids of shape {tuple(ids.shape)} and dtype {ids.dtype}, expected "
                 f"({h.shape[0]},) integers"
+            )
+        if h.shape[1:] != self.memory.shape[1:]:
+            raise ShapeError(
+                f"interface '{self.name}': got a message of shape {tuple(h.shape)}, and what is remembered of an example "
+                f"has {tuple(self.memory.shape[1:])}, as in the example that decouple was given; fill shorter sequences up "
+                "to that length"
             )
         if self.max_age is not None and info.step is None:
             raise ContextError(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core import ConfigError, ContextError, Credit, CutError, Info, Message, Rule, Site
 from ..core.given import check_factory, check_whole, widths_of
-from .context_input import IGNORED
+from .context_input import IGNORED, has_labels
 from .models import GradientModel, ModelFactory, convolutional, dense
 from .spatial import kernel_of, num_space_dims
 
@@ -36,7 +36,9 @@ class SyntheticGradient(Rule):
             tell it: those whose modules have states of their own (DNI §2).
         error_to_h: let the error of ``M`` also flow into ``h``. Only in the plain training loop: in an
             unlocked one it would come when the module below has long updated.
-        ignore_index: class index that means no label: the context of such an example is zero.
+        ignore_index: class index that means no label: the context of such an example is zero. Of contexts for each
+            place, such as the tokens ``(B, T)`` of ``(B, T, H)``, the context is zero at such places, where a gradient
+            still comes from other places; an example without any label has no gradient, and so no credit.
 
     Raises:
         ConfigError: if an argument is out of its range.
@@ -130,9 +132,11 @@ class SyntheticGradient(Rule):
     def predict(self, h: Tensor, info: Info) -> Tensor:
         """Return ``M(h, c)`` or ``M(h, s, c)``, ``(B, ...)`` in the dtype of ``h``, attached to the model's parameters."""
         c = info.context if self.width else None
-        if self.receiver:
-            return self.model(h, c, info.receiver).to(h.dtype)
-        return self.model(h, c).to(h.dtype)
+        made = self.model(h, c, info.receiver) if self.receiver else self.model(h, c)
+        labelled = None if c is None else has_labels(c, self.ignore_index)
+        if labelled is not None:
+            made = made * labelled.view(-1, *[1] * (h.ndim - 1)).to(made.dtype)
+        return made.to(h.dtype)
 
     def credit(self, h: Tensor, info: Info) -> Credit:
         prediction = self.predict(h if self.error_to_h else h.detach(), info)
