@@ -71,13 +71,13 @@ class StepBackend(Protocol):
         ...
 
     def run(
-        self, x: Tensor, below: Tensor, rows: InterfaceRows, target: Any, *, at_top: bool
+        self, x: Tensor, below: InterfaceRows, rows: InterfaceRows, target: Any, *, at_top: bool
     ) -> BackendOutput:
         """Run forward and backward through every module, each on its own batch.
 
         Args:
             x: the newest batch, ``(runs, B, ...)``.
-            below: the activations that crossed the interfaces one step before, ``(n, B, ...)``.
+            below: what crossed the interfaces one step before.
             rows: what is known of the activations that cross in this step; its ``h`` has their shape only.
             target: the target of the batch that the last module works on.
             at_top: whether a batch has reached the last module.
@@ -117,12 +117,12 @@ def full_step(
     Args:
         backend: computes the step.
         x: see `StepBackend.run`.
-        below: the rows that crossed the interfaces one step before.
+        below: see `StepBackend.run`.
         rows: see `StepBackend.run`.
         target: see `StepBackend.run`.
         observation: what the rules observe; None for ``below`` and its messages, which this step computes.
     """
-    output = backend.run(x, below.h, rows, target, at_top=True)
+    output = backend.run(x, below, rows, target, at_top=True)
     if backend.rules.listens:
         if observation is None:
             assert output.messages is not None

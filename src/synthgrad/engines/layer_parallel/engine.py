@@ -26,8 +26,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core import ConfigError, Decoupled, Guard, Info, Monitor, ShapeError, Timeline, Units
+from ...core import (
+    ConfigError,
+    Decoupled,
+    DivergedError,
+    Guard,
+    Info,
+    Monitor,
+    ShapeError,
+    Timeline,
+    Units,
+)
 from ...core.in_flight import Batch
+from ...core.tokens import explain_lost_labels, explained
 from ..base import Criterion, StepRecord, explain_load_errors
 from ..in_process.lags import Lag
 from ..optimizers import (
@@ -41,12 +52,13 @@ from ..penalty import Penalty
 from ..watch import check_loss_once
 from .adam import RowAdam
 from .backend import BackendOutput, FullStep, StepBackend
-from .batch_queue import BatchQueue, RowsInFlight
+from .batch_queue import BatchQueue, RowsInFlight, shares_of
 from .build import LayerGroups, check_run_dimension, check_settings, find_layer_groups
 from .compiled import check_compilable, make_full_step
 from .finite import RowGuard
 from .fused import fused_backend
 from .general import GeneralBackend, TopModules
+from .labels import check_ids, num_ids
 from .rules import InterfaceRows
 from .sequential_rules import stack_rules
 from .storage import GradientTable, preserving_rows
@@ -130,6 +142,7 @@ class LayerParallel:
         self._names = parts.names
         self._rows = len(self._names) - 1  # the number of interfaces
         self._shape = parts.shape
+        self._looks_up = num_ids(parts.first[0]) if len(nets) > 1 else 0
         self._interfaces = list(nets[0].interfaces)
         self._units = nets[0].units
         found = Guard.of(guard, skips=False)
@@ -197,8 +210,10 @@ class LayerParallel:
         Raises:
             DivergedError: if a message or the loss is not finite; names interface and step.
             ShapeError: if the batch does not have the size of the first batch.
-            ContextError: if the rules need labels, and these are missing or have the wrong shape.
-            ConfigError: if PyTorch cannot run the blocks as one batch, or the network has been moved.
+            ContextError: if the rules need labels, and these are missing or have the wrong shape; if labels are
+                outside the vocabulary, or none counts.
+            ConfigError: if PyTorch cannot run the blocks as one batch, the network has been moved, or an id is outside
+                an embedding.
         """
         if any(p.data_ptr() != place for p, place in self._bound):
             raise ConfigError(
@@ -213,9 +228,13 @@ class LayerParallel:
             check_run_dimension(self._runs, target=y, context=context)
         t = self._step
         c = y if context is None and isinstance(y, Tensor) else context
-        self._queue.enter(Batch(Info(c, ids, t, x if self._sequential else None), y, t))
+        shares = shares_of(self._units, self._runs, x, y, c)
+        if self._looks_up:
+            check_ids(self._looks_up, x)
+        self._queue.enter(Batch(Info(c, ids, t, x if self._sequential else None), y, t, shares))
         try:
-            record = self._run(x if self._runs > 1 else x.unsqueeze(0), t)
+            with explained(self.net.model):
+                record = self._run(x if self._runs > 1 else x.unsqueeze(0), t)
         except BaseException:
             self._queue.leave()  # after a failed step, batches and activations must still belong together
             self._size = self._size if t else None
@@ -247,7 +266,8 @@ class LayerParallel:
         self._backend.check(x)
         self._backend.rules.check(below.rows.h[0], None if contexts is None else contexts[:runs])
         reached = min(t + 1, self._rows) * runs
-        rows = InterfaceRows(below.rows.h, contexts, reached, self._queue.infos() if self._sequential else ())
+        infos = self._queue.infos() if self._sequential else ()
+        rows = InterfaceRows(below.rows.h, contexts, reached, infos, self._queue.shares)
         self._gradients.absent.clear()
         full = t > self._rows + self._observe_lag
         adam = None
@@ -289,10 +309,24 @@ class LayerParallel:
             observation = sent.rows, sent.messages, sent.values
         learn = self._learn if adam is None else self._with(adam)
         output, total = learn(x, below.rows, rows, batch.target, observation)
-        if self._guard is not None:
-            all_rows = self._rows * self._runs
-            self._guard.check(self._step, output, all_rows, all_rows, total)
+        all_rows = self._rows * self._runs
+        self._check_finite(output, all_rows, all_rows, total)
         return output
+
+    def _check_finite(
+        self, output: BackendOutput, reached: int, came: int, total: Tensor | None = None
+    ) -> None:
+        """Let the guard see a step; see `RowGuard.check`."""
+        if self._guard is None:
+            return
+        try:
+            self._guard.check(self._step, output, reached, came, total)
+        except DivergedError as error:
+            top = self._queue.top
+            found = None if top is None else explain_lost_labels(error, self._step, top.target, self._units)
+            if found is None:
+                raise
+            raise found from error
 
     def _with(self, adam: RowAdam) -> FullStep:
         """Return the compiled step that ends with an update. It is compiled once."""
@@ -308,9 +342,8 @@ class LayerParallel:
             preserving_rows(backend.rule_buffers, reached),
         ):
             target = None if batch is None else batch.target
-            output = backend.run(x, below.rows.h, rows, target, at_top=batch is not None)
-        if self._guard is not None:
-            self._guard.check(t, output, reached, min(t, self._rows) * runs)
+            output = backend.run(x, below.rows, rows, target, at_top=batch is not None)
+        self._check_finite(output, reached, min(t, self._rows) * runs)
         below.messages, below.values = output.messages, output.values
         sent = [*self._sent, below]
         if len(sent) > self._observe_lag and backend.rules.listens:
@@ -326,8 +359,9 @@ class LayerParallel:
         if observation.messages is None or observation.delta is None:
             return
         reached = observation.rows.reached
+        credits = self._units.with_shares(observation.rows.shares).counted(observation.delta)
         for name, delta, message in zip(
-            self._interfaces, observation.delta, observation.messages[:reached], strict=False
+            self._interfaces, credits, observation.messages[:reached], strict=False
         ):
             monitor.record(name, delta, message)
 
@@ -341,7 +375,7 @@ class LayerParallel:
         """Return zeros as the inputs of the layers above the first, for the first step."""
         p = next(self.net.parameters(), x)
         h = torch.zeros(self._rows * self._runs, x.shape[1], *self._shape, dtype=p.dtype, device=x.device)
-        return RowsInFlight(InterfaceRows(h, self._queue.contexts, 0))
+        return RowsInFlight(InterfaceRows(h, self._queue.contexts, 0, (), self._queue.shares))
 
     # -- checks -------------------------------------------------------------------------------------------
 

@@ -48,13 +48,16 @@ class TopModules:
         self._stack.register(gradients, since)
 
     @torch.enable_grad()
-    def run(self, h: Tensor, target: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def run(
+        self, h: Tensor, target: Any, shares: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Learn from a batch.
 
         Args:
             h: the inputs of the last modules, ``(runs, B, ...)``.
             target: the target for the criterion; with several runs a tensor with a leading dimension for
                 them.
+            shares: the shares of the examples in the criterion, ``(runs, B)``, if tokens are counted.
 
         Returns:
             The losses, ``(runs,)``; the gradient of ``h`` in the criterion's units, and the loss of each
@@ -67,8 +70,9 @@ class TopModules:
             found = self._criterion(stack(fed)[0], target).unsqueeze(0)
         else:
             found = stack.map(self._ask, fed, target)
-        _, values = reduce_loss(found[0], self._units)
-        losses = found if values is None else self._units.reduce(found)
+        units = self._units
+        _, values = reduce_loss(found[0], units.with_shares(None if shares is None else shares[0]))
+        losses = found if values is None else units.with_shares(shares).reduce(found)
         wanted = [*stack.leaves, *([fed] if self._listened else [])]
         if wanted:
             grads = torch.autograd.grad(losses.sum(), wanted)
@@ -132,11 +136,12 @@ class GeneralBackend:
         """Do nothing: the modules check their input when they run."""
 
     def run(
-        self, x: Tensor, below: Tensor, rows: InterfaceRows, target: Any, *, at_top: bool
+        self, x: Tensor, below: InterfaceRows, rows: InterfaceRows, target: Any, *, at_top: bool
     ) -> BackendOutput:
         runs = self._runs
+        units = self._units.with_shares(below.shares)
         # The inputs of the inner blocks are leaves, since each block learns from its own credit.
-        fed = below[:-runs].detach()
+        fed = below.h[:-runs].detach()
         with torch.set_grad_enabled(not isinstance(self.rules, BatchedNoBackprop)):
             bottom = self._first(x)
             fed.requires_grad_(self._listened)
@@ -144,23 +149,26 @@ class GeneralBackend:
         # The cut: rules and the next step see the values only, and the graphs end with this step.
         h = torch.cat([bottom.detach(), hs.detach()])
         credits = self.rules.credit(rows._replace(h=h))
-        back = self._backward(bottom, hs, fed, credits.delta)
+        back = self._backward(bottom, hs, fed, credits.delta, self._units.with_shares(rows.shares))
         losses = None
         top_message, top_values = None, None
         if at_top:
-            losses, top_message, top_values = self._top.run(below[-runs:], target)
+            of_top = None if below.shares is None else below.shares[-runs:]
+            losses, top_message, top_values = self._top.run(below.h[-runs:], target, of_top)
         messages = None
         if self._listened:
-            own = torch.zeros_like(below[:-runs]) if back is None else back
-            top = torch.zeros_like(below[-runs:]) if top_message is None else top_message
-            messages = self._units.to_example(torch.cat([own, top]), like=h[0])
+            own = torch.zeros_like(below.h[:-runs]) if back is None else back
+            top = torch.zeros_like(below.h[-runs:]) if top_message is None else top_message
+            messages = units.to_example(torch.cat([own, top]), like=h[0])
         return BackendOutput(h, credits, losses, messages, self._values(credits.values, top_values, len(h)))
 
-    def _backward(self, bottom: Tensor, hs: Tensor, fed: Tensor, delta: Tensor | None) -> Tensor | None:
+    def _backward(
+        self, bottom: Tensor, hs: Tensor, fed: Tensor, delta: Tensor | None, units: Units
+    ) -> Tensor | None:
         """Run backward from the credit; store the parameters' gradients, and return that of ``fed``."""
         if delta is None:
             return None
-        scaled = self._units.to_criterion(delta, like=delta[0])
+        scaled = units.to_criterion(delta, like=delta[0])
         pairs = [(bottom, scaled[: self._runs], self._first), (hs, scaled[self._runs :], self._inner)]
         pairs = [pair for pair in pairs if pair[0].requires_grad]
         leaves = [leaf for *_, stack in pairs for leaf in stack.leaves]

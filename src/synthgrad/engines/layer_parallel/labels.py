@@ -1,15 +1,49 @@
-"""Checks contexts when a batch enters, because a look-up in batched tables would not notice a wrong index."""
+"""Checks contexts and ids when a batch enters, because a look-up in batched tables would not notice a wrong index."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ...core import ContextError, Info, Rule
+from ...core import ConfigError, ContextError, Info, Rule
 from ...rules import LocalLoss, SyntheticGradient
 from ...rules.context_input import index_error
 
-__all__ = ["check_contexts"]
+__all__ = ["check_contexts", "check_ids", "num_ids"]
+
+
+def num_ids(first: nn.Module) -> int:
+    """Return how many ids the first module of a network knows; 0 if it looks none up.
+
+    If the embedding is not its first layer, that is the number of the largest one in it.
+    """
+    leaves = [m for m in first.modules() if not any(m.children())]
+    if leaves and isinstance(leaves[0], nn.Embedding):
+        return leaves[0].num_embeddings
+    return max((m.num_embeddings for m in leaves if isinstance(m, nn.Embedding)), default=0)
+
+
+def check_ids(known: int, ids: Tensor) -> None:
+    """Refuse an id that an embedding does not have: in the tables of several networks it would be one of another's.
+
+    Args:
+        known: the number of ids.
+        ids: the inputs of the networks.
+
+    Raises:
+        ConfigError: if an id is out of range.
+    """
+    if ids.is_floating_point() or not ids.numel():
+        return
+    if not ids.is_cpu:
+        torch.ops.aten._assert_async(((ids >= 0) & (ids < known)).all())
+        return
+    low, high = torch.aminmax(ids)
+    if low.item() < 0 or high.item() >= known:
+        raise ConfigError(
+            f"got ids from {int(low)} to {int(high)} for an embedding of {known} rows, expected 0 to {known - 1}; give the "
+            "networks ids of their own vocabulary, or make it larger"
+        )
 
 
 def check_contexts(

@@ -39,12 +39,14 @@ class InterfaceRows(NamedTuple):
         reached: the number of rows that a batch has reached, which are the first ones; the others have no
             meaning.
         infos: what is known of each row, if the rules are asked one by one; otherwise empty.
+        shares: the shares of the examples in the criterion, ``(n, B)``, if tokens are counted; otherwise None.
     """
 
     h: Tensor
     contexts: Tensor | None
     reached: int
     infos: Sequence[Info] = ()
+    shares: Tensor | None = None
 
 
 class Credits(NamedTuple):

@@ -106,11 +106,11 @@ class FusedBackend:
 
     @torch.no_grad()
     def run(
-        self, x: Tensor, below: Tensor, rows: InterfaceRows, target: Any, *, at_top: bool
+        self, x: Tensor, below: InterfaceRows, rows: InterfaceRows, target: Any, *, at_top: bool
     ) -> BackendOutput:
         runs, x = self._runs, x.flatten(2)  # (runs, B, D)
-        fed, weight = below[:-runs], self._inner.values
-        z = below.new_empty(below.shape)  # (n, B, H)
+        fed, weight = below.h[:-runs], self._inner.values
+        z = torch.empty_like(below.h)  # (n, B, H)
         torch.bmm(x, self._first.values.transpose(1, 2), out=z[:runs])
         torch.bmm(fed, weight.transpose(1, 2), out=z[runs:])
         deviation = self._normalise(z)
@@ -120,13 +120,13 @@ class FusedBackend:
         assert credits.delta is not None
         divisor = self._units.divisor(h[0])
         dz = self._backward(credits.delta, h, z, deviation * scale, 1.0 / divisor)
-        messages = torch.zeros_like(below) if not at_top else torch.empty_like(below)
+        messages = torch.zeros_like(below.h) if not at_top else torch.empty_like(below.h)
         torch.bmm(dz[runs:], weight, out=messages[:-runs])
         _product(self._inner, dz[runs:], fed, 1.0 / divisor)
         _product(self._first, dz[:runs], x, 1.0 / divisor)
         losses = None
         if at_top:
-            losses, message, *_ = self._top.run(below[-runs:], target)
+            losses, message, *_ = self._top.run(below.h[-runs:], target)
             assert message is not None
             torch.mul(message, divisor, out=messages[-runs:])
         return BackendOutput(h, credits, losses, messages, ())
@@ -190,6 +190,7 @@ def fused_backend(
         [len(some) for some in found] != [len(some) for some in layers]
         or linear_models(rules) is None
         or len(parts.shape) > 1
+        or units.counts_tokens  # one divisor for all examples here
     ):
         return None
     norms = {
