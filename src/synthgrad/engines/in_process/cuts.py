@@ -34,7 +34,7 @@ from ...core.instruments import Instruments
 from ...core.interface import Interface
 from ...core.outputs import output_of, tensors_in
 from ...core.port import InputPort, Port, run_backward
-from ..base import Criterion, StepRecord, reduce_loss
+from ..base import Criterion, StepRecord, check_loss, reduce_loss
 from ..optimizers import zero_grad
 from ..penalty import Penalties
 from ..replay import ForwardReplay, replaying
@@ -259,7 +259,7 @@ class CutHandler:
             self._seen_criterion = True
         self._watch_output(module_step, output)
         # Detached, here and below: the record and the guard read the value, and must not keep the graph.
-        module_step.updates &= self.instruments.check("loss", loss.detach())
+        module_step.updates &= check_loss(self.instruments, loss.detach(), self._batch.target, self.net.units)
         self._reach_end(module_step)
         module_step.end(loss, torch.ones_like(loss) if module_step.updates else None)
         self.take_turn(module_step)
