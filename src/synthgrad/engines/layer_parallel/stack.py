@@ -91,9 +91,7 @@ class Stack:
         """Run every module on its slice of ``h``, ``(n, B, ...)``; return ``(n, B, ...)``."""
         if self.size == 1:
             return self._alone(h[0]).unsqueeze(0)
-        # Only the plain implementation of attention can be batched by vmap.
-        with sdpa_kernel(SDPBackend.MATH):
-            return self.map(_run, h)
+        return self.map(_run, h)
 
     def map(self, ask: PerModuleFunction, *slices: Tensor | None) -> Any:
         """Call ``ask(module, *own)`` for every module with its slices; return the results, ``(n, ...)``.
@@ -121,10 +119,11 @@ class Stack:
             return functional_call(asked, (parameters, buffers), own)
 
         dims = (0, 0, *(None if s is None else 0 for s in slices))
+        batched = torch.vmap(one, in_dims=dims, randomness="different")
         try:
-            return torch.vmap(one, in_dims=dims, randomness="different")(
-                self._parameters, self._buffers, *slices
-            )
+            # Only the plain implementation of attention can be batched by vmap.
+            with sdpa_kernel(SDPBackend.MATH):
+                return batched(self._parameters, self._buffers, *slices)
         except RuntimeError as error:
             if not is_vmap_error(error):
                 raise
