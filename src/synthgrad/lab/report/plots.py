@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import pandas as pd
 
 from . import published
+from .curves import (
+    AMOUNTS,
+    SECONDS,
+    STEPS,
+    TRAINING_BITS,
+    VALIDATION_BITS,
+    Axis,
+    curves,
+    flat,
+    means_of,
+    median_of,
+    points_of,
+    scaled,
+)
 from .frame import figures, first, good, groups, records_of, where
 from .grids import EQUAL_STEPS, EQUAL_UPDATES, MANY, Sweep
 from .labels import position
 from .measures import ERROR, Measure, mean, measure_named
-from .plot import COLOURS, DASHES, Group, Line, Plot, Point, styled, thin
+from .plot import COLOURS, DASHES, Group, Line, Plot, styled, thin
 from .trainings import Table
 from .unrolls import UnrollSweep
 from .words import text
@@ -30,7 +42,7 @@ __all__ = [
     "unroll_plot",
 ]
 
-MOST_RUNS, _MOST_ROWS = 10, len(COLOURS)  # of a row that are drawn, and of a table
+_MOST_ROWS = len(COLOURS)  # of a table that are drawn
 #: What a picture for a document can run over.
 OVER = ("data", "seconds", "unroll")
 _BARS = "Bars reach from the best to the worst seed; every point is the mean of its runs."
@@ -43,40 +55,6 @@ _QUALITY_NOTE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """What curves show or run over.
-
-    Attributes:
-        name: of the value, in the points of a curve.
-        title: of the plot, or of the group over it.
-        label: of the axis.
-        unit: in brackets after the label; empty for none.
-        kind: of heights: ``stairs`` if a value lasts until the next, ``falls`` if it falls steeply at first, so that
-            the rest needs the room, ``log`` if heights are logarithmic, with zero at the edge.
-    """
-
-    name: str
-    title: str
-    label: str
-    unit: str = ""
-    kind: str = ""
-
-    @property
-    def words(self) -> str:
-        """The label with its unit."""
-        return f"{self.label} ({self.unit})" if self.unit else self.label
-
-
-_STEPS = Axis("step", "Over steps", "step")
-_SECONDS = Axis("elapsed_s", "Over seconds of training", "training time", "s")
-#: Of these a plot of recurrent runs goes over the first that is measured.
-_DATA = (
-    Axis("sequences_seen", "Over sequences seen", "sequences seen"),
-    Axis("chars_seen", "Over characters seen", "characters seen"),
-    Axis("examples_seen", "Over examples seen", "examples seen"),
-    _STEPS,
-)
 _HEIGHTS = tuple(
     Axis(f"{part}_{what}", title := f"{words} {what.partition('_')[0]}", title, unit, "log")
     for what, unit in (("error_pct", "%"), ("loss", "nats"))
@@ -84,12 +62,10 @@ _HEIGHTS = tuple(
 )
 _RECURRENT = (
     Axis("sequence_length", "sequence length", "longest sequence solved", kind="stairs"),
-    Axis(
-        "val_bits_per_char", "validation bits per character", "bits per character, validation", kind="falls"
-    ),
+    VALIDATION_BITS,
     Axis("a_accuracy_pct", "accuracy of A", "accuracy of A", "%"),
     Axis("b_accuracy_pct", "accuracy of B", "accuracy of B", "%"),
-    Axis("train_bits_per_char", "training bits per character", "bits per character, training", kind="falls"),
+    TRAINING_BITS,
 )
 
 
@@ -103,26 +79,12 @@ def table_groups(table: Table) -> list[Group]:
     points, more = _drawn(table)
     data, heights = _measured(points, table.recurrent)
     found = [Group("Test error over lag", [lag_plot(table)], _BARS)] if has_lags(table) else []
-    for place in (data, _SECONDS) if table.timed else (data,):
-        plots = [
-            plot for k, height in enumerate(heights) if (plot := _curves(points, place, height, data, k))
-        ]
+    for place in (data, SECONDS) if table.timed else (data,):
+        plots = [plot for k, height in enumerate(heights) if (plot := curves(points, place, height, data, k))]
         note = f"{_SEEDS} " if points.groupby("label")["run"].nunique().max() > 1 else ""
         note += f"The rows with the least error are drawn, {more} more are not." if more else ""
         found += [Group(place.title, plots, note.strip())] if plots else []
-    return [*found, *_quality_group(points, _STEPS, "Quality of each interface")]
-
-
-def _points(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the points of some runs' curves: ``run``, ``label``, ``unroll``, ``ok``, ``quality``, and every figure."""
-    rows = [
-        {"run": k, "label": label, "unroll": unroll, "ok": record.status == "ok", "quality": point.quality}
-        | {name: point.number(name) for name in point if name != "quality"}
-        for (label, unroll), own in groups(runs, "label", "unroll")
-        for k, record in own["record"].head(MOST_RUNS).items()
-        for point in record.curve
-    ]
-    return pd.DataFrame(rows, columns=None if rows else ["run", "label", "unroll", "ok", "quality"])
+    return [*found, *_quality_group(points, STEPS, "Quality of each interface")]
 
 
 def _drawn(table: Table) -> tuple[pd.DataFrame, int]:
@@ -133,7 +95,7 @@ def _drawn(table: Table) -> tuple[pd.DataFrame, int]:
     means = {row: mean(error.values(own)) for row, own in groups(runs, "label")}
     errors = {row: float("inf") if found is None else found for row, found in means.items()}
     best = sorted(errors, key=errors.__getitem__)[:_MOST_ROWS]
-    return _points(runs[runs["label"].isin(best)]), len(errors) - len(best)
+    return points_of(runs[runs["label"].isin(best)]), len(errors) - len(best)
 
 
 def _measured(points: pd.DataFrame, recurrent: bool) -> tuple[Axis, list[Axis]]:
@@ -142,92 +104,7 @@ def _measured(points: pd.DataFrame, recurrent: bool) -> tuple[Axis, list[Axis]]:
     found = [height for height in (_RECURRENT if recurrent else _HEIGHTS) if height.name in known]
     # What training measures itself need not stand beside the length of sequences.
     heights = [h for h in found if not (found[0].kind == "stairs" and h.kind == "falls")]
-    return next((axis for axis in _DATA if axis.name in known), _STEPS) if recurrent else _STEPS, heights
-
-
-def _pairs(own: pd.DataFrame, place: Axis, height: Axis) -> list[tuple[float, float]]:
-    """Return a run's points; stairs from their foot, for nothing was solved before."""
-    if place.name not in own or height.name not in own:
-        return []
-    both = zip(own[place.name].astype(float), own[height.name].astype(float), strict=True)
-    pairs = [(a, b) for a, b in both if a == a and b == b]
-    return [(0.0, 0.0), *pairs] if height.kind == "stairs" and pairs and min(pairs)[0] > 0 else pairs
-
-
-def _median(points: pd.DataFrame, place: Axis, height: Axis, data: Axis) -> tuple[Point, ...]:
-    """Return the median of the runs that ended well, wherever all of them are known.
-
-    Both place and height are medians at equal amounts of data: at equal times the curve would end with the fastest
-    run, and a slow one would be held against what others had learned from more data.
-    """
-    sides: list[pd.Series[float]] = []
-    for axis in (place, height):
-        curves = {run: dict(_pairs(own, data, axis)) for run, own in groups(points[points["ok"]], "run")}
-        if height.kind == "stairs":
-            curves = {run: {0.0: 0.0} | curve for run, curve in curves.items() if curve}
-        whole = pd.DataFrame({run: pd.Series(curve, dtype=float) for run, curve in curves.items() if curve})
-        if not len(whole):
-            return ()
-        whole = whole.sort_index()
-        shown = (
-            whole.ffill() if axis.kind == "stairs" else whole.interpolate(method="index", limit_area="inside")
-        )
-        ends = [float(column.dropna().index[-1]) for _, column in whole.items()]
-        sides.append(shown.dropna().loc[: min(ends)].median(axis=1))
-    return _flat(zip(*sides, strict=True))
-
-
-def _flat(pairs: Iterable[tuple[Any, Any]]) -> tuple[Point, ...]:
-    return tuple((float(a), float(b), 0.0, 0.0) for a, b in pairs)
-
-
-def _curves(points: pd.DataFrame, place: Axis, height: Axis, data: Axis, rank: int = 0) -> Plot | None:
-    """Return a plot of some rows: every run, thin where there are several, and then their median, bold."""
-    rows = {row: own for row, own in groups(points, "label") if _pairs(own, place, height)}
-    values = pd.Series([b for own in rows.values() for _, b in _pairs(own, place, height)], dtype=float)
-    lines: list[Line] = []
-    top = 100 * values.median() if len(values) else 0.0  # a diverging run would hide all others
-    for row, style in styled(list(rows)).items():
-        runs = {run: pairs for run, own in groups(rows[row], "run") if (pairs := _pairs(own, place, height))}
-        bad = set(rows[row].loc[~rows[row]["ok"], "run"]) & set(runs)
-        name = row + ("" if not bad else " ×" if len(bad) == len(runs) else f" × ({len(bad)} of {len(runs)})")
-        usual = Line(name, (), *style, width=2.0, stairs=height.kind == "stairs")
-        for run, pairs in runs.items():
-            shown = _flat((a, min(b, top)) if run in bad and top > 0 else (a, b) for a, b in pairs)
-            one = replace(usual, points=shown, marker="." if len(shown) < 12 and not usual.stairs else "")
-            several = len(runs) > 1
-            lines.append(replace(one, name="" if several else name, faint=several, ended=run in bad))
-        lines += [replace(usual, points=_median(rows[row], place, height, data))] if len(runs) > 1 else []
-    plot = Plot(
-        height.title, place.words, height.words, tuple(lines), rank=rank, log_y=height.kind == "falls"
-    )
-    if height.kind == "log":
-        above = values[values > 0]  # an error of zero has no place on a logarithmic axis
-        zero = ", 0 at edge" if len(above) and values.min() <= 0 else ""
-        floor = float(above.min()) / 2 if len(above) else None
-        plot = replace(plot, floor=floor, log_y=len(above) > 0, y_label=plot.y_label + zero)
-    return _scaled(plot, place, height) if lines else None
-
-
-def _scaled(plot: Plot, place: Axis, height: Axis) -> Plot:
-    """Return a plot in units that keep numbers short, whose heights leave out the steep beginning of what falls."""
-    whole = [line.points for line in plot.lines if line.points]
-    furthest = max((p[0] for points in whole for p in points), default=0.0)
-    size, word = 1.0, place.unit
-    if place is _SECONDS and furthest >= 2e4:
-        size, word = 3600.0, "hours"
-    elif place in _DATA[:3] and furthest >= 2e4:
-        size, word = (1e6, "millions") if furthest >= 2e6 else (1e3, "thousands")
-    high = max((p[1] for points in whole for p in points if p[0] >= points[-1][0] / 10), default=0.0)
-    low = min((p[1] for points in whole for p in points), default=0.0)
-    if height.kind == "stairs":
-        plot = replace(plot, y_range=(0.0, 1.06 * max(1.0, high)))
-    elif height.kind == "falls" and high > low:
-        plot = replace(plot, y_range=(low - 0.03 * (high - low), high + 0.03 * (high - low)))
-    lines = tuple(
-        replace(line, points=tuple((p[0] / size, *p[1:]) for p in line.points)) for line in plot.lines
-    )
-    return replace(plot, lines=lines, x_label=replace(place, unit=word).words)
+    return next((axis for axis in AMOUNTS if axis.name in known), STEPS) if recurrent else STEPS, heights
 
 
 def measure_plot(table: Table, of: str = "", over: str = "data") -> Plot | None:
@@ -235,7 +112,7 @@ def measure_plot(table: Table, of: str = "", over: str = "data") -> Plot | None:
     points, _ = _drawn(table)
     data, heights = _measured(points, recurrent=True)
     chosen = [axis for axis in (_RECURRENT if of else heights) if of in ("", axis.name)]
-    return _curves(points, _SECONDS if over == "seconds" else data, chosen[0], data) if chosen else None
+    return curves(points, SECONDS if over == "seconds" else data, chosen[0], data) if chosen else None
 
 
 # Sweeps over lengths of unrolls
@@ -245,10 +122,10 @@ def sweep_groups(sweep: UnrollSweep) -> list[Group]:
     """Return the plots of a sweep: over data, over seconds where times may be compared, and over ``T``."""
     points, data, height = _sweep_points(sweep)
     found: list[Group] = []
-    for place in (data, _SECONDS) if sweep.timed else (data,):
+    for place in (data, SECONDS) if sweep.timed else (data,):
         plots = [_together(points, place, height, data)]
         for unroll, own in sorted(groups(points, "unroll")):
-            plot = _curves(own, place, height, data, 1)
+            plot = curves(own, place, height, data, 1)
             plots += [replace(plot, title=f"T={unroll:g}: {plot.title}")] if plot else []
         note = f"First the medians over the seeds for several lengths together, then each length. {_SEEDS}"
         note += f" {_STEEP}" if height.kind == "falls" else ""
@@ -260,8 +137,8 @@ def sweep_groups(sweep: UnrollSweep) -> list[Group]:
 
 def _sweep_points(sweep: UnrollSweep) -> tuple[pd.DataFrame, Axis, Axis]:
     """Return the points of a sweep's first rows, the amount of data that they name, and what they are measured by."""
-    points = _points(pd.concat(sweep.rows()[: _MOST_ROWS - 1]))
-    data = next(axis for axis in _DATA if axis.name == sweep.kind.data)
+    points = points_of(pd.concat(sweep.rows()[: _MOST_ROWS - 1]))
+    data = next(axis for axis in AMOUNTS if axis.name == sweep.kind.data)
     return points, data, next(axis for axis in _RECURRENT if axis.name == sweep.kind.level)
 
 
@@ -275,8 +152,8 @@ def unroll_plot(sweep: UnrollSweep, over: str = "data") -> Plot | None:
     if over == "unroll":
         return _over_unrolls(sweep)
     points, data, height = _sweep_points(sweep)
-    draw = _together if len(sweep.unrolls) > 1 else _curves
-    return draw(points, data if over == "data" else _SECONDS, height, data)
+    draw = _together if len(sweep.unrolls) > 1 else curves
+    return draw(points, data if over == "data" else SECONDS, height, data)
 
 
 def _together(points: pd.DataFrame, place: Axis, height: Axis, data: Axis) -> Plot:
@@ -286,7 +163,7 @@ def _together(points: pd.DataFrame, place: Axis, height: Axis, data: Axis) -> Pl
     lines = [
         Line(
             "",
-            _median(own, place, height, data),
+            median_of(own, place, height, data),
             styles[row][0],
             unrolls.index(unroll),
             stairs=height.kind == "stairs",
@@ -300,7 +177,7 @@ def _together(points: pd.DataFrame, place: Axis, height: Axis, data: Axis) -> Pl
     plot = Plot(
         f"{height.title}, T together", "", height.words, tuple(lines), about, log_y=height.kind == "falls"
     )
-    return _scaled(plot, place, height)
+    return scaled(plot, place, height)
 
 
 def _over_unrolls(sweep: UnrollSweep) -> Plot | None:
@@ -310,10 +187,10 @@ def _over_unrolls(sweep: UnrollSweep) -> Plot | None:
     theirs: list[Line] = []
     rows = {runs["label"].iloc[0]: runs for runs in sweep.rows()[: _MOST_ROWS - 1]}
     for row, (colour, _) in styled(list(rows)).items():
-        ours.append(Line(row, _means(rows[row], measure, "unroll"), colour, marker="o"))
+        ours.append(Line(row, means_of(rows[row], measure, "unroll"), colour, marker="o"))
         cells = {unroll: first(own) for unroll, own in sorted(groups(rows[row], "unroll"))}
         found = {unroll: published.recurrent_figure(r.cell, r.method) for unroll, r in cells.items()}
-        known = _flat((unroll, figure.value) for unroll, figure in found.items() if figure is not None)
+        known = flat((unroll, figure.value) for unroll, figure in found.items() if figure is not None)
         theirs += [Line("", known, colour, 3, "s", hollow=True)] if known else []
     signs = (
         [Line("these runs", (), 6, marker="o"), Line("published", (), 6, 3, "s", hollow=True)]
@@ -325,17 +202,6 @@ def _over_unrolls(sweep: UnrollSweep) -> Plot | None:
     plot = Plot(measure.heading, "T, steps of an unroll", measure.heading, lines, about, ticks=ticks)
     plot = replace(plot, y_range=(None if sweep.kind.least else 0.0, None))
     return plot if any(line.points for line in ours) else None
-
-
-def _means(runs: pd.DataFrame, measure: Measure, at: str) -> tuple[Point, ...]:
-    """Return of each place the mean of its runs, and how far the best and the worst lie from it."""
-    name = f"metrics.{measure.metric}"
-    if name not in runs:
-        return ()
-    found = good(runs).dropna(subset=[name]).groupby(at)[name].agg(["mean", "min", "max"])
-    return tuple(
-        (float(p), float(m), float(m - low), float(high - m)) for p, m, low, high in found.itertuples()
-    )
 
 
 # Test errors over what differs
@@ -352,9 +218,9 @@ def lag_plot(table: Table) -> Plot:
             method == "backprop"
             and (middle := mean(figures(good(own), f"metrics.{ERROR.metric}"))) is not None
         ):
-            lines.append(Line(method, _flat((lag, middle) for lag in (0.0, runs["lag"].max())), colour, 3))
+            lines.append(Line(method, flat((lag, middle) for lag in (0.0, runs["lag"].max())), colour, 3))
         else:
-            points = _means(own, ERROR, "lag")
+            points = means_of(own, ERROR, "lag")
             lines += [Line(method, points, colour, marker="o")] if points else []
     about = "test error over lag: " + ", ".join(line.name for line in lines)
     ticks = tuple(sorted(set(runs.loc[runs["method"] != "backprop", "lag"])))
@@ -371,7 +237,7 @@ def sparse_group(sweep: Sweep) -> Group:
         colour = position(method) % len(COLOURS)  # as in every plot of the page
         lines.append(Line(method, (), colour, width=2.2))
         for dash, kind in enumerate((EQUAL_UPDATES, EQUAL_STEPS)):
-            points = _means(where(own, (kind in kinds for kinds in own["kinds"])), ERROR, "prob")
+            points = means_of(where(own, (kind in kinds for kinds in own["kinds"])), ERROR, "prob")
             # p = 1 alone stands on the other line already.
             if points and not (kind == EQUAL_STEPS and len(points) == 1 and EQUAL_UPDATES in drawn):
                 drawn[kind] = Line(kind, (), len(COLOURS) - 1, dash, "os"[dash], hollow=dash == 1)
@@ -412,7 +278,7 @@ def _quality_plot(row: str, measure: str, points: pd.DataFrame, place: Axis) -> 
         return f"T={unroll:g}{words}" if unroll == unroll else f"after {text(interface, 30)}"
 
     means = {
-        named(*k): _flat(own.groupby("at")["value"].mean().items())
+        named(*k): flat(own.groupby("at")["value"].mean().items())
         for k, own in groups(found, "unroll", "interface")
     }
     lines = [
@@ -425,7 +291,7 @@ def _quality_plot(row: str, measure: str, points: pd.DataFrame, place: Axis) -> 
     plot = Plot(
         title, "", _QUALITY[measure], tuple(lines), rank=4 if cosine else 5, y_range=y_range, log_y=log
     )
-    return _scaled(plot, place, Axis("", "", ""))
+    return scaled(plot, place, Axis("", "", ""))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
