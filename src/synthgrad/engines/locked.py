@@ -113,9 +113,8 @@ class Locked:
         if isinstance(net, Decoupled):
             net.instruments.timeline = timeline
         self._step = 0
-        self._sums: list[
-            Tensor | None
-        ] = []  # of the gradients of an incomplete update, parameter by parameter
+        # The sums of the gradients of an incomplete update, parameter by parameter.
+        self._sums: list[Tensor | None] = []
 
     def step(
         self,
@@ -278,6 +277,7 @@ class Locked:
             "step": self._step,
             "generator": None if self._generator is None else self._generator.get_state(),
             "carried": carried_states(self.net),
+            "accumulate": self.accumulate,
             "sums": [None if total is None else total.clone() for total in self._sums],
         }
 
@@ -288,14 +288,13 @@ class Locked:
         Raises:
             ConfigError: if it has the gradients of an incomplete update, and updates are made of another number of steps.
         """
-        sums, step = (
-            list(state.get("sums", ())),
-            int(state["step"]),
-        )  # states of earlier versions have no sums
-        if bool(sums) != bool(step % self.accumulate):
+        # States of earlier versions have neither.
+        was, sums = state.get("accumulate", 1), list(state.get("sums", ()))
+        step = int(state["step"])
+        if was != self.accumulate and (sums or step % self.accumulate):
             raise ConfigError(
-                f"the state is of step {step}, {'within an' if sums else 'after a whole'} update, which does not fit "
-                f"accumulate={self.accumulate}; build the engine with the number that it had then"
+                f"the state is of step {step} with accumulate={was}, within an update of it or of accumulate="
+                f"{self.accumulate}; build the engine with accumulate={was}"
             )
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
