@@ -149,6 +149,50 @@ def test_of_nested_counters_the_inner_one_counts() -> None:
     assert (outer.now, inner.now) == (0, 0)
 
 
+def doubled(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone()
+
+
+def test_what_hooks_inside_make_of_a_tensor_is_counted() -> None:
+    """An engine's hooks keep the weights of a forward pass; PyTorch asks those alone, not the counter's."""
+    model, x = stack(1), torch.randn(BATCH, WIDTH)
+    with counter(model, x) as held:
+        with torch.autograd.graph.saved_tensors_hooks(doubled, lambda kept: kept):
+            output = model(x)
+        # Copies of the input, of the ReLU's output, which is saved twice, and of the output's weight.
+        assert held.now == x.nbytes + 2 * LAYER + model[2].weight.nbytes
+        plain = model(x)
+        assert held.now == x.nbytes + 3 * LAYER + model[2].weight.nbytes
+        output.sum().backward()
+        assert held.now == LAYER
+    del plain
+    assert held.now == 0
+
+
+def test_hooks_inside_that_keep_no_tensor_are_left_alone() -> None:
+    model, x = stack(1), torch.randn(BATCH, WIDTH)
+    with (
+        counter(model, x) as held,
+        torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach().numpy(), torch.from_numpy),
+    ):
+        model(x).sum().backward()
+    assert held.peak == 0
+    assert model[0].weight.grad is not None
+
+
+def test_hooks_outside_are_pytorchs_own_again_whatever_happens() -> None:
+    before = torch.autograd.graph.saved_tensors_hooks
+
+    def fail() -> None:
+        with HeldBytes([]):
+            assert torch.autograd.graph.saved_tensors_hooks is not before
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert torch.autograd.graph.saved_tensors_hooks is before
+
+
 def test_gradients_are_the_same_under_the_counter() -> None:
     model, x = stack(2).double(), torch.randn(BATCH, WIDTH, dtype=torch.float64)
 
@@ -162,6 +206,9 @@ def test_gradients_are_the_same_under_the_counter() -> None:
     plain = second_order()
     with counter(model, x):
         counted = second_order()
-    assert len(plain) == len(counted) > 0
-    for a, b in zip(plain, counted, strict=True):
+        with torch.autograd.graph.saved_tensors_hooks(doubled, lambda kept: kept):
+            copied = second_order()
+    assert len(plain) == len(counted) == len(copied) > 0
+    for a, b, c in zip(plain, counted, copied, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
+        torch.testing.assert_close(a, c, rtol=0, atol=0)

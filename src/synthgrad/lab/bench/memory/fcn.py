@@ -20,7 +20,7 @@ from ....rules import SyntheticGradient
 from ...tasks import cut_names, fully_connected, load
 from ..base import Size
 from ..batches import CLASSES, DATA, check_batch_sizes
-from ..declarations import DENSE_METHODS, MemoryScope
+from ..declarations import DENSE_METHODS, MEMORY, MemoryScope
 from .probe import Memory, OwnProcessBench, probe
 
 __all__ = ["BENCHMARK", "DenseBench", "DenseCase", "observe"]
@@ -54,9 +54,10 @@ def observe(scope: MemoryScope, size: Size, case: DenseCase) -> dict[str, Any]:
     return probe(step, [x, y, *tensors], memory, scope.rounds)
 
 
-class DenseBench(OwnProcessBench[Size, DenseCase]):
+class DenseBench(OwnProcessBench[MemoryScope, Size, DenseCase]):
     """Fully connected networks on embedded digits, Adam; in-process with cDNI, linear ``M`` at every cut."""
 
+    declared = MEMORY
     reference = "backprop"
     observe = staticmethod(observe)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 __all__ = ["HeldBytes"]
 
@@ -30,6 +32,10 @@ class HeldBytes:
     is not in a graph: gradients, optimizer state, credits. Of nested counters the innermost counts. What is
     held when the block ends is followed until it is released.
 
+    PyTorch asks the innermost hooks for saved tensors alone. Where the code inside has hooks of its own, as an engine has
+    that keeps the weights of a forward pass, what these make of a tensor is counted; hooks that were made before the
+    block, and those that make no tensors, are not seen.
+
     Args:
         excluded: tensors whose storages are not counted.
 
@@ -42,14 +48,35 @@ class HeldBytes:
         self.peak = self.now = 0
         self._excluded = {t.untyped_storage().data_ptr() for t in excluded}
         self._holds: dict[int, list[int]] = {}  # of a storage: [holders, bytes]
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
+        self._hooks = saved_tensors_hooks(self._pack, self._unpack)
+        self._replaced: Any = None
 
     def __enter__(self) -> HeldBytes:
+        self._replaced = torch.autograd.graph.saved_tensors_hooks
+        torch.autograd.graph.saved_tensors_hooks = self._counted_hooks()
         self._hooks.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._hooks.__exit__(*error)
+        torch.autograd.graph.saved_tensors_hooks = self._replaced
+
+    def _counted_hooks(self) -> type[saved_tensors_hooks]:
+        """Return a class that stands for PyTorch's inside the block: hooks whose tensors are counted."""
+        counter = self
+
+        class Counted(saved_tensors_hooks):
+            def __init__(self, pack: Callable[[Tensor], Any], unpack: Callable[[Any], Tensor]) -> None:
+                def pack_counted(tensor: Tensor) -> Any:
+                    made = pack(tensor)
+                    return counter._pack(made) if isinstance(made, Tensor) else made
+
+                def unpack_counted(held: Any) -> Tensor:
+                    return unpack(held.tensor if isinstance(held, _SavedTensor) else held)
+
+                super().__init__(pack_counted, unpack_counted)
+
+        return Counted
 
     def hold(self, key: int, size: int) -> None:
         """Count one more holder of a storage."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ....core import ConfigError
-from ..declarations import LSTM_METHODS, MemoryScope
+from ..declarations import LSTM_METHODS, MEMORY, MemoryScope
 from ..unrolls import WHOLE, UnrollSize, make_unroll
 from .probe import Memory, OwnProcessBench, probe
 
@@ -37,7 +37,7 @@ def observe(scope: MemoryScope, size: UnrollSize, method: str) -> dict[str, Any]
     return found
 
 
-class LstmBench(OwnProcessBench[UnrollSize, str]):
+class LstmBench(OwnProcessBench[MemoryScope, UnrollSize, str]):
     """A character model: an LSTM on one-hot tokens, a linear output, Adam (fused)."""
 
     axes = {
@@ -45,6 +45,7 @@ class LstmBench(OwnProcessBench[UnrollSize, str]):
         **{"horizon": "horizons", "unroll": "unrolls"},
     }
     size = UnrollSize
+    declared = MEMORY
     reference = WHOLE
     observe = staticmethod(observe)
 

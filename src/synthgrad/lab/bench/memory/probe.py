@@ -11,28 +11,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from statistics import median
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ...training.machine import synchronize
-from ..base import Bench, Figures, Seeded, reason_of
-from ..declarations import MEMORY, MemoryScope
+from ..base import Bench, CaseT, Figures, ScopeT, SizeT, reason_of
+from ..turns import median_and_spread
 from .held_bytes import HeldBytes
 
 __all__ = ["Memory", "OwnProcessBench", "in_own_process", "probe"]
 
 
-SizeT = TypeVar("SizeT", bound=Seeded)
-CaseT = TypeVar("CaseT")
-
 #: Ratios to the reference, and what they are taken of.
 _RATIOS = {"ratio": "saved_bytes_peak", "ratio_peak": "peak_bytes", "ratio_step": "step_ms_median"}
 
 
-class OwnProcessBench(Bench[MemoryScope, SizeT, CaseT]):
+class OwnProcessBench(Bench[ScopeT, SizeT, CaseT]):
     """A benchmark whose every line is measured in a process of its own.
 
     Attributes:
@@ -40,11 +36,14 @@ class OwnProcessBench(Bench[MemoryScope, SizeT, CaseT]):
         observe: takes scope, size and case, and measures in the process that calls it; a function of a module.
     """
 
-    declared = MEMORY
     reference: ClassVar[str]
     observe: ClassVar[Callable[..., dict[str, Any]]]
 
-    def measure(self, scope: MemoryScope, size: SizeT, cases: Sequence[CaseT]) -> Iterator[Figures]:
+    def is_reference(self, size: SizeT, case: CaseT) -> bool:
+        """Return whether the other lines of the size are compared with this one."""
+        return self.method(size, case) == self.reference
+
+    def measure(self, scope: ScopeT, size: SizeT, cases: Sequence[CaseT]) -> Iterator[Figures]:
         known: Mapping[str, Any] = {}
         for case in cases:
             try:
@@ -55,7 +54,7 @@ class OwnProcessBench(Bench[MemoryScope, SizeT, CaseT]):
             except Exception as error:  # a case that fails is a line that says so
                 yield Figures(error=reason_of(error))
                 continue
-            if self.method(size, case) == self.reference:
+            if self.is_reference(size, case):
                 known = found
             yield Figures(
                 found
@@ -74,27 +73,35 @@ def in_own_process(observe: Callable[..., dict[str, Any]], *args: Any) -> dict[s
         return pool.submit(observe, *args).result()
 
 
-def probe(step: Callable[[], object], alive: Sequence[Tensor], memory: Memory, rounds: int) -> dict[str, Any]:
-    """Return the bytes held in one step, and time and highest memory of others before it.
+def probe(
+    step: Callable[[], object], alive: Sequence[Tensor], memory: Memory, rounds: int, settle: int = 1
+) -> dict[str, Any]:
+    """Return the most bytes held in some steps, and time and highest memory of others before them.
 
     Args:
         step: what is measured.
         alive: tensors that are not counted: parameters, buffers, the batch.
         memory: made before the network was.
         rounds: steps to time.
+        settle: steps after which every step is like the one before. Graphs that are kept over steps are counted if all of
+            them begin within so many.
     """
-    step()  # Adam makes its state, PyTorch its buffers
+    for _ in range(settle):
+        step()  # Adam makes its state, PyTorch its buffers
     memory.start()
     times: list[float] = []
     for _ in range(rounds):
         start = time.perf_counter()
         step()
         synchronize(memory.device)
-        times.append(time.perf_counter() - start)
+        times.append((time.perf_counter() - start) * 1e3)
     peak = memory.peak()
     with HeldBytes(alive) as held:
-        step()
-    return {"saved_bytes_peak": held.peak, "peak_bytes": peak, "step_ms_median": median(times) * 1e3}
+        for _ in range(settle):
+            step()
+    median, p10, p90 = median_and_spread(times)
+    spread = {"step_ms_median": median, "step_ms_p10": p10, "step_ms_p90": p90}
+    return {"saved_bytes_peak": held.peak, "peak_bytes": peak, **spread}
 
 
 def _load_pytorch(device: torch.device) -> None:
