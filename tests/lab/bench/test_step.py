@@ -50,6 +50,9 @@ def test_cases_of_every_method_the_reference_first() -> None:
         ("delayed", "in-process", 1.0, False),
         ("dni_unlock", "in-process", 1.0, False),
         ("cdni_unlock", "in-process", 1.0, False),
+        ("interlocked", "in-process", 1.0, False),
+        ("head_gradient", "in-process", 1.0, False),
+        ("late_correction", "in-process", 1.0, False),
     ]
 
 

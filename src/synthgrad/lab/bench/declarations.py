@@ -19,18 +19,24 @@ __all__ = [
     "BENCHMARKS",
     "DENSE_METHODS",
     "FAULTS",
+    "GPT",
+    "GPT_METHODS",
+    "HEAD_METHODS",
     "KILLED_METHODS",
     "LAYER_PARALLEL_METHODS",
     "LSTM_METHODS",
     "NETWORKS",
     "NETWORK_METHODS",
+    "TOKEN_HEAD",
     "FaultsScope",
+    "GptScope",
     "KillsScope",
     "LayerParallelScope",
     "MemoryScope",
     "NetworksScope",
     "PipelineScope",
     "StepScope",
+    "TokenHeadScope",
     "UnrollScope",
 ]
 
@@ -45,7 +51,19 @@ def _modes() -> Any:
     return option(_EAGER, help="With torch.compile, without, or both.", listed=True, choices=_BOTH)
 
 
+def _precision() -> Any:
+    return option(
+        "float32", help="Precision of the arithmetic.", choices=("float32", "bfloat16"), default="float32"
+    )
+
+
 # -- step -------------------------------------------------------------------------------------------------
+
+#: What the tiers measure. A method that came later is measured where it is named, so that a tier has the lines it had.
+_STEP_METHODS = (
+    *("backprop", "no_bprop", "dni", "cdni", "stale", "local_loss", "sobolev", "delayed"),
+    *("dni_unlock", "cdni_unlock"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,15 +73,13 @@ class StepScope(Scope):
     widths: tuple[int, ...] = widths()
     layers: tuple[int, ...] = layers()
     batch_sizes: tuple[int, ...] = batch_sizes()
-    methods: tuple[str, ...] = methods(tuple(METHODS))
+    methods: tuple[str, ...] = methods(tuple(METHODS), _STEP_METHODS)
     modes: tuple[str, ...] = _modes()
     rounds: int = rounds()
     arch: str = option(
         "fcn", help="Network: fully connected or convolutional.", choices=("fcn", "cnn"), default="fcn"
     )
-    precision: str = option(
-        "float32", help="Precision of the arithmetic.", choices=("float32", "bfloat16"), default="float32"
-    )
+    precision: str = _precision()
     learn: bool = option(False, help=f"{_LEARN[:-1]}; fully connected networks only.", kind=bool)
     seconds: float = 0.2
     schedule: str = "quick"
@@ -267,6 +283,132 @@ PIPELINE = Declaration(
     cpu_only=True,
 )
 
+# -- gpt --------------------------------------------------------------------------------------------------
+
+GPT_METHODS = (
+    *("backprop", "delayed", "cdni", "local_loss", "interlocked", "head_gradient", "late_correction"),
+)
+
+
+def _features() -> Any:
+    return option(
+        help="Features of a token, a multiple of twice the heads.",
+        flag="--width",
+        kind=int,
+        listed=True,
+        least=2,
+    )
+
+
+def _heads() -> Any:
+    return option(help="Attention heads of a block.", kind=int, least=1)
+
+
+def _contexts() -> Any:
+    return option(help="Tokens of a sequence.", flag="--context", kind=int, listed=True, least=1)
+
+
+def _vocabularies() -> Any:
+    return option(
+        help="Tokens that there are to choose from.", flag="--vocabulary", kind=int, listed=True, least=2
+    )
+
+
+def _sequences() -> Any:
+    return option(help="Sequences in a batch.", flag="--batch-size", kind=int, listed=True, least=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GptScope(Scope):
+    """Parameters of ``bench gpt``."""
+
+    layers: tuple[int, ...] = option(help="Blocks.", kind=int, listed=True, least=2)
+    widths: tuple[int, ...] = _features()
+    heads: int = _heads()
+    contexts: tuple[int, ...] = _contexts()
+    vocabularies: tuple[int, ...] = _vocabularies()
+    batch_sizes: tuple[int, ...] = _sequences()
+    modules: tuple[int, ...] = option(
+        help="Modules of equal numbers of blocks.", kind=int, listed=True, least=2
+    )
+    accumulate: tuple[int, ...] = option(
+        help="Batches of an update; above 1 with backprop, and delayed by every number of versions of the weights.",
+        kind=int,
+        listed=True,
+        least=1,
+    )
+    methods: tuple[str, ...] = methods(GPT_METHODS)
+    precision: str = _precision()
+    rounds: int = rounds("Updates that are timed.")
+
+
+GPT = Declaration(
+    "gpt",
+    "time of a step and memory of every rule on a GPT, over a hand-written backprop loop",
+    "gpt",
+    by_tier(
+        GptScope,
+        layers=[(4,), (4,), (12,)],
+        widths=[(16,), (128,), (768,)],
+        heads=[2, 4, 12],
+        contexts=[(8,), (64,), (1024,)],
+        vocabularies=[(20,), (65,), (50_304,)],
+        batch_sizes=[(4,), (32,), (8,)],
+        modules=[(2,), (2, 4), (2, 4)],
+        accumulate=(1, 4),
+        rounds=[2, 10, 10],
+    ),
+    examples=(
+        "",
+        "--modules 4 --methods local_loss,late_correction --accumulate 1",
+        "--width 256 --context 128",
+    ),
+)
+
+# -- token-head -------------------------------------------------------------------------------------------
+
+HEAD_METHODS = ("whole_logits", "token_head")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenHeadScope(Scope):
+    """Parameters of ``bench token-head``."""
+
+    vocabularies: tuple[int, ...] = _vocabularies()
+    widths: tuple[int, ...] = _features()
+    heads: int = _heads()
+    contexts: tuple[int, ...] = _contexts()
+    batch_sizes: tuple[int, ...] = _sequences()
+    blocks: tuple[int, ...] = option(help="Private blocks of the head.", kind=int, listed=True, least=0)
+    num_chunks: tuple[int, ...] = option(
+        help="Parts in which the token head makes its logits.",
+        flag="--chunks",
+        kind=int,
+        listed=True,
+        least=1,
+    )
+    methods: tuple[str, ...] = methods(HEAD_METHODS)
+    rounds: int = rounds("Steps that are timed.")
+
+
+TOKEN_HEAD = Declaration(
+    "token-head",
+    "logits that the head of a language model holds at once, beside a head that makes them as a whole",
+    "token_head",
+    by_tier(
+        TokenHeadScope,
+        vocabularies=[(500,), (50_000,), (50_000, 128_000)],
+        widths=[(32,), (768,), (768,)],
+        heads=[2, 12, 12],
+        contexts=[(64,), (1024,), (1024,)],
+        batch_sizes=[(2,), (2,), (8,)],
+        blocks=(0, 1),
+        num_chunks=[(4, 16), (16,), (16,)],
+        rounds=[2, 3, 10],
+    ),
+    examples=("", "--blocks 1 --chunks 4,16,64"),
+)
+
 # -- networks ---------------------------------------------------------------------------------------------
 
 NETWORK_METHODS = ("plain", "in_process", "stages", "layer_parallel")
@@ -364,7 +506,7 @@ FAULTS_BENCH = Declaration(
 BENCHMARKS: Mapping[str, Declaration] = {
     each.name: each
     for each in (
-        *(STEP, MEMORY, UNROLL, LAYER_PARALLEL, PIPELINE, NETWORKS_BENCH),
+        *(STEP, MEMORY, UNROLL, LAYER_PARALLEL, PIPELINE, GPT, TOKEN_HEAD, NETWORKS_BENCH),
         *(KILLS, DAMAGE, FAULTS_BENCH),
     )
 }
