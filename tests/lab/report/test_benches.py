@@ -10,6 +10,7 @@ import pytest
 from synthgrad.lab.report import bench_sheets, markdown
 from synthgrad.lab.report.benches import bench_groups
 from synthgrad.lab.report.plot import draw
+from synthgrad.lab.report.words import TEXTS
 from tests.lab.report.helpers import bench, bench_groups_of, memory_line, record, step_line, texts, typed
 from tests.lab.report.helpers import cells as _row
 
@@ -114,6 +115,112 @@ def test_memory_has_peaks_and_steps_where_they_were_measured() -> None:
     assert row["segments"] == "3"
     assert (row["peak memory"], row["ratio of peaks"]) == ("4.77 MiB", "0.75 ×")
     assert (row["step"], row["ratio of steps"]) == ("2.00 ms", "1.30 ×")
+
+
+# Language models
+
+
+def gpt_line(method: str, engine: str = "in-process", *, cell: Any = (), **metrics: float) -> dict[str, Any]:
+    """Return a line of `bench gpt`."""
+    shape = {"arch": "gpt", "layers": 4, "width": 128, "heads": 4, "context": 64, "vocabulary": 65}
+    how = {"batch_size": 32, "modules": 2, "accumulate": 1, "threads": 1, "engine": engine, "variant": None}
+    measured = {
+        **{"saved_bytes_peak": 3.0 * 2**20, "ratio_to_backprop": 0.5},
+        **{"peak_bytes": 6.0 * 2**20, "ratio_peak_to_backprop": 0.75},
+        **{"step_ms_median": 200.0, "step_ms_p10": 190.0, "step_ms_p90": 220.0},
+        **{"ratio_step_to_backprop": 1.25},
+    }
+    return record(
+        method,
+        experiment="bench/gpt",
+        cell=shape | how | {"delay": 0, "versions": None} | dict(cell),
+        metrics=measured | metrics,
+        curve=[],
+        config={"optimizer": "AdamW, fused", "rule": {"head": "tokens", "blocks": 0}},
+        env={"other_load": 0.0},
+    )
+
+
+def test_a_line_of_a_gpt() -> None:
+    lines = [
+        gpt_line("backprop", "hand-written loop", ratio_step_to_backprop=1.0),
+        gpt_line("local_loss", cell={"variant": "linear head"}),
+    ]
+    assert _row(bench("gpt", lines), 1) == {
+        **{"method": "local_loss, linear head", "layers × width": "gpt 4 × 128", "tokens": "32 × 64"},
+        **{"vocabulary": "65", "modules": "2", "batches of an update": "1", "threads": "1"},
+        **{"ratio of steps": "1.25 ×", "ratio of held": "0.50 ×", "ratio of peaks": "0.75 ×"},
+        **{"step": "200.00 ms", "peak memory": "6.00 MiB", "held for backward": "3.00 MiB"},
+    }
+    assert _row(bench("gpt", lines))["method"] == "backprop, hand-written loop"
+
+
+def test_a_ratio_of_steps_is_marked_where_the_steps_scatter_or_the_machine_was_busy() -> None:
+    def ratio(line: dict[str, Any]) -> str:
+        return _row(bench("gpt", [line]))["ratio of steps"]
+
+    assert ratio(gpt_line("cdni", step_ms_p10=150.0, step_ms_p90=249.0)) == "1.25 ×"
+    assert ratio(gpt_line("cdni", step_ms_p10=150.0, step_ms_p90=251.0)) == "1.25 × (unsteady)"
+    assert ratio(gpt_line("cdni") | {"env": {"other_load": 1.5}}) == "1.25 × (unsteady)"
+
+
+def test_ratios_and_memory_of_a_gpt_are_drawn_with_a_panel_for_each_cut_and_update() -> None:
+    lines = [
+        gpt_line(method, cell={"modules": modules, "accumulate": accumulate})
+        for method in ("delayed", "cdni")
+        for modules in (2, 4)
+        for accumulate in (1, 4)
+    ]
+    groups = bench_groups_of("gpt", lines)
+    assert [group.heading for group in groups] == [
+        "Ratio of a step to backprop",
+        "Held for the backward pass",
+        "Peak memory",
+    ]
+    assert [plot.title for plot in groups[0].plots] == [
+        f"width 128, {modules} modules, {accumulate} batches to an update, 4 layers"
+        for modules in (2, 4)
+        for accumulate in (1, 4)
+    ]
+    assert {"delayed", "cdni", "ratio to backprop (×)"} <= set(texts(groups[0].plots[0]))
+
+
+def head_line(method: str, **metrics: float) -> dict[str, Any]:
+    """Return a line of `bench token-head`."""
+    shape = {"vocabulary": 50_000, "width": 768, "heads": 12, "context": 1024, "batch_size": 2}
+    num_chunks = 16 if method == "token_head" else None
+    measured = {"step_ms_median": 9000.0, "step_ms_p10": 9000.0, "step_ms_p90": 9100.0}
+    return record(
+        method,
+        experiment="bench/token-head",
+        cell={**shape, "blocks": 1, "num_chunks": num_chunks, "threads": 1},
+        metrics={**measured, "ratio_step_to_whole_logits": 1.2, "saved_bytes_peak": 2.0**20} | metrics,
+        curve=[],
+        env={},
+    )
+
+
+def test_a_line_of_a_token_head() -> None:
+    peaks = {"peak_bytes": 2.0**30, "ratio_peak_to_whole_logits": 0.4}
+    lines = [
+        head_line("whole_logits"),
+        head_line("token_head", logits_bytes_peak=25_600_000.0, largest_logits_share=0.0625, **peaks),
+    ]
+    sheet = bench("token-head", lines)
+    assert _row(sheet, 1) == {
+        **{"method": "token head", "parts": "16", "private blocks": "1", "vocabulary": "50000"},
+        **{"width": "768", "tokens": "2 × 1024", "threads": "1"},
+        **{"logits at once": "24.41 MiB", "of all logits": "6.25 %"},
+        **{"peak memory": "1,024.00 MiB", "ratio of peaks": "0.40 ×"},
+        **{"step": "9,000.00 ms", "ratio of steps": "1.20 ×", "held for backward": "1.00 MiB"},
+    }
+    whole = _row(sheet)
+    assert (whole["method"], whole["parts"], whole["of all logits"]) == ("whole logits", "—", "—")
+
+
+@pytest.mark.parametrize("name", ["gpt", "token-head"])
+def test_what_is_measured_stands_over_the_table(name: str) -> None:
+    assert name in TEXTS["benchmarks"]
 
 
 # Others

@@ -53,6 +53,11 @@ _MEASURES: Mapping[str, Sequence[_Measure]] = {
         _ratio("ratio of a step to the best pipeline", "best pipeline", "ratio_to_best_pipeline"),
         _Measure("sent in a step by all processes", "sent (MiB)", "sent_bytes_per_step", _MIB),
     ),
+    "gpt": (
+        _Measure("ratio of a step to backprop", "ratio to backprop (×)", "ratio_step_to_backprop"),
+        _Measure("held for the backward pass", "held for backward (MiB)", "saved_bytes_peak", _MIB),
+        _Measure("peak memory", "peak memory (MiB)", "peak_bytes", _MIB),
+    ),
 }
 #: What a panel has one value of, with the words for it.
 _PANEL = {
@@ -63,6 +68,10 @@ _PANEL = {
     "stages": "{} stages",
     "layers": "{} layers",
     "mbit_s": "{} Mbit/s",
+    "context": "{} tokens",
+    "vocabulary": "vocabulary {}",
+    "modules": "{} modules",
+    "accumulate": "{} batches to an update",
 }
 #: What is drawn over: the first of these that a cell names, with the words for axis and title.
 _OVER = {

@@ -19,6 +19,9 @@ __all__ = ["bench_groups", "bench_label", "bench_sheet", "without_rivals"]
 
 _MOST = 24  # columns of parameters, and of metrics, of a benchmark that nothing is known of
 
+#: Benchmarks whose rules are all in the in-process engine, which goes without saying.
+_IN_PROCESS = ("bench/gpt",)
+
 #: Peers of `bench pipeline` that send nothing: what their cell says of a link does not concern them.
 _WITHOUT_LINK = ("backprop", "backprop_all_threads", "backprop_microbatches", "independent")
 
@@ -45,10 +48,11 @@ def without_rivals(name: str, records: Sequence[Record]) -> list[Record]:
 def bench_label(record: Record, *, with_rule: bool = True) -> str:
     """Name of a row: the method, its rule and engine, and what is skipped; not whether it is compiled."""
     cell, method, rule = record.cell, text(record.method, 40), record.config.rule_text
+    usual = cell.engine == "in-process" and record.experiment in _IN_PROCESS
     words = [
         TEXTS["peers"].get(method, method),
         text(rule, 60) if with_rule and method not in ("backprop", "no_bprop") else "",
-        text(cell.engine or "", 40),
+        "" if usual else text(cell.engine or "", 40),
         text(cell.variant or "", 40),
         f"p={cell.update_prob:g}" if cell.update_prob not in (None, 1) else "",
         f"{100 * cell.observe_prob:g} % of messages" if cell.observe_prob not in (None, 1) else "",
@@ -84,6 +88,21 @@ def _ratio(heading: str, metric: str) -> list[BenchColumn]:
         return DASH if low is None or high is None else f"{low:.2f}–{high:.2f}"
 
     return [Column(heading, cell), Column("10–90 %", spread)]
+
+
+def _ratio_of_steps(metric: str, *, late: bool = False) -> BenchColumn:
+    """Return a ratio of medians, marked where the times of the steps scatter."""
+
+    def cell(record: Record) -> str:
+        metrics = record.metrics
+        ratio, median = metrics.number(metric), metrics.step_ms_median
+        low, high = (
+            None if ratio is None or not median or time is None else ratio * time / median
+            for time in (metrics.step_ms_p10, metrics.step_ms_p90)
+        )
+        return ratio_text(ratio, unsteady=is_unsteady(ratio, low, high, [record]))
+
+    return Column("ratio of steps", cell, late=late)
 
 
 def _spread(record: Record, metric: str) -> tuple[float | None, ...]:
@@ -126,6 +145,16 @@ def _count(name: str) -> Callable[[Record], str]:
 
 def _said(name: str, most: int = 20) -> Callable[[Record], str]:
     return lambda record: text(record.cell.get(name), most)
+
+
+def _tokens(record: Record) -> str:
+    return f"{text(record.cell.batch_size, 12)} × {text(record.cell.get('context'), 12)}"
+
+
+def _share(record: Record) -> str:
+    """Return the logits that exist at once, in percent of all."""
+    share = record.metrics.number("largest_logits_share")
+    return DASH if share is None else f"{100 * share:.2f} %"
 
 
 def _target(record: Record) -> str:
@@ -221,6 +250,33 @@ _COLUMNS: Mapping[str, Sequence[BenchColumn]] = {
         ),
         _figure("with the other rate", "time_to_accuracy_other_lr_s", late=True, optional=True),
         *_LEARNED[1:],
+    ),
+    "gpt": (
+        *(_METHOD, _LAYERS),
+        _key("tokens", _tokens),
+        _key("vocabulary", _count("vocabulary")),
+        _key("modules", _count("modules")),
+        _key("batches of an update", _count("accumulate")),
+        _THREADS,
+        _ratio_of_steps("ratio_step_to_backprop"),
+        _figure("ratio of held", "ratio_to_backprop"),
+        _figure("ratio of peaks", "ratio_peak_to_backprop", optional=True),
+        *(_STEP, _figure("peak memory", "peak_bytes", optional=True)),
+        _figure("held for backward", "saved_bytes_peak", late=True),
+    ),
+    "token-head": (
+        _METHOD,
+        _key("parts", _count("num_chunks")),
+        _key("private blocks", _count("blocks")),
+        _key("vocabulary", _count("vocabulary")),
+        _key("width", _count("width")),
+        *(_key("tokens", _tokens), _THREADS),
+        _figure("logits at once", "logits_bytes_peak"),
+        Column("of all logits", _share),
+        _figure("peak memory", "peak_bytes", optional=True),
+        _figure("ratio of peaks", "ratio_peak_to_whole_logits", optional=True),
+        *(_STEP, _ratio_of_steps("ratio_step_to_whole_logits", late=True)),
+        _figure("held for backward", "saved_bytes_peak", late=True),
     ),
     "import_time": (
         _key("program", lambda r: text(r.method, 40)),
