@@ -32,9 +32,10 @@ class ErrorFeedback(Optimizer):
     one of several. Make larger updates instead, of as many microbatches as are under way (``accumulate``), so that no
     gradient is more than one update old.
 
-    Use it in a training loop of your own, whose gradients come one update late. Every parameter group counts as late
-    unless it has ``late=False``; such a group is stepped as the wrapped optimizer does. The engines refuse it: they do
-    not say which of their gradients are late, and fresh ones must not be extrapolated.
+    Every parameter group counts as late unless it has ``late=False``; such a group is stepped as the wrapped optimizer
+    does. In a training loop of your own, set that. The in-process engine sets it: modules that learn a step or more after
+    their forward pass are late, others and rules are not. Other engines refuse this optimizer, because they do not say
+    which of their gradients are late, and fresh ones must not be extrapolated.
 
     Learning-rate schedulers, ``param_groups``, ``state``, ``state_dict`` and hooks work as with the wrapped optimizer.
     One buffer of the size of the parameters is added.
