@@ -60,16 +60,22 @@ def known() -> tuple[Tensor, Tensor, Tensor]:
     return drawn(D, D, seed=7) + 2 * torch.eye(D), drawn(D, D, seed=8) * 1e-3, drawn(D, seed=9) * 1e-3
 
 
-def test_matrices_that_made_the_messages_are_found() -> None:
+@pytest.mark.parametrize("activations", [False, True])
+def test_matrices_that_made_the_messages_are_found(activations: bool) -> None:
     """With next to no pull towards the local loss; gradients and activations differ by a factor of thousands."""
     a, b, c = known()
+    b, c = b * activations, c * activations
     # Behind the normalisation alone, gradients have no part along (1, …, 1), where A would be anything.
     head = heads.token_head(1, block=lambda site: Causal())
-    rule: Any = bound(HeadGradient(V, head, every=5, ridge=1e-9, memory=0.9, leash=math.inf))
+    rule: Any = bound(
+        HeadGradient(V, head, activations=activations, every=5, ridge=1e-9, memory=0.9, leash=math.inf)
+    )
     for k in range(10):
         h, y = drawn(B, T, D, seed=k) * 30, labels(k)
         message = local(rule, h, y) @ a.t() + h @ b.t() + c
         rule.observe(h, Info(context=y), Message(message))
+    if not activations:
+        assert len(rule.map.weight) == D
     for found, right in zip(rule.matrices, (a, b, c), strict=True):
         torch.testing.assert_close(found, right, rtol=1e-6, atol=1e-10)
     h, y = drawn(B, T, D, seed=50), labels(50)
@@ -108,7 +114,7 @@ def test_what_is_pending_saves_the_gradient_of_the_head_and_late_messages_have_i
 
 
 def test_with_next_to_no_data_it_stays_at_the_local_loss() -> None:
-    rule = tokens(every=1, ridge=1e9)
+    rule = tokens(every=1, ridge=1e9, activations=True)
     h, y = drawn(B, T, D), labels()
     rule.observe(h, Info(context=y), Message(drawn(B, T, D, seed=1)))
     torch.testing.assert_close(given(rule, h, y), local(rule, h, y), rtol=1e-6, atol=1e-9)
@@ -134,10 +140,12 @@ def hostile(kind: str, k: int) -> Tensor:
 
 @pytest.mark.parametrize("kind", ["huge", "opposite", "not finite", "overflow", "tiny"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_it_stays_finite_and_on_its_leash_whatever_comes(kind: str, dtype: torch.dtype) -> None:
-    rule = bound(
-        HeadGradient(V, heads.token_head(0), every=2, memory=0.5, ridge=1e-6, leash=2.0), dtype=dtype
-    )
+@pytest.mark.parametrize("activations", [False, True])
+def test_it_stays_finite_and_on_its_leash_whatever_comes(
+    kind: str, dtype: torch.dtype, activations: bool
+) -> None:
+    options = {"every": 2, "memory": 0.5, "ridge": 1e-6, "leash": 2.0, "activations": activations}
+    rule = bound(HeadGradient(V, heads.token_head(0), **options), dtype=dtype)
     longest = 0.0
     for k in range(60):
         message = hostile(kind, k).to(dtype)
@@ -154,7 +162,7 @@ def test_it_stays_finite_and_on_its_leash_whatever_comes(kind: str, dtype: torch
 
 
 def test_a_credit_is_as_long_as_the_leash_and_no_longer() -> None:
-    rule = tokens(every=1, ridge=1e-9, leash=0.5, memory=0.9)
+    rule = tokens(every=1, ridge=1e-9, leash=0.5, memory=0.9, activations=True)
     a, b, c = known()
     messages = []
     for k in range(3):
@@ -190,14 +198,16 @@ def test_a_message_that_is_not_finite_changes_nothing() -> None:
 @pytest.mark.parametrize("blocks", [0, 1])
 def test_where_no_label_counts_there_is_no_credit_and_nothing_is_learned(blocks: int) -> None:
     """With a linear head at every masked token; behind a causal block, at those after the last label."""
-    rule: Any = bound(HeadGradient(V, heads.token_head(blocks, block=lambda site: Causal()), every=1))
+    rule: Any = bound(
+        HeadGradient(V, heads.token_head(blocks, block=lambda site: Causal()), every=1, activations=True)
+    )
     h, y = drawn(B, T, D), labels()
     y[0] = IGNORED  # no label at all
     y[1, 3:] = IGNORED  # the end
     y[2, :2] = IGNORED  # the beginning
     info = Info(context=y)
     rule.observe(h, info, Message(drawn(B, T, D, seed=1)))
-    assert rule.map.products[-1, -1] == 15 - 2 - (2 if blocks == 0 else 0)  # places that count
+    assert rule.map.rows == 15 - 2 - (2 if blocks == 0 else 0)  # places that count
     assert rule.size[1] == 3  # examples
     delta = given(rule, h, y)
     assert not delta[0].any()
@@ -207,7 +217,9 @@ def test_where_no_label_counts_there_is_no_credit_and_nothing_is_learned(blocks:
     other = copy.deepcopy(rule)
     changed = drawn(B, T, D, seed=2)
     changed[1:] = drawn(B, T, D, seed=1)[1:]
-    fresh: Any = bound(HeadGradient(V, heads.token_head(blocks, block=lambda site: Causal()), every=1))
+    fresh: Any = bound(
+        HeadGradient(V, heads.token_head(blocks, block=lambda site: Causal()), every=1, activations=True)
+    )
     fresh.observe(h, info, Message(changed))
     assert torch.equal(fresh.map.weight, other.map.weight)
 
@@ -237,7 +249,9 @@ def test_features_are_mapped_at_every_place_wherever_they_are(
     shape: tuple[int, ...], features_dim: int | None, head: Any
 ) -> None:
     rule: Any = bound(
-        HeadGradient(3, head, every=4, ridge=1e-9, leash=math.inf), (B, *shape), features_dim=features_dim
+        HeadGradient(3, head, activations=True, every=4, ridge=1e-9, leash=math.inf),
+        (B, *shape),
+        features_dim=features_dim,
     )
     rule.eval()  # BatchNorm in the convolutional head
     at = 1 if features_dim is None else len(shape)
@@ -311,37 +325,41 @@ def test_it_follows_the_messages_better_than_the_local_loss_does() -> None:
 
 
 def weighted_ridge(xs: list[Tensor], ys: list[Tensor], memory: float, ridge: float) -> Tensor:
-    """Return the solution by its definition, row by row, for blocks of two and three inputs."""
+    """Return the solution by its definition, for blocks of two and three inputs."""
     weights = [memory**k for k in range(len(xs))][::-1]
-    x = torch.cat(
-        [
-            torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], 1) * w**0.5
-            for x, w in zip(xs, weights, strict=True)
-        ]
-    )
+    x = torch.cat([x * w**0.5 for x, w in zip(xs, weights, strict=True)])
     y = torch.cat([y * w**0.5 for y, w in zip(ys, weights, strict=True)])
-    rows = sum(len(x) * w for x, w in zip(xs, weights, strict=True))
-    squares = x.square().sum(0) / rows
-    s = torch.cat([squares[:2].mean().expand(2), squares[2:5].mean().expand(3), squares[5:]])
-    return torch.linalg.solve(x.t() @ x + torch.diag(ridge * 6 * s), x.t() @ y)
+    squares = x.square().sum(0) / sum(len(x) * w for x, w in zip(xs, weights, strict=True))
+    s = torch.cat([squares[:2].mean().expand(2), squares[2:].mean().expand(3)])
+    return torch.linalg.solve(x.t() @ x + torch.diag(ridge * 5 * s), x.t() @ y)
 
 
 def test_the_ridge_is_that_of_its_definition_and_knows_no_scale() -> None:
     xs = [drawn(6, 5, seed=k) for k in range(3)]
     ys = [drawn(6, 2, seed=k + 10) for k in range(3)]
-    for scale in (1.0, 1e4):
+    every = torch.ones(6, 1, dtype=torch.bool)
+    for scale in (1.0, 1e4, 1e-12):
         ridge = RunningRidge((2, 3), 2, memory=0.8, ridge=0.3).double()
         scaled = [torch.cat([x[:, :2], x[:, 2:] * scale], 1) for x in xs]
         for x, y in zip(scaled, ys, strict=True):
-            assert ridge.add((x[:, :2], x[:, 2:]), y, torch.ones(6, 1, dtype=torch.bool))
+            assert ridge.add((x[:, :2], x[:, 2:]), y, every)
         ridge.solve()
-        torch.testing.assert_close(ridge.weight, weighted_ridge(scaled, ys, 0.8, 0.3))
-        torch.testing.assert_close(
-            ridge.weight[:2], weighted_ridge(xs, ys, 0.8, 0.3)[:2]
-        )  # whatever the other block
-        x = scaled[0]
-        found = ridge((x[:, :2], x[:, 2:]))
-        torch.testing.assert_close(found, torch.cat([x, torch.ones(6, 1, dtype=x.dtype)], 1) @ ridge.weight)
+        expected = weighted_ridge(xs, ys, 0.8, 0.3)
+        expected[2:] /= scale
+        torch.testing.assert_close(ridge.weight, expected)
+        torch.testing.assert_close(ridge((scaled[0][:, :2], scaled[0][:, 2:])), scaled[0] @ ridge.weight)
+
+
+def test_rows_that_do_not_count_are_left_out() -> None:
+    x, y = drawn(6, 2), drawn(6, 2, seed=1)
+    counts = torch.tensor([1, 0, 1, 1, 0, 1]).bool()
+    solutions = []
+    for rows, mask in ((slice(None), counts), (counts, counts[counts])):
+        ridge = RunningRidge((2,), 2, memory=0.8, ridge=0.3).double()
+        ridge.add((x[rows],), y[rows], mask.unsqueeze(1))
+        ridge.solve()
+        solutions.append(ridge.weight)
+    torch.testing.assert_close(*solutions)
 
 
 def test_a_block_of_zeros_has_no_weight() -> None:
@@ -350,7 +368,7 @@ def test_a_block_of_zeros_has_no_weight() -> None:
     ridge.add((x, torch.zeros(6, 3)), y, torch.ones(6, 1, dtype=torch.bool))
     ridge.solve()
     assert ridge.weight[:2].any()
-    assert not ridge.weight[2:5].any()
+    assert not ridge.weight[2:].any()
     empty = RunningRidge((2, 3), 2, memory=0.8, ridge=0.3)
     empty.solve()
     assert not empty.weight.any()

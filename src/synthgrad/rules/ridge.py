@@ -13,12 +13,12 @@ __all__ = ["RunningRidge"]
 
 
 class RunningRidge(WideBuffers):
-    """Finds ``W`` with ``y ≈ [x, 1] W``, near zero where little is known, from weighted sums over all rows seen.
+    """Finds ``W`` with ``y ≈ x W``, near zero where little is known, from weighted sums over all rows seen.
 
-    ``min Σ memory^age ‖[x, 1] W − y‖² + ridge · Σ_j s_j ‖W_j‖²``. The inputs ``x`` are made of blocks, such as
-    gradients and activations, whose sizes may differ by any factor: ``s_j`` is the mean square of the entries of the
-    block that input ``j`` belongs to, times the number of inputs. So ``ridge`` counts: it is as if, for every input, so
-    many rows of the usual size had been seen with ``y = 0``.
+    ``min Σ memory^age ‖x W − y‖² + ridge · n · Σ_j s_j ‖W_j‖²``. The ``n`` inputs ``x`` are made of blocks, such as
+    gradients, activations and a constant, whose sizes may differ by any factor: ``s_j`` is the mean square of the entries
+    of the block that input ``j`` belongs to. So ``ridge`` counts: it is as if, for every input, so many rows of the usual
+    size had been seen with ``y = 0``.
 
     All of it are buffers, at least in float32 whatever the dtype of the network, and solved for in float64 where the
     device has it.
@@ -32,17 +32,17 @@ class RunningRidge(WideBuffers):
 
     def __init__(self, blocks: Sequence[int], outputs: int, *, memory: float, ridge: float) -> None:
         super().__init__()
-        self.blocks = (*blocks, 1)
+        self.blocks = tuple(blocks)
         self.memory = memory
         self.ridge = ridge
         inputs = sum(self.blocks)
         self.products: Tensor
         self.targets: Tensor
+        self.rows: Tensor
         self.weight: Tensor
-        self.register_buffer(
-            "products", torch.zeros(inputs, inputs)
-        )  # Σ [x, 1]ᵀ [x, 1]; the last entry counts rows
-        self.register_buffer("targets", torch.zeros(inputs, outputs))  # Σ [x, 1]ᵀ y
+        self.register_buffer("products", torch.zeros(inputs, inputs))  # Σ xᵀ x
+        self.register_buffer("targets", torch.zeros(inputs, outputs))  # Σ xᵀ y
+        self.register_buffer("rows", torch.zeros(()))  # Σ 1
         self.register_buffer("weight", torch.zeros(inputs, outputs))
 
     @torch.no_grad()
@@ -60,13 +60,16 @@ class RunningRidge(WideBuffers):
             allowed: a scalar bool, False where nothing is to be added; None for True.
         """
         with torch.autocast(targets.device.type, enabled=False):
-            x = torch.cat([*inputs, torch.ones_like(inputs[0][:, :1])], 1).to(self.products.dtype) * counts
-            products = torch.addmm(self.products, x.t(), x, beta=self.memory)
-            found = torch.addmm(self.targets, x.t(), targets.to(x.dtype), beta=self.memory)
-        right = products.isfinite().all() & found.isfinite().all()
+            x = torch.cat([v.to(self.products.dtype) for v in inputs], 1) * counts
+            sums = (
+                (self.products, torch.addmm(self.products, x.t(), x, beta=self.memory)),
+                (self.targets, torch.addmm(self.targets, x.t(), targets.to(x.dtype), beta=self.memory)),
+                (self.rows, self.rows * self.memory + counts.sum()),
+            )
+        right = torch.stack([new.isfinite().all() for _, new in sums]).all()
         right = right if allowed is None else right & allowed
-        self.products.copy_(torch.where(right, products, self.products))
-        self.targets.copy_(torch.where(right, found, self.targets))
+        for old, new in sums:
+            old.copy_(torch.where(right, new, old))
         return right
 
     @torch.no_grad()
@@ -74,28 +77,27 @@ class RunningRidge(WideBuffers):
         """Solve for the map; it stays as it is where there is no finite solution."""
         wide = torch.float32 if self.products.device.type == "mps" else torch.float64
         products, targets = self.products.to(wide), self.targets.to(wide)
-        rows = products[-1, -1]
-        means = torch.cat([d.mean().expand(len(d)) for d in products.diagonal().split(self.blocks)])
+        squares = torch.cat([d.mean().expand(len(d)) for d in products.diagonal().split(self.blocks)])
         # Blocks of unit mean square: what is solved for is well conditioned, and the ridge the same for all. A block of
         # zeros has nothing to say, and keeps a weight of zero.
-        scale = torch.where(means > 0, (means / rows).rsqrt(), torch.zeros_like(means))
-        scale = torch.where(scale.isfinite(), scale, torch.zeros_like(scale))
-        normed = products * scale.unsqueeze(1) * scale
+        scale = (self.rows.to(wide) / squares).sqrt()
+        scale = torch.where(scale.isfinite(), scale, torch.zeros_like(scale)).unsqueeze(1)
+        normed = products * scale * scale.t()
         normed.diagonal().add_(self.ridge * len(scale))
         factor, failed = torch.linalg.cholesky_ex(normed)
-        weight = torch.cholesky_solve(targets * scale.unsqueeze(1), factor) * scale.unsqueeze(1)
-        weight = weight.to(self.weight.dtype)
+        weight = (torch.cholesky_solve(targets * scale, factor) * scale).to(self.weight.dtype)
         right = (failed == 0) & weight.isfinite().all()
         self.weight.copy_(torch.where(right, weight, self.weight))
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Return ``[x, 1] W``, ``(N, outputs)``, in the dtype of the sums.
+        """Return ``x W``, ``(N, outputs)``, in the dtype of the sums.
 
         Args:
             inputs: ``(N, n)`` for each block.
         """
+        weights = self.weight.split(self.blocks)
         with torch.autocast(self.weight.device.type, enabled=False):
-            found = self.weight[-1].expand(len(inputs[0]), -1)
-            for x, weight in zip(inputs, self.weight[:-1].split(self.blocks[:-1]), strict=True):
+            found = inputs[0].to(self.weight.dtype) @ weights[0]
+            for x, weight in zip(inputs[1:], weights[1:], strict=True):
                 found = torch.addmm(found, x.to(weight.dtype), weight)
         return found
