@@ -235,6 +235,7 @@ def cut_by_position() -> sg.core.Decoupled:
 TRACING = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 
 
+@pytest.mark.slow(reason="torch.compile traces the step of all layers; the plain loop is in the short suite")
 def test_a_compiled_step_counts_tokens() -> None:
     torch.compiler.reset()
     one = cut_by_position()
@@ -527,6 +528,56 @@ def test_a_batch_of_which_no_label_is_left(made: Any) -> None:
 def over_tokens_or_none(scores: Tensor, y: Tensor) -> Tensor:
     each = F.cross_entropy(scores.flatten(0, 1), y.flatten(), reduction="sum")
     return each / (y != NONE).sum().clamp(min=1)
+
+
+def test_labels_of_networks_side_by_side() -> None:
+    x, y = batches(1)[0]
+    wrong, hidden = y.clone(), torch.full_like(y, NONE)
+    wrong[0, 0] = V
+    for bad, error, expected in (
+        (wrong, ContextError, "the criterion got labels for scores of 11 classes, expected 0 to 10"),
+        (hidden, ContextError, "no label is left: all 24 labels"),
+        (y[:3], ShapeError, "got a target of|got labels of 3 sequences for a batch of 4"),
+    ):
+        trainer = LayerParallel([decoupled(Heard()) for _ in range(2)], over_tokens, sgd)
+        pair = torch.stack([y if len(bad) == len(y) else bad, bad])
+        with pytest.raises(error, match=expected):
+            run_through(trainer, torch.stack([x, x]), pair)
+
+
+class Own(nn.Module):
+    """Computes the loss of the next token itself, as models of transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.low, self.top = nn.Embedding(V, 8), nn.Linear(8, 8), nn.Linear(8, V)
+
+    def forward(self, ids: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        scores = self.top(torch.tanh(self.low(self.embedding(ids))))
+        return {"loss": over_tokens(scores[:, :-1].contiguous(), labels[:, 1:].contiguous())}
+
+
+@pytest.mark.parametrize("engine", [Locked, InProcess])
+def test_labels_that_a_model_is_given(engine: Any) -> None:
+    """Rules have the next tokens as context, and the model's own labels count, which it shifts."""
+    x, y = batches(1)[0]
+    net = sg.decouple(Own().double(), ["low"], TrueGradient(), (x, y), reduction="next_tokens")
+    trainer = engine(net, lambda output, _: output["loss"], sgd)
+    plain = Own().double()
+    optimizer = sgd(plain.parameters())
+    for ids, labels in batches(STEPS):
+        trainer.step({"ids": ids, "labels": labels}, context=F.pad(labels[:, 1:], (0, 1), value=NONE))
+        optimizer.zero_grad()
+        plain(ids, labels)["loss"].backward()
+        optimizer.step()
+    for name, p in plain.named_parameters():
+        torch.testing.assert_close(net.model.get_parameter(name), p, rtol=1e-9, atol=1e-11)
+    hidden = torch.full_like(y, NONE)
+    hidden[:, 0] = 1
+    if engine is Locked:
+        with pytest.raises(ContextError, match="no label is left: all 20 labels"):
+            trainer.step({"ids": x, "labels": hidden})
 
 
 def test_a_shifted_loss_without_labels_and_one_that_diverges_for_another_reason() -> None:

@@ -62,7 +62,7 @@ class Decoupled(nn.Module, Generic[M_co]):
         instruments: look on in the plain loop: a monitor, a timeline.
         truths: in the plain loop, what rules learn from in the next step in place of what comes back, by
             interface, ``(B, ...)`` in per-example units; None for what comes back.
-        target: in the plain loop, the target of the next step's batch, where its tokens are to be counted and neither
+        criterion_target: in the plain loop, the target of the next step's batch, where its tokens are to be counted and neither
             model nor rules are given labels; None where they are.
     """
 
@@ -85,7 +85,7 @@ class Decoupled(nn.Module, Generic[M_co]):
         self.example = example
         self.instruments = Instruments()
         self.truths: Mapping[str, Tensor] | None = None
-        self.target: Any = None
+        self.criterion_target: Any = None
         self._frame = Frame()
         self._forwards = 0  # of the plain loop, in training
         self._idle = Idle()
@@ -182,10 +182,10 @@ class Decoupled(nn.Module, Generic[M_co]):
                     "a rule needs the network's output error, for which a graph of the whole network has no place; compile "
                     "the network's modules (net.model[0].compile()), or leave out fullgraph=True"
                 )
-            units = self.units.of_batch(kwargs, info.context, self.target)
+            units = self.units.of_batch(kwargs, info.context, self.criterion_target)
             return self._run(PlainCrossing(units, None, self.truths), info, args, kwargs)
         self.instruments.step = info.step or 0
-        units = self.units.of_batch(kwargs, info.context, self.target)
+        units = self.units.of_batch(kwargs, info.context, self.criterion_target)
         crossing = PlainCrossing(units, self.instruments, self.truths, self.graph)
         try:
             output = self._run(crossing, info, args, kwargs)

@@ -121,8 +121,8 @@ class Rule(AtInterface):
     #: of their own, refuse it.
     needs_network: bool = False
 
-    #: Is the loss of the rule, of an example with many tokens, the mean over them? With ``reduction="tokens"`` it is the
-    #: sum, and `decouple` refuses the two together.
+    #: Is the loss of the rule, of an example with many tokens, the mean over them? `decouple` then sees to it that the
+    #: rule leaves out the same tokens as the criterion.
     mean_of_tokens: bool = False
 
     @property

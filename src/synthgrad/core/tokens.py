@@ -49,17 +49,22 @@ def explain_failure(error: Exception, net: nn.Module | None = None) -> Synthgrad
     step = error.__traceback__
     while step is not None:
         frame, step = step.tb_frame, step.tb_next
-        if frame.f_globals.get("__name__") == "torch.nn.functional":
+        if frame.f_globals.get("__name__") != "torch.nn.functional":
+            continue
+        try:
             if frame.f_code.co_name == "embedding":
                 return _of_embedding(frame, net)
             if frame.f_code.co_name in ("cross_entropy", "nll_loss"):
-                return _of_criterion(frame)
+                return _of_criterion(frame, str(error))
+        except RuntimeError:  # values that cannot be read, as within torch.vmap
+            return None
     return None
 
 
 def _of_embedding(frame: FrameType, net: nn.Module | None) -> SynthgradError | None:
     ids, table = frame.f_locals.get("input"), frame.f_locals.get("weight")
-    if not (_are_whole(ids) and isinstance(table, Tensor) and ids.numel()):
+    # An accelerator that has met a wrong index answers no more questions.
+    if not (_are_whole(ids) and isinstance(table, Tensor) and ids.numel() and ids.is_cpu):
         return None
     low, high, rows = int(ids.min()), int(ids.max()), len(table)
     if low >= 0 and high < rows:
@@ -73,7 +78,7 @@ def _of_embedding(frame: FrameType, net: nn.Module | None) -> SynthgradError | N
     )
 
 
-def _of_criterion(frame: FrameType) -> SynthgradError | None:
+def _of_criterion(frame: FrameType, said: str) -> SynthgradError | None:
     scores, target = frame.f_locals.get("input"), frame.f_locals.get("target")
     ignored = frame.f_locals.get("ignore_index", -100)
     if not (isinstance(scores, Tensor) and scores.ndim and _are_whole(target)):
@@ -86,13 +91,21 @@ def _of_criterion(frame: FrameType) -> SynthgradError | None:
             f"{expected}, a label for each position, and the {classes} classes in dimension {at}; give labels (B, T) of the "
             "length of the output"
         )
-    known = target[target != ignored]
-    if not known.numel() or (int(known.min()) >= 0 and int(known.max()) < classes):
+    if "out of bounds" not in said:
         return None
     return ContextError(
-        f"the criterion got labels from {int(known.min())} to {int(known.max())} for scores of {classes} classes, expected 0 "
-        f"to {classes - 1}, or {ignored} for none; give labels of the network's own vocabulary, or make it larger"
+        f"the criterion got labels{_range(target, ignored)} for scores of {classes} classes, expected 0 to {classes - 1}, or "
+        f"{ignored} for none; give labels of the network's own vocabulary, or make it larger"
     )
+
+
+def _range(labels: Tensor, ignored: int) -> str:
+    """Say from where to where labels go; nothing where they cannot be read."""
+    try:
+        known = labels[labels != ignored]
+        return f" from {int(known.min())} to {int(known.max())}"
+    except RuntimeError:
+        return ""
 
 
 def explain_lost_labels(

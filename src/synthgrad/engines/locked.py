@@ -310,11 +310,11 @@ class Locked:
 @contextmanager
 def _target(net: Decoupled, y: Any) -> Generator[None]:
     """Let the network know the target of the batch at hand, whose tokens may have to be counted."""
-    net.target = y
+    net.criterion_target = y
     try:
         yield
     finally:
-        net.target = None
+        net.criterion_target = None
 
 
 def _sum(total: Tensor | None, more: Tensor | None) -> Tensor | None:

@@ -323,10 +323,12 @@ class LayerParallel:
             self._guard.check(self._step, output, reached, came, total)
         except DivergedError as error:
             top = self._queue.top
-            found = None if top is None else explain_lost_labels(error, self._step, top.target, self._units)
-            if found is None:
-                raise
-            raise found from error
+            targets = () if top is None else (top.target,) if self._runs == 1 else top.target
+            for own in targets:
+                found = explain_lost_labels(error, self._step, own, self._units)
+                if found is not None:
+                    raise found from error
+            raise
 
     def _with(self, adam: RowAdam) -> FullStep:
         """Return the compiled step that ends with an update. It is compiled once."""
