@@ -9,7 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["DATA", "METHODS", "OWN_FILES", "RECURRENT", "TEXTS", "TEXT_PREFIX", "TOKENS", "is_own_data"]
+__all__ = [
+    "DATA",
+    "METHODS",
+    "OWN_FILES",
+    "RECURRENT",
+    "TEXTS",
+    "TEXT_PREFIX",
+    "TOKENS",
+    "is_own_data",
+    "own_text",
+]
 
 #: Methods, the reference first.
 METHODS: Mapping[str, str] = {
@@ -23,6 +33,9 @@ METHODS: Mapping[str, str] = {
     "delayed": "the true gradient, one step later for each interface that it has crossed",
     "dni_unlock": "dni with synthetic inputs too: no module waits for another",
     "cdni_unlock": "cdni with synthetic inputs too",
+    "interlocked": "gradients of the small classifier at the cut above, one module later",
+    "head_gradient": "local_loss, mapped to the gradients from above by least squares",
+    "late_correction": "local_loss, and what it lacked when the true gradient comes late",
 }
 
 #: Methods of recurrent networks, the reference first. Two names stand for the same idea as above.
@@ -61,3 +74,8 @@ OWN_FILES = (".npz", ".pt", ".safetensors")
 def is_own_data(name: str) -> bool:
     """Whether a name stands for data of the user's own: a file with arrays, or ``package.module:factory``."""
     return not name.startswith(TEXT_PREFIX) and (Path(name).suffix in OWN_FILES or ":" in name)
+
+
+def own_text(name: str) -> Path | None:
+    """Return the file that the name of a text stands for; None for a text of `TEXTS`."""
+    return None if name in TEXTS else Path(name.removeprefix(TEXT_PREFIX))

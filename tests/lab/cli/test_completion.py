@@ -58,7 +58,7 @@ def offered(line: str) -> list[str]:
         ("synthgrad run dn", ["dni_search"]),
         ("synthgrad bench ", list(BENCHMARKS)),
         ("synthgrad bench step --mo", ["--modes"]),
-        ("synthgrad compare --data ", list(DATASETS)),
+        ("synthgrad compare --data ", [*DATASETS, *TEXTS]),
         ("synthgrad compare --data c", ["cifar10"]),
         ("synthgrad compare --methods ", list(METHODS)),
         ("synthgrad compare --methods cdni,", [f"cdni,{m}" for m in METHODS if m != "cdni"]),
@@ -73,7 +73,7 @@ def offered(line: str) -> list[str]:
             "synthgrad run table1 --data mnist,",
             ["mnist,mnist-10k", "mnist,cifar10", "mnist,ptb", "mnist,shakespeare", "mnist,shakespeare-50k"],
         ),
-        ("synthgrad run table1 --arch fcn,", ["fcn,cnn"]),
+        ("synthgrad run table1 --arch fcn,", ["fcn,cnn", "fcn,gpt"]),
         ("synthgrad run table1 --methods st", ["stale"]),
         ("synthgrad run table1 --precision b", ["bfloat16"]),
         ("synthgrad bench step --methods d", ["dni", "delayed", "dni_unlock"]),
@@ -128,7 +128,7 @@ def test_a_real_bash_completes_a_list(tmp_path: Path) -> None:
     script = """
     eval "$(_SYNTHGRAD_COMPLETE=bash_source synthgrad)"
     complete -p synthgrad
-    COMP_WORDS=(synthgrad compare --methods backprop,no_bprop,l) COMP_CWORD=3
+    COMP_WORDS=(synthgrad compare --methods backprop,no_bprop,lo) COMP_CWORD=3
     _synthgrad_completion synthgrad
     printf '%s\\n' "${COMPREPLY[@]}"
     """

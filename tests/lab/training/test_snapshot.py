@@ -92,11 +92,11 @@ def test_a_damaged_snapshot_is_told_and_the_one_before_it_is_used(tmp_path: Path
     kept = dataclasses.replace(config("cdni"), snapshots=str(tmp_path))
     with pytest.raises(KeyboardInterrupt):
         train(kept, stop_at(35))
-    (file,) = (path for path in tmp_path.iterdir() if path.name.endswith("step36.pt"))
+    (file,) = (path for path in tmp_path.iterdir() if path.name.endswith("step40.pt"))
     raw = bytearray(file.read_bytes())
     raw[len(raw) // 2] ^= 4
     file.write_bytes(raw)
-    with pytest.warns(UserWarning, match=r"step36\.pt: is a damaged snapshot .*the one before it is used"):
+    with pytest.warns(UserWarning, match=r"step40\.pt: is a damaged snapshot .*the one before it is used"):
         record = train(kept)
     assert record["resumed_at"] == [30]
     assert timeless(record) == timeless(train(config("cdni")))
@@ -172,7 +172,7 @@ def test_with_resume_a_sweep_goes_on(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(dataclasses.replace(made, snapshots=str(tmp_path / "snapshots")), stop_at(35))
     (record,) = Sweep([made], tmp_path, resume=True).records(Progress())
-    assert record["resumed_at"] == [36]
+    assert record["resumed_at"] == [40]
 
 
 def test_runs_that_differ_have_snapshots_of_their_own(tmp_path: Path) -> None:

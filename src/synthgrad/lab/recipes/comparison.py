@@ -26,7 +26,7 @@ TIERS = ("smoke", "quick", "full")
 #: Methods that are compared by default.
 METHODS = ("backprop", "no_bprop", "dni", "cdni")
 #: The same for a GPT.
-GPT_METHODS = ("backprop", "delayed", "local_loss")
+GPT_METHODS = ("backprop", "delayed", "local_loss", "late_correction")
 
 _SMOKE = Schedule(steps=300, lr=1e-3, eval_every=50)
 #: Schedules by data set and tier; the entry ``""`` is for the user's own data.

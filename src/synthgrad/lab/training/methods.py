@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...core import ConfigError, InputRule, Rule
 from ...rules import (
     HandOver,
+    HeadGradient,
+    InterlockedLoss,
+    LateCorrection,
     LocalLoss,
     NoBackprop,
     Sobolev,
@@ -197,6 +200,13 @@ METHODS: dict[str, Method] = {
             },
             inputs=_synthetic_input,
             unfit=_NO_INPUTS,
+        ),
+        Method("interlocked", lambda s, facts: InterlockedLoss(facts.classes, _head(s)), _HEADS),
+        Method("head_gradient", lambda s, facts: HeadGradient(facts.classes, _head(s)), _HEADS),
+        Method(
+            "late_correction",
+            lambda s, facts: LateCorrection(LocalLoss(facts.classes, _head(s)), s.weight),
+            {network: replace(settings, delay=1) for network, settings in _HEADS.items()},
         ),
     )
 }

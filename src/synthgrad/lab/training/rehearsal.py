@@ -97,7 +97,9 @@ def with_estimates(runs: Sequence[Run]) -> list[Run]:
         assert isinstance(payload, FeedForward)
         own = work(run, payload)
         plain = replace(payload, update_prob=1.0, engine="plain", at=())
-        whole = work(replace(run, method="backprop", payload=plain, rule=RuleSettings()), plain)
+        in_time = replace(run.schedule, error_feedback=False, versions=None)
+        reference = replace(run, method="backprop", payload=plain, schedule=in_time, rule=RuleSettings())
+        whole = work(reference, plain)
         ratio = None
         if own is not None and whole is not None and whole.step:
             ratio = own.expected(payload.update_prob) / whole.step

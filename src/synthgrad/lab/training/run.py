@@ -60,6 +60,21 @@ class Run:
                 "leave out other optimizers, error feedback, accumulate and versions"
             )
 
+        self._check_engine(getattr(self.payload, "engine", "in-process"))
+
+    def _check_engine(self, engine: str) -> None:
+        """Refuse settings for late gradients and larger updates with an engine that does not have them."""
+        schedule = self.schedule
+        for_in_process = {
+            "error feedback": schedule.error_feedback,
+            "versions of the weights": schedule.versions is not None,
+            "updates from several batches": schedule.accumulate > 1 and engine != "plain",
+        }
+        given = [name for name, is_set in for_in_process.items() if is_set]
+        if given and engine != "in-process":
+            who = "backprop" if self.method == "backprop" else f"the {engine} engine"
+            refuse(f"{given[0]} with {who}: only the in-process engine has them; leave them out")
+
     @property
     def label(self) -> str:
         """A short name for progress bars."""

@@ -271,8 +271,8 @@ class RuleSettings(Settings):
         for name in ("delay", "blocks"):
             if getattr(self, name) < 0:
                 refuse(f"{name} {getattr(self, name)}: expected at least 0")
-        if not math.isfinite(self.weight):
-            refuse(f"weight {self.weight}: expected a finite number, such as 0.5")
+        if not (math.isfinite(self.weight) and self.weight >= 0):
+            refuse(f"weight {self.weight}: expected a finite number of at least 0, such as 0.5")
         if self.kernel < 1 or self.kernel % 2 == 0:
             refuse(f"kernel {self.kernel}: expected an odd number, such as 3 or 5")
         if self.pool < 1:

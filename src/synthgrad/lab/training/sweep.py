@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...core import ConfigError
-from ..names import is_own_data
+from ..names import is_own_data, own_text
 from ..records import FILE, Record, append, finished, identity, locked, open_folder, read
 from .machine import configure_process
-from .payloads import FeedForward
+from .payloads import FeedForward, LanguageModel
 from .run import Run
 from .snapshot import delete_snapshots, interval_s
 from .tasks.feed_forward import data_for
+from .tasks.language_model import tokens_for
 from .train import empty_record, train
 from .worker import set_up_worker
 
@@ -98,13 +99,11 @@ class Sweep:
 
     def _check_same_data(self, run: Run, record: Record) -> None:
         """Refuse to skip a run on the user's own data that was done with other contents of the same name."""
-        payload, recorded = run.payload, record.metrics.get("data_sha256")
-        if not isinstance(payload, FeedForward) or not is_own_data(payload.data) or recorded is None:
-            return
-        if data_for(payload.data, run.data_dir, payload.hold_out, run.device).sha256 != recorded:
+        recorded = record.metrics.get("data_sha256")
+        if recorded is not None and _sha256_of_own_data(run) not in (None, recorded):
             raise ConfigError(
-                f"--resume: {self.out} has runs on other contents of {payload.data}, which has changed since; name another "
-                "folder with --out"
+                f"--resume: {self.out} has runs on other contents of {run.payload.data}, which has changed since; name "
+                "another folder with --out"
             )
 
     @property
@@ -140,6 +139,16 @@ class Sweep:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
         pool.shutdown()
+
+
+def _sha256_of_own_data(run: Run) -> str | None:
+    """Return the checksum of a run's data if they are the user's own; None for others."""
+    payload = run.payload
+    if isinstance(payload, FeedForward) and is_own_data(payload.data):
+        return data_for(payload.data, run.data_dir, payload.hold_out, run.device).sha256
+    if isinstance(payload, LanguageModel) and own_text(payload.data) is not None:
+        return tokens_for(run).sha256
+    return None
 
 
 def _step_callback(progress: Progress, run: Run) -> Callable[[int], None]:

@@ -101,6 +101,7 @@ def run_names(runs: Sequence[Run]) -> dict[str, str]:
         lambda run: run.payload.data,
         lambda run: f"{run.payload.arch} {run.payload.layers} layers",
         lambda run: f"{run.schedule.steps:,} steps",
+        lambda run: run.schedule.optimizer,
     ]
     varied = [part for part in parts if len({part(run) for run in runs}) > 1]
     varied += (
@@ -108,14 +109,25 @@ def run_names(runs: Sequence[Run]) -> dict[str, str]:
         if any(getattr(r.payload, "update_prob", 1) != 1 for r in runs)
         else []
     )
+    varied += [_of_updates] if len({_of_updates(run) for run in runs}) > 1 else []
     methods = {run.method for run in runs}
     rules = {method: _differing(run.rule for run in runs if run.method == method) for method in methods}
     return {
         run_key(run): ", ".join(
-            [run.label, *(part(run) for part in varied), *_of_rule(run, rules[run.method])]
+            [run.label, *filter(None, (part(run) for part in varied)), *_of_rule(run, rules[run.method])]
         )
         for run in runs
     }
+
+
+def _of_updates(run: Run) -> str:
+    """Return in words how a GPT is cut, and how its updates are made; empty where that is usual."""
+    modules, schedule = getattr(run.payload, "modules", None), run.schedule
+    words = [f"{modules} modules"] if modules is not None else []
+    words += ["error feedback"] if schedule.error_feedback else []
+    words += [f"updates of {schedule.accumulate} batches"] if schedule.accumulate > 1 else []
+    words += [f"{schedule.versions} versions"] if schedule.versions is not None else []
+    return ", ".join(words)
 
 
 def _differing(rules: Iterable[Any]) -> list[str]:

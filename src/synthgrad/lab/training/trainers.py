@@ -101,18 +101,6 @@ class TrainerSpec:
     versions: int | None = None
     tokens: bool = False
 
-    def check(self) -> None:
-        """Raise a ConfigError if the engine does not take a setting for late gradients or larger updates."""
-        engine = "plain" if self.method.rule is None else self.engine
-        for_in_process = {
-            "error feedback": self.error_feedback,
-            "versions of the weights": self.versions is not None,
-            "updates from several batches": self.accumulate > 1 and engine != "plain",
-        }
-        if engine != "in-process" and (given := [name for name, is_set in for_in_process.items() if is_set]):
-            who = self.method.name if self.method.rule is None else f"the {engine} engine"
-            raise ConfigError(f"{given[0]} with {who}: only the in-process engine has them; leave them out")
-
 
 def make_trainer(
     spec: TrainerSpec, model: nn.Module, cuts: Sequence[str], example: Tensor
@@ -128,7 +116,6 @@ def make_trainer(
     Raises:
         SynthgradError: if the network cannot be cut there, or the engine cannot train it.
     """
-    spec.check()
     method, settings, lr = spec.method, spec.settings, spec.lr
     loss_of = TokenCrossEntropy if spec.tokens else CrossEntropy
     criterion = loss_of(reduction="none" if method.per_example_loss else "mean")
@@ -161,6 +148,11 @@ def make_trainer(
     options = at_rate(settings.lr_factor)
     input_lr_factor = settings.lr_factor if settings.input_lr_factor is None else settings.input_lr_factor
     if spec.engine == "plain":
+        if settings.delay:
+            raise ConfigError(
+                f"method '{method.name}' with a delay of {settings.delay} in the plain loop, where no message is late; use "
+                "the in-process engine, or leave the delay out"
+            )
         net.monitor = spec.monitor
         true = settings.true_messages
         return net, Locked(net, criterion, optimizer, rule_options=options, true_messages=true, **accumulate)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...names import own_text
 from ...tasks import TokenLoss, TokenText, TokenWindows, bits, load_tokens, token_loss
 from ...tasks.gpt import gpt, gpt_cuts
 from ..graph_record import describe_graph
@@ -25,11 +26,23 @@ from .task import Evaluation, Task
 __all__ = ["LanguageModelTask", "tokens_for"]
 
 
+def tokens_for(run: Run) -> TokenText:
+    """Load the text of a run as tokens, onto its device; it is cached for all runs of this process.
+
+    A file is read anew if it has changed.
+    """
+    payload = run.payload
+    assert isinstance(payload, LanguageModel)
+    path = own_text(payload.data)
+    status = path.stat() if path is not None and path.exists() else None
+    version = None if status is None else (status.st_mtime_ns, status.st_size)
+    return _cached(version, payload.data, run.data_dir, payload.tokens, payload.vocabulary, run.device)
+
+
 @lru_cache(maxsize=2)
-def tokens_for(
-    name: str, data_dir: str | None, tokens: str, vocabulary: int | None, device: str
+def _cached(
+    version: Any, name: str, data_dir: str | None, tokens: str, vocabulary: int | None, device: str
 ) -> TokenText:
-    """Load a text as tokens onto a device; it is cached for all runs of this process."""
     directory = Path(data_dir) if data_dir else None
     return load_tokens(name, directory, tokens, vocabulary).to(torch.device(device))
 
@@ -61,7 +74,7 @@ class LanguageModelTask(Task):
     def set_up(self) -> None:
         """Load the text, and build network and trainer."""
         run, payload = self.run, self.payload
-        self.text = tokens_for(payload.data, run.data_dir, payload.tokens, payload.vocabulary, run.device)
+        self.text = tokens_for(run)
         self.data_sha256 = self.text.sha256
         self.windows = TokenWindows(self.text.train, payload.context, run.schedule.batch_size, run.seed)
         model = gpt(

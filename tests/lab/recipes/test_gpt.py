@@ -1,0 +1,154 @@
+"""The experiments with a GPT: which rows they have, and that rows of one table share what they must."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from synthgrad.core import ConfigError
+from synthgrad.lab.recipes import Choice, comparison, experiment_named
+from synthgrad.lab.training.payloads import FeedForward, LanguageModel
+from synthgrad.lab.training.rehearsal import rehearse_all
+from synthgrad.lab.training.run import Run
+
+
+def words(run: Run) -> str:
+    """Return a row of the trials in words."""
+    rule, schedule = run.rule, run.schedule
+    parts = [run.method, schedule.optimizer]
+    parts += [f"lag {rule.delay}"] if rule.delay else []
+    parts += ["feedback"] if schedule.error_feedback else []
+    parts += [f"blocks {rule.blocks}"] if run.method == "local_loss" else []
+    parts += [f"weight {rule.weight:g}"] if run.method == "late_correction" else []
+    parts += ["four modules"] if run.payload.modules == 4 else []
+    return ", ".join(parts)
+
+
+def test_the_trials_are_rows_of_one_table() -> None:
+    made = experiment_named("gpt_trials").runs("quick")
+    assert [words(run) for run in made] == [
+        "backprop, adamw",
+        "backprop, muon",
+        "delayed, adamw, lag 1",
+        "delayed, adamw, lag 1, feedback",
+        "delayed, muon, lag 1",
+        "delayed, muon, lag 1, feedback",
+        "delayed, adamw, lag 4",
+        "delayed, nadam, lag 4",
+        "delayed, muon, lag 4",
+        "local_loss, adamw, blocks 0",
+        "local_loss, adamw, blocks 1",
+        "late_correction, adamw, lag 4, weight 0.5",
+        "late_correction, adamw, lag 4, weight 1",
+        "head_gradient, adamw",
+        "cdni, adamw",
+        "local_loss, adamw, blocks 1, four modules",
+        "interlocked, adamw, four modules",
+    ]
+    schedules = {replace(run.schedule, optimizer="adamw", error_feedback=False) for run in made}
+    (schedule,) = schedules
+    assert (schedule.steps, schedule.batch_size, schedule.lr, schedule.lr_factor(999)) == (1000, 32, 2e-3, 1)
+    payloads = {replace(run.payload, modules=None, engine="plain") for run in made}
+    assert payloads == {LanguageModel(data="shakespeare", modules=None, engine="plain")}
+
+
+@pytest.mark.parametrize("tier", ["smoke", "quick", "full"])
+def test_lags_cuts_and_optimizers_of_the_experiment(tier: str) -> None:
+    made = experiment_named("gpt").runs(tier)
+    late = [run for run in made if run.method == "delayed" and run.schedule.accumulate == 1]
+    lags = {run.rule.delay for run in late}
+    assert lags == {"smoke": {1, 4}, "quick": {1, 4, 16}, "full": {1, 4}}[tier]
+    optimizers = {"adamw"} if tier == "smoke" else {"adamw", "muon"}
+    plain = {
+        (r.schedule.optimizer, r.payload.modules, r.rule.delay) for r in late if not r.schedule.error_feedback
+    }
+    assert plain == {(name, k, lag) for name in optimizers for k in (2, 4) for lag in lags}
+    assert {r.payload.modules for r in made if r.method == "interlocked"} == {4}
+
+
+@pytest.mark.parametrize("tier", ["smoke", "quick", "full"])
+def test_microbatches_make_the_same_updates(tier: str) -> None:
+    whole, *_ = experiment_named("gpt").runs(tier, choice=Choice(methods=("backprop",)))
+    *_, parts = experiment_named("gpt").runs(tier, choice=Choice(methods=("backprop",)))
+    a, b = whole.schedule, parts.schedule
+    assert b.accumulate == 4
+    assert (b.steps // 4, b.batch_size * 4, b.eval_every // 4) == (a.steps, a.batch_size, a.eval_every)
+    assert [b.lr_factor(4 * t) for t in (500, 2000)] == pytest.approx(
+        [a.lr_factor(t) for t in (500, 2000)], rel=0.01
+    )
+
+
+def test_any_text_can_be_named(tmp_path: pytest.TempPathFactory) -> None:
+    made = experiment_named("gpt").runs("smoke", choice=Choice(data=("my.txt",), methods=("backprop",)))
+    assert {run.payload.data for run in made} == {"my.txt"}
+    with pytest.raises(ConfigError, match="--data my.npz: experiment 'gpt'"):
+        experiment_named("gpt").runs("smoke", choice=Choice(data=("my.npz",)))
+
+
+@pytest.mark.parametrize("name", ["gpt", "gpt_trials"])
+def test_every_run_of_smoke_can_begin(name: str) -> None:
+    made = experiment_named(name).runs("smoke")
+    assert rehearse_all(made) == made
+
+
+# A comparison
+
+
+def test_a_comparison_trains_a_gpt_on_the_embedded_text() -> None:
+    made = comparison(arch="gpt")
+    assert [run.method for run in made] == ["backprop", "delayed", "local_loss", "late_correction"]
+    assert {run.tier for run in made} == {"quick"}
+    assert {run.payload.data for run in made} == {"shakespeare-50k"}
+    assert [run.payload.engine for run in made] == ["plain", *["in-process"] * 3]
+    assert len({run.schedule for run in made}) == 1
+    assert {run.payload for run in comparison("smoke")} != {run.payload for run in made}
+    assert all(isinstance(run.payload, FeedForward) for run in comparison("smoke"))
+
+
+@pytest.mark.parametrize(
+    ("given", "tier"),
+    [
+        ({"context": 16, "tokens": "bytes", "tied": True, "heads": 2, "width": 32, "modules": 4}, "quick"),
+        ({"tokens": "bpe", "vocabulary": 300, "at": ("block1",)}, "quick"),
+        ({"optimizer": "muon"}, "custom"),
+        ({"delay": 3}, "custom"),
+        ({"accumulate": 2}, "custom"),
+        ({"error_feedback": True}, "custom"),
+        ({"blocks": 0}, "custom"),
+    ],
+)
+def test_settings_that_leave_the_tier(given: dict[str, object], tier: str) -> None:
+    (run,) = comparison(methods=["local_loss"], arch="gpt", **given)
+    assert run.tier == tier
+    parts = {**run.payload.cell(), **run.payload.config(), **run.config(), **run.config()["rule"]}
+    for name, value in given.items():
+        assert parts[name] == (
+            list(value) if isinstance(value, tuple) else "Muon" if value == "muon" else value
+        )
+
+
+def test_named_cuts_take_the_place_of_modules() -> None:
+    (run,) = comparison(methods=["cdni"], arch="gpt", at=("block1", "block3"))
+    assert (run.payload.at, run.payload.modules) == (("block1", "block3"), None)
+
+
+def test_the_reference_has_no_late_gradients_to_correct() -> None:
+    for arch in ("fcn", "gpt"):
+        reference, late = comparison(
+            "smoke",
+            None,
+            ["backprop", "delayed"],
+            arch=arch,
+            error_feedback=True,
+            versions=1,
+            optimizer="adamw",
+        )
+        assert (reference.schedule.error_feedback, reference.schedule.versions) == (False, None)
+        assert (late.schedule.error_feedback, late.schedule.versions) == (True, 1)
+        assert reference.schedule.optimizer == late.schedule.optimizer == "adamw"
+
+
+def test_a_vocabulary_is_chosen_for_byte_pairs_only() -> None:
+    assert comparison(methods=["cdni"], arch="gpt", tokens="bpe")[0].payload.vocabulary == 512
+    assert comparison(methods=["cdni"], arch="gpt", tokens="bytes")[0].payload.vocabulary is None
