@@ -71,6 +71,15 @@ RULES: dict[str, MakeRule] = _distinct(_of_methods()) | {
     "hand_over-critic": lambda: rules.HandOver(rules.Sobolev(CLASSES), min_cosine=0.3),
     "hand_over-stale": lambda: rules.HandOver(rules.StaleGradient(EXAMPLES), warm_up=3),
     "hand_over-least_squares": lambda: rules.HandOver(rules.LeastSquaresGradient(CLASSES), min_cosine=0.1),
+    "least_squares-by_place": lambda: rules.LeastSquaresGradient(per_token=True),
+    "interlocked": lambda: rules.InterlockedLoss(CLASSES),
+    "late_correction": lambda: rules.LateCorrection(rules.LocalLoss(CLASSES)),
+    "late_correction-cdni": lambda: rules.LateCorrection(
+        sg.SyntheticGradient(context=CLASSES), lambda age: 1 / (1 + age), 0.5
+    ),
+    "late_correction-critic": lambda: rules.LateCorrection(rules.Sobolev(CLASSES), 1.0),
+    "late_correction-least_squares": lambda: rules.LateCorrection(rules.LeastSquaresGradient(CLASSES)),
+    "late_correction-head_gradient": lambda: rules.LateCorrection(rules.HeadGradient(CLASSES, every=2)),
 }
 
 
