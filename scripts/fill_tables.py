@@ -8,7 +8,9 @@ A table stands between two comments, the first of which names the folder of its 
     <!-- end -->
 
 With `errors` after the folder, columns of times are left out: for runs that shared the machine. With `key=value`
-words after it, as in `layers=4 compiled=false`, only records whose method or cell says so are shown.
+words after it, as in `layers=4 compiled=false`, only records whose method, cell, configuration or rule says so are
+shown; `key=one,other` has both. Of language models, words about cuts and rules do not concern backpropagation, which
+stays.
 
 A grid of networks and methods, or of methods and lengths of unrolls, made of the records of one or several folders,
 and a plot of one folder with the file that it is written to stand between comments of their own:
@@ -23,8 +25,9 @@ and a plot of one folder with the file that it is written to stand between comme
 What is plotted: of a sweep over update probabilities or lags the test error; of recurrent runs over several lengths of unrolls
 what they are measured by, the medians, and of one length every seed; of other recurrent runs the first thing that
 their curves have, or another that `of=NAME` names; of a benchmark's lines of one width and batch size their first
-measure, or the metric that `of=NAME` names, over depth. `over=data` (which is meant if nothing is said), `over=seconds`
-and, of several lengths, `over=unroll` say over what. All other words choose among the records, as above.
+measure, or the metric that `of=NAME` names, over depth; of language models validation bits per character, or what
+`of=NAME` names. `over=data` (which is meant if nothing is said), `over=seconds`, of several lengths `over=unroll` and of
+language models `over=lag` say over what. All other words choose among the records, as above.
 """
 
 from __future__ import annotations
@@ -40,6 +43,9 @@ from synthgrad.lab.report.bench_plots import bench_plot
 from synthgrad.lab.report.benches import bench_groups
 from synthgrad.lab.report.frame import frame_of
 from synthgrad.lab.report.grids import sparse_sweeps
+from synthgrad.lab.report.labels import is_language_model
+from synthgrad.lab.report.language_models import language_tables
+from synthgrad.lab.report.language_plots import language_plots
 from synthgrad.lab.report.plot import Plot, draw, standalone
 from synthgrad.lab.report.plots import OVER, has_lags, lag_plot, measure_plot, sparse_group, unroll_plot
 from synthgrad.lab.report.sheet import markdown
@@ -56,13 +62,15 @@ PLOT = re.compile(
     r"(<!-- plot (?P<folder>\S+) (?P<picture>\S+\.svg)(?P<words>(?: \w+=\S+)*) -->\n).*?(?P<end><!-- end -->)",
     re.DOTALL,
 )
+#: What says nothing of a language model without cuts.
+_OF_CUTS = ("modules", "at", "delay", "head", "blocks", "weight", "versions", "error_feedback")
 
 
 def table(folder: str, only: dict[str, str], *, errors_only: bool) -> str:
     """Return the tables of a results folder, with the machine that they were measured on."""
     path = ROOT / folder / FILE
     records, problems = read(path)
-    records = [r for r in records if all(_says(r, key) == value for key, value in only.items())]
+    records = [r for r in records if _is_chosen(r, only)]
     if problems or not records:
         sys.exit("\n".join(problems) or f"{path}: holds no records {only or ''}")
     sheets = document_sheets(records, times=not errors_only)
@@ -96,7 +104,7 @@ def plot(folder: str, words: dict[str, str]) -> str:
     if over not in OVER:
         sys.exit(f"{path}: over={over}; accepted: {', '.join(OVER)}")
     chosen = {key: value for key, value in words.items() if key not in ("over", "of")}
-    records = [r for r in records if all(_says(r, key) == value for key, value in chosen.items())]
+    records = [r for r in records if _is_chosen(r, chosen)]
     if problems:
         sys.exit("\n".join(problems))
     drawn = _drawn(records, over, of)
@@ -117,6 +125,7 @@ def _drawn(records: list[Record], over: str, of: str) -> Plot | str:
         return lag_plot(tables[0])
     plots = [sparse_group(sweep).plots[0] for sweep in sparse_sweeps(frame)]
     plots += [plot for sweep in unrolls if (plot := unroll_plot(sweep, over))]
+    plots += [plot for table in language_tables(frame) for plot in language_plots(table, over, of)]
     plots += [] if unrolls else [p for t in tables if t.recurrent and (p := measure_plot(t, of, over))]
     return (
         plots[0]
@@ -125,8 +134,20 @@ def _drawn(records: list[Record], over: str, of: str) -> Plot | str:
     )
 
 
-def _says(record: Record, key: str) -> str:
-    value = record.method if key == "method" else record.cell.get(key)
+def _is_chosen(record: Record, words: dict[str, str]) -> bool:
+    """Does a record say what all of the words say?"""
+    said = {key: _says(record, key) for key in words}
+    return all(said[key] is None or said[key] in value.split(",") for key, value in words.items())
+
+
+def _says(record: Record, key: str) -> str | None:
+    """Return what a record says of a key, in lower case; None if that does not concern it."""
+    if key == "method":
+        return record.method.lower()
+    parts = (record.cell, record.config, record.config.rule)
+    value = next((part[key] for part in parts if part.get(key) is not None), None)
+    if value is None and record.method == "backprop" and is_language_model(record) and key in _OF_CUTS:
+        return None
     return str(value).lower()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -193,3 +194,20 @@ def texts(plot: Plot) -> list[str]:
 def labels(table: Table) -> list[str]:
     """Return the names of a table's rows."""
     return [runs["label"].iloc[0] for runs in table.rows()]
+
+
+# As the script fills documents
+
+
+def filled(script: Any, marker: str, *records: dict[str, Any]) -> str:
+    """Return a page with one marker for a folder of records, as it is filled; pictures are written."""
+    folder = script.ROOT / "results/a"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+    page = script.ROOT / "docs" / "page.md"
+    page.write_text(f"before\n\n{marker}\n<!-- end -->\n\nafter\n", encoding="utf-8")
+    made = script.documents(page)
+    for path, text in made.items():
+        path.write_text(text, encoding="utf-8")
+    assert script.documents(page) == made  # filled once, it stays
+    return made[page]

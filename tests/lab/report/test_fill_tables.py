@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -10,22 +9,6 @@ from typing import Any
 import pytest
 
 from tests.lab.report.helpers import record
-
-ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture
-def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The script, for a project in an empty folder."""
-    spec = importlib.util.spec_from_file_location("fill_tables", ROOT / "scripts/fill_tables.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "ROOT", tmp_path)
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "README.md").write_text("nothing\n", encoding="utf-8")
-    return module
 
 
 def _write(folder: Path, name: str, *records: dict[str, Any]) -> str:

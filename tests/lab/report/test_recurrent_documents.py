@@ -2,45 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.lab.report.helpers import record
+from tests.lab.report.helpers import filled, record
 from tests.lab.report.recurrent import clocked_run, copy_run, text_run
 
-ROOT = Path(__file__).parents[3]
 METHODS = ("bptt", "dni", "dni_aux")
-
-
-@pytest.fixture
-def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The script, for a project in an empty folder."""
-    spec = importlib.util.spec_from_file_location("fill_tables", ROOT / "scripts/fill_tables.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "ROOT", tmp_path)
-    (tmp_path / "docs").mkdir()
-    return module
-
-
-def _filled(script: Any, marker: str, *records: dict[str, Any]) -> str:
-    """Return a page with one marker for a folder of records, as it is filled; pictures are written."""
-    folder = script.ROOT / "results/a"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
-    page = script.ROOT / "docs" / "page.md"
-    page.write_text(f"before\n\n{marker}\n<!-- end -->\n\nafter\n", encoding="utf-8")
-    made = script.documents(page)
-    for path, text in made.items():
-        path.write_text(text, encoding="utf-8")
-    assert script.documents(page) == made  # filled once, it stays
-    return made[page]
 
 
 def _copies(*unrolls: int) -> list[dict[str, Any]]:
@@ -48,7 +17,7 @@ def _copies(*unrolls: int) -> list[dict[str, Any]]:
 
 
 def test_a_folder_of_several_lengths_is_two_tables(script: Any) -> None:
-    text = _filled(script, "<!-- table results/a -->", *_copies(3, 5))
+    text = filled(script, "<!-- table results/a -->", *_copies(3, 5))
     assert text.count("| method |") == 2
     assert "| bptt | 6 ± 0 (2) [8†] | 6 ± 0 (2) [8†] |" in text
     assert "| method | T | sequences to length 6 | time to length 6 | step | ratio to bptt | runs |" in text
@@ -56,22 +25,22 @@ def test_a_folder_of_several_lengths_is_two_tables(script: Any) -> None:
 
 
 def test_times_can_be_left_out(script: Any) -> None:
-    text = _filled(script, "<!-- table results/a errors -->", *_copies(3, 5))
+    text = filled(script, "<!-- table results/a errors -->", *_copies(3, 5))
     assert "| method | T | sequences to length 6 | runs |" in text
 
 
 def test_one_length_of_several_is_an_ordinary_table(script: Any) -> None:
-    text = _filled(script, "<!-- table results/a unroll=5 -->", *_copies(3, 5))
+    text = filled(script, "<!-- table results/a unroll=5 -->", *_copies(3, 5))
     assert "**copy · quick · lstm 1 layer × 32 · T=5 · 300 steps of 10**" in text
     assert text.count("| method |") == 1
 
 
 def test_a_grid_has_what_was_reached(script: Any) -> None:
-    text = _filled(script, "<!-- grid results/a -->", *_copies(3), *(text_run(m) for m in METHODS))
+    text = filled(script, "<!-- grid results/a -->", *_copies(3), *(text_run(m) for m in METHODS))
     assert "| method | T=3 |" in text
     assert "| method | T=5 |" in text
     assert "| dni | 1.950 (1) [1.35†] |" in text
-    both = _filled(script, "<!-- grid results/a -->", *_copies(3), record())
+    both = filled(script, "<!-- grid results/a -->", *_copies(3), record())
     assert "| data, network, layers |" in both
 
 
@@ -94,7 +63,7 @@ def test_a_grid_has_what_was_reached(script: Any) -> None:
     ],
 )
 def test_plots_of_a_sweep(script: Any, words: str, label: str, about: str) -> None:
-    text = _filled(script, f"<!-- plot results/a copy.svg{words} -->", *_copies(3, 5))
+    text = filled(script, f"<!-- plot results/a copy.svg{words} -->", *_copies(3, 5))
     picture = (script.ROOT / "docs/copy.svg").read_text(encoding="utf-8")
     assert picture.startswith("<svg width=")
     assert f">{label}</text>" in picture
@@ -106,7 +75,7 @@ def test_plots_of_a_sweep(script: Any, words: str, label: str, about: str) -> No
 def test_plots_of_two_networks(script: Any) -> None:
     runs = [clocked_run(m) for m in ("bptt", "dni")]
     for of, label in (("", "accuracy of A (%)"), (" of=b_accuracy_pct", "accuracy of B (%)")):
-        _filled(script, f"<!-- plot results/a two.svg over=seconds{of} -->", *runs)
+        filled(script, f"<!-- plot results/a two.svg over=seconds{of} -->", *runs)
         assert f">{label}</text>" in (script.ROOT / "docs/two.svg").read_text(encoding="utf-8")
 
 
@@ -122,4 +91,4 @@ def test_plots_of_two_networks(script: Any) -> None:
 def test_what_cannot_be_plotted_is_said(script: Any, words: str, reason: str) -> None:
     runs = [*_copies(3, 5), copy_run(steps=999)] if not words else [*_copies(3, 5), clocked_run()]
     with pytest.raises(SystemExit, match=reason):
-        _filled(script, f"<!-- plot results/a p.svg{words} -->", *runs)
+        filled(script, f"<!-- plot results/a p.svg{words} -->", *runs)

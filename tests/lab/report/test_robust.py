@@ -17,6 +17,7 @@ from synthgrad.lab.records import read
 from synthgrad.lab.report import bench_sheets, gathered_sheets, markdown, training_sheets, write_report
 from synthgrad.lab.report import page as pages
 from tests.lab.report.helpers import branchy, chain, failed, memory_line, point, record, step_line
+from tests.lab.report.language import gpt_run
 
 RECORDS = [
     record(graph=chain(4), estimate={"ratio_to_backprop": 1.5}),
@@ -32,6 +33,7 @@ RECORDS = [
     record(
         "cdni", experiment="sparse", cell={"data": "mnist", "arch": "fcn", "layers": 4, "update_prob": 0.2}
     ),
+    gpt_run("late_correction", rule={"delay": 4}, config={"accumulate": 2, "versions": 2}, cosine=0.5),
     record("gpipe", experiment="bench/other", cell={"stages": 2}, metrics={"examples_per_s": 1.0}),
 ]
 

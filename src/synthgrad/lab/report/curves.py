@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,6 +40,7 @@ class Axis:
         kind: of heights: ``stairs`` if a value lasts until the next, ``falls`` if it falls steeply at first, so that
             the rest needs the room, ``log`` if heights are logarithmic, with zero at the edge; of places: ``amount``
             if they count what grows large.
+        steep: of heights that fall: the part of a curve at whose end the room begins.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Axis:
     label: str
     unit: str = ""
     kind: str = ""
+    steep: float = 0.1
 
     @property
     def words(self) -> str:
@@ -121,13 +123,26 @@ def flat(pairs: Iterable[tuple[Any, Any]]) -> tuple[Point, ...]:
     return tuple((float(a), float(b), 0.0, 0.0) for a, b in pairs)
 
 
-def curves(points: pd.DataFrame, place: Axis, height: Axis, data: Axis, rank: int = 0) -> Plot | None:
-    """Return a plot of some rows: every run, thin where there are several, and then their median, bold."""
+def curves(
+    points: pd.DataFrame, place: Axis, height: Axis, data: Axis, rank: int = 0, named: Sequence[str] = ()
+) -> Plot | None:
+    """Return a plot of some rows: every run, thin where there are several, and then their median, bold.
+
+    Args:
+        points: of `points_of`.
+        place: what the curves run over.
+        height: what they show.
+        data: the amount of data, at equal ones of which medians are taken.
+        rank: of the plot.
+        named: rows that share their styles with other plots; empty for those that have points.
+    """
     rows = {row: own for row, own in groups(points, "label") if _pairs(own, place, height)}
     values = pd.Series([b for own in rows.values() for _, b in _pairs(own, place, height)], dtype=float)
     lines: list[Line] = []
     top = 100 * values.median() if len(values) else 0.0  # a diverging run would hide all others
-    for row, style in styled(list(rows)).items():
+    for row, style in styled(named or list(rows)).items():
+        if row not in rows:
+            continue
         runs = {run: pairs for run, own in groups(rows[row], "run") if (pairs := _pairs(own, place, height))}
         bad = set(rows[row].loc[~rows[row]["ok"], "run"]) & set(runs)
         name = row + ("" if not bad else " ×" if len(bad) == len(runs) else f" × ({len(bad)} of {len(runs)})")
@@ -158,7 +173,9 @@ def scaled(plot: Plot, place: Axis, height: Axis) -> Plot:
         size, word = 3600.0, "hours"
     elif place.kind == "amount" and furthest >= 2e4:
         size, word = (1e6, "millions") if furthest >= 2e6 else (1e3, "thousands")
-    high = max((p[1] for points in whole for p in points if p[0] >= points[-1][0] / 10), default=0.0)
+    high = max(
+        (p[1] for points in whole for p in points if p[0] >= height.steep * points[-1][0]), default=0.0
+    )
     low = min((p[1] for points in whole for p in points), default=0.0)
     if height.kind == "stairs":
         plot = replace(plot, y_range=(0.0, 1.06 * max(1.0, high)))

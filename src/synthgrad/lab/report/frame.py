@@ -9,7 +9,17 @@ import pandas as pd
 
 from ..records import OddPart, Record
 from ..records.parts import as_number
-from .labels import OF_METHOD, is_bench, is_recurrent, is_sparse, position, row_label
+from .labels import (
+    OF_METHOD,
+    is_bench,
+    is_language_model,
+    is_recurrent,
+    is_sparse,
+    position,
+    row_label,
+    updates_of,
+    windows_of,
+)
 from .words import key, text
 
 __all__ = [
@@ -28,6 +38,8 @@ __all__ += ["records_of", "where"]
 
 #: Settings of a configuration whose runs stand apart.
 _APART = ("lr", "hold_out", "precision", "compiled", "augment", "symbols", "threshold_bits")
+#: The same of language models.
+_APART_LANGUAGE = ("lr", "cosine", "milestones", "precision", "most_valid")
 
 
 def checked(records: Iterable[Mapping[str, Any]]) -> tuple[list[Record], list[str]]:
@@ -45,10 +57,10 @@ def checked(records: Iterable[Mapping[str, Any]]) -> tuple[list[Record], list[st
 def frame_of(records: Sequence[Record]) -> pd.DataFrame:
     """Return records as a frame.
 
-    Columns: ``record``; ``kind`` (``bench``, ``sparse``, ``recurrent`` or ``training``); ``label`` and ``place`` of the
-    row that it stands in; ``method``, ``seed``, ``status``, ``ok``, ``steps``, ``unroll``, ``prob``; ``setting``, what
-    runs must share to stand side by side, whatever their number of steps; ``apart``, the same whatever their unrolls;
-    and ``metrics.…``, ``time.…``, ``estimate.…``, numbers or NaN.
+    Columns: ``record``; ``kind`` (``bench``, ``sparse``, ``recurrent``, ``language`` or ``training``); ``label`` and
+    ``place`` of the row that it stands in; ``method``, ``seed``, ``status``, ``ok``, ``steps`` (of language models,
+    updates), ``unroll``, ``prob``; ``setting``, what runs must share to stand side by side, whatever their number of
+    steps; ``apart``, the same whatever their unrolls; and ``metrics.…``, ``time.…``, ``estimate.…``, numbers or NaN.
     """
     made = pd.DataFrame({"record": pd.Series(list(records), dtype=object)})
     texts: dict[str, Callable[[Record], str]] = {
@@ -64,7 +76,8 @@ def frame_of(records: Sequence[Record]) -> pd.DataFrame:
         made[name] = pd.Series([of(r) for r in records], dtype=object)
     made["place"] = [position(r.method) for r in records]
     made["ok"] = made["status"] == "ok"
-    made["steps"] = pd.Series([as_number(r.steps) for r in records], dtype=float)
+    steps = [updates_of(r) if is_language_model(r) else as_number(r.steps) for r in records]
+    made["steps"] = pd.Series(steps, dtype=float)
     made["unroll"] = pd.Series([r.cell.unroll for r in records], dtype=float)
     made["prob"] = pd.Series([r.cell.update_prob for r in records], dtype=float)
     numbers = [_numbers(r) for r in records]
@@ -75,13 +88,20 @@ def frame_of(records: Sequence[Record]) -> pd.DataFrame:
 def _kind(record: Record) -> str:
     if is_bench(record):
         return "bench"
+    if is_language_model(record):
+        return "language"
     return "sparse" if is_sparse(record) else "recurrent" if is_recurrent(record) else "training"
 
 
 def _setting(record: Record, *but: str) -> str:
-    cell = record.cell.without(*OF_METHOD, *but)
+    cell, config = record.cell.without(*OF_METHOD, *but), record.config
+    if is_language_model(record):
+        # Updates of as many windows may be compared, however many batches they are made of.
+        warm_up = (config.number("lr_warm_up") or 0.0) / (config.number("accumulate") or 1.0)
+        shared = [record.experiment, record.tier, windows_of(record), warm_up]
+        return key([shared, cell, [config.get(name) for name in _APART_LANGUAGE], record.env.device])
     shared = [record.experiment, record.tier, record.batch_size]
-    return key([shared, cell, [record.config.get(name) for name in _APART], record.env.device])
+    return key([shared, cell, [config.get(name) for name in _APART], record.env.device])
 
 
 def _numbers(record: Record) -> dict[str, float | None]:

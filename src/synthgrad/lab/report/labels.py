@@ -7,17 +7,21 @@ from collections.abc import Mapping
 from ..names import METHODS
 from ..records import Record
 from ..records.parts import Rule, as_number
+from .facets import hidden_words, learning_words, rule_words, short_label, update_words
 from .words import TEXTS, text
 
 __all__ = [
     "OF_METHOD",
     "is_bench",
+    "is_language_model",
     "is_recurrent",
     "is_sparse",
     "place_of",
     "position",
     "row_label",
     "title_of",
+    "updates_of",
+    "windows_of",
 ]
 
 #: Methods that come first, in this order; others follow as they were recorded.
@@ -27,7 +31,7 @@ _ORDER = tuple(METHODS)
 _TWINS = {"bptt": "backprop", "dni_aux": "cdni", "dni_ls": "local_loss", "dni_ls_aux": "sobolev"}
 
 #: Settings of a cell that methods of one table may differ in: they belong to the method.
-OF_METHOD = ("update_prob", "engine", "at")
+OF_METHOD = ("update_prob", "engine", "at", "modules")
 
 #: Networks with a state, and the methods that only these have.
 _RECURRENT_ARCHS = ("lstm", "gru", "rnn", "clocked")
@@ -60,6 +64,11 @@ def is_recurrent(record: Record) -> bool:
     return (named or record.cell.unroll is not None) and not is_bench(record)
 
 
+def is_language_model(record: Record) -> bool:
+    """Is it a run of a GPT on a text?"""
+    return record.cell.arch == "gpt" and not is_bench(record)
+
+
 def place_of(method: str) -> int | None:
     """Return the place of a method among the others, which is that of its colour; None if it is not known."""
     name = _TWINS.get(method, method)
@@ -74,6 +83,8 @@ def position(method: str) -> int:
 
 def row_label(record: Record) -> str:
     """Name of a row: the method, and what is particular about it."""
+    if is_language_model(record):
+        return short_label(record, {})
     cell, rule, label = record.cell, record.config.rule, text(record.method, 40)
     parts = [f"p={cell.update_prob:g}"] if cell.update_prob not in (None, 1) else []
     parts += ["plain loop"] if cell.engine == "plain" and label != "backprop" else []
@@ -81,7 +92,7 @@ def row_label(record: Record) -> str:
     parts += ["cut after " + text(cell.at, 60)] if cell.at else []
     of_a_cut = rule.like_layer is not None or cell.unroll is None  # not of what lies between two unrolls
     if of_a_cut and label != "bptt":  # which has no rule
-        about = _rule_words(rule)
+        about = rule_words(rule)
         parts += [about] if record.experiment.endswith("_search") or about != "linear" else []
     else:
         parts += [*_boundary_words(rule), *_copying_words(record)]
@@ -90,6 +101,7 @@ def row_label(record: Record) -> str:
     if rule.delay not in (None, 1 if label == "delayed" else 0):
         parts.append(f"delay {rule.delay:g}")
     parts += ["without s_B"] if rule.receiver is False else []
+    parts += update_words(record)
     parts += ["true messages"] if rule.true_messages else []
     parts += [
         said.format(text(rule[name] or "none", 16)) for name, said in TEXTS["rule"].items() if name in rule
@@ -97,20 +109,46 @@ def row_label(record: Record) -> str:
     return f"{label} ({', '.join(parts)})" if parts else label
 
 
-def _rule_words(rule: Rule) -> str:
-    words = ["like its layer" if rule.like_layer else _hidden_words(rule.hidden), *_learning_words(rule)]
-    words += ["not decayed"] if rule.constant_lr else []
-    return ", ".join(words + (["mean-reduced units"] if rule.per_example is False else []))
+def windows_of(record: Record) -> float | None:
+    """Return the number of windows that a language model's update is made of."""
+    found = as_number(record.batch_size)
+    return None if found is None else found * (record.config.number("accumulate") or 1.0)
+
+
+def updates_of(record: Record) -> float | None:
+    """Return the number of updates that a language model makes."""
+    found = as_number(record.steps)
+    return None if found is None else found // (record.config.number("accumulate") or 1.0)
+
+
+def _language_words(record: Record) -> list[str]:
+    """Return experiment, tier, text and network."""
+    cell = record.cell
+    size = f"{text(cell.layers, 12)} blocks × {text(cell.width, 12)}, {text(cell.get('heads'), 12)} heads"
+    words = [text(record.experiment, 40), text(record.tier, 20), text(cell.data, 40), f"gpt {size}"]
+    return words + (["tied"] if cell.get("tied") else [])
+
+
+def _updates_words(record: Record) -> list[str]:
+    """Return how many updates of what size, and the learning rate."""
+    cell, config, updates = record.cell, record.config, updates_of(record)
+    count = text(record.steps, 12) if updates is None else f"{updates:,.0f}"
+    tokens = text(cell.get("tokens"), 20)
+    tokens = f"tokens ({tokens} {text(cell.get('vocabulary'), 12)})" if tokens == "bpe" else tokens
+    size = f"{text(windows_of(record), 12)} × {text(cell.get('context'), 12)} {tokens}"
+    words = [f"{count} updates of {size}"]
+    words += [f"lr {config.lr:g}"] if config.lr is not None else []
+    return words + (["cosine"] if config.get("cosine") else [])
 
 
 def _boundary_words(rule: Rule) -> list[str]:
     """Return what differs from the paper between two unrolls: there ``M`` is as wide as the network, α is 0.1."""
-    words = [] if rule.hidden is None else [_hidden_words(rule.hidden)]
-    words += _learning_words(rule)
+    words = [] if rule.hidden is None else [hidden_words(rule.hidden)]
+    words += learning_words(rule)
     words += [f"α {rule.alpha:g}"] if rule.alpha not in (None, 0.1) else []
     words += [f"λ {rule.mix or 0.0:g} over {rule.window:g} unrolls"] if rule.window not in (None, 1) else []
     words += [f"aux ×{rule.aux_weight:g}"] if rule.aux_weight not in (None, 1) else []
-    words += [f"aux {_hidden_words(rule.aux_hidden)}"] if "aux_hidden" in rule else []
+    words += [f"aux {hidden_words(rule.aux_hidden)}"] if "aux_hidden" in rule else []
     for name, (usual, said) in _BOUNDARY.items():
         words += [said.format(value)] if (value := rule.number(name)) not in (None, usual) else []
     return words
@@ -123,16 +161,6 @@ def _copying_words(record: Record) -> list[str]:
     return words + ([f"lr {record.config.lr:g}"] if search else [])
 
 
-def _hidden_words(hidden: object) -> str:
-    sizes = "×".join(text(n, 8) for n in hidden[:8]) if isinstance(hidden, list | tuple) else ""
-    return f"hidden {sizes}" if sizes else "linear"
-
-
-def _learning_words(rule: Rule) -> list[str]:
-    words = ["no norm"] if rule.norm is False else []
-    return words + ([f"lr ×{rule.lr_factor:g}"] if rule.lr_factor not in (None, 1) else [])
-
-
 def title_of(record: Record, *, without_steps: bool = False, without_unroll: bool = False) -> str:
     """Return what is trained on what, for how long: the title of the table that a record stands in.
 
@@ -142,6 +170,9 @@ def title_of(record: Record, *, without_steps: bool = False, without_unroll: boo
         without_unroll: of a table of several lengths of unrolls.
     """
     config, batch = record.config, text(record.batch_size, 12)
+    if is_language_model(record):
+        words = [*_language_words(record), *_updates_words(record)]
+        return " · ".join(words + ([text(config.precision, 12)] if config.precision else []))
     lengths = {name: sign for name, sign in _LENGTHS.items() if not (without_unroll and name == "unroll")}
     words = _recurrent_words(record, lengths) if is_recurrent(record) else _network_words(record)
     words += [f"batches of {batch}" if without_steps else f"{text(record.steps, 12)} steps of {batch}"]

@@ -18,6 +18,8 @@ from .frame import checked, frame_of, records_of
 from .graph import Chain, chain_of
 from .grids import grid_sheets, sparse_sheet, sparse_sweeps
 from .labels import is_bench, is_recurrent, position, row_label
+from .language_models import language_sheet, language_tables
+from .language_plots import language_groups
 from .machine import differences, machine_line, settings
 from .plot import Group, draw
 from .plots import sparse_group, sweep_groups, table_groups
@@ -39,11 +41,24 @@ _GATHERED = {
     "budgets": "The same network and data with several numbers of steps; each number has a section of its own.",
 }
 _EXPECTED = ("eval_every",)  # differs in a sweep, because the numbers of steps do
+_UPDATES = (
+    *_EXPECTED,
+    "optimizer",
+    "error_feedback",
+    "accumulate",
+    "versions",
+    "lr_warm_up",
+)  # in rows' names
 _UNTIMED = "The runs had different threads or numbers of runs side by side: their times are not compared."
 _GENERAL = (
     "Errors are means over the seeds, ± half the distance between the best and the worst of several. A step is one batch, "
     "with data loading, without evaluations. A method that skips updates does less work in a step: what it gains is stated "
     "as skipped, not as speed."
+)
+_LANGUAGE = (
+    "A GPT predicts every next token of a text. Bits per character are means over the seeds, ± half the distance between "
+    "the best and the worst of several; the validation text is measured as training goes, the test text at its end. A "
+    "step is one batch, with its data, without evaluations."
 )
 
 T = TypeVar("T")
@@ -116,7 +131,7 @@ def write_report(path: Path, records: Iterable[Mapping[str, Any]], problems: Seq
 
 def _sections(frame: pd.DataFrame) -> tuple[list[Section], list[str]]:
     """Return the sections of a page, and a line about those that it has no room for."""
-    tables, sweeps = single_tables(frame), unroll_sweeps(frame)
+    tables, sweeps, languages = single_tables(frame), unroll_sweeps(frame), language_tables(frame)
     benches = bench_groups(records_of(frame))
     gathered = {
         "grid": grid_sheets(frame),
@@ -156,6 +171,7 @@ def _sections(frame: pd.DataFrame) -> tuple[list[Section], list[str]]:
             )
         )
     sections += [_table_section(k, table) for k, table in enumerate(tables[:MOST_TABLES], 1)]
+    sections += [_language_section(k, table) for k, table in enumerate(languages[:MOST_TABLES], 1)]
     for name, lines in list(benches.items())[:MOST_TABLES]:
         anchor = "bench-" + "".join(c if c.isalnum() and c.isascii() else "-" for c in name)
         sections.append(
@@ -170,7 +186,7 @@ def _sections(frame: pd.DataFrame) -> tuple[list[Section], list[str]]:
                 groups=lambda n=name, r=lines: bench_plot_groups(n, r),
             )
         )
-    gone = sum(max(0, len(found) - MOST_TABLES) for found in (tables, sweeps, benches))
+    gone = sum(max(0, len(found) - MOST_TABLES) for found in (tables, sweeps, languages, benches))
     return sections, [
         f"{gone} more tables have no room on this page; make one of fewer folders"
     ] if gone else []
@@ -181,6 +197,15 @@ def _table_section(number: int, table: Table) -> Section:
         *(f"table-{number}", table.title, _about(table.records) if table.recurrent else _GENERAL),
         *(lambda: [table_sheet(table)], table.records, lambda: table_groups(table)),
         warnings=[] if table.timed else [_UNTIMED],
+    )
+
+
+def _language_section(number: int, table: Table) -> Section:
+    return Section(
+        *(f"language-{number}", table.title, _LANGUAGE),
+        *(lambda: [language_sheet(table)], table.records, lambda: language_groups(table)),
+        warnings=[] if table.timed else [_UNTIMED],
+        expected=_UPDATES,
     )
 
 

@@ -44,7 +44,7 @@ __all__ = [
 
 _MOST_ROWS = len(COLOURS)  # of a table that are drawn
 #: What a picture for a document can run over.
-OVER = ("data", "seconds", "unroll")
+OVER = ("data", "seconds", "unroll", "lag")
 _BARS = "Bars reach from the best to the worst seed; every point is the mean of its runs."
 _SEEDS = "Thin: every seed. Bold: their median, as far as all of them go."
 _STEEP = "What is steep at the beginning may lie above the axes."

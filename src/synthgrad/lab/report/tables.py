@@ -11,6 +11,7 @@ from ..records import Record
 from .benches import bench_groups, bench_sheet
 from .frame import checked, frame_of
 from .grids import grid_sheets, sparse_sheet, sparse_sweeps
+from .language_models import language_sheet, language_tables
 from .sheet import Sheet
 from .trainings import Table, budget_groups, budget_sheet, table_sheet, tables_of
 from .unrolls import cost_sheet, reached_sheet, unroll_sweeps, without_sweeps
@@ -32,14 +33,15 @@ def _frame(records: _Lines) -> pd.DataFrame:
 
 
 def single_tables(frame: pd.DataFrame) -> list[Table]:
-    """Return the tables of trainings that no sweep gathers."""
+    """Return the tables of trainings that no sweep gathers, without those of language models."""
     runs = without_sweeps(frame)
     return tables_of(runs[runs["kind"].isin(["training", "recurrent"])])
 
 
 def training_sheets(records: _Lines) -> list[Sheet]:
     """Return a table for each setting and number of steps that was trained."""
-    return [table_sheet(table) for table in single_tables(_frame(records))]
+    frame = _frame(records)
+    return [*map(table_sheet, single_tables(frame)), *map(language_sheet, language_tables(frame))]
 
 
 def gathered_sheets(records: _Lines) -> list[Sheet]:
@@ -74,6 +76,7 @@ def document_sheets(records: Sequence[Record], *, times: bool = True) -> list[Sh
     held = {id(table) for group in budgets for table in group}
     sheets = [budget_sheet(group, times=times) for group in budgets]
     sheets += [table_sheet(table) for table in tables if id(table) not in held]
+    sheets += map(language_sheet, language_tables(frame))
     if not times:
         sheets = [sheet.without(lambda column: column.timed) for sheet in sheets]
     return [*_sweep_sheets(frame, times=times), *sheets, *bench_sheets(records)]
