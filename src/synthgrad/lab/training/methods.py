@@ -58,6 +58,7 @@ class Method:
         per_example_loss: whether the rule learns from the loss of each example, which the criterion must then return.
         inputs: function that makes the input rule of each cut; None if modules get the real outputs of those below.
         unfit: kinds of networks that the method cannot train, each with the reason.
+        only_in_process: whether only the in-process engine can train with its rule.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Method:
     per_example_loss: bool = False
     inputs: InputRuleFactory | None = None
     unfit: Mapping[str, str] = field(default_factory=dict[str, str])
+    only_in_process: bool = False
 
     @property
     def about(self) -> str:
@@ -81,12 +83,17 @@ class Method:
         names = (f"{data} {arch}", arch) if arch in ("cnn", "lstm", "gpt") else (data,)
         return next((self.defaults[name] for name in names if name in self.defaults), self.defaults[""])
 
-    def check_arch(self, arch: str) -> None:
-        """Raise a ConfigError if the method cannot train a kind of network."""
+    def check(self, arch: str, engine: str) -> None:
+        """Raise a ConfigError if the method cannot train a kind of network, or not with an engine."""
         if arch in self.unfit:
             fitting = [m.name for m in METHODS.values() if arch not in m.unfit]
             raise ConfigError(
                 f"method '{self.name}' is not for --arch {arch}: {self.unfit[arch]}; use one of {', '.join(fitting)}"
+            )
+        if self.only_in_process and engine != "in-process":
+            raise ConfigError(
+                f"method '{self.name}' with the {engine} engine: its modules run backward more than once for a batch, which "
+                "only the in-process engine does; use --engine in-process"
             )
 
     def make_rule(self, settings: RuleSettings, facts: DataFacts) -> Rule:
@@ -201,12 +208,18 @@ METHODS: dict[str, Method] = {
             inputs=_synthetic_input,
             unfit=_NO_INPUTS,
         ),
-        Method("interlocked", lambda s, facts: InterlockedLoss(facts.classes, _head(s)), _HEADS),
+        Method(
+            "interlocked",
+            lambda s, facts: InterlockedLoss(facts.classes, _head(s)),
+            _HEADS,
+            only_in_process=True,
+        ),
         Method("head_gradient", lambda s, facts: HeadGradient(facts.classes, _head(s)), _HEADS),
         Method(
             "late_correction",
             lambda s, facts: LateCorrection(LocalLoss(facts.classes, _head(s)), s.weight),
             {network: replace(settings, delay=1) for network, settings in _HEADS.items()},
+            only_in_process=True,
         ),
     )
 }

@@ -199,10 +199,16 @@ class FeedForward(Payload):
             refuse(f"engine '{self.engine}' is unknown; accepted: {', '.join(ENGINES)}")
 
     def for_method(self, method: str) -> Self:
-        """Return this payload for a method; without a rule there are no cuts, and the engine is ``plain``."""
+        """Return this payload for a method; without a rule there are no cuts, and the engine is ``plain``.
+
+        Raises:
+            ConfigError: if the method cannot train this network with this engine.
+        """
         from .methods import method_named  # imported here because it loads PyTorch
 
-        return self if method_named(method).rule is not None else replace(self, engine="plain", at=())
+        found = method_named(method)
+        found.check(self.arch, self.engine)
+        return self if found.rule is not None else replace(self, engine="plain", at=())
 
     def default_rule(self, method: str) -> Settings:
         from .methods import method_named
@@ -288,12 +294,12 @@ class LanguageModel(Payload):
         """Return this payload for a method; without a rule there are no cuts, and the engine is ``plain``.
 
         Raises:
-            ConfigError: if the method is not for language models.
+            ConfigError: if the method is not for language models, or not for this engine.
         """
         from .methods import method_named
 
         found = method_named(method)
-        found.check_arch(self.arch)
+        found.check(self.arch, self.engine)
         return self if found.rule is not None else replace(self, engine="plain", at=(), modules=None)
 
     def default_rule(self, method: str) -> Settings:
