@@ -19,7 +19,7 @@ from synthgrad.lab.training.methods import METHODS, DataFacts
 from synthgrad.lab.training.settings import RuleSettings
 from tests.networks import CLASSES
 
-__all__ = ["EXAMPLES", "RULES", "exported"]
+__all__ = ["EXAMPLES", "RULES", "TAKEN_EVERYWHERE", "exported"]
 
 #: Examples that rules with a memory remember; ids are below this.
 EXAMPLES = 100
@@ -81,6 +81,15 @@ RULES: dict[str, MakeRule] = _distinct(_of_methods()) | {
     "late_correction-least_squares": lambda: rules.LateCorrection(rules.LeastSquaresGradient(CLASSES)),
     "late_correction-head_gradient": lambda: rules.LateCorrection(rules.HeadGradient(CLASSES, every=2)),
 }
+
+
+def _is_taken_everywhere(make: MakeRule) -> bool:
+    rule = make()
+    return not (rule.sends_ahead or rule.corrects)
+
+
+#: Those for which a module runs backward once for a batch: only the in-process engine takes the others.
+TAKEN_EVERYWHERE = {name: make for name, make in RULES.items() if _is_taken_everywhere(make)}
 
 
 def exported() -> set[type[Rule]]:

@@ -21,7 +21,7 @@ from synthgrad.engines.clocked import Clocked, Edge, Node
 from synthgrad.rules import StaleGradient, TrueGradient
 from tests.engines.by_hand import B, assert_same, batches, sgd
 from tests.engines.clocked_toys import WIDTH, Cell, criterion
-from tests.engines.rule_registry import RULES
+from tests.engines.rule_registry import TAKEN_EVERYWHERE as RULES
 from tests.networks import CLASSES
 
 ALPHA, T, STEPS = 0.5, 3, 8
@@ -188,7 +188,7 @@ def clocks_by_hand(slow: nn.Module, fast: nn.Module, rule: Rule, period: int, un
             if latest.credit.delta is not None:
                 h.backward(latest.credit.delta / B)
             step(optimizers[0])
-            if not rule.listens:
+            if not rule.learns_from_messages:
                 step(taught)
         nothing = torch.zeros(B, WIDTH, dtype=torch.float64)
         out, state_f = fast({"slow": nothing if latest is None else latest.leaf}, state_f)
@@ -202,11 +202,12 @@ def clocks_by_hand(slow: nn.Module, fast: nn.Module, rule: Rule, period: int, un
             sent.reads += 1
         for sent in [s for s in dict.fromkeys(read) if s.reads == period] if rule.listens else []:
             assert sent.leaf.grad is not None
-            pending = sent.credit.pending if sent.lessons == lessons else ()
+            same = sent.lessons == lessons and not rule.learns_at_once  # which has learned when it gave credit
+            pending = sent.credit.pending if same else ()
             learn(rule.observe(sent.leaf.detach(), sent.info, Message(sent.leaf.grad * B), pending))
         read, lessons = [], lessons + 1
         step(optimizers[1])
-        if rule.listens:
+        if rule.learns_from_messages:
             step(taught)
 
 

@@ -14,7 +14,7 @@ from synthgrad.core import Decoupled
 from synthgrad.engines import Lag, Stages
 from synthgrad.rules import HandOver
 from tests.engines.by_hand import ByHand, assert_same, batches, chain, losses, run, sgd
-from tests.engines.rule_registry import RULES
+from tests.engines.rule_registry import TAKEN_EVERYWHERE as RULES
 from tests.engines.stages.places import InMemory, Place
 
 STEPS = 10
