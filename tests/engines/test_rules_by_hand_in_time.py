@@ -202,7 +202,9 @@ def clocks_by_hand(slow: nn.Module, fast: nn.Module, rule: Rule, period: int, un
             sent.reads += 1
         for sent in [s for s in dict.fromkeys(read) if s.reads == period] if rule.listens else []:
             assert sent.leaf.grad is not None
-            same = sent.lessons == lessons and not rule.learns_at_once  # which has learned when it gave credit
+            same = (
+                sent.lessons == lessons and not rule.learns_at_once
+            )  # which has learned when it gave credit
             pending = sent.credit.pending if same else ()
             learn(rule.observe(sent.leaf.detach(), sent.info, Message(sent.leaf.grad * B), pending))
         read, lessons = [], lessons + 1
