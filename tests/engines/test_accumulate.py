@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -238,9 +239,10 @@ class Halved(Rule):
 
     corrects = True
 
-    def __init__(self, weight: float = 1.0) -> None:
+    def __init__(self, weight: float = 1.0, *, recompute: bool = False) -> None:
         super().__init__()
         self.weight = weight
+        self.recomputes = recompute
 
     def credit(self, h: Tensor, info: Info) -> Credit:
         return Credit((0.3 * h).detach())
@@ -289,6 +291,40 @@ def test_credit_is_corrected_when_the_message_comes(lag: int, weight: float) -> 
     assert_same(net.model, corrected_by_hand(lag, weight))
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_graph_that_is_made_anew_has_the_weights_of_then(size: int) -> None:
+    lag = 2
+    net = sg.decouple(chain(), ["1"], Halved(0.5, recompute=True), batches(1)[0][0])
+    engine = InProcess(net, F.cross_entropy, momentum, lags={"1": Lag(observe=lag)}, accumulate=size)
+    model: Any = chain()
+    optimizers = [momentum(model[:2].parameters()), momentum(model[2:].parameters())]
+    sent: list[Tensor] = []
+    held: list[Tensor] | None = None
+    for step, (x, y) in enumerate(batches()):
+        engine.step(x, y)
+        h = model[:2](x)
+        leaf = h.detach().requires_grad_()
+        F.cross_entropy(model[2](leaf), y).backward()
+        assert leaf.grad is not None
+        sent.append(leaf.grad - 0.3 * leaf.detach() / len(x))
+        h.backward(0.3 * h.detach() / len(x))
+        due = (step + 1) % size == 0
+        for p, extra in zip(model[:2].parameters(), held or [], strict=False) if due else ():
+            p.grad += extra
+        held = None if due else held
+        for optimizer in optimizers if due else ():
+            for group in optimizer.param_groups:
+                for p in group["params"]:
+                    p.grad /= size
+            optimizer.step()
+            optimizer.zero_grad()
+        if step >= lag:  # the message comes after the update of the step
+            old = model[:2](batches()[step - lag][0])
+            extra = torch.autograd.grad(old, list(model[:2].parameters()), sent[step - lag] * 0.5)
+            held = list(extra) if held is None else [a + b for a, b in zip(held, extra, strict=True)]
+    assert_same(net.model, model)
+
+
 class Ahead(TrueGradient):
     """Interlocked: sends a gradient of its own down at once, and the module waits for what comes from above."""
 
@@ -322,6 +358,7 @@ def test_what_is_sent_ahead_goes_one_hop(lag: int) -> None:
     assert_same(net.model, model)
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize(
     ("rule", "settings"),
     [
@@ -330,16 +367,18 @@ def test_what_is_sent_ahead_goes_one_hop(lag: int) -> None:
         (TrueGradient(), {"lags": lags(3), "accumulate": 2}),
         (Halved(0.5), {"lags": lags(2)}),
         (Halved(0.5), {"lags": lags(2), "accumulate": 2}),
+        (Halved(0.5, recompute=True), {"lags": lags(2)}),
         (Ahead(), {"lags": lags(2), "accumulate": 2}),
         (sg.SyntheticGradient(context=3), {"lags": lags(1), "accumulate": 2}),
     ],
     ids=str,
 )
 @pytest.mark.parametrize("at", [5, 6, 7])
-def test_a_run_is_resumed_bit_by_bit(rule: Rule, settings: Any, at: int) -> None:
-    whole = trained(rule, torch.optim.Adam, **settings)
+def test_a_run_is_resumed_bit_by_bit(rule: Rule, settings: Any, at: int, fused: bool) -> None:
+    adam = partial(torch.optim.Adam, fused=fused)  # a fused optimizer changes tensors without a new version
+    whole = trained(rule, adam, **settings)
     first = sg.decouple(chain(), AT, rule, batches(1)[0][0])
-    engine = InProcess(first, F.cross_entropy, torch.optim.Adam, **settings)
+    engine = InProcess(first, F.cross_entropy, adam, **settings)
     for x, y in batches()[:at]:
         engine.step(x, y)
     file = io.BytesIO()
@@ -347,7 +386,7 @@ def test_a_run_is_resumed_bit_by_bit(rule: Rule, settings: Any, at: int) -> None
     file.seek(0)
     state = torch.load(file, weights_only=True)
     second = sg.decouple(chain(), AT, rule, batches(1)[0][0])
-    engine = InProcess(second, F.cross_entropy, torch.optim.Adam, **settings)
+    engine = InProcess(second, F.cross_entropy, adam, **settings)
     second.load_state_dict(state["net"])
     engine.load_state_dict(state["engine"])
     for x, y in batches()[at:]:

@@ -117,6 +117,10 @@ class Rule(AtInterface):
     #: once, keeps its graph, and sends its own message only when it has been corrected.
     corrects: bool = False
 
+    #: Does a rule that corrects have the module's graph made anew when the message comes, with the weights of then, in place of
+    #: keeping it?
+    recomputes: bool = False
+
     #: Does the rule read weights of the network, see `Site.network`? Engines that hold a part of the network only, or weights
     #: of their own, refuse it.
     needs_network: bool = False

@@ -185,7 +185,9 @@ class ForwardReplay:
 
 
 @contextmanager
-def replaying(model: nn.Module, state: Mapping[str, Any], devices: list[int]) -> Generator[ForwardReplay]:
+def replaying(
+    model: nn.Module, state: Mapping[str, Any], devices: list[int], *, copies: bool = True
+) -> Generator[ForwardReplay]:
     """Return a context in which a network computes as it did in a saved forward pass.
 
     Graphs that are built inside keep the weights of that pass. At the end everything is restored.
@@ -194,12 +196,14 @@ def replaying(model: nn.Module, state: Mapping[str, Any], devices: list[int]) ->
         model: the network, or its part.
         state: what `ForwardReplay.state_dict` returned.
         devices: the indices of the CUDA devices whose random numbers count.
+        copies: whether the graphs keep copies of the weights; otherwise they go back through the current ones.
     """
     present, kept = RandomState(devices), carried_states(model)
     try:
         set_carried_states(model, state["carried"])
         with using_tensors(model, state["stash"]):
-            replay = ForwardReplay(state["passed"], WeightStash(model), dict(state["carried"]), devices)
+            stash = WeightStash(model, copies=copies)
+            replay = ForwardReplay(state["passed"], stash, dict(state["carried"]), devices)
             replay.autocast.settings = dict(state["autocast"])
             replay.random = {w: RandomState.from_state(s, devices) for w, s in state["random"].items()}
             replay.restore_random_state()

@@ -36,6 +36,9 @@ class LateCorrection(Wrapper):
         weight: of the correction, 0 or more; or a function of the message's age in updates of the module, which is asked
             as each message comes, such as ``lambda age: 1 / (1 + age)``.
         share: of the messages that come at all, above 0 up to 1: what leaves the others out is the engine or the link.
+        recompute: whether the module's graph is made anew when the message comes, with the weights of then, in place of
+            keeping it. That takes no memory meanwhile, costs a forward pass, and pulls the difference back through the
+            current weights; what the module sends down is then the true message only as far as they have not changed.
 
     Raises:
         ConfigError: if an argument is out of its range; if the rule waits for messages, gives no credit, or lets its error
@@ -52,7 +55,9 @@ class LateCorrection(Wrapper):
 
     corrects = True
 
-    def __init__(self, rule: Rule, weight: Weight = 0.5, share: float = 1.0) -> None:
+    def __init__(
+        self, rule: Rule, weight: Weight = 0.5, share: float = 1.0, *, recompute: bool = False
+    ) -> None:
         super().__init__(rule)
         if rule.waits:
             raise ConfigError(
@@ -73,7 +78,10 @@ class LateCorrection(Wrapper):
                 f"share={brief(share)}: expected a number above 0 up to 1, the share of messages that come"
             )
         self.weight = weight
+        if not isinstance(recompute, bool):
+            raise ConfigError(f"recompute={brief(recompute)}: expected True or False")
         self.share = share
+        self.recomputes = recompute
         self._adopt(rule)
 
     def _adopt(self, rule: Rule) -> None:
@@ -82,7 +90,8 @@ class LateCorrection(Wrapper):
 
     def extra_repr(self) -> str:
         weight = "a function of age" if callable(self.weight) else f"{self.weight:g}"
-        return f"weight={weight}" + ("" if self.share == 1 else f", share={self.share:g}")
+        share = "" if self.share == 1 else f", share={self.share:g}"
+        return f"weight={weight}{share}{', recompute=True' if self.recomputes else ''}"
 
     def credit(self, h: Tensor, info: Info) -> Credit:
         made = super().credit(h, info)

@@ -202,6 +202,7 @@ class CutHandler:
                 )
         elif interface.rule.corrects and credit.delta is not None:
             module_step.corrections += 1
+            module_step.keeps_graph |= not interface.rule.recomputes
             end = len(module_step.ends) - 1
             flight.release = PendingEnd(module_step, end, interface, self.take_turn)
 
@@ -265,12 +266,15 @@ class CutHandler:
         self.take_turn(module_step)
         return loss.detach()
 
-    def rebuild(self, state: Mapping[str, Any], module_steps: Sequence[ModuleStep]) -> None:
-        """Rebuild the graphs of modules that wait for a message, when a run is resumed.
+    def rebuild(
+        self, state: Mapping[str, Any], module_steps: Sequence[ModuleStep], *, copies: bool = True
+    ) -> None:
+        """Rebuild the graphs of modules that wait for a message, when a run is resumed or a graph was not kept.
 
         Args:
             state: the conditions of the forward pass of that step, see `ForwardReplay.state_dict`.
             module_steps: the modules of that step that wait, with the messages that fed them.
+            copies: whether the graphs keep copies of the weights.
         """
         waiting = {module_step.position: module_step for module_step in module_steps}
         fed = {name: flight for module_step in module_steps for name, flight in module_step.fed.items()}
@@ -296,7 +300,11 @@ class CutHandler:
                 leaf = interface.as_made(flight.fed)
             return leaf.clone() if interface.copies else leaf
 
-        with replaying(self.net.model, state, cuda_devices(self.net)) as replay, self.net.crossed_by(cross):
+        devices = cuda_devices(self.net)
+        with (
+            replaying(self.net.model, state, devices, copies=copies) as replay,
+            self.net.crossed_by(cross),
+        ):
             args, kwargs = replay.passed
             with suppress(StopForward):
                 output = self.net.model(*args, **kwargs)
@@ -400,14 +408,18 @@ class CutHandler:
             roots.append(module_step.penalty)
             grads.append(torch.ones_like(module_step.penalty))
         corrected = bool(module_step.corrections or module_step.differences)
+        kept = corrected and (module_step.keeps_graph or not module_step.corrections)
         try:
-            learns = run_backward(roots, grads, retain_graph=corrected)
+            learns = run_backward(roots, grads, retain_graph=kept)
         except RuntimeError as error:
             raise explain_backward_error(self._names[k], error) from error
         if learns:
             self._log("backward", self._names[k], module_step.batch)
         if learns and not self._modules[k].inputs and not self._has_finite_gradients(k):
             learns = False
+        if corrected and not kept:
+            module_step.ends.clear()
+            module_step.penalty = None
         if not corrected:
             self._send(module_step)
         elif not module_step.corrections:  # all corrections have come before the module had its turn
@@ -479,6 +491,8 @@ class CutHandler:
     def _apply_corrections(self, module_step: ModuleStep) -> None:
         """Run backward once more from the corrections, for the module's next update and for its own message."""
         k = module_step.position
+        if not module_step.ends:
+            self._recompute(module_step)
         own = [p for p in self._own[k] if p.requires_grad]
         leaves = self._leaves(module_step)
         by_factor: dict[float, list[int]] = {}
@@ -499,6 +513,14 @@ class CutHandler:
             self._updates.correct(k, [grads.get(id(p)) for p in self._own[k]])
             _add_to(leaves, found[len(own) :])
         self._send(module_step)
+
+    def _recompute(self, module_step: ModuleStep) -> None:
+        """Make a module's graph anew: the forward pass of its step, with the present weights."""
+        assert module_step.replay is not None
+        state = module_step.replay.state_dict()
+        buffers = {name for name, _ in self.net.model.named_buffers()}
+        stash = {name: value for name, value in state["stash"].items() if name in buffers}
+        self.rebuild({**state, "stash": stash}, [module_step], copies=False)
 
     def _leaves(self, module_step: ModuleStep) -> list[Tensor]:
         """Return what the module was fed with, where a message is wanted."""

@@ -138,7 +138,11 @@ class InProcess:
             i.rule.corrects or (i.rule.waits and self._mailboxes.is_late(n))
             for n, i in net.interfaces.items()
         )
-        self._versions = versions
+        keeps = [
+            (i.rule.corrects and not i.rule.recomputes) or (i.rule.waits and self._mailboxes.is_late(n))
+            for n, i in net.interfaces.items()
+        ]
+        self._copies = any(keeps) and versions != 1
         delays = learning_delays(net, self._mailboxes.lags)
         self._optimizers = [
             make_optimizers(
@@ -157,8 +161,8 @@ class InProcess:
             accumulate,
             versions,
         )
-        self._accumulate = accumulate
         self._stash: WeightStash | None = None
+        self._made: list[int] = []  # the updates that the modules had made by then
         self._cuts = CutHandler(
             net,
             criterion,
@@ -231,11 +235,14 @@ class InProcess:
             replay = None
             if self._stashes:
                 devices = cuda_devices(self.net)
+                # Updates are counted, because fused optimizers do not tell that they have changed a tensor.
+                made = list(self._updates.made)
                 self._stash = WeightStash(
                     self.net.model,
-                    like=self._stash if self._accumulate > 1 else None,
-                    copies=self._versions != 1,
+                    like=self._stash if made == self._made else None,
+                    copies=self._copies,
                 )
+                self._made = made
                 replay = ForwardReplay.of_now((args, kwargs), self.net.model, devices, self._stash)
             keeping = nullcontext() if replay is None else replay.stash.saved_tensors_hooks()
             sparing = restore_buffers_after_skips(self.net, self._instruments)
@@ -291,6 +298,7 @@ class InProcess:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self._step = int(state["step"])
+        self._stash = None
         if self._generator is not None and state["generator"] is not None:
             self._generator.set_state(state["generator"])
         set_carried_states(self.net.model, state["carried"])

@@ -40,6 +40,7 @@ class ModuleStep:
         has_sent: whether the module has sent its message ahead.
         corrections: the number of ends whose credit has still to be corrected. While there are any, the module keeps its
             graph and sends no message.
+        keeps_graph: whether a correction will go back through the module's own graph, and not through one made anew.
         differences: by number of the end, a correction of its gradient, and the factor with which the module learns from it.
     """
 
@@ -51,6 +52,7 @@ class ModuleStep:
         self.sends: dict[int, Tensor] = {}
         self.has_sent = False
         self.corrections = 0
+        self.keeps_graph = False
         self.differences: dict[int, tuple[Tensor, float]] = {}
         self.replay = replay
         self.updates = updates

@@ -54,6 +54,7 @@ class _Packer:
             "step": module_step.step,
             "has_sent": module_step.has_sent,
             "corrections": module_step.corrections,
+            "keeps_graph": module_step.keeps_graph,
             "differences": dict(module_step.differences),
             "replays": self.replay_number(module_step.replay),
             "batch": None if module_step.batch is None else module_step.batch.state_dict(),
@@ -120,6 +121,7 @@ def unpack(
         module_step = ModuleStep(saved["position"], step=saved.get("step", 0))
         module_step.has_sent = saved.get("has_sent", False)
         module_step.corrections = saved.get("corrections", 0)
+        module_step.keeps_graph = saved.get("keeps_graph", False)
         module_step.differences = dict(saved.get("differences", {}))
         module_step.batch = None if saved["batch"] is None else Batch.from_state(saved["batch"])
         module_step.fed = {name: flights[k] for name, k in saved["fed"].items()}
@@ -134,6 +136,9 @@ def unpack(
         by_replay.setdefault(saved["replays"], []).append(module_step)
     for number, waiting in by_replay.items():
         rebuild(state["replays"][number], waiting)
+        for module_step in waiting:
+            if module_step.corrections and module_step.done and not module_step.keeps_graph:
+                module_step.ends.clear()  # its graph is made anew when the message comes
     for flight, saved in zip(flights, state["flights"], strict=True):
         if saved["release"] is not None:
             module_step, end = saved["release"]
