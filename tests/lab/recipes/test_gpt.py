@@ -21,6 +21,7 @@ def words(run: Run) -> str:
     parts += ["feedback"] if schedule.error_feedback else []
     parts += [f"blocks {rule.blocks}"] if run.method == "local_loss" else []
     parts += [f"weight {rule.weight:g}"] if run.method == "late_correction" else []
+    parts += ["recomputed"] if rule.recompute else []
     parts += ["four modules"] if run.payload.modules == 4 else []
     return ", ".join(parts)
 
@@ -41,6 +42,7 @@ def test_the_trials_are_rows_of_one_table() -> None:
         "local_loss, adamw, blocks 1",
         "late_correction, adamw, lag 4, weight 0.5",
         "late_correction, adamw, lag 4, weight 1",
+        "late_correction, adamw, lag 4, weight 0.5, recomputed",
         "head_gradient, adamw",
         "cdni, adamw",
         "local_loss, adamw, blocks 1, four modules",

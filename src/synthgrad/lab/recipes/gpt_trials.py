@@ -49,6 +49,7 @@ _ROWS = (
     # The same with the private block, corrected when the true gradient comes four updates late.
     _row("late_correction", _head(delay=4, weight=0.5)),
     _row("late_correction", _head(delay=4, weight=1.0)),
+    _row("late_correction", _head(delay=4, weight=0.5, recompute=True)),
     # Other credit at once: of a head and least squares, and of a linear M that sees the next tokens.
     _row("head_gradient", _head()),
     _row("cdni", RuleSettings()),

@@ -217,7 +217,9 @@ METHODS: dict[str, Method] = {
         Method("head_gradient", lambda s, facts: HeadGradient(facts.classes, _head(s)), _HEADS),
         Method(
             "late_correction",
-            lambda s, facts: LateCorrection(LocalLoss(facts.classes, _head(s)), s.weight),
+            lambda s, facts: LateCorrection(
+                LocalLoss(facts.classes, _head(s)), s.weight, recompute=s.recompute
+            ),
             {network: replace(settings, delay=1) for network, settings in _HEADS.items()},
             only_in_process=True,
         ),

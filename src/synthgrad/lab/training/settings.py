@@ -209,6 +209,7 @@ class RuleSettings(Settings):
         critic: form of the critic, one of `CRITICS`.
         blocks: number of private blocks in a head for tokens, each like the block below the cut.
         weight: factor with which a module learns from the correction of its credit.
+        recompute: whether a module's graph is made anew for the correction of its credit, in place of being kept.
     """
 
     hidden: tuple[int, ...] = ()
@@ -265,6 +266,10 @@ class RuleSettings(Settings):
     weight: float = setting(
         0.5,
         option=Option("Factor on the correction of late_correction.", kind=float, metavar="X", default="0.5"),
+    )
+    recompute: bool = setting(
+        False,
+        option=Option("Make the graph anew for the correction of late_correction.", kind=bool),
     )
 
     def __post_init__(self) -> None:
