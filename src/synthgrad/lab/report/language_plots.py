@@ -207,7 +207,8 @@ def _lag_plot(part: _Part) -> Plot | None:
             middle = mean(figures(good(own), f"metrics.{VALIDATION.metric}"))
             points = () if middle is None else flat((lag, middle) for lag in (0.0, ticks[-1]))
             dash = _LEVEL_DASHES[levels.index(label) % len(_LEVEL_DASHES)]
-            lines += [Line(label, points, colour, dash)] if points else []
+            width = 2.2 if own["method"].iloc[0] == SYNCHRONOUS else 1.6
+            lines += [Line(label, points, colour, dash, width=width)] if points else []
         elif points := means_of(own, VALIDATION, "lag"):
             lines.append(Line(label, points, colour, marker=_MARKERS[k % len(_MARKERS)]))
     if not lines:
