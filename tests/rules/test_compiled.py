@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import synthgrad as sg
 from synthgrad.core import Rule
-from synthgrad.rules import LeastSquaresGradient, heads
+from synthgrad.rules import HeadGradient, LeastSquaresGradient, heads
 
 # The compiler uses what torch deprecates, and looks at what torch warns of.
 pytestmark = [
@@ -94,8 +94,9 @@ def test_a_graph_stops_at_a_target_that_is_no_distribution() -> None:
     [
         (sg.HandOver(sg.SyntheticGradient(context=CLASSES), warm_up=2), "HandOver decides in every step"),
         (LeastSquaresGradient(CLASSES), "least squares with a context ask in every step"),
+        (HeadGradient(CLASSES), "HeadGradient solves in some steps"),
     ],
-    ids=["hand over", "least squares"],
+    ids=["hand over", "least squares", "head gradient"],
 )
 def test_rules_that_no_graph_can_hold_say_so_and_what_to_do(rule: Rule, said: str) -> None:
     compiled = torch.compile(network(rule), fullgraph=True, backend="aot_eager")

@@ -210,6 +210,7 @@ def _moved(before: dict[str, Tensor], after: dict[str, Tensor], rate: float) -> 
         (lambda: LateCorrection(sg.LocalLoss(3), "all"), "weight='all'"),  # type: ignore[arg-type]
         (lambda: LateCorrection(sg.LocalLoss(3), share=0), "share=0: expected a number above 0 up to 1"),
         (lambda: LateCorrection(sg.LocalLoss(3), share=1.5), "share=1.5"),
+        (lambda: LateCorrection(sg.LocalLoss(3), recompute=1), "recompute=1: expected True or False"),  # type: ignore[arg-type]
     ],
 )
 def test_what_cannot_be_is_told(make: Callable[[], Rule], said: str) -> None:

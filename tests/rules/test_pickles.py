@@ -30,6 +30,7 @@ RULES: dict[str, Callable[[], Rule]] = {
     "convolutional head": lambda: sg.LocalLoss(3, heads.convolutional_head(5)),
     "critic": lambda: sg.Sobolev(3, (5,)),
     "hand over": lambda: sg.HandOver(sg.LocalLoss(3), warm_up=3),
+    "head gradient": lambda: sg.rules.HeadGradient(3, heads.linear_head((5,)), every=1, activations=True),
 }
 
 

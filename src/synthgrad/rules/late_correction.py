@@ -34,7 +34,7 @@ class LateCorrection(Wrapper):
     Args:
         rule: gives the credit; any that gives it at once.
         weight: of the correction, 0 or more; or a function of the message's age in updates of the module, which is asked
-            as each message comes, such as ``lambda age: 1 / (1 + age)``.
+            as each message comes, such as ``lambda age: 1 / (1 + age)``; one with a name, if the network is to be pickled.
         share: of the messages that come at all, above 0 up to 1: what leaves the others out is the engine or the link.
         recompute: whether the module's graph is made anew when the message comes, with the weights of then, in place of
             keeping it. That takes no memory meanwhile, costs a forward pass, and pulls the difference back through the
@@ -77,9 +77,9 @@ class LateCorrection(Wrapper):
             raise ConfigError(
                 f"share={brief(share)}: expected a number above 0 up to 1, the share of messages that come"
             )
-        self.weight = weight
         if not isinstance(recompute, bool):
             raise ConfigError(f"recompute={brief(recompute)}: expected True or False")
+        self.weight = weight
         self.share = share
         self.recomputes = recompute
         self._adopt(rule)
