@@ -47,22 +47,24 @@ def test_methods_optimizers_and_cuts_are_rows_of_one_table() -> None:
         gpt_run("local_loss", modules=4),
         gpt_run("late_correction", rule={"delay": 4}),
         gpt_run("late_correction", rule={"delay": 4, "weight": 1.0}),
+        gpt_run("late_correction", rule={"delay": 4, "recompute": True}),
     ]
     assert _names(*runs) == [
         "backprop",
         "backprop (Muon)",
         "local_loss (linear head)",
-        "local_loss (1 private block)",
-        "local_loss (4 modules, 1 private block)",
+        "local_loss",
+        "local_loss (4 modules)",
         "delayed (delay 1)",
         "delayed (delay 4)",
         "delayed (Muon, delay 1)",
         "delayed (delay 1, error feedback)",
-        "late_correction (1 private block, delay 4, weight 0.5)",
-        "late_correction (1 private block, delay 4, weight 1)",
+        "late_correction (delay 4, weight 0.5)",
+        "late_correction (delay 4, weight 1)",
+        "late_correction (graph made anew, delay 4, weight 0.5)",
     ]
     assert _sheet(*runs).fitted().caption == (
-        "Unless a row says otherwise: optimizer: AdamW; modules: 2.",
+        "Unless a row says otherwise: optimizer: AdamW; modules: 2; private blocks: 1.",
         "All rows: tokens: 3,840; runs: 1.",
     )
 

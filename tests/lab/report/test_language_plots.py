@@ -234,7 +234,7 @@ def test_lags_of_many_rows_are_divided_and_parts_of_one_lag_left_out() -> None:
         runs += [gpt_run("local_loss", optimizer=name, modules=n) for n in (2, 4)]
         runs += [gpt_run("late_correction", optimizer=name, rule={"delay": n}) for n in (1, 4)]
     runs += [late(2, config={"accumulate": 2, "versions": n}) for n in (1, 2)]
-    runs += [gpt_run("local_loss", rule={"blocks": n}) for n in (0, 2)]
+    runs += [gpt_run("local_loss", rule={"blocks": n}) for n in (0, 2, 3, 4)]
     found = _named(_plots(*runs, over="lag"))
     title = "bits per character over lag: "
     assert list(found) == [title + "AdamW, 2 modules, no microbatches", title + "Muon"]

@@ -143,7 +143,7 @@ FACETS = (
     Facet("engine", _engine, str),
     MODULES,
     Facet("cut after", _cuts, "cut after {}".format, partial=True),
-    Facet("private blocks", _private_blocks, _blocks_words, partial=True),
+    Facet("private blocks", _private_blocks, _blocks_words, partial=True, usual=True),
     Facet("rule", _of_rule, str),
     DELAY,
     Facet("weight", _weight, "weight {}".format, partial=True),

@@ -23,8 +23,9 @@ from .trainings import Table
 __all__ = ["language_groups", "language_plots"]
 
 _MOST_ROWS = len(COLOURS)  # of a plot
+_MOST_LAGGING = _MOST_ROWS + 2  # over lags, where level lines and markers tell apart what has one colour
 _LEVEL = ("backprop", "no_bprop", "local_loss")  # methods that no lag concerns
-_LEVEL_DASHES, _MARKERS = (3, 1, 2), "os^Dv<>p"
+_LEVEL_DASHES, _MARKERS = (3, 1, 2), "os^Dv<>pXP"
 _SEEDS = "Thin: every seed. Bold: their median, as far as all of them go."
 _STEEP = "What is steep at the beginning may lie above the axes."
 _LAGS = "Level lines: rows that no lag concerns. Bars reach from the best to the worst seed."
@@ -116,10 +117,12 @@ def _parts(runs: pd.DataFrame, *, lags: bool = False) -> list[_Part]:
     )
     if lags:
         runs = runs.assign(label=[short_label(r, {}, but=DELAY) for r in records])
-    names = ("optimizer", "modules", *(() if lags else ("credit",)), "microbatches")
-    if runs["label"].nunique() <= _MOST_ROWS:
+    # Over lags late gradients and what corrects by them belong together.
+    names = ("optimizer", "modules", *(("microbatches", "credit") if lags else ("credit", "microbatches")))
+    most = _MOST_LAGGING if lags else _MOST_ROWS
+    if runs["label"].nunique() <= most:
         return [_named("", runs, lags=lags)]
-    parts = [part for part in _divided(runs[~waiting], runs[waiting], names) if len(part[1])]
+    parts = [part for part in _divided(runs[~waiting], runs[waiting], names, most) if len(part[1])]
     drawn = {label for _, own in parts for label in own["label"]}
     alone = runs[waiting & ~runs["label"].isin(drawn)]  # beside nothing that waits less
     parts += [("the rest", alone)] if len(alone) else []
@@ -127,19 +130,19 @@ def _parts(runs: pd.DataFrame, *, lags: bool = False) -> list[_Part]:
 
 
 def _divided(
-    runs: pd.DataFrame, references: pd.DataFrame, names: Sequence[str], said: tuple[str, ...] = ()
+    runs: pd.DataFrame, references: pd.DataFrame, names: Sequence[str], most: int, said: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield parts of some rows with the words for them, each with the synchronous runs that belong to it."""
     own = references[references["optimizer"].isin(runs["optimizer"])]
     alike = own[own["microbatches"].isin(runs["microbatches"])]
     both = pd.concat([alike if len(alike) else own, runs])
-    if both["label"].nunique() <= _MOST_ROWS or not names:
+    if both["label"].nunique() <= most or not names:
         yield ", ".join(said), both
         return
     values = groups(runs, names[0])
     for value, part in values:
         words = (*said, str(value)) if len(values) > 1 else said
-        yield from _divided(part, references, names[1:], words)
+        yield from _divided(part, references, names[1:], most, words)
 
 
 def _named(words: str, runs: pd.DataFrame, *, lags: bool) -> _Part:
@@ -148,11 +151,12 @@ def _named(words: str, runs: pd.DataFrame, *, lags: bool) -> _Part:
     references = set(runs.loc[runs["method"] == SYNCHRONOUS, "label"])
     found = {label: (label not in references, float("inf") if b is None else b) for label, b in bits.items()}
     kept = sorted(found, key=found.__getitem__)
-    runs = runs[runs["label"].isin(kept[:_MOST_ROWS])]
+    most = _MOST_LAGGING if lags else _MOST_ROWS
+    runs = runs[runs["label"].isin(kept[:most])]
     but = DELAY if lags else None
     common = common_facets([first(own) for _, own in groups(runs, "label")], but=but)
     named = [short_label(r, common, but=but) for r in records_of(runs)]
-    return _Part(words, runs.assign(label=named), max(0, len(kept) - _MOST_ROWS))
+    return _Part(words, runs.assign(label=named), max(0, len(kept) - most))
 
 
 # Plots of a part
