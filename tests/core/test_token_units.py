@@ -15,16 +15,19 @@ from synthgrad.core import (
     ContextError,
     Credit,
     Decoupled,
+    DivergedError,
     Info,
     Message,
     Monitor,
     Rule,
     ShapeError,
+    SynthgradError,
     Units,
 )
 from synthgrad.core.in_flight import Batch, InFlight
 from synthgrad.core.instruments import Instruments
 from synthgrad.core.port import Port
+from synthgrad.core.tokens import explain_lost_labels, explained
 from synthgrad.rules import heads, record_messages
 from synthgrad.rules.targets import losses_of
 
@@ -201,11 +204,14 @@ def test_shares_are_not_rounded_to_half_precision(dtype: torch.dtype) -> None:
     labels = torch.full((2, 1000), 1)
     labels[0, 1:] = -100  # a share of 1 / 1001, and one of almost 1
     units = Units("tokens").of_batch({}, labels)
-    rows = torch.ones(2, 4, dtype=dtype)
+    rows = torch.randn(2, 200, generator=torch.Generator().manual_seed(0)).to(dtype)
+    inverse = torch.tensor([[1001.0], [1001 / 1000]], dtype=torch.float64)
+    rtol = 3e-7 if dtype == torch.float32 else 0.0
     for found in (units.to_example(rows), units.to_example_(rows.clone())):
-        assert found.dtype == dtype
-        assert torch.equal(found[:, 0], torch.tensor([1001.0, 1001 / 1000]).to(dtype))
-    assert units.to_criterion(rows).dtype == dtype
+        torch.testing.assert_close(found, (rows.double() * inverse).to(dtype), rtol=rtol, atol=0.0)
+    torch.testing.assert_close(
+        units.to_criterion(rows), (rows.double() / inverse).to(dtype), rtol=rtol, atol=1e-7
+    )
 
 
 def test_a_batch_without_a_label_that_counts_is_not_divided_by_zero() -> None:
@@ -316,6 +322,40 @@ def test_messages_are_recorded_as_means_over_labels() -> None:
     expected = gradient_of_means(net)
     recorded = record_messages(net.model, ["mix"], step, [(ids, following)], "tokens")
     torch.testing.assert_close(recorded.messages["mix", 0], expected, rtol=1e-12, atol=1e-14)
+
+
+# -- what was wrong ---------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_for_want_of_labels() -> None:
+    labels, hidden = ragged()[1], torch.full((B, T), -100)
+    lost = DivergedError("loss", 3)
+    assert "no label is left: all 18 labels" in str(explain_lost_labels(lost, 3, hidden))
+    assert explain_lost_labels(lost, 5, hidden) is None  # the guard speaks of an earlier batch
+    assert explain_lost_labels(DivergedError("mix", 3), 3, hidden) is None
+    assert explain_lost_labels(lost, 3, labels) is None
+    assert explain_lost_labels(lost, 3, hidden.float()) is None
+    assert explain_lost_labels(lost, 3, None) is None
+    zeros = torch.zeros(B, T, dtype=torch.long)
+    assert explain_lost_labels(lost, 3, zeros, Units(ignore_index=0)) is not None
+
+
+def test_errors_that_are_about_something_else_stay_as_they_are() -> None:
+    table = nn.Embedding(V, H)
+    for wrong in (
+        lambda: list[int]()[1],
+        lambda: torch.ones(2) @ torch.ones(3),
+        lambda: table(torch.ones(2)),
+        lambda: F.cross_entropy(torch.ones(2, 3), torch.ones(2, 3), weight=torch.ones(7)),
+    ):
+        with pytest.raises((IndexError, RuntimeError)) as caught, explained(table):
+            wrong()
+        assert not isinstance(caught.value, SynthgradError)
+    with (
+        pytest.raises(ConfigError, match="for the embedding of 7 rows"),
+        explained(),
+    ):  # nobody knows its name
+        F.embedding(torch.tensor([9]), table.weight)
 
 
 # -- batches in flight ------------------------------------------------------------------------------

@@ -274,10 +274,8 @@ def test_what_the_rules_know_and_what_the_criterion_counts_may_differ() -> None:
         for x, y in batches(2):
             trainer.step(x, y, context=sequence)
         assert_heard(net, 2)
-    with pytest.raises(
-        ContextError, match=r"got a tensor of shape \(4,\)"
-    ):  # the engine's target is forgotten
-        net.train()(batches(1)[0][0], context=sequence)
+        with pytest.raises(ContextError, match=r"got a tensor of shape \(4,\)"):
+            net(batches(1)[0][0], context=sequence)  # in a loop of one's own the target is not known any more
 
 
 # -- recurrent and clocked ----------------------------------------------------------------------------
