@@ -68,8 +68,13 @@ def test_the_cosine_is_the_mean_over_interfaces() -> None:
     (plot,) = _plots(gpt_run(), gpt_run("cdni", curve=curve), of="cosine")
     assert _drawn(plot) == {"cdni": [(10, 0.5)]}
     assert plot.y_range == (-0.05, 1.05)
-    (bits,) = _plots(gpt_run(), gpt_run("cdni"))
-    assert plot.lines[0].colour == bits.lines[1].colour  # of a row, in all plots of its part
+
+
+def test_a_row_has_one_colour_in_all_plots_of_its_part() -> None:
+    runs = [gpt_run(), *(gpt_run("local_loss", rule={"blocks": n}, cosine=0.5) for n in (0, 1))]
+    (bits,), (cosines,) = _plots(*runs), _plots(*runs, of="cosine")
+    assert [line.colour for line in bits.lines] == [0, 1, 2]
+    assert [line.colour for line in cosines.lines] == [1, 2]
 
 
 def test_groups_of_the_page() -> None:

@@ -184,13 +184,10 @@ def _lag_of(record: Record) -> float:
 
 
 def _lagging(table: Table) -> pd.DataFrame:
-    """Return the runs to draw over lags, none if there are not several: those with lags, and those without need of any."""
+    """Return the runs to draw over lags: the rows that have any, and those that no lag concerns."""
     runs = pd.concat(table.rows())
     runs = runs.assign(lag=[0.0 if r.method in _LEVEL else _lag_of(r) for r in records_of(runs)])
-    lagging = runs[runs["lag"] > 0]
-    if lagging["lag"].nunique() < 2:
-        return runs.iloc[:0]
-    names = {short_label(r, {}, but=DELAY) for r in records_of(lagging)}
+    names = {short_label(r, {}, but=DELAY) for r in records_of(runs[runs["lag"] > 0])}
     return where(
         runs, (r.method in _LEVEL or short_label(r, {}, but=DELAY) in names for r in records_of(runs))
     )
