@@ -22,7 +22,7 @@ OWN: dict[str, set[str]] = {
     "lab/records": {"core"},
     "lab/tasks": {"core"},
     "lab/wan": {"core"},
-    "lab/training": {"core", "rules", "engines", "lab/tasks", "lab/records", "version"},
+    "lab/training": {"core", "rules", "engines", "optim", "lab/tasks", "lab/records", "version"},
     "lab/recipes": {"lab/training"},
     "lab/bench": {
         "core",

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from .core import InputRule, Monitor, Rule, SynthgradError, context, decouple, propose_cuts, recouple
     from .rules import (
         HandOver,
+        HeadGradient,
+        InterlockedLoss,
+        LateCorrection,
         LeastSquaresGradient,
         LocalLoss,
         NoBackprop,
@@ -31,7 +34,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HandOver",
+    "HeadGradient",
     "InputRule",
+    "InterlockedLoss",
+    "LateCorrection",
     "LeastSquaresGradient",
     "LocalLoss",
     "Monitor",

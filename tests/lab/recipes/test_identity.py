@@ -21,6 +21,7 @@ EXPERIMENTS = {
     "compare_budgets/2026-11-21-amd-epyc-2-cores": ("budgets", 63),
     "copy_5/2026-11-28-amd-epyc-2-cores": ("copy", 9),
     "copy_search/2026-11-28-amd-epyc-2-cores": ("copy_search", 17),
+    "gpt_trials/2026-11-29-intel-xeon-2-cores": ("gpt_trials", 18),
     "lag/2026-11-21-amd-epyc-2-cores": ("lag", 30),
     "multinet/2026-11-22-amd-epyc-2-cores": ("multinet", 6),
     "multinet_search/2026-11-21-amd-epyc-2-cores": ("multinet_search", 6),
