@@ -90,6 +90,7 @@ def test_the_head_neither_trains_nor_holds_it() -> None:
     credit = rule.credit(h, Info(context=tokens(1)))
     assert credit.loss is not None
     credit.loss.backward()
+    head_of(net)(h).sum().backward()
     assert scores.weight.grad is None
     assert all(p.grad is not None for p in rule.parameters())
     assert scores.weight not in set(rule.parameters())

@@ -210,6 +210,23 @@ def test_least_squares_take_tokens_as_rows(num_rows: int) -> None:
     torch.testing.assert_close(rule.weight[0], solved(h.flatten(0, 1), d.flatten(0, 1), 0.2))
 
 
+def test_the_system_of_least_squares_by_place_is_no_larger_than_the_features(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes: list[int] = []
+    solve = torch.linalg.solve_ex
+
+    def noted(a: Tensor, b: Tensor) -> Any:
+        sizes.append(len(a))
+        return solve(a, b)
+
+    monkeypatch.setattr(torch.linalg, "solve_ex", noted)
+    rule = bound(LeastSquaresGradient(per_token=True))
+    rule.observe(drawn(), Info(), Message(drawn(seed=3)))
+    rule.observe(drawn()[:1, :2], Info(), Message(drawn(seed=3)[:1, :2]))
+    assert sizes == [D + 1, 2]
+
+
 def test_least_squares_have_a_matrix_for_each_token_and_none_where_there_is_no_label() -> None:
     h, y, d = drawn(), ragged(), drawn(seed=3)
     rule = bound(LeastSquaresGradient(V, per_token=True, rate=1.0, damping=0.2))
