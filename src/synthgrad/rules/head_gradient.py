@@ -28,8 +28,9 @@ class HeadGradient(Counting, WideBuffers, LocalLoss):
     classifier learns from its own loss, as in `LocalLoss`. A rule of this project's own, unproven.
 
     ``A`` is not descended to, which ran away in trials, but solved for, every ``every`` messages: ridge regression of
-    ``δ − a`` on ``a``, drawn towards ``A = 1``, which is the local loss. The first credits are exactly those. Sums over
-    messages are weighted by ``memory`` to the power of their age; a message that comes late is compared with the ``a``
+    ``δ − a`` on ``a``, drawn towards ``A = 1``, which is the local loss. The first credits are exactly those. The pull
+    does not fade: without it ``A`` keeps the directions in which ``a`` says something of ``δ`` and drops the others, and in
+    a trial the module below learned the less the better the fit was, behind a head with a block. Sums over messages are weighted by ``memory`` to the power of their age; a message that comes late is compared with the ``a``
     that the classifier makes of its ``h`` by then. Messages that are not finite are left out. In a network that moves as
     a whole, what has been solved for is outdated by a few messages; so the credit of an example is kept on a leash: its
     norm is no more than ``leash`` times the root mean square norm of an example's message.
@@ -55,8 +56,7 @@ class HeadGradient(Counting, WideBuffers, LocalLoss):
         activations: let the credit depend on ``h`` itself.
         every: messages between two solutions; the first comes after so many.
         memory: weight of the past from one message to the next, from 0 up to, not including, 1.
-        ridge: pull towards the local loss: as if, for every input of the regression, so many places had been seen with
-            a message equal to ``a``; above 0.
+        ridge: pull towards the local loss, above 0; with 1 the credit goes half the way from there to the regression.
         leash: longest credit of an example, in units of the usual message; ``math.inf`` for none.
 
     Raises:

@@ -15,10 +15,11 @@ __all__ = ["RunningRidge"]
 class RunningRidge(WideBuffers):
     """Finds ``W`` with ``y ≈ x W``, near zero where little is known, from weighted sums over all rows seen.
 
-    ``min Σ memory^age ‖x W − y‖² + ridge · n · Σ_j s_j ‖W_j‖²``. The ``n`` inputs ``x`` are made of blocks, such as
-    gradients, activations and a constant, whose sizes may differ by any factor: ``s_j`` is the mean square of the entries
-    of the block that input ``j`` belongs to. So ``ridge`` counts: it is as if, for every input, so many rows of the usual
-    size had been seen with ``y = 0``.
+    ``min Σ memory^age ‖x W − y‖² + ridge · (N + n) · Σ_j s_j ‖W_j‖²``. The ``n`` inputs ``x`` are made of blocks, such
+    as gradients, activations and a constant, whose sizes may differ by any factor: ``s_j`` is the mean square of the
+    entries of the block that input ``j`` belongs to. ``N`` is the weighted number of rows, so that the pull towards zero
+    does not fade as rows come in; the ``n`` keeps rows that are fewer than the inputs from being fitted as they are. With
+    inputs that are not correlated, ``ridge`` 1 goes half the way.
 
     All of it are buffers, at least in float32 whatever the dtype of the network, and solved for in float64 where the
     device has it.
@@ -27,7 +28,7 @@ class RunningRidge(WideBuffers):
         blocks: number of inputs of each block.
         outputs: number of entries of ``y``.
         memory: weight of the past, from one addition to the next.
-        ridge: rows for each input that say zero.
+        ridge: pull towards zero.
     """
 
     def __init__(self, blocks: Sequence[int], outputs: int, *, memory: float, ridge: float) -> None:
@@ -83,7 +84,7 @@ class RunningRidge(WideBuffers):
         scale = (self.rows.to(wide) / squares).sqrt()
         scale = torch.where(scale.isfinite(), scale, torch.zeros_like(scale)).unsqueeze(1)
         normed = products * scale * scale.t()
-        normed.diagonal().add_(self.ridge * len(scale))
+        normed.diagonal().add_(self.ridge * (self.rows + len(scale)))
         factor, failed = torch.linalg.cholesky_ex(normed)
         weight = (torch.cholesky_solve(targets * scale, factor) * scale).to(self.weight.dtype)
         right = (failed == 0) & weight.isfinite().all()
