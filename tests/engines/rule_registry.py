@@ -83,12 +83,19 @@ RULES: dict[str, MakeRule] = _distinct(_of_methods()) | {
 }
 
 
-def _is_taken_everywhere(make: MakeRule) -> bool:
+def _runs_backward_once(make: MakeRule) -> bool:
     rule = make()
     return not (rule.sends_ahead or rule.corrects)
 
 
+def _is_taken_everywhere(make: MakeRule) -> bool:
+    rule = make()
+    return _runs_backward_once(make) and not (rule.listens and rule.learns_at_once)
+
+
 #: Those for which a module runs backward once for a batch: only the in-process engine takes the others.
+ONE_BACKWARD = {name: make for name, make in RULES.items() if _runs_backward_once(make)}
+#: Of these, those that do not learn both from messages and from a loss of their own: stages take no such rules.
 TAKEN_EVERYWHERE = {name: make for name, make in RULES.items() if _is_taken_everywhere(make)}
 
 

@@ -16,7 +16,8 @@ from synthgrad.core import ConfigError, Decoupled
 from synthgrad.engines import InProcess, Lag, LayerParallel, Locked
 from synthgrad.rules import HandOver, TrueGradient
 from tests.engines.by_hand import ByHand, assert_same, batches, chain, losses, plain_loop, run, sgd
-from tests.engines.rule_registry import RULES
+from tests.engines.rule_registry import ONE_BACKWARD as RULES
+from tests.engines.rule_registry import TAKEN_EVERYWHERE
 
 STEPS = 16
 LAGS = {
@@ -52,7 +53,7 @@ def test_in_process_with_lags(rule: str, lags: str) -> None:
     assert_learned(net, start)
 
 
-@every_rule
+@pytest.mark.parametrize("rule", TAKEN_EVERYWHERE)
 @pytest.mark.parametrize("observe", [0, 2])
 def test_layer_parallel(rule: str, observe: int) -> None:
     net = chain(RULES[rule]())

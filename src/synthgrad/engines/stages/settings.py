@@ -102,6 +102,11 @@ def check_rules(net: Decoupled, settings: StageSettings, replicas: int) -> None:
     for name, interface in net.interfaces.items():
         rule = interface.rule
         refuse_second_messages(rule, name)
+        if rule.listens and rule.learns_at_once:
+            raise ConfigError(
+                f"the rule at interface '{name}', {type(rule).__name__}, learns from a loss of its own and from messages: a "
+                "stage supports rules that do one of the two; use synthgrad.engines.InProcess"
+            )
         if not rule.waits:
             continue
         if settings.window is None:
