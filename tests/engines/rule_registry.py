@@ -73,6 +73,14 @@ RULES: dict[str, MakeRule] = _distinct(_of_methods()) | {
     "hand_over-least_squares": lambda: rules.HandOver(rules.LeastSquaresGradient(CLASSES), min_cosine=0.1),
     "least_squares-by_place": lambda: rules.LeastSquaresGradient(per_token=True),
     "interlocked": lambda: rules.InterlockedLoss(CLASSES),
+    "head_gradient": lambda: rules.HeadGradient(CLASSES),
+    "head_gradient-at_once": lambda: rules.HeadGradient(
+        CLASSES, activations=True, every=1, ridge=0.1, memory=0.5
+    ),
+    "hand_over-head_gradient": lambda: rules.HandOver(
+        rules.HeadGradient(CLASSES, every=2), warm_up=1, min_cosine=0.1
+    ),
+    "hand_over-local-cosine": lambda: rules.HandOver(rules.LocalLoss(CLASSES), min_cosine=0.2),
     "late_correction": lambda: rules.LateCorrection(rules.LocalLoss(CLASSES)),
     "late_correction-cdni": lambda: rules.LateCorrection(
         sg.SyntheticGradient(context=CLASSES), lambda age: 1 / (1 + age), 0.5
