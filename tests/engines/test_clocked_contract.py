@@ -13,7 +13,7 @@ from torch import Tensor
 from synthgrad.core import ConfigError
 from synthgrad.engines.clocked import Clocked, Edge, Node
 from tests.engines.clocked_toys import WIDTH, Cell, criterion, edge
-from tests.engines.rule_registry import TAKEN_EVERYWHERE as ALL
+from tests.engines.rule_registry import ONE_BACKWARD as ALL
 from tests.networks import CLASSES
 
 B = 6
