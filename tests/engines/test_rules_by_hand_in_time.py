@@ -21,7 +21,7 @@ from synthgrad.engines.clocked import Clocked, Edge, Node
 from synthgrad.rules import StaleGradient, TrueGradient
 from tests.engines.by_hand import B, assert_same, batches, sgd
 from tests.engines.clocked_toys import WIDTH, Cell, criterion
-from tests.engines.rule_registry import TAKEN_EVERYWHERE as RULES
+from tests.engines.rule_registry import ONE_BACKWARD as RULES
 from tests.networks import CLASSES
 
 ALPHA, T, STEPS = 0.5, 3, 8

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 import synthgrad as sg
 from synthgrad.core import ConfigError, CutError, Decoupled, Info, Rule, Site
+from synthgrad.engines.stages.transport import run_in_memory
 from synthgrad.rules import HeadGradient, LateCorrection, heads
 
 B, T, D, V = 3, 4, 6, 9
@@ -222,3 +223,17 @@ def test_where_no_network_is_shown_it_is_refused() -> None:
     site = Site("here", (B, T, D), torch.float64, torch.device("cpu"), nn.Identity())
     with pytest.raises(CutError, match="which this engine does not show its rules"):
         local().bind(site)
+
+
+def _stage(transport: Any) -> None:
+    criterion = lambda out, y: F.cross_entropy(out.transpose(1, 2), y)  # noqa: E731
+    with sg.engines.Stages(cut(), criterion, sgd, window=0, timeout_s=60, transport=transport):
+        pass
+
+
+def test_engines_in_which_other_weights_train_refuse_it() -> None:
+    said = r"interface 'low': its rule LocalLoss reads weights of the network .*use synthgrad\.engines\.InProcess"
+    with pytest.raises(ConfigError, match=said):
+        run_in_memory(2, _stage)
+    with pytest.raises(ConfigError, match=said):
+        sg.engines.LayerParallel(cut(), lambda out, y: F.cross_entropy(out.transpose(1, 2), y), sgd)

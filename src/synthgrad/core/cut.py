@@ -176,8 +176,9 @@ class PlainCrossing:
         if not torch.compiler.is_compiling():
             self.reached(interface.name)
         credit = self.port(interface).credit(seen, info, None if self._again else self._entered)
+        loss = None if self._again else credit.loss  # it has been learned from when credit was given
         return _Cut.apply(
-            h, seen.detach(), interface, self, info, credit.wait, credit.delta, credit.loss, *credit.pending
+            h, seen.detach(), interface, self, info, credit.wait, credit.delta, loss, *credit.pending
         )
 
     # -- the output error ------------------------------------------------------------------------------

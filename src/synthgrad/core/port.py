@@ -28,7 +28,7 @@ from .quality import is_finite
 from .rule import Credit, Info, Message, Rule
 from .units import Units
 
-__all__ = ["InputPort", "Port", "refuse_second_messages", "run_backward"]
+__all__ = ["InputPort", "Port", "refuse_network_reader", "refuse_second_messages", "run_backward"]
 
 
 class Port:
@@ -341,6 +341,23 @@ def refuse_second_messages(rule: Rule, name: str) -> None:
         raise ConfigError(
             f"interface '{name}': its rule {type(rule).__name__} {does}, and here a module runs backward once for a batch; "
             "use synthgrad.engines.InProcess"
+        )
+
+
+def refuse_network_reader(rule: Rule, name: str) -> None:
+    """Refuse a rule that reads weights of the network, which an engine does not have as they are now.
+
+    Args:
+        rule: the rule.
+        name: of the interface.
+
+    Raises:
+        ConfigError: if it does; naming the interface.
+    """
+    if rule.needs_network:
+        raise ConfigError(
+            f"interface '{name}': its rule {type(rule).__name__} reads weights of the network (unembedding=...), which are not "
+            "those that train here; leave that out, so that its head has weights of its own, or use synthgrad.engines.InProcess"
         )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...core import ConfigError, Decoupled, Instruments, Monitor, Rule, ShapeError, Timeline
 from ...core.given import check_whole
-from ...core.port import refuse_second_messages
+from ...core.port import refuse_network_reader, refuse_second_messages
 from ..base import Criterion
 from ..checks import check_criterion, check_unlockable, refuse_output_error
 from ..optimizers import OptimizerFactory
@@ -96,6 +96,7 @@ def _split_chain(net: Decoupled) -> list[nn.Sequential]:
                 "not wait for each other; decouple without inputs, or use InProcess"
             )
         refuse_second_messages(interface.rule, name)
+        refuse_network_reader(interface.rule, name)
         refuse_output_error(interface.rule, name, "all modules run at once here, each on another batch")
         if interface.rule.waits:
             raise ConfigError(

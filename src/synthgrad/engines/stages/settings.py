@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...core import ConfigError, Decoupled
-from ...core.port import refuse_second_messages
+from ...core.port import refuse_network_reader, refuse_second_messages
 from .codecs import Codec, cast
 
 __all__ = ["StageSettings", "check_rules"]
@@ -102,6 +102,7 @@ def check_rules(net: Decoupled, settings: StageSettings, replicas: int) -> None:
     for name, interface in net.interfaces.items():
         rule = interface.rule
         refuse_second_messages(rule, name)
+        refuse_network_reader(rule, name)
         if rule.listens and rule.learns_at_once:
             raise ConfigError(
                 f"the rule at interface '{name}', {type(rule).__name__}, learns from a loss of its own and from messages: a "
