@@ -21,6 +21,7 @@ from synthgrad.lab.training.methods import METHODS
 from synthgrad.lab.training.payloads import LanguageModel
 from synthgrad.lab.training.rehearsal import rehearse_all
 from synthgrad.lab.training.run import Run
+from synthgrad.lab.training.settings import RuleSettings
 from synthgrad.lab.training.snapshot import INTERVAL_VARIABLE
 from synthgrad.lab.training.sweep import Progress, Sweep
 from synthgrad.lab.training.tasks import LanguageModelTask
@@ -76,6 +77,15 @@ def test_bits_of_the_training_part_are_of_the_mean_loss(monkeypatch: pytest.Monk
         1.5 / math.log(2) / task.text.characters_per_token.train
     )
     assert task._losses == []
+
+
+def test_the_loss_of_an_example_is_the_mean_over_its_tokens() -> None:
+    scores = torch.randn(3, 5, 7, dtype=torch.float64)
+    targets = torch.randint(0, 7, (3, 5))
+    each = trainers.TokenCrossEntropy(reduction="none")(scores, targets)
+    expected = [torch.nn.functional.cross_entropy(s.float(), y) for s, y in zip(scores, targets, strict=True)]
+    torch.testing.assert_close(each, torch.stack(expected))
+    torch.testing.assert_close(trainers.TokenCrossEntropy()(scores, targets), each.mean())
 
 
 def test_names_of_tokens_are_those_that_texts_know() -> None:
@@ -137,11 +147,12 @@ def test_what_is_backpropagation_ends_where_it_does(method: str, given: dict[str
         ("backprop", {"optimizer": "muon", "lr_warm_up": 5, "cosine": True}),
         ("backprop", {"accumulate": 4}),
         ("delayed", {"delay": 3, "optimizer": "muon", "error_feedback": True}),
-        ("delayed", {"delay": 3, "accumulate": 4, "versions": 2}),
+        ("delayed", {"delay": 3, "accumulate": 4, "versions": 2, "steps": 16}),
         ("local_loss", {}),
         ("late_correction", {"delay": 3}),
         ("interlocked", FOUR),
         ("head_gradient", {"delay": 1}),
+        ("sobolev", {}),
         ("cdni", {}),
     ],
     ids=lambda value: value if isinstance(value, str) else ",".join(value),
@@ -229,6 +240,10 @@ def test_what_cannot_begin_is_told_before_anything_is_written(tmp_path: Path) ->
         ({"data": str(tmp_path / "none.txt")}, "neither a known text nor a file"),
         ({"at": ("block9",), "modules": None}, "no submodule of that name"),
         ({"delay": 5, "accumulate": 4, "versions": 2}, "no gradient may be more than one update late"),
+        (
+            {"method": "sobolev", "rule": RuleSettings(head="tokens")},
+            "'sobolev' with 1 private blocks.* --blocks 0",
+        ),
     ):
         with pytest.raises(SynthgradError, match=words):
             rehearse_all([changed(run_of("delayed"), **given)])

@@ -128,6 +128,11 @@ def _head(settings: RuleSettings) -> heads.HeadFactory:
 
 def _sobolev(settings: RuleSettings, classes: int) -> Rule:
     critic: Critic = "value" if settings.critic == "value" else "classifier"
+    if settings.head == "tokens" and settings.blocks:
+        raise ConfigError(
+            f"method 'sobolev' with {settings.blocks} private blocks: it learns from the gradient of a gradient, which fused "
+            "attention does not have; use --blocks 0"
+        )
     return Sobolev(classes, critic=critic, head=_head(settings))
 
 
@@ -180,9 +185,12 @@ METHODS: dict[str, Method] = {
         Method(
             "sobolev",
             lambda s, facts: _sobolev(s, facts.classes),
-            {"": RuleSettings(), "cnn": RuleSettings(head="convolutional", pool=4)},
+            {
+                "": RuleSettings(),
+                "cnn": RuleSettings(head="convolutional", pool=4),
+                "gpt": RuleSettings(head="tokens", blocks=0),
+            },
             per_example_loss=True,
-            unfit={"gpt": "its model of the loss has no head for tokens"},
         ),
         Method("delayed", lambda s, facts: TrueGradient(s.shrink), {"": RuleSettings(delay=1)}),
         Method(
