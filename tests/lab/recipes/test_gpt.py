@@ -103,6 +103,7 @@ def test_a_comparison_trains_a_gpt_on_the_embedded_text() -> None:
     assert {run.tier for run in made} == {"quick"}
     assert {run.payload.data for run in made} == {"shakespeare-50k"}
     assert [run.payload.engine for run in made] == ["plain", *["in-process"] * 3]
+    assert [run.payload.modules for run in made] == [None, 2, 2, 2]
     assert len({run.schedule for run in made}) == 1
     assert {run.payload for run in comparison("smoke")} != {run.payload for run in made}
     assert all(isinstance(run.payload, FeedForward) for run in comparison("smoke"))

@@ -66,7 +66,7 @@ def test_a_record_has_cell_figures_and_settings() -> None:
 
 
 def test_bits_of_the_training_part_are_of_the_mean_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    task = LanguageModelTask(run_of("backprop", tokens="bytes"))
+    task = LanguageModelTask(run_of("backprop", tokens="bpe", vocabulary=300))
     task.set_up()
     task.begin(0)
     losses = [torch.tensor(1.0), torch.tensor(2.0)]
@@ -76,6 +76,7 @@ def test_bits_of_the_training_part_are_of_the_mean_loss(monkeypatch: pytest.Monk
     assert point["train_bits_per_char"] == pytest.approx(
         1.5 / math.log(2) / task.text.characters_per_token.train
     )
+    assert task.text.characters_per_token.train != task.text.characters_per_token.valid
     assert task._losses == []
 
 
@@ -205,6 +206,22 @@ def test_heads_have_as_many_private_blocks_as_are_asked_for() -> None:
         sizes[blocks] = task.graph["interfaces"][0]["num_parameters"]
     block = 4 * 16 * 16 + 2 * 4 * 16 * 16 + 5 * 16 + 4 * 16
     assert sizes[1] - sizes[0] == sizes[2] - sizes[1] == block
+
+
+def test_the_correction_has_its_weight() -> None:
+    task = LanguageModelTask(run_of("late_correction", weight=0.25))
+    task.set_up()
+    assert task.graph is not None
+    assert "weight=0.25" in task.graph["interfaces"][0]["rule"]
+
+
+@pytest.mark.parametrize("method", ["backprop", "late_correction", "cdni"])
+def test_half_precision_is_a_little_off(method: str) -> None:
+    whole, half = (train(run_of(method, precision=name)) for name in ("float32", "bfloat16"))
+    assert half["status"] == "ok", half["error"]
+    assert half["config"]["precision"] == "bfloat16"
+    ratio = half["metrics"]["val_loss"] / whole["metrics"]["val_loss"]
+    assert 1e-6 < abs(ratio - 1) < 2e-2
 
 
 def test_more_training_helps() -> None:
