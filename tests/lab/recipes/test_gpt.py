@@ -11,6 +11,7 @@ from synthgrad.lab.recipes import Choice, comparison, experiment_named
 from synthgrad.lab.training.payloads import FeedForward, LanguageModel
 from synthgrad.lab.training.rehearsal import rehearse_all
 from synthgrad.lab.training.run import Run
+from synthgrad.lab.training.time_left import run_names
 
 
 def words(run: Run) -> str:
@@ -81,11 +82,22 @@ def test_microbatches_make_the_same_updates(tier: str) -> None:
     )
 
 
-def test_any_text_can_be_named(tmp_path: pytest.TempPathFactory) -> None:
-    made = experiment_named("gpt").runs("smoke", choice=Choice(data=("my.txt",), methods=("backprop",)))
-    assert {run.payload.data for run in made} == {"my.txt"}
+@pytest.mark.parametrize("name", ["my.txt", "text:mine"])
+def test_any_text_can_be_named(name: str) -> None:
+    made = experiment_named("gpt").runs("smoke", choice=Choice(data=(name,), methods=("backprop",)))
+    assert {run.payload.data for run in made} == {name}
+    assert {run.payload.data for run in comparison("smoke", name, arch="gpt")} == {name}
+
+
+def test_what_is_not_a_text_is_refused() -> None:
     with pytest.raises(ConfigError, match="--data my.npz: experiment 'gpt'"):
         experiment_named("gpt").runs("smoke", choice=Choice(data=("my.npz",)))
+
+
+@pytest.mark.parametrize("name", ["gpt", "gpt_trials"])
+def test_progress_tells_every_run_from_the_others(name: str) -> None:
+    made = experiment_named(name).runs("quick")
+    assert len(set(run_names(made).values())) == len(made)
 
 
 @pytest.mark.parametrize("name", ["gpt", "gpt_trials"])

@@ -12,10 +12,11 @@ from torch.optim import Muon, Optimizer
 
 import synthgrad as sg
 from synthgrad.core import ConfigError
-from synthgrad.lab.recipes import experiment_named
+from synthgrad.lab.recipes import comparison, experiment_named
 from synthgrad.lab.tasks import fully_connected
 from synthgrad.lab.tasks.gpt import gpt
 from synthgrad.lab.training.optimizers import optimizer_factory
+from synthgrad.lab.training.rehearsal import rehearse_all
 from synthgrad.lab.training.settings import OPTIMIZERS, Schedule
 from synthgrad.optim import ErrorFeedback
 from tests.lab.runs import changed
@@ -158,6 +159,13 @@ def test_tasks_without_a_choice_of_optimizer_say_so() -> None:
         with pytest.raises(ConfigError, match="is trained by Adam with an update for each batch"):
             changed(run, **given)
     assert changed(run, lr_warm_up=3, cosine=True).schedule.cosine
+
+
+def test_a_comparison_with_error_feedback_can_begin() -> None:
+    """Its cost is estimated beside backpropagation, which has no late gradient."""
+    (run,) = comparison("smoke", None, ["delayed"], error_feedback=True, versions=1, width=8, layers=3)
+    (rehearsed,) = rehearse_all([run])
+    assert rehearsed.estimated_ratio == pytest.approx(1, abs=0.1)
 
 
 def test_a_record_has_the_settings_that_are_not_as_ever() -> None:
