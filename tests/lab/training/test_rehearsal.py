@@ -221,3 +221,10 @@ def test_data_that_are_no_images(
         with_estimates(runs)
     (fitting,) = with_estimates(comparison("smoke", f"{module}:make", ["cdni"], **usual))
     assert train(fitting).status == "ok"
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_rules_that_correct_or_send_ahead_are_counted(recompute: bool) -> None:
+    methods = ["late_correction"] if recompute else ["interlocked", "late_correction", "head_gradient"]
+    runs = comparison("smoke", methods=methods, recompute=recompute or None)
+    assert all(rehearse(run) is not None for run in runs)

@@ -109,6 +109,8 @@ class CutHandler:
         self._seen_criterion = False
         self._sparse = sparse
         self._needs_output_error = net.needs_output_error
+        # Hooks on modules (a counter of operations has some) refuse leaves whose gradient is asked for by `grad`.
+        self._feeds_views = any(i.rule.sends_ahead or i.rule.corrects for i in net.interfaces.values())
         # The state of the present step:
         self._step = 0
         self._module_steps: list[ModuleStep] = []
@@ -239,7 +241,8 @@ class CutHandler:
         for k in takers:
             self._module_steps[k].fed[name] = flight
         self._grad_mode(takers[0])
-        return interface.as_made(leaf.clone() if interface.copies else leaf)
+        fed = leaf.view_as(leaf) if self._feeds_views and leaf.requires_grad else leaf
+        return interface.as_made(leaf.clone() if interface.copies else fed)
 
     def _grad_mode(self, k: int) -> None:
         """Disable gradients for a module that does not update.
@@ -297,7 +300,8 @@ class CutHandler:
             # Cut as in the first pass: each module gets a leaf, so that its graph ends at its own input.
             leaf = h.detach() if flight is None else interface.as_made(flight.h)
             if flight is not None and flight.fed is not None:
-                leaf = interface.as_made(flight.fed)
+                kept = flight.fed
+                leaf = interface.as_made(kept.view_as(kept) if self._feeds_views else kept)
             return leaf.clone() if interface.copies else leaf
 
         devices = cuda_devices(self.net)
