@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import synthgrad as sg
-from synthgrad.core import ConfigError, Credit, Decoupled, Info, Message, Rule
+from synthgrad.core import ConfigError, Credit, Decoupled, DivergedError, Guard, Info, Message, Rule
 from synthgrad.core.graph import OUTPUT
 from synthgrad.engines import InProcess, Lag
 from synthgrad.optim import ErrorFeedback
-from synthgrad.rules import LocalLoss, TrueGradient
+from synthgrad.rules import HandOver, LocalLoss, TrueGradient
 from tests.networks import CASES, Case
 
 AT = ("0", "1")
@@ -323,6 +323,109 @@ def test_a_graph_that_is_made_anew_has_the_weights_of_then(size: int) -> None:
             extra = torch.autograd.grad(old, list(model[:2].parameters()), sent[step - lag] * 0.5)
             held = list(extra) if held is None else [a + b for a, b in zip(held, extra, strict=True)]
     assert_same(net.model, model)
+
+
+def test_a_module_that_waits_below_one_that_is_corrected_goes_back_through_its_own_weights() -> None:
+    """It has no lag of its own, and no rule keeps a graph; yet its message comes two steps late."""
+    lag = 2
+    rules = {"0": TrueGradient(), "1": Halved(1.0, recompute=True)}
+    net = sg.decouple(chain(), AT, rules, batches(1)[0][0])
+    engine = InProcess(net, F.cross_entropy, sgd, lags={"1": Lag(observe=lag)})
+    model: Any = chain()
+    optimizers = [sgd(part.parameters()) for part in model]
+    runs: list[tuple[Any, Tensor, Tensor, Tensor, Tensor]] = []
+    held: list[Tensor] | None = None
+    for step, (x, y) in enumerate(batches()):
+        engine.step(x, y)
+        lowest = copy.deepcopy(model[0])  # the weights of now
+        h0 = lowest(x)
+        leaf0 = h0.detach().requires_grad_()
+        h1 = model[1](leaf0)
+        leaf1 = h1.detach().requires_grad_()
+        F.cross_entropy(model[2](leaf1), y).backward()
+        wrong = 0.3 * leaf1.detach() / len(x)
+        h1.backward(wrong)
+        assert leaf0.grad is not None
+        assert leaf1.grad is not None
+        runs.append((lowest, h0, leaf0.detach(), leaf0.grad, leaf1.grad - wrong))
+        for p, extra in zip(model[1].parameters(), held or [], strict=False):
+            p.grad += extra
+        for optimizer in optimizers[1:]:
+            optimizer.step()
+            optimizer.zero_grad()
+        if step < lag:
+            continue
+        old, end, fed, first, difference = runs[step - lag]
+        again = fed.clone().requires_grad_()
+        found = torch.autograd.grad(model[1](again), [*model[1].parameters(), again], difference)
+        held = list(found[:2])
+        end.backward(first + found[2])
+        for p, then in zip(model[0].parameters(), old.parameters(), strict=True):
+            p.grad = then.grad
+        optimizers[0].step()
+    assert_same(net.model, model)
+
+
+def test_a_module_that_draws_no_update_is_not_updated_by_a_correction() -> None:
+    net = sg.decouple(chain(), AT, Nothing(), batches(1)[0][0])
+    draws = torch.Generator().manual_seed(3)
+    engine = InProcess(net, F.cross_entropy, momentum, update_prob=0.5, generator=draws)
+    same = torch.Generator().manual_seed(3)
+    skipped = 0
+    for x, y in batches():
+        before = [p.detach().clone() for p in net.model[0].parameters()]
+        engine.step(x, y)
+        if not (torch.rand(3, generator=same) < 0.5).tolist()[0]:
+            skipped += 1
+            assert all(map(torch.equal, before, net.model[0].parameters()))
+    assert 5 < skipped < STEPS - 5
+
+
+def steep(outputs: Tensor, targets: Tensor) -> Tensor:
+    return 1e3 * F.cross_entropy(outputs, targets)
+
+
+def test_a_correction_that_overflows_is_never_learned_from() -> None:
+    for skip in (False, True):
+        net = sg.decouple(chain(), AT, Halved(1e308), batches(1)[0][0])
+        guard = Guard(skip=skip)
+        engine = InProcess(net, steep, sgd, guard=guard)
+        (x, y), *_ = batches()
+        if skip:
+            engine.step(x, y)
+            engine.step(x, y)
+            assert guard.skipped
+            assert all(bool(p.isfinite().all()) for p in net.model.parameters())
+        else:
+            with pytest.raises(DivergedError, match="gradient"):
+                engine.step(x, y)
+
+
+def test_error_feedback_ends_when_a_module_waits_no_longer() -> None:
+    rule = HandOver(LocalLoss(3), warm_up=3)
+    net = sg.decouple(chain(), ["1"], rule, batches(1)[0][0])
+    engine = InProcess(net, F.cross_entropy, lambda p: ErrorFeedback(sgd(p)), lags={"1": Lag(observe=1)})
+    own = next(
+        group
+        for group in engine.optimizers[0].param_groups
+        if any(p is net.model[0][0].weight for p in group["params"])
+    )
+    marks: list[bool] = []
+    for x, y in batches(7):
+        engine.step(x, y)
+        marks.append(own["late"])
+    # In the step after the warm-up the module makes two updates: its own, and the last that has waited.
+    assert marks == [True] * 4 + [False] * 3
+    before = [p.detach().clone() for p in net.model[:2].parameters()]
+    x, y = batches(8)[7]
+    twin = copy.deepcopy(net)
+    engine.step(x, y)
+    head: Any = twin.interfaces["1"].rule
+    h = twin.model[:2](x)
+    delta = head.credit(h.detach(), Info(context=y)).delta
+    grads = torch.autograd.grad(h, list(twin.model[:2].parameters()), delta / len(x))
+    for p, was, grad in zip(net.model[:2].parameters(), before, grads, strict=True):
+        assert torch.allclose(p, was - 0.1 * grad, rtol=1e-10, atol=1e-12)
 
 
 class Ahead(TrueGradient):

@@ -30,10 +30,12 @@ class HeadGradient(Counting, WideBuffers, LocalLoss):
     ``A`` is not descended to, which ran away in trials, but solved for, every ``every`` messages: ridge regression of
     ``δ − a`` on ``a``, drawn towards ``A = 1``, which is the local loss. The first credits are exactly those. The pull
     does not fade: without it ``A`` keeps the directions in which ``a`` says something of ``δ`` and drops the others, and in
-    a trial the module below learned the less the better the fit was, behind a head with a block. Sums over messages are weighted by ``memory`` to the power of their age; a message that comes late is compared with the ``a``
-    that the classifier makes of its ``h`` by then. Messages that are not finite are left out. In a network that moves as
-    a whole, what has been solved for is outdated by a few messages; so the credit of an example is kept on a leash: its
-    norm is no more than ``leash`` times the root mean square norm of an example's message.
+    a trial the module below learned the less the better the fit was, behind a head with a block. Sums over messages are
+    weighted by ``memory`` to the power of their age; a message that comes late is compared with the ``a`` that the
+    classifier makes of its ``h`` by then. Messages that are not finite are left out. In a network that moves as a whole,
+    what has been solved for is outdated by a few messages; so the credit of an example is kept on a leash: its norm is no
+    more than ``leash`` times the root mean square norm of an example's message. Stages and the layer-parallel engine
+    refuse this rule.
 
     With ``activations=True`` it is ``δ̂ = A a(h) + B h + b``, drawn towards ``B = 0``, ``b = 0`` too. What depends on
     ``h`` alone is a running mean of gradients, which a network follows as a whole while the mean is still that of where

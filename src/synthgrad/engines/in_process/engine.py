@@ -133,17 +133,13 @@ class InProcess:
         self._instruments = Instruments(Guard.of(guard), monitor, timeline)
         check_unlockable(net)
         self._mailboxes = Mailboxes(net, lags or {})
-        # A graph that is used after an update must not see that update, so it saves a copy of the weights.
-        self._stashes = any(
-            i.rule.corrects or (i.rule.waits and self._mailboxes.is_late(n))
-            for n, i in net.interfaces.items()
-        )
-        keeps = [
-            (i.rule.corrects and not i.rule.recomputes) or (i.rule.waits and self._mailboxes.is_late(n))
-            for n, i in net.interfaces.items()
-        ]
-        self._copies = any(keeps) and versions != 1
         delays = learning_delays(net, self._mailboxes.lags)
+        # A graph that is used after an update must not see that update, so it saves a copy of the weights. A module may
+        # learn late without a lag of its own, because those above do.
+        rules = [i.rule for i in net.interfaces.values()]
+        self._stashes = any(delays) or any(rule.corrects for rule in rules)
+        keeps = any(delays) or any(rule.corrects and not rule.recomputes for rule in rules)
+        self._copies = keeps and versions != 1
         self._optimizers = [
             make_optimizers(
                 optimizer,
@@ -251,10 +247,10 @@ class InProcess:
                 output = self.net.model(*args, **kwargs)
                 self.net.check_crossed()
                 record.loss = cuts.at_output(output)
-            cuts.update_late()
+            cuts.turns.update_late()
             cuts.check()
         except StopForward:
-            cuts.update_late()
+            cuts.turns.update_late()
             cuts.check()
         except BaseException:
             for optimizer in self.optimizers:
@@ -304,7 +300,7 @@ class InProcess:
         set_carried_states(self.net.model, state["carried"])
         if "updates" in state:  # states of earlier versions have none
             self._updates.load_state_dict(state["updates"])
-        self._mailboxes.load_state_dict(state, self._cuts.rebuild, self._cuts.take_turn)
+        self._mailboxes.load_state_dict(state, self._cuts.rebuild, self._cuts.turns.take_turn)
 
     def _draw(self) -> list[bool]:
         n = len(self._optimizers)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ...core import ConfigError
+from ...optim import ErrorFeedback
 from ..optimizers import step_optimizers
 
 __all__ = ["Updates"]
@@ -106,6 +107,7 @@ class Updates:
             if complete:
                 learned |= bool(self._corrections[k])
                 self._add_corrections(k)
+                self._mark(k, late=forward_step < step)
             return learned and self._make(k)
         if learned:
             self._take(k, forward_step)
@@ -122,6 +124,18 @@ class Updates:
         if not self._delays[k] and not self._sums[k].get(self._due_group(k, step)):
             return False  # it has made its update in its turn; what its rules have learned since is for the next one
         return self._make_group(k, step)
+
+    def _mark(self, k: int, *, late: bool) -> None:
+        """Say in the groups of a module whether its gradients are late: a rule may have it wait at times, and not at others.
+
+        An update of several microbatches is late by the same number of updates whenever its gradients have come.
+        """
+        if not self._delays[k]:
+            return
+        for optimizer in self._optimizers[k]:
+            for group in optimizer.param_groups if isinstance(optimizer, ErrorFeedback) else ():
+                if any(id(p) in self._own_ids[k] for p in group["params"]):
+                    group["late"] = late
 
     def _take(self, k: int, forward_step: int) -> None:
         """Move the gradients that parameters have to the sums."""
