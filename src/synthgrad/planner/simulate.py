@@ -2,22 +2,25 @@
 
 ::
 
-    heap of events ──► a process goes on: next actions, until one takes time
-                   ──► a computation ends (cores may be shared)
+    heap of events ──► a computation ends (cores may be shared): its process goes on until the next one
                    ──► a question reaches a sender (rendezvous)
-                   ──► a wire is free, a message arrives
+                   ──► an inbound wire is free
+                   ──► a message arrives: its process goes on if it has waited for it
 
-Times are exact sums of what is given; nothing is measured here. Random delays come from one seeded generator.
+A wire that carries messages in the order in which they are ready needs no event: when one is ready, it is known when its
+last byte leaves. Times are exact sums of what is given; nothing is measured here. Random delays come from one seeded
+generator.
 """
 
 from __future__ import annotations
 
 import heapq
-import itertools
+import math
 import random
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..core import ConfigError
 from .actions import Action, Compute, Job, Mark, Observe, Post, Send, Tag, Wait, WaitSent
@@ -96,16 +99,37 @@ class _Message:
 class _Line:
     """A wire, and what waits for it."""
 
-    busy: bool = False
-    queue: deque[_Message] = field(default_factory=deque[_Message])
+    free_at: float = 0.0
     last_arrival: float = 0.0
-    order: Iterator[Tag] | None = None  # of an inbound wire: what is next
-    expected: Tag | None = None
-    waiting: dict[Tag, _Message] = field(default_factory=dict[Tag, _Message])
     recent: deque[tuple[float, float]] = field(
         default_factory=deque[tuple[float, float]]
     )  # with BBR: when, bytes
     burst: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class _Inbound(_Line):
+    """The one wire to a process: it carries what is needed next, and in gaps what the process can do without."""
+
+    needs: Iterator[Tag] = iter(())
+    waits: frozenset[Tag] = frozenset()  # for which the process stops
+    expected: Tag | None = None
+    waiting: dict[Tag, _Message] = field(default_factory=dict[Tag, _Message])
+    early: set[Tag] = field(default_factory=set[Tag])  # carried in a gap
+
+    def pop(self) -> _Message | None:
+        """Return the message that is next, if it is ready."""
+        while self.expected in self.early:
+            self.early.remove(self.expected)
+            self.expected = next(self.needs, None)
+        if self.expected in self.waiting:
+            tag, self.expected = self.expected, next(self.needs, None)
+            return self.waiting.pop(tag)
+        for tag in self.waiting:
+            if self.expected is None or tag not in self.waits:
+                self.early.add(tag)
+                return self.waiting.pop(tag)
+        return None
 
 
 @dataclass(slots=True, eq=False)
@@ -176,8 +200,19 @@ class _Simulation:
         self._job = job
         self._network = network
         self._random = random.Random(seed)
-        self._heap: list[tuple[float, int, object, object]] = []
-        self._order = itertools.count()
+        self._heap: list[tuple[float, int, Callable[[Any, float], object], object]] = []
+        self._pushed = 0
+        self._does: dict[type, Callable[[_Process, Any, float], bool]] = {
+            Compute: self._compute,
+            Send: self._send,
+            Post: self._post,
+            Wait: self._wait,
+            WaitSent: self._wait_sent,
+            Observe: self._observe,
+            Mark: self._mark,
+        }
+        self._measured = job.steps - 1 > job.warm
+        self._handles = network.startup_s > 0 or network.copy_s_per_byte > 0
         self._messages: dict[Tag, _Message] = {}
         self._asked: dict[Tag, float] = {}
         self._lines: dict[tuple[int, int], _Line] = {}
@@ -199,25 +234,10 @@ class _Simulation:
         now = 0.0
         for process in self._processes:
             self._advance(process, now)
-        heap = self._heap
+        heap, pop = self._heap, heapq.heappop
         while heap:
-            now, _, what, which = heapq.heappop(heap)
-            if isinstance(what, _Process):
-                self._end_compute(what, now)
-            elif isinstance(what, _Shared):
-                if which == what.version:
-                    self._end_shared(what, now)
-            elif isinstance(what, _Line):
-                what.busy = False
-                self._start(what, now)
-            else:
-                assert isinstance(which, _Message)
-                if what == "ready":
-                    self._ready(which, now)
-                elif what == "left":
-                    self._left(which, now)
-                else:
-                    self._arrive(which, now)
+            now, _, happens, to = pop(heap)
+            happens(to, now)
         stuck = [p for p in self._processes if p.current is not None]
         if stuck:
             first = stuck[0]
@@ -229,63 +249,55 @@ class _Simulation:
 
     # -- actions ----------------------------------------------------------------------------------------
 
-    def _push(self, at: float, what: object, which: object = None) -> None:
-        heapq.heappush(self._heap, (at, next(self._order), what, which))
+    def _push(self, at: float, happens: Callable[[Any, float], object], to: object) -> None:
+        self._pushed += 1  # of events at the same time, the first one first
+        heapq.heappush(self._heap, (at, self._pushed, happens, to))
 
     def _advance(self, p: _Process, now: float) -> None:
         """Let a process go on until something takes time."""
+        does, program = self._does, p.program
         while True:
             action = p.current
             if action is None:
-                action, p.put_off = p.put_off, None
-            if action is None:
-                action = next(p.program, None)
-                if action is None:
-                    return
-            kind = type(action)
-            if kind is Compute:
-                p.current = action
-                self._compute(p, action, now)  # type: ignore[arg-type]
-                return
-            if kind is Send:
-                going_on = self._send(p, action, now)  # type: ignore[arg-type]
-            elif kind is Wait:
-                going_on = self._wait(p, action, now)  # type: ignore[arg-type]
-            elif kind is Observe:
-                going_on = self._observe(p, action, now)  # type: ignore[arg-type]
-            elif kind is Post:
-                going_on = self._ask(p.number, action.tag, action.source, now)  # type: ignore[union-attr]
-            elif kind is WaitSent:
-                going_on = self._wait_sent(p, action, now)  # type: ignore[arg-type]
-            else:
-                going_on = self._mark(p, action, now)  # type: ignore[arg-type]
-            if not going_on:
+                if p.put_off is not None:
+                    action, p.put_off = p.put_off, None
+                else:
+                    action = next(program, None)
+                    if action is None:
+                        return
+            if not does[type(action)](p, action, now):
                 p.current = p.current or action
                 return
             p.current = None
 
-    def _compute(self, p: _Process, action: Compute, now: float) -> None:
+    def _compute(self, p: _Process, action: Compute, now: float) -> bool:
+        p.current = action
         if action.takes:
             p.held += action.takes
             p.peak = max(p.peak, p.held)
         p.blocked = now
         if p.machine is None:
-            self._push(now + action.seconds, p)
+            self._push(now + action.seconds, self._end_compute, p)
         else:
             at = p.machine.begin(p, action.seconds, now)
-            self._push(at, p.machine, p.machine.version)
+            self._push(at, self._end_shared, (p.machine, p.machine.version))
+        return False
 
-    def _end_shared(self, shared: _Shared, now: float) -> None:
+    def _end_shared(self, which: tuple[_Shared, int], now: float) -> None:
+        shared, version = which
+        if version != shared.version:
+            return  # another computation began or ended in the meantime
         ended, following = shared.done(now)
         if following is not None:
-            self._push(following, shared, shared.version)
+            self._push(following, self._end_shared, (shared, shared.version))
         for p in ended:
             self._end_compute(p, now)
 
     def _end_compute(self, p: _Process, now: float) -> None:
         action = p.current
-        assert isinstance(action, Compute)
-        p.held -= action.frees
+        assert type(action) is Compute
+        if action.frees:
+            p.held -= action.frees
         p.busy[action.kind] += now - p.blocked
         if self._spans is not None and now > p.blocked:
             stage = p.number if action.stage < 0 else action.stage
@@ -295,19 +307,18 @@ class _Simulation:
 
     def _handle(
         self, p: _Process, kind: str, tag: Tag, seconds: float, then: Action | None, now: float
-    ) -> None:
+    ) -> bool:
         """Let a process compute for a message, and go on with an action that it has put off."""
         p.put_off = then
-        p.current = Compute(kind, tag[2], seconds)
-        self._compute(p, p.current, now)
+        return self._compute(p, Compute(kind, tag[2], seconds), now)
 
     def _send(self, p: _Process, action: Send, now: float) -> bool:
-        local = action.to == p.number or self._is_local(p.number, action.to)
-        seconds = 0.0 if local else self._network.handling_s(action.num_bytes)
-        if seconds and not p.handled:
+        local = self._is_local(p.number, action.to)
+        if self._handles and not local and not p.handled:
             p.handled = True
-            self._handle(p, "send", action.tag, seconds, action, now)
-            return False
+            return self._handle(
+                p, "send", action.tag, self._network.handling_s(action.num_bytes), action, now
+            )
         p.handled = False
         tag = action.tag
         message = _Message(tag, p.number, action.to, action.num_bytes, action.carries, now)
@@ -322,23 +333,24 @@ class _Simulation:
         if not self._network.rendezvous:
             self._ready(message, now)
         elif tag in self._asked:
-            self._push(max(now, self._asked[tag]), "ready", message)
+            self._push(max(now, self._asked[tag]), self._ready, message)
         return True
 
     def _is_local(self, source: int, to: int) -> bool:
         owners = self._job.owners
-        return owners.get(source, source) == owners.get(to, to)
+        return source == to or (bool(owners) and owners.get(source, source) == owners.get(to, to))
 
-    def _ask(self, asking: int, tag: Tag, source: int, now: float) -> bool:
-        if not self._network.rendezvous or tag in self._asked or self._is_local(asking, source):
-            return True
-        back = self._wire(asking, source)
-        at = now + back.delay_s
-        message = self._messages.get(tag)
-        self._asked[tag] = at
-        if message is not None:
-            self._push(at, "ready", message)
+    def _post(self, p: _Process, action: Post, now: float) -> bool:
+        self._ask(p.number, action.tag, action.source, now)
         return True
+
+    def _ask(self, asking: int, tag: Tag, source: int, now: float) -> None:
+        if not self._network.rendezvous or tag in self._asked or self._is_local(asking, source):
+            return
+        at = self._asked[tag] = now + self._wire(asking, source).delay_s
+        message = self._messages.get(tag)
+        if message is not None:
+            self._push(at, self._ready, message)
 
     def _wait(self, p: _Process, action: Wait, now: float) -> bool:
         message = self._messages.get(action.tag)
@@ -347,36 +359,36 @@ class _Simulation:
             if source >= 0:
                 self._ask(p.number, action.tag, source, now)
             return self._block(p, action.tag, now)
-        self._take(p, message, now)
-        seconds = (
-            0.0 if self._is_local(message.source, p.number) else self._network.handling_s(message.num_bytes)
-        )
-        if seconds:
-            self._handle(p, "receive", action.tag, seconds, None, now)
-            return False
+        self._take(p, message)
+        if self._handles and not self._is_local(message.source, p.number):
+            seconds = self._network.handling_s(message.num_bytes)
+            return self._handle(p, "receive", action.tag, seconds, None, now)
         return True
 
     def _observe(self, p: _Process, action: Observe, now: float) -> bool:
+        stage, step = action.stage, action.step
+        if self._network.rendezvous:
+            for batch in range(p.answered + 1, step + 1):
+                self._ask(p.number, ("B", stage, batch), p.number + 1, now)
         total = 0.0
-        while p.answered < action.step:
-            tag = ("B", action.stage, p.answered + 1)
+        while p.answered < step:
+            tag = ("B", stage, p.answered + 1)
             message = self._messages.get(tag)
             if message is None or not message.here:
                 if p.answered >= action.until:
                     break
                 if total:  # what is here takes its time first
-                    self._handle(p, "observe", tag, total, action, now)
-                    return False
+                    return self._handle(p, "observe", tag, total, action, now)
                 return self._block(p, tag, now)
             p.answered += 1
-            self._take(p, message, now)
+            self._take(p, message)
             if message.carries:
                 total += action.seconds
-                p.ages[action.step - p.answered] += 1
-            total += self._network.handling_s(message.num_bytes)
+                p.ages[step - p.answered] += 1
+            if self._handles:
+                total += self._network.handling_s(message.num_bytes)
         if total:
-            self._handle(p, "observe", ("B", action.stage, p.answered), total, None, now)
-            return False
+            return self._handle(p, "observe", ("B", stage, p.answered), total, None, now)
         return True
 
     def _wait_sent(self, p: _Process, action: WaitSent, now: float) -> bool:
@@ -393,7 +405,7 @@ class _Simulation:
     def _mark(self, p: _Process, action: Mark, now: float) -> bool:
         p.step = action.step + 1
         p.marks.append(now)
-        if action.step == self._job.warm:
+        if action.step == self._job.warm and self._measured:
             p.busy.clear()
             p.idle.clear()
             p.ages.clear()
@@ -404,9 +416,10 @@ class _Simulation:
         p.blocked, p.waits_for = now, tag
         return False
 
-    def _take(self, p: _Process, message: _Message, now: float) -> None:
+    def _take(self, p: _Process, message: _Message) -> None:
         p.held -= message.num_bytes
-        self._asked.pop(message.tag, None)
+        if self._asked:
+            self._asked.pop(message.tag, None)
         del self._messages[message.tag]
 
     # -- messages ---------------------------------------------------------------------------------------
@@ -420,52 +433,47 @@ class _Simulation:
         return found
 
     def _line(self, message: _Message) -> _Line:
-        key = (-1, message.to) if self._network.inbound else (message.source, message.to)
+        to = message.to
+        key = (-1, to) if self._network.inbound else (message.source, to)
         line = self._lines.get(key)
         if line is None:
-            line = self._lines[key] = _Line()
+            line = _Line()
             if self._network.inbound:
-                line.order = iter(self._inbound[message.to])
-                line.expected = next(line.order, None)
+                needs, waits = self._inbound[to]
+                line = _Inbound(needs=iter(needs), waits=waits)
+                line.expected = next(line.needs, None)
+            self._lines[key] = line
         return line
 
     def _ready(self, message: _Message, now: float) -> None:
         message.ready = now
         line = self._line(message)
-        if line.order is None:
-            line.queue.append(message)
-        else:
+        if isinstance(line, _Inbound):
             line.waiting[message.tag] = message
-        self._start(line, now)
-
-    def _start(self, line: _Line, now: float) -> None:
-        if line.busy:
-            return
-        if line.order is None:
-            if not line.queue:
-                return
-            message = line.queue.popleft()
+            self._serve(line, now)
         else:
-            found = line.waiting.pop(line.expected, None) if line.expected is not None else None
-            if found is None:
-                if line.expected is not None or not line.waiting:
-                    return
-                found = line.waiting.pop(next(iter(line.waiting)))  # nobody takes what is left
-            else:
-                line.expected = next(line.order, None)
-            message = found
+            self._carry(line, message, max(now, line.free_at))
+
+    def _serve(self, line: _Inbound, now: float) -> None:
+        """Let an inbound wire that is free carry the next message."""
+        if now >= line.free_at and (message := line.pop()) is not None:
+            self._carry(line, message, now)
+            self._push(line.free_at, self._serve, line)
+
+    def _carry(self, line: _Line, message: _Message, begins: float) -> None:
         wire = self._wire(message.source, message.to)
-        message.begins = now
-        message.leaves = now + wire.serialise_s(message.num_bytes)
+        message.begins = begins
+        leaves = begins + wire.serialise_s(message.num_bytes)
         if self._network.congestion is not None:
-            message.leaves = max(message.leaves, now + self._paced_s(line, wire, message, now))
-        arrives = message.leaves + wire.delay_s + self._delayed(wire, message)
+            leaves = max(leaves, begins + self._paced_s(line, wire, message, begins))
+        arrives = leaves + wire.delay_s
+        if wire.jitter_s or wire.loss:
+            arrives += self._delayed(wire, message)
+        message.leaves = line.free_at = leaves
         message.arrives = line.last_arrival = max(arrives, line.last_arrival)
-        line.busy = True
-        self._push(message.leaves, line)
         if self._network.rendezvous:
-            self._push(message.leaves, "left", message)
-        self._push(message.arrives, "arrives", message)
+            self._push(leaves, self._left, message)
+        self._push(message.arrives, self._arrive, message)
 
     def _paced_s(self, line: _Line, wire: Wire, message: _Message, now: float) -> float:
         """Return the seconds in which a connection with BBR sends a message, at the rate that it has learned so far."""
@@ -480,13 +488,11 @@ class _Simulation:
         """Return what chance adds: jitter, and a round trip for each time a packet must be sent again."""
         extra = self._random.expovariate(1 / wire.jitter_s) if wire.jitter_s else 0.0
         if wire.loss:
-            back = self._wire(message.to, message.source)
-            left = wire.num_packets(message.num_bytes)
-            while left:
-                # How many of the packets are lost once more; one is enough to wait for.
-                lost = sum(self._random.random() < wire.loss for _ in range(min(left, 4096)))
-                left = lost
-                extra += (wire.delay_s + back.delay_s) if lost else 0.0
+            # No packet of n is lost more than k times with probability (1 - loss^(k + 1))^n: the k for which this
+            # first exceeds a number drawn from 0 to 1 is how often the unluckiest one is.
+            share = -math.expm1(math.log1p(-self._random.random()) / wire.num_packets(message.num_bytes))
+            times = max(0, math.ceil(math.log(share) / math.log(wire.loss)) - 1) if share > 0 else 0
+            extra += times * (wire.delay_s + self._wire(message.to, message.source).delay_s)
         return extra
 
     def _left(self, message: _Message, now: float) -> None:
@@ -522,18 +528,24 @@ class _Simulation:
         owner = self._job.owners.get(message.source)
         if owner == p.number:
             spent = 0.0
-            for start, end, cause in self._processes[message.source].idle_spans:
+            for start, end, cause in reversed(self._processes[message.source].idle_spans):
+                if end <= since:
+                    break
                 part = min(end, now) - max(start, since)
                 if part > 0:
                     p.idle[cause] += part
                     spent += part
             p.idle["peer"] += now - since - spent
             return
-        occupied = self._wire(message.source, message.to).occupied_s if message.leaves >= 0 else 0.0
+        wire = self._wire(message.source, message.to)
+        # A sender that has waited for the question has waited for a peer until that was asked.
+        asked = (
+            message.ready - self._wire(message.to, message.source).delay_s if self._network.rendezvous else 0
+        )
         edges: list[tuple[float, Cause]] = [
-            (message.sent, "peer"),
+            (max(message.sent, asked), "peer"),
             (message.ready, "latency"),
-            (max(message.begins, message.leaves - occupied), "bandwidth"),
+            (max(message.begins, message.leaves - wire.occupied_s), "bandwidth"),
             (now, "latency"),
         ]
         at = since
@@ -551,8 +563,8 @@ class _Simulation:
         job = self._job
         ranks = self._processes[: job.num_stages]
         ends = [max(p.marks[step] for p in ranks) for step in range(job.steps)]
-        steps = job.steps - 1 - job.warm
-        step_s = (ends[-1] - ends[job.warm]) / steps if steps else ends[-1]
+        steps = job.steps - 1 - job.warm if self._measured else job.steps
+        step_s = (ends[-1] - (ends[job.warm] if self._measured else 0.0)) / steps
         sent: defaultdict[int, float] = defaultdict(float)
         for p in self._processes:
             sent[job.owners.get(p.number, p.number)] += p.sent_bytes
@@ -561,7 +573,7 @@ class _Simulation:
                 busy_s=dict(p.busy),
                 idle_s={cause: p.idle[cause] for cause in CAUSES},
                 seconds=p.marks[-1] - p.began,
-                bytes_per_step=sent[p.number] / (steps or 1),
+                bytes_per_step=sent[p.number] / steps,
                 peak_bytes=p.peak,
                 ages=dict(sorted(p.ages.items())),
             )
@@ -572,14 +584,16 @@ class _Simulation:
         )  # fmt: skip
 
 
-def _needed(actions: Sequence[Action]) -> list[Tag]:
-    """Return the messages that a process takes, in the order in which it needs them."""
+def _needed(actions: Sequence[Action]) -> tuple[list[Tag], frozenset[Tag]]:
+    """Return the messages that a process cannot do without, in the order in which it needs them, and for which it waits."""
     found: list[Tag] = []
+    waits: set[Tag] = set()
     answered = -1
     for action in actions:
         if isinstance(action, Wait):
             found.append(action.tag)
+            waits.add(action.tag)
         elif isinstance(action, Observe):
             found += [("B", action.stage, b) for b in range(answered + 1, action.until + 1)]
             answered = max(answered, action.until)
-    return found
+    return found, frozenset(waits)
