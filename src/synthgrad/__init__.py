@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from .version import __version__
 
 if TYPE_CHECKING:
-    from . import core, engines, optim, rules, testing
+    from . import core, engines, optim, planner, rules, testing
     from .core import InputRule, Monitor, Rule, SynthgradError, context, decouple, propose_cuts, recouple
     from .rules import (
         HandOver,
@@ -56,6 +56,7 @@ __all__ = [
     "decouple",
     "engines",
     "optim",
+    "planner",
     "propose_cuts",
     "recouple",
     "rules",
@@ -65,7 +66,7 @@ __all__ = [
 if not TYPE_CHECKING:
     # Loaded when asked for: the command line is part of this package, and its help and completion are not
     # to wait for PyTorch.
-    _FOLDERS = ("core", "engines", "optim", "rules", "testing")
+    _FOLDERS = ("core", "engines", "optim", "planner", "rules", "testing")
 
     def __getattr__(name: str) -> object:
         from importlib import import_module

@@ -3,6 +3,7 @@
 from .actions import Action, Compute, Job, Mark, Observe, Post, Send, Wait, WaitSent
 from .costs import StageCost, total_cost
 from .links import Link, Network, Wire, parse_link
+from .proposal import Plan, plan
 from .run import Run, Span, StageUse, Transfer
 from .simulate import Machine, simulate
 
@@ -15,6 +16,7 @@ __all__ = [
     "Mark",
     "Network",
     "Observe",
+    "Plan",
     "Post",
     "Run",
     "Send",
@@ -26,6 +28,7 @@ __all__ = [
     "WaitSent",
     "Wire",
     "parse_link",
+    "plan",
     "simulate",
     "total_cost",
 ]
