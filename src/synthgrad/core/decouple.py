@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -19,14 +19,23 @@ from .proposals import propose
 from .rule import Rule
 from .units import LossScale, Reduction, Units
 
-__all__ = ["decouple", "propose_cuts", "recouple"]
+__all__ = ["CutPlan", "decouple", "propose_cuts", "recouple"]
 
 M = TypeVar("M", bound=nn.Module)
 
 
+class CutPlan(Protocol):
+    """A plan that says where to cut, such as one of `synthgrad.planner`."""
+
+    @property
+    def cuts(self) -> Sequence[str]:
+        """Names of the submodules after which to cut."""
+        ...
+
+
 def decouple(
     model: M,
-    at: Sequence[str],
+    at: Sequence[str] | CutPlan,
     rule: Rule | Mapping[str, Rule],
     example: Tensor | Sequence[Any] | Mapping[str, Any],
     *,
@@ -41,7 +50,7 @@ def decouple(
 
     Args:
         model: any network. It is copied, not changed.
-        at: names of the submodules after which to cut, dotted for nested ones.
+        at: names of the submodules after which to cut, dotted for nested ones; or a plan, whose ``cuts`` are taken.
         rule: what credit the module below a cut gets; every cut receives a fresh copy. Or a rule for
             each name.
         example: one batch to learn the shapes from: a tensor, a sequence of positional arguments, or
@@ -86,7 +95,7 @@ def decouple(
         raise CutError(
             f"got {what} as model, expected a torch.nn.Module; {'call it first' if callable(model) else 'give one'}"
         )
-    at = cut_names(model, at)
+    at = cut_names(model, getattr(at, "cuts", at))
     rules = dict(rule) if isinstance(rule, Mapping) else dict.fromkeys(at, rule)
     if set(rules) != set(at):
         raise CutError(f"rules are given for {sorted(rules)}, cuts for {sorted(at)}; give one for each cut")

@@ -45,7 +45,7 @@ from .late import LateInput
 from .layout import RankLayout
 from .local_part import make_local_part
 from .replicas import average_gradients, wrap_in_ddp
-from .settings import StageSettings, check_rules
+from .settings import StageSettings, WindowPlan, check_rules, planned_window
 from .stage import Stage
 from .transport import Transport, distributed
 from .wire import ParcelSlot, output_slot, slot_for
@@ -67,7 +67,7 @@ class Stages:
             parameters of this stage's module and of the rule at its end, which is trained in the process that
             uses it.
         window: the number of steps that an answer may be late before a stage waits for it. None to adapt it
-            to the link: round trip over step time, plus two.
+            to the link: round trip over step time, plus two. Or a plan, whose ``window`` is taken.
         deterministic: whether lags are counted in steps instead of arrival times: in step ``t`` the rule
             learns from the answer for batch ``t − window``. Two runs then give the same weights, which are
             those of `InProcess` with ``Lag(observe=window)``.
@@ -116,7 +116,7 @@ class Stages:
         criterion: Criterion,
         optimizer: OptimizerFactory,
         *,
-        window: int | None = None,
+        window: int | WindowPlan | None = None,
         deterministic: bool = False,
         observe_prob: float = 1.0,
         wire_dtype: torch.dtype | None = None,
@@ -138,7 +138,7 @@ class Stages:
         if not isinstance(net, Decoupled):
             raise ConfigError(f"got a {type(net).__name__}, expected what synthgrad.decouple returned")
         settings = StageSettings(
-            window, deterministic, observe_prob, wire_dtype, target, timeout_s, seed, codec
+            planned_window(window), deterministic, observe_prob, wire_dtype, target, timeout_s, seed, codec
         )
         settings.check()
         check_criterion(criterion)

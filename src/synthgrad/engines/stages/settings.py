@@ -3,15 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ...core import ConfigError, Decoupled
+from ...core.given import brief
 from ...core.port import refuse_network_reader, refuse_second_messages
 from .codecs import Codec, cast
 
-__all__ = ["StageSettings", "check_rules"]
+__all__ = ["StageSettings", "WindowPlan", "check_rules", "planned_window"]
+
+
+class WindowPlan(Protocol):
+    """A plan that says how late answers may be, such as one of `synthgrad.planner`."""
+
+    @property
+    def window(self) -> int | None:
+        """The number of steps; None to adapt it to the link."""
+        ...
+
+
+def planned_window(given: int | WindowPlan | None) -> int | None:
+    """Return the window that was given, or that of a plan.
+
+    Raises:
+        ConfigError: if it is no whole number.
+    """
+    found: object = getattr(given, "window", given)
+    if found is None or (isinstance(found, int) and not isinstance(found, bool)):
+        return found
+    whose = "the plan's " if found is not given else ""
+    raise ConfigError(
+        f"{whose}window={brief(found)}: expected a number of steps from 0, a plan that has one, or None to adapt it to the "
+        "link"
+    )
 
 
 @dataclass(frozen=True, slots=True)
