@@ -114,6 +114,11 @@ def _obstacle(graph: Graph) -> str | None:
     owners: dict[str, str] = {}
     for module in graph.modules:
         end = "the output" if module.name == OUTPUT else f"'{module.name}'"
+        if module.hides_parameters:
+            return (
+                f"the part that ends in {end} runs under activation checkpointing with use_reentrant=True, which hides its "
+                "parameters; use use_reentrant=False"
+            )
         if not module.parameters:
             return f"the part that ends in {end} has no parameters; cut where there are some below and above"
         for name in module.parameters:

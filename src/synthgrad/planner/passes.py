@@ -140,9 +140,8 @@ class Passes:
         own = [[(n, net.model.get_parameter(n)) for n in m.parameters] for m in net.graph.modules]
         self._bytes = [sum(p.numel() * p.element_size() for _, p in ps if p.requires_grad) for ps in own]
         self._optimizers: list[list[Optimizer]] = [make_optimizers(optimizer, ps) for ps in own]
-        self._splits = True  # can gradients of inputs be computed alone?
 
-    def measure(self, batch: ExampleBatch, repeats: int) -> list[dict[str, float | None]]:
+    def measure(self, batch: ExampleBatch, repeats: int) -> list[dict[str, float]]:
         """Return the figures of each part, by the names of `StageCost`."""
         sizes, held = self._sizes(batch)
         quarter = self._if_it_runs(batch.quarter(), sizes)
@@ -155,21 +154,19 @@ class Passes:
                 small.append(self._timed(quarter))
             inputs.append(self._inputs_only(batch))
         self.clock.settle()
-        found: list[dict[str, float | None]] = []
+        found: list[dict[str, float]] = []
         for k, size in enumerate(sizes):
             forward_s, backward_s, optimizer_s = (
                 self._median(p[which][k] for p in whole) for which in range(3)
             )
-            part: dict[str, float | None] = {
+            part: dict[str, float] = {
                 "forward_s": forward_s,
                 "backward_s": backward_s,
                 "optimizer_s": optimizer_s,
                 "output_bytes": size,
                 "held_bytes": held[k],
                 "parameter_bytes": self._bytes[k],
-                "backward_input_s": min(self._median(p[k] for p in inputs), backward_s)
-                if self._splits
-                else None,
+                "backward_input_s": min(self._median(p[k] for p in inputs), backward_s),
             }
             if quarter is not None:
                 small_s = [self._median(p[which][k] for p in small) for which in range(2)]
@@ -276,13 +273,8 @@ class Passes:
         return forward, backward_, updates
 
     def _inputs_only(self, batch: ExampleBatch) -> list[Any]:
-        """Run a pass for the gradients of inputs alone; return the marks around each module's part.
-
-        A part under reentrant activation checkpointing has none.
-        """
+        """Run a pass for the gradients of inputs alone; return the marks around each module's part."""
         found: list[Any] = [None] * len(self._bytes)
-        if not self._splits:
-            return found
         crossing = _Crossing(self.clock)
         self._forward(batch, crossing)
         gradient: Tensor | None = None
@@ -291,13 +283,9 @@ class Passes:
             if not leaf.requires_grad:
                 break
             start = self.clock.mark()
-            try:
-                (gradient,) = torch.autograd.grad(
-                    [crossing.ends[k]], [leaf], None if gradient is None else [gradient], allow_unused=True
-                )
-            except RuntimeError:
-                self._splits = False
-                break
+            (gradient,) = torch.autograd.grad(
+                [crossing.ends[k]], [leaf], None if gradient is None else [gradient], allow_unused=True
+            )
             if gradient is None:
                 break
             found[k] = (start, self.clock.mark())

@@ -95,10 +95,10 @@ def profile_model(
     return CostTable(tuple(rows), batch.size, type(model).__name__)
 
 
-def _cost(part: Mapping[str, float | None]) -> StageCost:
+def _cost(part: Mapping[str, float]) -> StageCost:
     """Return a cost with times in whole nanoseconds."""
-    found = {n: round(v, 9) if v is not None and n.endswith("_s") else v for n, v in part.items()}
-    return StageCost(**found)  # pyright: ignore[reportArgumentType]
+    found = {n: round(v, 9) if n.endswith("_s") else v for n, v in part.items()}
+    return StageCost(**found)
 
 
 def _cut(
