@@ -46,8 +46,8 @@ def over(up: Wire, down: Wire | None = None, **settings: Any) -> Network:
     return Network.of(Link(up, down or up), **settings)
 
 
-def works(seconds: float, kind: str = "forward", **memory: float) -> Compute:
-    return Compute(kind, 0, seconds, **memory)
+def works(seconds: float, *, takes: float = 0.0, frees: float = 0.0) -> Compute:
+    return Compute("forward", 0, seconds, takes=takes, frees=frees)
 
 
 def times(transfer: Transfer) -> list[float]:
@@ -263,7 +263,7 @@ def test_speed_of_each_of_many(active: int, speed: float) -> None:
 )
 def test_a_machine_has_processes_cores_and_slowdowns(given: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="expected one process or more"):
-        Machine(**{"processes": (0,), **given})
+        Machine(**(dict[str, Any](processes=(0,)) | given))
 
 
 # -- inbound ------------------------------------------------------------------------------------------------
