@@ -176,7 +176,16 @@ class Menu:
         """Return the rows for a network, the fastest first."""
         rows = [row for name in self.schedules for row in self.of(name, network)]
         rows = [replace(row, idle_for=self._cause(row, network)) for row in rows]
-        return sorted(rows, key=lambda row: row.step_s)
+        # Of equally fast ones, to three digits, those come first that send the most.
+        return sorted(
+            rows,
+            key=lambda r: (
+                float(f"{r.step_s:.3g}"),
+                r.kind,
+                -(r.share or 0.0),
+                r.codec not in (None, "float32"),
+            ),
+        )
 
     def _cause(self, row: Row, network: Network) -> Cause | None:
         """Return what most of the idle time is for, by the same job over links without delays, and over none.

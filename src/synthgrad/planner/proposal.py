@@ -103,11 +103,17 @@ class Plan:
         return _words(self)
 
     def best_schedules(self, most: int = 3) -> list[Row]:
-        """Return the best rows of different schedules, the fastest first."""
+        """Return the best rows of different schedules, the fastest first: of each kind one, then what is the fastest.
+
+        One machine alone comes last of the synchronous ones.
+        """
+        several = [row for row in self.rows if row.schedule != "backprop"]
+        best = [best_of(several, kind) for kind in ("decoupled", "synchronous", "delayed")]
         found: dict[str, Row] = {}
-        for row in self.rows:
-            found.setdefault(row.schedule, row)
-        return list(found.values())[:most]
+        for row in (*best, *several, *self.rows):
+            if row is not None:
+                found.setdefault(row.schedule, row)
+        return sorted(list(found.values())[:most], key=lambda row: row.step_s)
 
     def traced(self, row: Row) -> Run:
         """Return the run of a row with its trace: every computation and every message."""
@@ -406,11 +412,18 @@ def _words(plan: Plan) -> list[str]:
     found += _alone(plan, decoupled)
     if decoupled is not None and (age := decoupled.run.mean_age) is not None:
         found.append(f"Messages are {age:.1f} steps old on average when rules learn from them.")
+    local = min(
+        (row for row in plan.rows if row.schedule == "local_loss"), key=lambda row: row.step_s, default=None
+    )
+    if local is not None and decoupled is not None and decoupled.schedule != "local_loss":
+        found.append(
+            f"With a local loss in place of the rule, {local.name}, a step takes {seconds_text(local.step_s)}."
+        )
     if delayed is not None:
         age = delayed.run.mean_age
-        old = "" if age is None else f", from gradients that are {age:.1f} steps old on average"
+        old = "" if age is None else f", and are {age:.1f} steps old on average"
         found.append(
-            f"Delayed gradients ({delayed.setting}) take {seconds_text(delayed.step_s)} a step{old}."
+            f"True gradients that come late, {delayed.name}, take {seconds_text(delayed.step_s)} a step{old}."
         )
     found.append(
         "All rows are of the same examples: they compare throughput, not what is learned. Pipelines and data parallel training "
