@@ -467,6 +467,20 @@ def test_a_queue_is_waiting_for_bandwidth() -> None:
     assert found.stages[1].idle_s == {"peer": 0, "bandwidth": 4.0, "latency": 0}
 
 
+def test_who_waits_for_another_waits_for_what_that_waits_for() -> None:
+    network = Network.of([Link(Wire(bytes_per_s=10.0)), Link(Wire(delay_s=0.5))])
+    top = ("F", 2, 0)
+    found = run(
+        [works(1), Send(UP, 1, 30.0)],
+        [works(0.25), Wait(UP), works(2), Send(top, 2, 1.0)],
+        [works(0.5), Wait(top)],
+        network=network,
+    )
+    assert found.stages[1].idle_s == {"peer": 0.75, "bandwidth": 3.0, "latency": 0}
+    # From 0.5 to 1 the lowest process computes, 3 s its message leaves, 2 s the middle one computes.
+    assert found.stages[2].idle_s == {"peer": 0.5 + 2.0, "bandwidth": 3.0, "latency": 0.5}
+
+
 def test_a_process_that_waits_for_its_own_thread_waits_for_what_that_waits_for() -> None:
     # Process 2 communicates for process 0: it waits 1 s for a peer, then 3 s for the wire; it has the last word at 4.
     done = ("reduced", 0, 0)

@@ -25,36 +25,10 @@ from typing import Any
 from ..core import ConfigError
 from .actions import Action, Compute, Job, Mark, Observe, Post, Send, Tag, Wait, WaitSent
 from .links import BBR_GAIN, Network, Wire
+from .machines import Machine, Shared
 from .run import CAUSES, Cause, Run, Span, StageUse, Transfer
 
 __all__ = ["Machine", "simulate"]
-
-_EPS = 1e-12
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """Processes that share cores.
-
-    Attributes:
-        processes: their numbers.
-        cores: how many there are.
-        slowdown: of a computation while so many compute at once, besides what sharing of cores costs: for one, for
-            two, …; the last holds for more. Caches and memory are shared too.
-    """
-
-    processes: tuple[int, ...]
-    cores: int = 1
-    slowdown: tuple[float, ...] = (1.0,)
-
-    def __post_init__(self) -> None:
-        if self.cores < 1 or not self.processes or min(self.slowdown, default=0.0) <= 0:
-            raise ConfigError(f"{self}: expected one process or more, one core or more, and slowdowns over 0")
-
-    def speed(self, active: int) -> float:
-        """Return the speed of each of ``active`` computations."""
-        slower = self.slowdown[min(active, len(self.slowdown)) - 1]
-        return min(1.0, self.cores / active) / slower
 
 
 def simulate(
@@ -153,44 +127,7 @@ class _Process:
     ages: Counter[int] = field(default_factory=Counter[int])
     marks: list[float] = field(default_factory=list[float])
     began: float = 0.0  # when the measured part began
-    machine: _Shared | None = None
-
-
-class _Shared:
-    """The computations of processes that share cores: all go on at one speed, which changes when one begins or ends."""
-
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
-        self._left: dict[_Process, float] = {}
-        self._at = 0.0
-        self.version = 0
-
-    def begin(self, process: _Process, seconds: float, now: float) -> float:
-        """Let a process compute; return when the next of all is done."""
-        self._go_on(now)
-        self._left[process] = seconds
-        return self._next()
-
-    def done(self, now: float) -> tuple[list[_Process], float | None]:
-        """Return those that are done, and when the next will be."""
-        self._go_on(now)
-        ended = [p for p, left in self._left.items() if left <= _EPS * max(1.0, now)]
-        for p in ended:
-            del self._left[p]
-        return ended, self._next() if self._left else None
-
-    def _go_on(self, now: float) -> None:
-        if self._left:
-            speed = self._machine.speed(len(self._left))
-            gone = (now - self._at) * speed
-            for p in self._left:
-                self._left[p] -= gone
-        self._at = now
-
-    def _next(self) -> float:
-        self.version += 1
-        speed = self._machine.speed(len(self._left))
-        return self._at + max(0.0, min(self._left.values())) / speed
+    machine: Shared[_Process] | None = None
 
 
 class _Simulation:
@@ -226,7 +163,7 @@ class _Simulation:
             programs = [iter(actions) for actions in lists]
         self._processes = [_Process(k, program) for k, program in enumerate(programs)]
         for machine in machines:
-            shared = _Shared(machine)
+            shared = Shared[_Process](machine)
             for k in machine.processes:
                 self._processes[k].machine = shared
 
@@ -283,7 +220,7 @@ class _Simulation:
             self._push(at, self._end_shared, (p.machine, p.machine.version))
         return False
 
-    def _end_shared(self, which: tuple[_Shared, int], now: float) -> None:
+    def _end_shared(self, which: tuple[Shared[_Process], int], now: float) -> None:
         shared, version = which
         if version != shared.version:
             return  # another computation began or ended in the meantime
@@ -432,6 +369,9 @@ class _Simulation:
             found = self._wires[key] = self._network.wire(owners.get(source, source), owners.get(to, to))
         return found
 
+    def _back(self, message: _Message) -> Wire:
+        return self._wire(message.to, message.source)
+
     def _line(self, message: _Message) -> _Line:
         to = message.to
         key = (-1, to) if self._network.inbound else (message.source, to)
@@ -477,7 +417,7 @@ class _Simulation:
 
     def _paced_s(self, line: _Line, wire: Wire, message: _Message, now: float) -> float:
         """Return the seconds in which a connection with BBR sends a message, at the rate that it has learned so far."""
-        rtt_s = wire.delay_s + self._wire(message.to, message.source).delay_s
+        rtt_s = wire.delay_s + self._back(message).delay_s
         line.recent.append((now, message.num_bytes))
         while line.recent[0][0] < now - rtt_s:
             line.recent.popleft()
@@ -492,7 +432,7 @@ class _Simulation:
             # first exceeds a number drawn from 0 to 1 is how often the unluckiest one is.
             share = -math.expm1(math.log1p(-self._random.random()) / wire.num_packets(message.num_bytes))
             times = max(0, math.ceil(math.log(share) / math.log(wire.loss)) - 1) if share > 0 else 0
-            extra += times * (wire.delay_s + self._wire(message.to, message.source).delay_s)
+            extra += times * (wire.delay_s + self._back(message).delay_s)
         return extra
 
     def _left(self, message: _Message, now: float) -> None:
@@ -525,37 +465,47 @@ class _Simulation:
         since, p.blocked = p.blocked, -1.0
         if now <= since:
             return
-        owner = self._job.owners.get(message.source)
-        if owner == p.number:
-            spent = 0.0
-            for start, end, cause in reversed(self._processes[message.source].idle_spans):
-                if end <= since:
-                    break
-                part = min(end, now) - max(start, since)
-                if part > 0:
-                    p.idle[cause] += part
-                    spent += part
-            p.idle["peer"] += now - since - spent
-            return
-        wire = self._wire(message.source, message.to)
-        # A sender that has waited for the question has waited for a peer until that was asked.
-        asked = (
-            message.ready - self._wire(message.to, message.source).delay_s if self._network.rendezvous else 0
-        )
-        edges: list[tuple[float, Cause]] = [
-            (max(message.sent, asked), "peer"),
+        other = self._processes[message.source if message.source != p.number else message.to]
+        # Of a message within a process, only its other thread knows; a sender waits for a peer until that has asked.
+        asked = message.ready - self._back(message).delay_s if self._network.rendezvous else 0.0
+        known = now if self._is_local(message.source, message.to) else min(now, max(message.sent, asked))
+        if known > since:
+            self._as_another(p, other, since, known)
+        at = max(since, known)
+        edges: tuple[tuple[float, Cause], ...] = (
             (message.ready, "latency"),
-            (max(message.begins, message.leaves - wire.occupied_s), "bandwidth"),
+            (
+                max(message.begins, message.leaves - self._wire(message.source, message.to).occupied_s),
+                "bandwidth",
+            ),
             (now, "latency"),
-        ]
-        at = since
+        )
         for until, cause in edges:
             until = min(until, now)
             if until > at:
-                p.idle[cause] += until - at
-                if p.number in self._job.owners:
-                    p.idle_spans.append((at, until, cause))
+                self._idle(p, at, until, cause)
                 at = until
+
+    def _as_another(self, p: _Process, other: _Process, since: float, until: float) -> None:
+        """Say that a process waited for another: for what that waited for, and else for its computing."""
+        parts: list[tuple[float, float, Cause]] = []
+        at = until
+        for start, end, cause in reversed(other.idle_spans):
+            if end <= since:
+                break
+            start, end = max(start, since), min(end, at)
+            if end > start:
+                parts.append((end, at, "peer"))
+                parts.append((start, end, cause))
+                at = start
+        parts.append((since, at, "peer"))
+        for start, end, cause in reversed(parts):
+            if end > start:
+                self._idle(p, start, end, cause)
+
+    def _idle(self, p: _Process, start: float, end: float, cause: Cause) -> None:
+        p.idle[cause] += end - start
+        p.idle_spans.append((start, end, cause))
 
     # -- result -----------------------------------------------------------------------------------------
 

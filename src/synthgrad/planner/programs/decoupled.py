@@ -6,6 +6,8 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import attrgetter
 
 from ...core import ConfigError
 from ...core import timetable as tables
@@ -20,6 +22,8 @@ __all__ = ["CODECS", "Codec", "backpropagation", "decoupled", "delayed", "window
 _HEADER_BYTES = 48.0
 #: As `engines.stages.window`: steps beyond the round trip, and the most that are chosen.
 _SLACK, _MOST = 2, 64
+#: Steps to measure at least, and those to which bursts of several lengths are made to fit.
+_MEASURED, _LONGEST_RHYTHM = 24, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +180,10 @@ def _job(
         raise ConfigError(f"accumulate={accumulate}: expected 1 or more")
     codec = codec or CODECS["float32"]
     names = [f"stage{k}" for k in range(len(costs) - 1)]
-    late = max(t.observe for t in terms)
-    if any(t.waits for t in terms):
-        late = sum(t.observe for t in terms)
-    warm = 2 * late + len(costs) + 4
+    lates = _lates(terms)
+    warm = 2 * max(lates) + len(costs) + 4
     if steps is None:
-        steps = warm + max(24, 2 * late)
+        steps = warm + 1 + _rhythm(lates)
     warm = min(warm, max(0, steps - 2))
     chain = tables.chain(*names, steps=steps)
     schedule = tables.Schedule(chain.modules, dict(zip(names, terms, strict=True)), steps)
@@ -194,6 +196,24 @@ def _job(
         ]
 
     return Job(name, programs, len(costs), steps, warm, batch_size=batch_size)
+
+
+def _lates(terms: Sequence[tables.Terms]) -> list[int]:
+    """Return how late the answers are for which each stage waits: where stages wait for every batch, windows add up."""
+    own = [t.observe for t in terms]
+    return [sum(own[k:]) if t.waits else own[k] for k, t in enumerate(terms)]
+
+
+def _rhythm(lates: Sequence[int]) -> int:
+    """Return how many steps to measure, 24 or more.
+
+    A stage that its window stops does as many steps as that, and one, in a burst, and waits: only whole bursts have the
+    mean of all.
+    """
+    own = {late + 1 for late in lates}
+    common = math.lcm(*own)
+    whole = common if common <= _LONGEST_RHYTHM else max(own)
+    return whole * math.ceil(_MEASURED / whole)
 
 
 def _drawn(stages: int, steps: int, share: float, seed: int) -> list[list[bool]]:
@@ -226,62 +246,65 @@ class _Stage:
         self._codec = codec
         self._accumulate = accumulate
         self._drawn = drawn[number]
-        self._late = 0 if self._terms is None else self._terms.observe
-        if self._terms is not None and self._terms.waits:
-            self._late = sum(t.observe for t in terms[number:])
+        self._late = 0 if self._top else _lates(terms)[number]
 
     def actions(self, events: Iterator[Event], steps: int) -> Iterator[Action]:
         """Yield the actions: those of each step's events, in their order."""
-        step, updates = 0, False
-        for event in events:
-            if event.step != step:
-                yield from self._end(step, updates)
-                step, updates = event.step, False
-            updates |= event.kind == "update"
-            yield from self._act(event, step)
-        yield from self._end(step, updates)
+        step = -1
+        for step, group in groupby(events, attrgetter("step")):
+            updates = False
+            for event in group:
+                updates |= event.kind == "update"
+                yield from self._act(event, step)
+            yield from self._end(step, updates)
         for rest in range(step + 1, steps):
             yield Mark(rest)
 
-    def _act(self, event: Event, step: int) -> Iterator[Action]:
+    def _act(self, event: Event, step: int) -> list[Action]:
         k, cost, batch = self._number, self._cost, event.batch
+        found: list[Action] = []
         if event.kind == "forward":
             if self._below is not None:
-                yield Wait(("F", k, batch), k - 1)
-                yield from self._convert(self._below.output_bytes, batch)
-            yield Compute("forward", batch, cost.forward_s, k, takes=cost.held_bytes)
+                found += [Wait(("F", k, batch), k - 1), *self._convert(self._below.output_bytes, batch)]
+            found.append(Compute("forward", batch, cost.forward_s, k, takes=cost.held_bytes))
             if not self._top:
-                yield from self._convert(cost.output_bytes, batch)
-                yield Send(("F", k + 1, batch), k + 1, self._codec.ratio * cost.output_bytes + _HEADER_BYTES)
+                size = self._codec.ratio * cost.output_bytes + _HEADER_BYTES
+                found += [
+                    *self._convert(cost.output_bytes, batch),
+                    Send(("F", k + 1, batch), k + 1, size),
+                ]
         elif event.kind == "credit" and cost.credit_s:
-            yield Compute("credit", batch, cost.credit_s, k)
+            found.append(Compute("credit", batch, cost.credit_s, k))
         elif event.kind == "backward":
-            yield Compute("backward", batch, cost.backward_s, k, frees=cost.held_bytes)
+            found.append(Compute("backward", batch, cost.backward_s, k, frees=cost.held_bytes))
             if self._below is not None:
-                yield from self._answer(self._below.output_bytes, batch)
+                found += self._answer(self._below.output_bytes, batch)
         elif event.kind == "message":
             seconds = cost.observe_s + self._codec.s_per_byte * cost.output_bytes
-            yield Observe(k, step, batch, seconds)
+            found.append(Observe(k, step, batch, seconds))
+        return found
 
-    def _answer(self, num_bytes: float, batch: int) -> Iterator[Action]:
+    def _answer(self, num_bytes: float, batch: int) -> list[Action]:
         carries = self._wanted and (self._always or self._drawn[batch])
-        if carries:
-            yield from self._convert(num_bytes, batch)
         size = _HEADER_BYTES + (self._codec.ratio * num_bytes if carries else 0.0)
-        yield Send(("B", self._number - 1, batch), self._number - 1, size, carries)
+        to = self._number - 1
+        return [
+            *(self._convert(num_bytes, batch) if carries else ()),
+            Send(("B", to, batch), to, size, carries),
+        ]
 
-    def _convert(self, num_bytes: float, batch: int) -> Iterator[Action]:
-        if self._codec.s_per_byte:
-            yield Compute("codec", batch, self._codec.s_per_byte * num_bytes, self._number)
+    def _convert(self, num_bytes: float, batch: int) -> list[Action]:
+        seconds = self._codec.s_per_byte * num_bytes
+        return [Compute("codec", batch, seconds, self._number)] if seconds else []
 
-    def _end(self, step: int, updates: bool) -> Iterator[Action]:
-        cost, terms = self._cost, self._terms
+    def _end(self, step: int, updates: bool) -> list[Action]:
+        cost, terms, k = self._cost, self._terms, self._number
+        found: list[Action] = []
         if terms is not None and not terms.listens and not terms.waits:
-            yield Observe(
-                self._number, step, step - self._late
-            )  # headers, which say how far the stage above is
+            found.append(Observe(k, step, step - self._late))  # headers, which say how far the stage above is
         if cost.local_s and not self._top:
-            yield Compute("local", step, cost.local_s, self._number)
+            found.append(Compute("local", step, cost.local_s, k))
         if updates and (step + 1) % self._accumulate == 0:
-            yield Compute("update", step, cost.optimizer_s, self._number)
-        yield Mark(step)
+            found.append(Compute("update", step, cost.optimizer_s, k))
+        found.append(Mark(step))
+        return found
