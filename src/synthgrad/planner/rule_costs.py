@@ -147,12 +147,11 @@ def rule_cost(
         marks.append(clock.mark())
         marks += timed_step([] if rule.learns_from_messages else optimizers, clock)
         flight = InFlight(rule.name, batch, answered.h, credit)
-        flight.settle()
         message = Message(answered.gradient, answered.loss, answered.output_error)
         marks.append(clock.mark())
         if rule.listens:
             port.receive(flight, message)
-            port.observe(flight, version=1)
+            port.observe(flight, version=1)  # another than that of the flight: what is pending is outdated
         marks.append(clock.mark())
         marks += timed_step(optimizers if rule.learns_from_messages else [], clock)
         rule.zero_grad()
