@@ -13,6 +13,7 @@ cannot be done (fewer examples than processes, a network that has too few parts)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -329,9 +330,12 @@ class Menu:
                 "name": name,
             }
             if with_rule:
-                job = decoupled(costs, share=share, listens=name == "stages", seed=self.seed, **given)
-            else:
-                job = delayed(costs, **given)
+                given |= {"share": share, "listens": name == "stages", "seed": self.seed}
+            make = decoupled if with_rule else delayed
+            job = make(costs, **given)
+            if self.accumulate > 1:  # as many batches as make whole updates
+                updates = math.ceil((job.steps - 1 - job.warm) / self.accumulate)
+                job = make(costs, steps=job.warm + 1 + updates * self.accumulate, **given)
             return job, self._run(job, network)
 
         window = self._first_window(costs, network)

@@ -68,6 +68,7 @@ def trace_events(
     begin_s, end_s = part or (0.0, run.end_s)
     spans = [s for s in run.spans if s.end_s > begin_s and s.start_s < end_s]
     transfers = [t for t in run.transfers if t.arrives_s > begin_s and t.sent_s < end_s]
+    transfers = [t for t in transfers if owners.get(t.source, t.source) != owners.get(t.to, t.to)]
     processes = range(len(run.stages))
     events: list[dict[str, Any]] = [*_names(run.name, processes)]
     events += [_computation(span, owners, begin_s) for span in spans]

@@ -400,6 +400,8 @@ def _timeline(row: Row, run: Run, start_s: float, end_s: float, owners: Mapping[
         flights=tuple(
             Flight(owners.get(t.source, t.source), owners.get(t.to, t.to), t.begins_s, t.arrives_s)
             for t in run.transfers
-            if t.arrives_s > start_s and t.begins_s < end_s
+            if t.arrives_s > start_s
+            and t.begins_s < end_s
+            and owners.get(t.source, t.source) != owners.get(t.to, t.to)
         ),
     )
