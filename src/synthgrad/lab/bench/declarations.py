@@ -27,6 +27,8 @@ __all__ = [
     "LSTM_METHODS",
     "NETWORKS",
     "NETWORK_METHODS",
+    "PLAN",
+    "PLAN_PARTS",
     "TOKEN_HEAD",
     "FaultsScope",
     "GptScope",
@@ -35,6 +37,7 @@ __all__ = [
     "MemoryScope",
     "NetworksScope",
     "PipelineScope",
+    "PlanScope",
     "StepScope",
     "TokenHeadScope",
     "UnrollScope",
@@ -409,6 +412,51 @@ TOKEN_HEAD = Declaration(
     examples=("", "--blocks 1 --chunks 4,16,64"),
 )
 
+# -- plan -------------------------------------------------------------------------------------------------
+
+#: What the planner is held against.
+PLAN_PARTS = ("public", "scale", "records", "new", "cuts")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanScope(Scope):
+    """Parameters of ``bench plan``."""
+
+    what: tuple[str, ...] = option(
+        help="What is predicted: figures that others published, large networks over many links, records of bench "
+        "pipeline, settings that no record has, or cuts.",
+        listed=True,
+        choices=PLAN_PARTS,
+    )
+    records: str | None = option(
+        None, help="Folders of bench pipeline with what was measured.", metavar="DIR,DIR", default="none"
+    )
+    costs: str | None = option(
+        None,
+        help="Folders of bench pipeline with one-process lines of this machine, for new settings.",
+        metavar="DIR,DIR",
+        default="none",
+    )
+    rounds: int = rounds("Rounds in which cuts take turns.")
+
+
+PLAN = Declaration(
+    "plan",
+    "what the planner predicts, beside what was measured here and elsewhere",
+    "plan.bench",
+    by_tier(
+        PlanScope,
+        what=[("public",), ("public", "scale"), ("public", "scale", "cuts")],
+        rounds=[2, 5, 7],
+    ),
+    examples=(
+        "",
+        "--what records --records results/bench_pipeline,results/bench_pipeline_round_trips",
+        "--what cuts",
+    ),
+    cpu_only=True,
+)
+
 # -- networks ---------------------------------------------------------------------------------------------
 
 NETWORK_METHODS = ("plain", "in_process", "stages", "layer_parallel")
@@ -506,7 +554,7 @@ FAULTS_BENCH = Declaration(
 BENCHMARKS: Mapping[str, Declaration] = {
     each.name: each
     for each in (
-        *(STEP, MEMORY, UNROLL, LAYER_PARALLEL, PIPELINE, GPT, TOKEN_HEAD, NETWORKS_BENCH),
+        *(STEP, MEMORY, UNROLL, LAYER_PARALLEL, PIPELINE, GPT, TOKEN_HEAD, PLAN, NETWORKS_BENCH),
         *(KILLS, DAMAGE, FAULTS_BENCH),
     )
 }

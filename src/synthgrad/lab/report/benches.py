@@ -12,6 +12,7 @@ from .frame import figures, groups
 from .labels import is_bench
 from .measures import is_unsteady, ratio_text
 from .networks import networks_sheet
+from .plans import plan_sheet
 from .sheet import Column, Sheet, sheet_of
 from .words import DASH, TEXTS, heading_of, text, unit
 
@@ -36,6 +37,7 @@ def bench_groups(records: Iterable[Record]) -> dict[str, list[Record]]:
             name = text(record.experiment.removeprefix("bench/"), 40)
             # Episodes and single steps have other columns.
             name += " of unrolls" if name == "memory" and "horizon" in record.cell else ""
+            name += f" of {text(record.cell.get('what'), 20)}" if name == "plan" else ""
             found.setdefault(name, []).append(record)
     return found
 
@@ -323,6 +325,8 @@ def bench_sheet(name: str, records: Sequence[Record]) -> Sheet:
     """
     if name in _GATHERED:
         return _GATHERED[name](records)
+    if name.startswith("plan of "):
+        return plan_sheet(name.removeprefix("plan of "), records)
     records = without_rivals(name, records)
     columns = _COLUMNS.get(name) or _generic(records)
     sheet = sheet_of(

@@ -50,7 +50,7 @@ _LENGTHS = {"unroll": "T=", "period": "period "}
 
 def is_bench(record: Record) -> bool:
     """Is it a line of a benchmark, or of a script that measures as one?"""
-    return record.experiment.startswith("bench/") or record.experiment == "import_time"
+    return record.experiment.startswith("bench/") or record.experiment in ("import_time", "plan")
 
 
 def is_sparse(record: Record) -> bool:
