@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..records import Record
 from .benches import bench_label, without_rivals
+from .plans import plan_groups
 from .plot import COLOURS, Group, Line, Plot, Point, thin
 from .words import key, text
 
@@ -92,6 +93,8 @@ def bench_plot_groups(name: str, records: Sequence[Record]) -> list[Group]:
         name: of the benchmark, without ``bench/``.
         records: its lines.
     """
+    if name.startswith("plan of "):
+        return plan_groups(name.removeprefix("plan of "), records)
     found: list[Group] = []
     records = without_rivals(name, records)
     over, panels = _panels(records)
@@ -117,6 +120,9 @@ def bench_plot(name: str, records: Sequence[Record], of: str = "") -> Plot | Non
         records: its lines, which have one value of all but what is drawn over: one width, one batch size.
         of: the metric; empty for what comes first.
     """
+    if name.startswith("plan of "):
+        plots = [p for group in plan_groups(name.removeprefix("plan of "), records) for p in group.plots]
+        return plots[0] if plots else None
     records = without_rivals(name, records)
     over, panels = _panels(records)
     measure = next((m for m in _MEASURES.get(name, ()) if of in ("", m.name)), None)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from statistics import median
 
 from ..records import Record
+from .plot import COLOURS, Group, Line, Plot
 from .sheet import Column, Sheet, sheet_of
 from .words import DASH, heading_of, text, unit
 
-__all__ = ["plan_sheet"]
+__all__ = ["plan_groups", "plan_sheet"]
 
 #: Errors from which on a line is named under the table, in percent.
 _MISS_PCT = 10.0
@@ -36,7 +37,7 @@ def plan_sheet(what: str, records: Sequence[Record]) -> Sheet:
     """
     if what == "records":
         return _records_sheet(records)
-    columns = [Column[Record]("schedule", lambda r: text(r.method, 60), key=True)]
+    columns: list[Column[Record]] = [Column("schedule", lambda r: text(r.method, 60), key=True)]
     cells = dict.fromkeys(name for r in records for name in r.cell if name != "what")
     columns += [_parameter(name) for name in cells]
     metrics = dict.fromkeys(name for r in records for name in r.metrics if not name.startswith("overhead_"))
@@ -145,3 +146,70 @@ def _link(record: Record) -> str:
         return "loopback"
     rate = record.cell.get("mbit_s")
     return f"{record.cell.get('rtt_ms'):g} ms" + ("" if rate is None else f", {rate:g} Mbit/s")
+
+
+# -- plots --------------------------------------------------------------------------------------------------
+
+
+def plan_groups(what: str, records: Sequence[Record]) -> list[Group]:
+    """Return the plots of one part: what is lost over round trips, or predicted against measured.
+
+    Args:
+        what: the part, such as ``records``.
+        records: its lines.
+    """
+    if what == "scale":
+        plot = _lost(records)
+        return [] if plot is None else [Group("Throughput lost to links", [plot])]
+    plot = _against_measured(records)
+    note = "On the dotted line a step takes as long as predicted; hollow points are those from which overheads were found."
+    return (
+        [] if plot is None else [Group("Predicted and measured", [plot], note if what == "records" else "")]
+    )
+
+
+def _lost(records: Sequence[Record]) -> Plot | None:
+    """Return the throughput that is lost over the round trip, a line for each rate."""
+    by_rate: dict[float, list[tuple[float, float, float, float]]] = {}
+    for r in records:
+        rate, rtt, lost = r.cell.number("mbit_s"), r.cell.number("rtt_ms"), r.metrics.number("lost_pct")
+        if rate is not None and rtt is not None and lost is not None:
+            by_rate.setdefault(rate, []).append((rtt, lost, 0.0, 0.0))
+    if not by_rate:
+        return None
+    lines = [
+        Line(_rate(rate), tuple(sorted(points)), k % len(COLOURS), 0, "osD^v"[k % 5])
+        for k, (rate, points) in enumerate(sorted(by_rate.items()))
+    ]
+    places = sorted({p[0] for points in by_rate.values() for p in points})
+    stages = max(r.cell.number("stages") or 0 for r in records)
+    title = f"decoupled stages: {stages:g}"
+    return Plot(title, "round trip (ms)", "throughput lost (%)", tuple(lines), ticks=tuple(places))
+
+
+def _against_measured(records: Sequence[Record]) -> Plot | None:
+    lines: list[Line] = []
+    named = {m: name for name, methods in _GROUPS.items() for m in methods}
+    kinds = dict.fromkeys(named.get(r.method, r.method) for r in records)
+    for k, kind in enumerate(kinds):
+        own = [r for r in records if named.get(r.method, r.method) == kind]
+        for fitted in (False, True):
+            points = [
+                (measured, predicted, 0.0, 0.0)
+                for r in own
+                if (r.metrics.get("is_fitted") is True) == fitted
+                and (measured := r.metrics.number("measured_ms")) is not None
+                and (predicted := r.metrics.number("predicted_ms")) is not None
+            ]
+            if points:
+                name = "" if fitted else text(kind, 40)
+                marker = "osD^v"[k // len(COLOURS) % 5]
+                lines.append(Line(name, tuple(points), k % len(COLOURS), None, marker, hollow=fitted))
+    if not lines:
+        return None
+    labels = ("predicted and measured step", "measured step (ms)", "predicted step (ms)")
+    return Plot(*labels, tuple(lines), guide="diagonal", log_y=True)
+
+
+def _rate(mbit_s: float) -> str:
+    return f"{mbit_s / 1000:g} Gbit/s" if mbit_s >= 1000 else f"{mbit_s:g} Mbit/s"

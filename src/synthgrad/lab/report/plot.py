@@ -88,7 +88,8 @@ class Plot:
         y_range: of what is shown; None for all.
         ticks: places that are named under the axis, at equal distances for equal factors where these are large;
             empty for round numbers from zero.
-        guide: ``one`` for a dotted line at 1, ``diagonal`` for one where both axes are equal.
+        guide: ``one`` for a dotted line at 1, ``diagonal`` for one where both axes are equal: from zero, or both
+            logarithmic if heights are.
         rows: stand the lines one above the other, each named at its side, over heights as places?
     """
 
@@ -242,6 +243,14 @@ def _finish(axes: Axes, plot: Plot) -> None:
     axes.set(xlabel=plot.x_label, ylabel=plot.y_label)
     if plot.guide == "one":
         axes.axhline(1, color=COLOURS[6], linewidth=1, linestyle=":")
+    elif plot.guide and plot.log_y:
+        found = [value for line in plot.lines for p in line.points for value in p[:2]]
+        ends = [min(found) / 1.25, 1.25 * max(found)]
+        axes.plot(ends, ends, color=COLOURS[6], linewidth=1, linestyle=":")
+        axes.set(xscale="log", xlim=ends, ylim=ends)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=8))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.10g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     elif plot.guide:
         ends = [1.08 * max(p[k] for line in plot.lines for p in line.points) for k in (0, 1)]
         axes.plot([0, ends[0]], [0, ends[0]], color=COLOURS[6], linewidth=1, linestyle=":")

@@ -97,7 +97,7 @@ def _against_records(scope: PlanScope) -> Setting:
     sessions = read_sessions(_folders("--records", scope.records))
     pairs = [(line, session) for session in sessions for line in session.lines]
     lines = [
-        _record(scope, "records", line.method, _cell(line, session.name), line.batch_size)
+        _record(scope, "records", line.method, _cell(line, session), line.batch_size)
         for line, session in pairs
     ]
 
@@ -115,7 +115,7 @@ def _against_records(scope: PlanScope) -> Setting:
 def _of_new_settings(scope: PlanScope) -> Setting:
     known = read_sessions(_folders("--costs", scope.costs))
     measured = read_sessions(_folders("--records", scope.records)) if scope.records else []
-    lines = [_record(scope, "new", line.method, _cell(line, None), line.batch_size) for line in NEW]
+    lines = [_record(scope, "new", line.method, _cell(line), line.batch_size) for line in NEW]
 
     def measure() -> Iterator[Record]:
         overheads = fit([(line, session) for session in known for line in session.lines])
@@ -174,9 +174,9 @@ def _figures(line: Line, session: Session, overheads: Overheads) -> dict[str, An
     }
 
 
-def _cell(line: Line, session: str | None) -> dict[str, Any]:
+def _cell(line: Line, session: Session | None = None) -> dict[str, Any]:
     cell = {f.name: getattr(line, f.name) for f in fields(line) if f.name not in ("method", "measured_ms")}
-    return cell if session is None else {"session": session, **cell}
+    return cell if session is None else {"session": session.name, "machine": session.machine, **cell}
 
 
 def _folders(flag: str, text: str | None) -> list[Path]:

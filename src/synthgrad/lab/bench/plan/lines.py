@@ -94,6 +94,7 @@ class Session:
             each other, over that of one alone; of all sessions.
         sizes: layers, width and batch size of what was trained.
         emulated: whether a link was emulated.
+        machine: on which they were measured.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Session:
     independent: Mapping[tuple[int, int], float] = field(default_factory=dict[tuple[int, int], float])
     sizes: tuple[int, int, int] = (0, 0, 0)
     emulated: bool = False
+    machine: str = ""
 
     @property
     def burst_bytes(self) -> float:
@@ -118,7 +120,7 @@ def read_sessions(folders: Iterable[Path]) -> list[Session]:
     Raises:
         DataError: if a folder has none, or a session lacks the line of one process.
     """
-    found: list[tuple[str, list[Line]]] = []
+    found: list[tuple[str, str, list[Line]]] = []
     for folder in folders:
         files = sorted(folder.rglob(FILE)) if folder.is_dir() else []
         records = [r for file in files for r in read(file)[0] if r.experiment == "bench/pipeline"]
@@ -128,8 +130,8 @@ def read_sessions(folders: Iterable[Path]) -> list[Session]:
                 "filled"
             )
         found += _sessions(folder.name, records)
-    microbatch_ms = _microbatches([lines for _, lines in found])
-    independent = _independent([lines for _, lines in found])
+    microbatch_ms = _microbatches([lines for *_, lines in found])
+    independent = _independent([lines for *_, lines in found])
     return [
         Session(
             name,
@@ -139,19 +141,21 @@ def read_sessions(folders: Iterable[Path]) -> list[Session]:
             independent,
             (lines[0].layers, lines[0].width, lines[0].batch_size),
             lines[0].emulated,
+            machine,
         )
-        for name, lines in found
+        for name, machine, lines in found
     ]
 
 
-def _sessions(name: str, records: Sequence[Record]) -> list[tuple[str, list[Line]]]:
+def _sessions(name: str, records: Sequence[Record]) -> list[tuple[str, str, list[Line]]]:
     """Divide the records of a folder: what has one network, link and number of stages was measured together."""
     found: dict[tuple[object, ...], list[Line]] = {}
     for record in records:
         line = Line.of(record)
         key = (line.stages, line.layers, line.width, line.batch_size, line.rtt_ms, line.mbit_s, line.emulated)
         found.setdefault(key, []).append(line)
-    return [(name, lines) for lines in found.values()]
+    machine = records[0].env.device or ""
+    return [(name, machine, lines) for lines in found.values()]
 
 
 def _step_ms(line: Line) -> float:

@@ -64,7 +64,11 @@ def scale_rows(
             window = window_for(link.rtt_s, cost.decoupled_s, most=None)
             run = simulate(_job(cost, stages, window), Network.of(link))
             alone_s = alone_s or run.step_s
-            metrics = {**_figures(run), "lost_pct": max(0.0, 100 * (1 - alone_s / run.step_s)), "window": window}
+            metrics = {
+                **_figures(run),
+                "lost_pct": max(0.0, 100 * (1 - alone_s / run.step_s)),
+                "window": window,
+            }
         yield {"method": "stages", "cell": cell, "batch_size": _TOKENS, "metrics": metrics}
 
 
