@@ -407,6 +407,16 @@ def test_stages_are_throttled_by_a_window_less_than_a_round_trip(window: int) ->
     assert found.stages[0].idle_cause == "latency"
 
 
+@pytest.mark.parametrize("rtt_s", [0.0, 1.0, 40.0])
+def test_stages_wait_for_bandwidth_where_a_wire_takes_longer_than_a_step(rtt_s: float) -> None:
+    link = Link.of(rtt_ms=1e3 * rtt_s, mbit_s=8 * 1048e-6 / 5.0)  # 5 s a message
+    found = simulate(decoupled([STAGE] * 3, link=link), Network.of(link))
+    assert found.step_s == pytest.approx(5.0)
+    # The lowest stage is as far ahead as its window lets it, and its activations stand in a queue.
+    assert found.stages[1].idle_cause == "bandwidth"
+    assert found.stages[1].idle_s["latency"] == pytest.approx(0)
+
+
 def test_the_window_that_is_chosen_is_a_round_trip_of_the_slower_stage() -> None:
     assert window_for(0.05, 0.02) == 3 + 2
     assert window_for(0.0, 0.02) == 2

@@ -449,9 +449,9 @@ def test_causes_of_waiting_are_a_peer_a_busy_wire_and_the_way() -> None:
     found = run(
         [works(2), Send(UP, 1, 20.0), Send(second, 1, 10.0)], [Wait(UP), Wait(second)], network=over(wire)
     )
-    # UP: 2 s until it is sent, 2 s for its bytes, 0.5 + 1 s; the second leaves 1.5 s later, 0.5 s of them occupied.
-    assert found.stages[1].idle_s == {"peer": 2.0, "bandwidth": 2.0, "latency": 1.5 + 1.5}
-    assert found.stages[1].idle_cause == "latency"
+    # UP: 2 s until it is sent, 2 s for its bytes, 0.5 + 1 s; the second is 1.5 s later, as it has stood in the queue.
+    assert found.stages[1].idle_s == {"peer": 2.0, "bandwidth": 2.0 + 1.5, "latency": 1.5}
+    assert found.stages[1].idle_cause == "bandwidth"
     assert found.stages[1].idle_share == 1.0
     assert found.stages[0].idle_s == {"peer": 0, "bandwidth": 0, "latency": 0}
     assert found.stages[0].idle_cause is None
@@ -465,6 +465,18 @@ def test_a_queue_is_waiting_for_bandwidth() -> None:
         network=over(Wire(bytes_per_s=10.0)),
     )
     assert found.stages[1].idle_s == {"peer": 0, "bandwidth": 4.0, "latency": 0}
+
+
+def test_what_has_stood_in_a_queue_is_late_for_want_of_bandwidth() -> None:
+    second = ("F", 1, 1)
+    wire = Wire(delay_s=10.0, bytes_per_s=10.0)
+    lower = [Send(UP, 1, 30.0), Send(second, 1, 10.0)]
+    # The second leaves from 3 to 4 and arrives at 14, three seconds later than without the first, and one of its own.
+    for came, bandwidth in ((2.0, 3.0), (7.0, 3.0), (12.0, 2.0)):
+        found = run(lower, [works(came), Wait(second)], network=over(wire))
+        waited = 14.0 - came
+        bandwidth += came < 3
+        assert found.stages[1].idle_s == {"peer": 0, "bandwidth": bandwidth, "latency": waited - bandwidth}
 
 
 def test_who_waits_for_another_waits_for_what_that_waits_for() -> None:

@@ -461,7 +461,11 @@ class _Simulation:
             self._advance(p, now)
 
     def _account(self, p: _Process, message: _Message, now: float) -> None:
-        """Say what a process has waited for since it was blocked."""
+        """Say what a process has waited for since it was blocked: for each second, what the message did in it.
+
+        If it has stood in a queue, it is late for want of bandwidth for so long, even if the process came when it was
+        on its way already.
+        """
         since, p.blocked = p.blocked, -1.0
         if now <= since:
             return
@@ -472,12 +476,11 @@ class _Simulation:
         if known > since:
             self._as_another(p, other, since, known)
         at = max(since, known)
+        queued = max(0.0, min(at, message.begins) - message.ready)  # before the process came
+        left = max(message.begins, message.leaves - self._wire(message.source, message.to).occupied_s)
         edges: tuple[tuple[float, Cause], ...] = (
             (message.ready, "latency"),
-            (
-                max(message.begins, message.leaves - self._wire(message.source, message.to).occupied_s),
-                "bandwidth",
-            ),
+            (max(at, left) + queued, "bandwidth"),
             (now, "latency"),
         )
         for until, cause in edges:
