@@ -153,7 +153,7 @@ class Menu:
         codecs: of activations and messages.
         accumulate: batches to an update.
         window: steps that an answer may be late; None to choose it.
-        local_table: costs with those of a local loss in place of the rule; None if they are not known.
+        local_table: costs with those of a local loss in place of the rule, or why they are not known.
         machines: processes that share cores.
         seed: of draws, jitter and losses.
         left_out: fills with the reason of each schedule that has no row.
@@ -168,7 +168,7 @@ class Menu:
     codecs: Sequence[Codec]
     accumulate: int = 1
     window: int | None = None
-    local_table: CostTable | None = None
+    local_table: CostTable | str = "the costs of a local loss are not known"
     machines: Sequence[Machine] = ()
     seed: int = 0
     left_out: dict[str, str] = field(default_factory=dict[str, str])
@@ -363,8 +363,8 @@ class Menu:
         alone = learns_alone(self.table)
         if name == "local_loss":
             table = self.table if alone else self.local_table
-            if table is None:
-                raise _LeftOut("the costs of a local loss are not known: give it as a rule")
+            if isinstance(table, str):
+                raise _LeftOut(table)
             return table
         if alone:
             raise _LeftOut("the rule of the table learns from no messages")

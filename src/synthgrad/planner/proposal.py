@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from ..core import ConfigError, Rule, Site
+from ..core import ConfigError, Rule, Site, SynthgradError
 from ..core.given import brief, check_whole, similar
 from .cuts import balanced_cuts
 from .links import Link, Network, parse_link
@@ -194,7 +194,8 @@ def plan(
             `Network`.
         costs: a table, or the JSON file of one.
         rule: of the decoupled stages, see `profile_model`; None for a rule that costs nothing.
-        local_loss: a rule that learns from a loss of its own, for a row of such stages.
+        local_loss: a rule that learns from a loss of its own, for a row of such stages; the row is left out if it cannot be
+            profiled.
         criterion: see `profile_model`.
         target: see there.
         optimizer: see there; None for its default.
@@ -357,23 +358,24 @@ def _tables(
     rule: Rule | RuleFactory | None,
     local_loss: Rule | RuleFactory | None,
     how: dict[str, Any],
-) -> tuple[CostTable, CostTable | None]:
-    """Return the costs with the rule, and those with a local loss in its place."""
+) -> tuple[CostTable, CostTable | str]:
+    """Return the costs with the rule, and those with a local loss in its place, or why they are not known."""
     if costs is not None:
         if not isinstance(costs, CostTable | str | Path):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigError(f"costs={brief(costs)}: expected a CostTable, or the path of its JSON file")
         table = costs if isinstance(costs, CostTable) else CostTable.read(costs)
-        if model is None or example is None or local_loss is None:
-            return table, None
     else:
         if model is None or example is None:
             raise ConfigError(
                 "neither a model with an example nor costs: expected plan(model, example, …), or plan(costs=…)"
             )
         table = profile_model(model, example, rule=rule, **how)
-    if local_loss is None:
-        return table, None
-    return table, profile_model(model, example, rule=local_loss, candidates=table.names, **how)
+    if model is None or example is None or local_loss is None:
+        return table, "the costs of a local loss are not known"
+    try:
+        return table, profile_model(model, example, rule=local_loss, candidates=table.names, **how)
+    except SynthgradError as error:  # it is there for comparison, and must not cost the others their rows
+        return table, str(error)
 
 
 def _rule_said(table: CostTable) -> str | None:

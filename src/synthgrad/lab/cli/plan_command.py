@@ -20,7 +20,7 @@ SCHEDULES = (
     *("data_parallel", "stages", "local_loss", "delayed"),
 )
 #: Methods whose rule stages can have.
-RULES = ("cdni", "dni", "local_loss", "sobolev", "stale", "head_gradient", "no_bprop", "none")
+RULES = ("cdni", "dni", "local_loss", "sobolev", "stale", "head_gradient", "none")
 #: What crosses the link in place of float32.
 CODECS = ("float32", "bfloat16", "int8")
 
@@ -75,7 +75,12 @@ class PlanOptions:
     save_costs: Path | None = option(
         None, "File for the table of costs.", kind=Path, metavar="FILE.json", default="none"
     )
-    rule: str | None = option(None, "Rule of the stages.", choices=RULES, default="cdni; without labels, dni")
+    rule: str | None = option(
+        None,
+        "Rule of the stages; none is one that costs nothing.",
+        choices=RULES,
+        default="cdni; without labels, dni",
+    )
     schedules: tuple[str, ...] | None = option(
         None, "Schedules to compare.", listed=True, choices=SCHEDULES, default="all"
     )

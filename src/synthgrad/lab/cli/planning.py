@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rich.text import Text
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ...core import ConfigError, Rule
+from ...core import ConfigError, Rule, Site
 from ...core.given import brief, example_arguments, similar
 from ...planner import Plan, parse_link, plan
 from ...planner.menu import Row
@@ -48,7 +49,7 @@ _MOST_EVENTS = 40_000
 #: Timelines share an axis if none shows so many steps of another.
 _SHARED_AXIS = 8.0
 _EXPECTED = (
-    "expected an importable factory that takes no arguments and returns a network, or a tuple (network, batch), (network, "
+    "expected package.module:factory, an importable factory that takes no arguments and returns a network, or a tuple (network, batch), (network, "
     "batch, target) or (network, batch, target, criterion)"
 )
 
@@ -59,10 +60,12 @@ def print_plan(options: PlanOptions) -> int:
     Raises:
         ConfigError: if an option is missing or wrong, the factory fails, or a file cannot be written.
     """
+    for folder in (options.out, options.save_costs and options.save_costs.parent):
+        if folder is not None:  # before the minutes that a profile of a large network takes
+            _made(folder)
     found = _plan(options)
     _print(found)
     if options.save_costs is not None:
-        _made(options.save_costs.parent)
         found.costs.write(options.save_costs)
     if options.out is not None:
         _write(found, options.out)
@@ -161,7 +164,7 @@ class _Given:
         first = next((t for t in pytree.tree_leaves(self.example) if isinstance(t, Tensor) and t.ndim), None)
         return 1 if first is None else len(first)
 
-    def rule(self) -> Rule | None:
+    def rule(self) -> Callable[[Site], Rule] | None:
         """Return the rule that was asked for, or one that fits."""
         name = self._options.rule or ("dni" if self.classes is None else "cdni")
         return None if name == "none" else self.rule_of(name)
@@ -171,7 +174,12 @@ class _Given:
         wanted = schedules is None or "local_loss" in schedules
         return wanted and self.classes is not None and self._options.rule != "local_loss"
 
-    def rule_of(self, name: str) -> Rule:
+    def rule_of(self, name: str) -> Callable[[Site], Rule]:
+        """Return what makes the rule of a method for each cut.
+
+        Raises:
+            ConfigError: if it needs labels, and there are none.
+        """
         if self.classes is None and name in ("cdni", "local_loss", "sobolev", "head_gradient"):
             raise ConfigError(
                 f"--rule {name} needs labels: let the factory return (network, batch, target) with a target of class "
@@ -179,7 +187,14 @@ class _Given:
             )
         method = METHODS[name]
         settings = method.settings("", self._form)
-        return method.make_rule(settings, DataFacts(self.classes or 1, max(_NUM_EXAMPLES, self.batch_size)))
+        facts = DataFacts(self.classes or 1, max(_NUM_EXAMPLES, self.batch_size))
+
+        def at(site: Site) -> Rule:
+            # A private block is like the module below the cut, which has to be one.
+            plain = isinstance(site.module, nn.Embedding)
+            return method.make_rule(replace(settings, blocks=0) if plain else settings, facts)
+
+        return at
 
     @property
     def _form(self) -> str:
@@ -304,7 +319,6 @@ def _print(found: Plan) -> None:
 
 def _write(found: Plan, folder: Path) -> None:
     """Write the plan into a folder: as data, as a page, and traces of the best schedules."""
-    _made(folder)
     best = found.best_schedules()
     runs = [found.traced(row) for row in best]
     try:
