@@ -211,7 +211,7 @@ def _bar(line: Timeline, bar: Bar, shown: int) -> Iterator[str]:
     y = _y(bar.row, shown)
     colour, words = _KINDS.get(bar.kind, _OTHER)
     which = "" if bar.batch is None else f" {bar.batch}"
-    told = escape(f"{words}{which}: {1e3 * (bar.end_s - bar.start_s):.3g} ms")
+    told = escape(f"{words}{which}: {1e3 * (bar.end_s - bar.start_s):,.4g} ms")
     yield (
         f'<rect class="{colour}" x="{x:.2f}" y="{y:g}" width="{max(0.4, end - x):.2f}" height="{_ROW}">'
         f"<title>{told}</title></rect>"
