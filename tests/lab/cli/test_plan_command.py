@@ -40,7 +40,7 @@ def images():
 def tokens():
     from synthgrad.lab.tasks.gpt import gpt
     text = torch.randint(20, (4, 9))
-    return gpt(20, 16, 2, 2, 8), text[:, :-1], text[:, 1:]
+    return gpt(20, width=16, blocks=2, heads=2, context=8), text[:, :-1], text[:, 1:]
 def three(): return 3
 def five(): return (net(), 1, 2, 3, 4)
 def no_network(): return 3, torch.randn(16, 4)
