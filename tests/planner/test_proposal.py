@@ -158,6 +158,84 @@ def test_rows_are_in_the_order_of_their_steps() -> None:
     assert steps == sorted(steps)
 
 
+def test_gradients_of_data_parallel_processes_are_coded_too() -> None:
+    found = planned(link="mbit_s=100", schedules=["data_parallel"])
+    sent = {r.codec: r.bytes_per_step for r in found.rows}
+    # A ring of two sends what each process has, once.
+    assert sent == pytest.approx({"float32": 2 * 12 * MIB, "bfloat16": 12 * MIB})
+    assert {r.memory_bytes - r.run.peak_bytes for r in found.rows} == {12 * MIB}
+
+
+#: Stages of 4 and 5 s with a cut where many bytes cross, of 6 and 3 s with one where few do.
+BULKY = table(
+    *(
+        StageCost(forward_s=s, backward_s=0.0, output_bytes=b)
+        for s, b in ((4.0, 800.0), (2.0, 8.0), (3.0, 8.0))
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("bytes_per_s", "inbound", "codec", "cuts"),
+    [
+        (200.0, False, "float32", ["layer0"]),  # 4 s on the wire
+        (100.0, False, "float32", ["layer1"]),  # 8 s
+        (100.0, False, "bfloat16", ["layer0"]),
+        (200.0, True, "float32", ["layer1"]),  # 4 s for the activation and 4 s for the gradient
+    ],
+)
+def test_cuts_heed_the_bytes_on_the_wire(
+    bytes_per_s: float, inbound: bool, codec: str, cuts: list[str]
+) -> None:
+    network = Network.of(Link(Wire(bytes_per_s=bytes_per_s), Wire(bytes_per_s=bytes_per_s)), inbound=inbound)
+    found = planned(BULKY, link=network, schedules=["stages", "gpipe"], codecs=[codec], microbatches=[1])
+    assert [list(r.cuts) for r in found.rows] == [cuts] * len(found.rows)
+
+
+def test_cuts_heed_the_rule_where_there_is_one() -> None:
+    dear = table(LAYER, replace(LAYER, observe_s=9.0), replace(LAYER, observe_s=0.0), LAYER)
+    found = planned(dear, schedules=["stages", "delayed", "gpipe"], microbatches=[1], shares=[1.0])
+    assert {r.schedule: list(r.cuts) for r in found.rows} == {
+        "stages": ["layer0"],
+        "delayed": ["layer1"],
+        "gpipe": ["layer1"],
+    }
+
+
+def test_several_batches_have_backward_passes_for_inputs_as_one_has() -> None:
+    costs = table(*(replace(LAYER, backward_input_s=0.5, backward_call_s=0.5) for _ in range(4)))
+
+    def busy_s(accumulate: int) -> dict[str, float]:
+        run = row(
+            planned(costs, schedules=["zero_bubble"], microbatches=[4], accumulate=accumulate), "zero_bubble"
+        ).run
+        return {
+            kind: sum(use.busy_s.get(kind, 0.0) for use in run.stages)
+            for kind in ("backward_input", "backward_weight")
+        }
+
+    once, thrice = busy_s(1), busy_s(3)
+    ratio = thrice["backward_weight"] / once["backward_weight"]
+    assert ratio == pytest.approx((0.5 + 4.5 / 4) / (0.5 + 1.5 / 4))  # of four microbatches each
+    assert thrice["backward_input"] == pytest.approx(ratio * once["backward_input"])
+
+
+@pytest.mark.parametrize(
+    ("batch", "stages", "counts"),
+    [
+        (64, 2, [2, 4, 8, 16, 32]),
+        (12, 2, [2, 4]),
+        (9, 2, [2, 4, 8]),
+        (1, 2, []),
+        (128, 64, [2, 4, 8, 16, 32, 64, 128]),
+    ],
+)
+def test_microbatches_divide_the_batch_where_some_do(batch: int, stages: int, counts: list[int]) -> None:
+    many = table(*[LAYER] * stages, batch_size=batch)
+    found = planned(many, stages=stages, schedules=["backprop"])
+    assert found.settings["microbatches"] == counts
+
+
 # -- windows --------------------------------------------------------------------------------------------------
 
 
@@ -234,7 +312,7 @@ def test_one_machine_is_a_synchronous_schedule_too() -> None:
 def test_decoupling_may_pay_over_short_links_alone() -> None:
     # A window of one step cannot hide long round trips, and one machine has none.
     found = plan(
-        costs=FOUR, stages=2, link="rtt_ms=10", schedules=["backprop", "stages"], shares=[1.0], window=1,
+        costs=FOUR, stages=2, link="rtt_ms=10", schedules=["backprop", "gpipe", "stages"], shares=[1.0], window=1,
         round_trips_ms=[1000, 4000, 16000, 64000],
     )  # fmt: skip
     ((begin, end),) = found.curve.pays

@@ -117,9 +117,10 @@ class Plan:
 
     def traced(self, row: Row) -> Run:
         """Return the run of a row with its trace: every computation and every message."""
-        network = Network() if row.schedule == "backprop" else self.network
-        machines = () if row.schedule == "backprop" else self.machines
-        return simulate(row.job, network, machines=machines, trace=True, seed=self.settings.get("seed", 0))
+        machines = () if row.schedule == "backprop" else self.machines  # it has one process
+        return simulate(
+            row.job, self.network, machines=machines, trace=True, seed=self.settings.get("seed", 0)
+        )
 
     def cells(self) -> list[list[str]]:
         """Return the rows as texts, one for each of `HEADINGS`."""

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from synthgrad.lab.cli import planning
 from synthgrad.lab.cli.plan_command import CODECS, RULES, SCHEDULES
+from synthgrad.lab.report.plan_page import PlanPage
 from synthgrad.lab.training.methods import METHODS
 from synthgrad.planner import StageCost
 from synthgrad.planner.menu import KINDS
@@ -230,6 +232,33 @@ def test_data_parallel_traces_show_what_is_sent(costs: Path, tmp_path: Path) -> 
         "part of a sum to process 1",
     }
     assert "copy 0" in (tmp_path / "out" / "plan.html").read_text(encoding="utf-8")
+
+
+def test_the_page_has_the_figures_of_the_plan(
+    costs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages: list[PlanPage] = []
+    monkeypatch.setattr(planning, "write_plan_page", lambda path, page: pages.append(page))
+    few = ("--stages", "2", *LINK, "--schedules", "gpipe,stages,delayed", "--microbatches", "4")
+    assert call("plan", "--costs", costs, *few, "--out", tmp_path) == 0
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    (page,) = pages
+    assert list(page.round_trips_ms) == plan["curve"]["round_trips_ms"]
+    assert list(page.curves) == ["stages", "pipelines"]
+    rates = [64e3 / ms for ms in plan["curve"]["step_ms"]["pipelines"]]
+    assert list(page.curves["pipelines"]) == pytest.approx(rates)
+    assert page.here_ms == 5.0
+    lines = {line.title.partition(" ")[0]: line for line in page.timelines}
+    assert set(lines) == {"gpipe", "stages", "delayed"}
+    # One axis for all; numbers of microbatches, and none of an update of all of them.
+    assert len({round(line.end_s - line.start_s, 9) for line in page.timelines}) == 1
+    passes = [bar for bar in lines["gpipe"].bars if bar.kind == "forward"]
+    assert {bar.batch for bar in passes} == {0, 1, 2, 3}
+    assert {bar.batch for bar in lines["gpipe"].bars if bar.kind == "update"} <= {None}
+    # Of a step of GPipe: four activations up, four gradients down.
+    assert len(lines["gpipe"].flights) == 8
+    assert min(bar.batch for bar in lines["stages"].bars if bar.batch is not None) == 0
+    assert lines["stages"].rows == ("stage 0", "stage 1")
 
 
 # -- what is refused ------------------------------------------------------------------------------------------
