@@ -143,6 +143,9 @@ def test_a_split_backward_pass_frees_with_its_second_half() -> None:
     for action in made:
         if action.kind in half:
             assert (2 * action.seconds, action.frees) == half[action.kind]
+    # The gradient of the inputs comes first, as the process below waits for it.
+    order = [(a.kind, a.batch) for a in row if isinstance(a, Compute) and a.stage == 0]
+    assert all(order.index(("backward_input", b)) < order.index(("backward_weight", b)) for b in range(4))
     known = StageCost(4.0, 8.0, backward_input_s=6.0)
     (row, *_) = lists(pipeline("zero_bubble", [known] * 4, processes=2, microbatches=4))
     seconds = {a.kind: a.seconds for a in row if isinstance(a, Compute)}
@@ -535,6 +538,9 @@ def test_steps_that_are_measured_are_whole_bursts() -> None:
         job = decoupled([STAGE] * (len(windows) + 1), link=links)
         return job.steps - 1 - job.warm
 
+    # Before, all windows have gone round twice, and the pipe is full.
+    links = Network.of([Link.of(rtt_ms=3875 * w) for w in (2, 0)])
+    assert decoupled([STAGE] * 3, link=links).warm == 2 * 4 + 3 + 4
     assert measured(2) == 24
     assert measured(4) == 25
     assert measured(2, 4) == 30
@@ -576,6 +582,26 @@ def test_a_share_is_from_0_to_1(share: float) -> None:
 # -- one process, and data parallel ------------------------------------------------------------------------------
 
 
+def test_what_is_held_is_freed() -> None:
+    cost = replace(STAGE, held_bytes=8.0, parameter_bytes=60e6)
+    jobs = [
+        *(equal(name, 2, 4) for name in SCHEDULES),
+        decoupled([cost] * 3, window=2),
+        backpropagation(cost),
+        data_parallel(cost, processes=2),
+    ]
+    for job in jobs:
+        for program in lists(job):
+            computed = [a for a in program if isinstance(a, Compute)]
+            assert sum(a.takes for a in computed) == pytest.approx(sum(a.frees for a in computed)), job.name
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_few_steps_are_measured_as_far_as_they_go(steps: int) -> None:
+    job = decoupled([STAGE] * 2, window=1, steps=steps)
+    assert (job.steps, job.warm) == (steps, max(0, steps - 2))
+
+
 def test_backpropagation_is_both_passes_and_the_update() -> None:
     found = simulate(backpropagation(STAGE, batch_size=7), Network())
     assert found.step_s == 3.5
@@ -597,6 +623,16 @@ def test_a_ring_sends_each_parameter_nearly_twice(processes: int, size: float) -
         found = simulate(job, network)
         wanted = 2 * (processes - 1) / processes * size
         assert [s.bytes_per_step for s in found.stages] == pytest.approx([wanted] * processes)
+
+
+def test_buckets_go_in_segments_as_they_are_ready() -> None:
+    mib = 1 << 20
+    job = data_parallel(replace(STAGE, parameter_bytes=60.0 * mib), processes=2, steps=1)
+    sizes = Counter(
+        a.num_bytes for a in lists(job)[2] + lists(job)[4] if isinstance(a, Send) and a.tag[0] == "R"
+    )
+    # A first bucket of 1 MiB in two segments, twice 25 MiB and the other 9: half of each, in no more than 1 MiB; two phases.
+    assert sizes == {mib / 4: 2 * 2, 12.5 * mib / 13: 2 * 2 * 13, 4.5 * mib / 5: 2 * 5}
 
 
 def test_without_links_data_parallel_processes_share_the_passes_and_not_the_update() -> None:

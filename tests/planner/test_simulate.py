@@ -304,6 +304,13 @@ def test_answers_that_a_stage_can_do_without_fill_the_gaps_of_an_inbound_wire() 
     assert found.stages[1].ages == {0: 2}
 
 
+def test_an_answer_without_which_a_stage_does_not_go_on_has_its_turn() -> None:
+    network = over(Wire(bytes_per_s=1.0), inbound=True)
+    middle: list[Action] = [Observe(1, 0, 0), Wait(BELOW)]
+    found = run([Send(BELOW, 1, 1.0)], middle, [works(2), Send(("B", 1, 0), 1, 1.0)], network=network)
+    assert {m.tag[0]: m.begins_s for m in found.transfers} == {"B": 2.0, "F": 3.0}
+
+
 def test_of_two_messages_that_are_ready_the_needed_one_goes_first() -> None:
     network = over(Wire(bytes_per_s=1.0), inbound=True)
     middle: list[Action] = [Wait(BELOW), Wait(("F", 1, 1)), Observe(1, 0, -1), works(9), Observe(1, 1, 1)]
@@ -371,8 +378,8 @@ def test_losses_are_rare_where_packets_are_rarely_lost() -> None:
 
 
 def sent_at(sizes: Sequence[float], apart: float, **settings: Any) -> list[float]:
-    """Seconds in which each message leaves, over a link with a round trip of a second."""
-    wire = Wire(delay_s=0.5, bytes_per_s=settings.pop("bytes_per_s", math.inf))
+    """Seconds in which each message leaves, over a link with a round trip of two seconds."""
+    wire = Wire(delay_s=1.0, bytes_per_s=settings.pop("bytes_per_s", math.inf))
     tags = [("F", 1, n) for n in range(len(sizes))]
     sends = [a for tag, size in zip(tags, sizes, strict=True) for a in (Send(tag, 1, size), works(apart))]
     network = over(wire, congestion="bbr", **settings)
@@ -381,8 +388,8 @@ def sent_at(sizes: Sequence[float], apart: float, **settings: Any) -> list[float
 
 
 def test_bbr_sends_its_largest_burst_in_a_part_of_the_round_trip_however_large() -> None:
-    trip = 1 / (BBR_GAIN - 1)
-    assert pytest.approx(0.5304, abs=1e-4) == trip
+    trip = 2 / (BBR_GAIN - 1)
+    assert pytest.approx(1.0608, abs=1e-4) == trip
     assert sent_at([1e3, 1e3], apart=5) == pytest.approx([trip, trip])
     assert sent_at([1e9, 1e9], apart=5) == pytest.approx([trip, trip])
     # A smaller one afterwards at the rate of the large one; a larger one is a larger burst.
@@ -390,14 +397,14 @@ def test_bbr_sends_its_largest_burst_in_a_part_of_the_round_trip_however_large()
 
 
 def test_bbr_counts_what_it_sends_in_a_round_trip_as_one_burst() -> None:
-    trip = 1 / (BBR_GAIN - 1)
-    # The second begins when the first has left, after 0.53 s: both are of one round trip, and half of the burst each.
+    trip = 2 / (BBR_GAIN - 1)
+    # The second begins when the first has left, after 1.06 s: both are of one round trip, and half of the burst each.
     assert sent_at([100, 100], apart=0) == pytest.approx([trip, trip / 2])
-    assert sent_at([100, 100], apart=1.5) == pytest.approx([trip, trip])
+    assert sent_at([100, 100], apart=2.5) == pytest.approx([trip, trip])
 
 
 def test_bbr_knows_a_burst_from_before_and_is_never_faster_than_the_wire() -> None:
-    trip = 1 / (BBR_GAIN - 1)
+    trip = 2 / (BBR_GAIN - 1)
     assert sent_at([100], apart=0, burst_bytes=400) == pytest.approx([trip / 4])
     assert sent_at([100], apart=0, burst_bytes=400, bytes_per_s=50.0) == pytest.approx([2.0])
 
@@ -415,6 +422,11 @@ def test_both_ends_compute_for_a_message() -> None:
         (1, "forward", 4.0, 5.0),
         (0, "forward", 2.0, 6.0),
     ]
+
+
+def test_bytes_alone_cost_both_ends_time() -> None:
+    found = run([Send(UP, 1, 100.0)], [Wait(UP, 0)], network=over(Wire(), copy_s_per_byte=0.01))
+    assert [s.busy_s for s in found.stages] == [{"send": 1.0}, {"receive": 1.0}]
 
 
 def test_an_answer_costs_its_handling_and_what_is_learned_from_it() -> None:
@@ -545,6 +557,12 @@ def test_steps_up_to_the_warm_one_are_not_measured() -> None:
     assert found.stages[0].bytes_per_step == (30 + 40) / 2
     assert found.stages[1].idle_s == {"peer": 1.0, "bandwidth": 0, "latency": 1.0}
     assert found.stages[1].seconds == 2.0
+
+
+def test_one_step_is_enough_to_measure() -> None:
+    found = stepped([5.0, 3.0], warm=0)
+    assert found.step_s == 3.0
+    assert found.stages[0].busy_s == {"forward": 3.0}
 
 
 def test_if_no_step_is_left_to_measure_all_are() -> None:

@@ -117,7 +117,6 @@ class _Process:
     waits_for: Tag | None = None
     waits_sent: Tag | None = None
     answered: int = -1
-    step: int = 0
     held: float = 0.0
     peak: float = 0.0
     busy: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -340,7 +339,6 @@ class _Simulation:
         return False
 
     def _mark(self, p: _Process, action: Mark, now: float) -> bool:
-        p.step = action.step + 1
         p.marks.append(now)
         if action.step == self._job.warm and self._measured:
             p.busy.clear()
