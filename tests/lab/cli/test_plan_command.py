@@ -178,7 +178,7 @@ def test_options_reach_the_plan(costs: Path, tmp_path: Path) -> None:
         *("--devices", "2,1", "--share", "0.5", "--codec", "int8", "--accumulate", "3", "--window", "7"),
         *("--rendezvous", "--out", tmp_path / "out"),
     )
-    assert call("plan", "--costs", costs, *FEW, *options) == 0
+    assert call("plan", "--costs", costs, *FEW, *options, "--round-trips", "1,40") == 0
     plan = json.loads((tmp_path / "out" / "plan.json").read_text())
     assert plan["speeds"] == [2.0, 1.0]
     assert plan["network"]["rendezvous"] is True
@@ -188,6 +188,9 @@ def test_options_reach_the_plan(costs: Path, tmp_path: Path) -> None:
     assert plan["settings"]["accumulate"] == 3
     assert plan["settings"]["microbatches"] == [2]
     assert plan["cuts"] == ["layer3"]
+    assert plan["curve"]["round_trips_ms"] == [1.0, 40.0]
+    assert call("plan", "--costs", costs, *FEW, "--round-trips", "none", "--out", tmp_path / "out") == 0
+    assert json.loads((tmp_path / "out" / "plan.json").read_text())["curve"]["round_trips_ms"] == []
 
 
 # -- files ----------------------------------------------------------------------------------------------------
@@ -287,6 +290,7 @@ RETURNS = (
         (["--costs", "costs.json", *FEW, "--devices", "1,fast"], "--devices 1,fast: expected numbers from 0"),
         (["--costs", "costs.json", *FEW, "--share", "1.5"], "--share 1.5: expected numbers from 0 to 1"),
         (["--costs", "costs.json", *FEW, "--share", "nan"], "--share nan: expected numbers from 0 to 1"),
+        (["--costs", "costs.json", *FEW, "--round-trips", "0"], "--round-trips 0: expected numbers from 1e-06"),
         (["--costs", "costs.json", *FEW, "--microbatches", "65"], "65 microbatches of a batch of 64"),
         (["--costs", "none.json", *FEW], "none.json: cannot be read (No such file or directory)"),
         (["--costs", "planned_networks.py", *FEW], "planned_networks.py is no JSON"),

@@ -44,6 +44,7 @@ class PlanOptions:
         accumulate: batches to an update.
         window: steps that an answer may be late; None to choose it.
         rendezvous: whether messages start when they are asked for.
+        round_trips: to try in ms, separated by commas; ``none`` for none.
         data: for a factory that returns the network alone.
         batch_size: of the example from it.
         data_dir: directory of data files.

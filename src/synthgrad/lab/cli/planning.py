@@ -105,6 +105,9 @@ def _plan(options: PlanOptions) -> Plan:
         "window": options.window,
         "rendezvous": options.rendezvous,
     }
+    if options.round_trips is not None:
+        trips = options.round_trips
+        how["round_trips_ms"] = () if trips == "none" else _numbers("--round-trips", trips, 1e-6, 1e9)
     if options.costs is not None:
         if options.model is not None:
             raise ConfigError(
