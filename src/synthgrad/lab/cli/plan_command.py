@@ -105,6 +105,12 @@ class PlanOptions:
     rendezvous: bool = option(
         False, "Messages start when their receiver asks for them, as with gloo and large messages.", kind=bool
     )
+    round_trips: str | None = option(
+        None,
+        "Round trips to try, in ms, or none, which is faster for many stages.",
+        metavar="X,X,…",
+        default="0.1 to 500",
+    )
     data: str | None = option(
         None,
         "Data set or file for the batch of a network that comes without one.",
