@@ -8,7 +8,7 @@ from .links import Link, Network, Wire, parse_link
 from .profile import profile_model
 from .proposal import Plan, plan
 from .run import Run, Span, StageUse, Transfer
-from .simulate import Machine, simulate
+from .simulation import Machine, simulate
 from .table import CostTable, ModuleCost
 
 __all__ = [

@@ -115,7 +115,7 @@ class Job:
         num_stages: how many processes there are to report about: the first ones. Others stand for what communicates
             while these compute.
         steps: how many there are; each ends with a `Mark` in every process.
-        warm: number of the last step that is not measured: the pipe fills until then.
+        warm: number of the last step that is not measured: the pipe fills until then. If no step is left, all are measured.
         batch_size: examples of a step of all processes together.
         owners: of the other processes, whose communication they are.
     """

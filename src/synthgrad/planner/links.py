@@ -178,7 +178,7 @@ class Network:
         rendezvous: a message starts only when its receiver has asked for it, as with gloo and with NCCL's larger
             messages: the question goes the other way first. Otherwise it starts when it is sent.
         inbound: each receiver has one wire for all that comes to it, in the order in which it needs it, instead of one
-            from each neighbour.
+            from each neighbour. Answers that a stage can do without fill its gaps.
         congestion: how the sender finds the rate of a wire. None: it knows it. ``"bbr"``: as a connection with BBR that is
             idle between messages, which never leaves its start-up phase. Of the bytes that it sends in one round trip it
             learns a rate, of which it then sends (g − 1) times as much, g = 2 / ln 2: bursts of so many bytes take

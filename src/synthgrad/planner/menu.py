@@ -24,7 +24,7 @@ from .costs import StageCost
 from .cuts import balanced_cuts
 from .links import Link, Network, Wire
 from .run import Cause, Run
-from .simulate import Machine, simulate
+from .simulation import Machine, simulate
 from .table import CostTable
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ _MOST_STEPS = 64
 _WORTH = 0.02
 #: So must a codec to have a row of its own, where rules do not ask for one.
 _SAVED = 0.05
+#: More microbatches are not tried once they take so many times as long as the best number.
+_TOO_MANY = 1.1
 #: Less idle time has no cause.
 _IDLE = 0.005
 
@@ -172,6 +174,9 @@ class Menu:
     machines: Sequence[Machine] = ()
     seed: int = 0
     left_out: dict[str, str] = field(default_factory=dict[str, str])
+    _jobs: dict[tuple[str, tuple[StageCost, ...], int], Job] = field(
+        default_factory=dict[tuple[str, tuple[StageCost, ...], int], Job], repr=False
+    )
 
     def rows(self, network: Network) -> list[Row]:
         """Return the rows for a network, the fastest first."""
@@ -274,8 +279,6 @@ class Menu:
     # -- parts of it ----------------------------------------------------------------------------------------
 
     def _pipeline(self, name: str, network: Network, codec: Codec) -> Row:
-        from .programs import pipeline
-
         places = _processes_of(name, self.stages)
         if len(places) > len(self.table.modules):
             raise _LeftOut(
@@ -293,11 +296,9 @@ class Menu:
         size = _summed((cost.parameter_bytes for cost in plain), places, self.stages)
         found: list[Row] = []
         refused: list[str] = []
-        for count in self.microbatches:
+        for count in sorted(self.microbatches):
             try:
-                job = pipeline(
-                    name, costs, processes=self.stages, microbatches=count, batch_size=self._examples
-                )
+                job = self._pipeline_job(name, tuple(costs), count)
             except ConfigError as error:
                 refused.append(str(error))
                 continue
@@ -305,9 +306,23 @@ class Menu:
             found.append(
                 Row(name, KINDS[name], run, job, self._batch, tuple(cuts), size, count, codec=codec.name)
             )
+            # Smaller microbatches shorten the bubble ever less, and cost as much for each message and call.
+            if run.step_s > _TOO_MANY * min(row.run.step_s for row in found):
+                break
         if not found:
             raise _LeftOut(refused[-1] if refused else f"a batch of {self._batch} has no microbatches")
         return min(found, key=lambda row: row.step_s)
+
+    def _pipeline_job(self, name: str, costs: tuple[StageCost, ...], count: int) -> Job:
+        """Return the job of a pipeline, the same one for every round trip."""
+        from .programs import pipeline
+
+        key = (name, costs, count)
+        if key not in self._jobs:
+            self._jobs[key] = pipeline(
+                name, costs, processes=self.stages, microbatches=count, batch_size=self._examples
+            )
+        return self._jobs[key]
 
     def _stages(self, name: str, network: Network, share: float, codec: Codec) -> Row:
         from .programs import decoupled, delayed

@@ -17,7 +17,7 @@ from .links import Link, Network, parse_link
 from .menu import KINDS, Menu, Row
 from .profile import profile_model
 from .run import Run
-from .simulate import Machine, simulate
+from .simulation import Machine, simulate
 from .table import CostTable
 from .verdict import ROUND_TRIPS_MS, Curve, best_of, curve_of, pays
 from .words import bytes_text, link_text, number_text, seconds_text, text_table

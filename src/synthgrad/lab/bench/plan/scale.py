@@ -1,8 +1,8 @@
 """What 256 decoupled stages lose to their links, over round trips and rates, against the same stages without any.
 
 A stage is a block of a GPT of width 4,096 with a linear model of a token's gradient at its end, and a batch 8,192 tokens in
-bfloat16. It computes as fast as one of the GPUs with which the pipelines of ``public.py`` were measured: 26 ms for a step,
-in which each wire has to carry 67 MB, for which it needs 20 Gbit/s. Windows are as wide as round trips ask for.
+bfloat16. It computes as fast as one of the GPUs with which the pipelines of ``public.py`` were measured: 28 ms for a step with its rule,
+in which each wire has to carry 67 MB, for which it needs 19 Gbit/s. Windows are as wide as round trips ask for.
 """
 
 from __future__ import annotations
