@@ -114,10 +114,17 @@ def _records_sheet(records: Sequence[Record]) -> Sheet:
         groups,
         is_bad=lambda g: any(map(_is_bad, g.records)),
         notes=[
+            *_machines(records),
             f"Left out of the errors: {fitted} lines, every tenth, from which the overheads were found.",
             *(f"Over {_MISS_PCT:.0f} %: {_said(r)}." for r in free if _error(r) > _MISS_PCT),
         ],
     )
+
+
+def _machines(records: Sequence[Record]) -> list[str]:
+    """Return where the lines were measured, which need not be where they were predicted."""
+    names = dict.fromkeys(text(r.cell.get("machine"), 60) for r in records if r.cell.get("machine"))
+    return [f"Measured on {', '.join(names)}."] if names else []
 
 
 def _error(record: Record) -> float:
