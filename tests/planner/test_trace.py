@@ -61,8 +61,9 @@ def test_processes_and_threads_have_names() -> None:
 
 def test_a_part_begins_at_zero_and_has_what_lies_in_it_at_least_partly() -> None:
     events = trace_events(run(), part=(1.0, 2.5))
-    assert [(e["pid"], e["ts"]) for e in of(events, "X")] == [(0, -1e6)]
+    assert [(e["pid"], e["ts"], e["dur"]) for e in of(events, "X")] == [(0, 0.0, 1e6)]
     assert [e["ts"] for e in of(events, "b")] == [1e6]
+    assert [e["ts"] for e in of(trace_events(run(), part=(2.25, 3.0)), "b")] == [0.0]
     assert not of(trace_events(run(), part=(2.75, 4.0)), "b")
 
 

@@ -50,7 +50,8 @@ def trace_events(
 
     Args:
         run: a run with its trace.
-        part: begin and end, in seconds: what lies in between, at least partly, moved so that it begins at 0. None for all.
+        part: begin and end, in seconds: what lies in between, at least partly, moved so that it begins at 0, and without
+            what was before. None for all.
         owners: of processes that stand for the communication of others: their numbers, as in `Job.owners`.
 
     Raises:
@@ -119,12 +120,13 @@ def _names(schedule: str, processes: Sequence[int]) -> Iterable[dict[str, Any]]:
 
 
 def _computation(span: Span, owners: Mapping[int, int], begin_s: float) -> dict[str, Any]:
+    start_s = max(span.start_s, begin_s)
     return {
         "ph": "X",
         "pid": owners.get(span.process, span.process),
         "tid": 0 if span.process not in owners else span.process,
-        "ts": _us(span.start_s - begin_s),
-        "dur": _us(span.end_s - span.start_s),
+        "ts": _us(start_s - begin_s),
+        "dur": _us(span.end_s - start_s),
         "name": f"{span.kind} {span.batch}",
         "cat": span.kind,
         "args": {"stage": span.stage, "batch": span.batch},
@@ -151,7 +153,7 @@ def _message(
         "on_the_wire_ms": 1e3 * (transfer.leaves_s - transfer.begins_s),
         "on_its_way_ms": 1e3 * (transfer.arrives_s - transfer.leaves_s),
     }
-    yield {"ph": "b", "ts": _us(transfer.sent_s - begin_s), "args": told, **shared}
+    yield {"ph": "b", "ts": _us(max(0.0, transfer.sent_s - begin_s)), "args": told, **shared}
     yield {"ph": "e", "ts": _us(transfer.arrives_s - begin_s), **shared}
 
 
