@@ -194,6 +194,9 @@ def test_the_curve_has_a_line_for_each_name_and_the_link(tmp_path: Path) -> None
     far, _ = written(replace(PAGE, here_ms=1000.0), tmp_path)
     assert "this link" not in far
     assert "round trip in ms" in tags.text
+    assert ">examples/s</text>" in curve
+    many, _ = written(replace(PAGE, curves={"stages": [9000.0] * 4}), tmp_path)
+    assert ">thousand examples/s</text>" in many
 
 
 def test_what_there_is_none_of_has_no_section(tmp_path: Path) -> None:

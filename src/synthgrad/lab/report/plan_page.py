@@ -14,7 +14,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..records import write_whole
-from .plot import Line, Plot, draw
+from .plot import DASHES, Line, Plot, draw
 from .words import shorten
 
 __all__ = ["Bar", "Flight", "PlanPage", "Timeline", "timeline_svg", "write_plan_page"]
@@ -239,25 +239,26 @@ def _legend(lines: Sequence[Timeline]) -> list[tuple[str, str]]:
 
 
 def _curve(page: PlanPage) -> Plot:
+    every = [y for heights in page.curves.values() for y in heights]
+    scale, label = (1e3, "thousand examples/s") if max(every) >= 2000 else (1.0, "examples/s")
     lines = [
         Line(
             name,
-            tuple((x, y, 0.0, 0.0) for x, y in zip(page.round_trips_ms, heights, strict=True)),
+            tuple((x, y / scale, 0.0, 0.0) for x, y in zip(page.round_trips_ms, heights, strict=True)),
             k,
-            k,
+            k % len(DASHES),
             "o",
         )
         for k, (name, heights) in enumerate(page.curves.items())
     ]
-    every = [y for heights in page.curves.values() for y in heights]
     wide = max(every) > 12 * min(every)
     if page.here_ms is not None and page.round_trips_ms[0] <= page.here_ms <= page.round_trips_ms[-1]:
-        ends = (min(every) if wide else 0.0, max(every))
+        ends = (min(every) / scale if wide else 0.0, max(every) / scale)
         lines.append(Line("this link", tuple((page.here_ms, y, 0.0, 0.0) for y in ends), 6, 3, width=1.2))
     return Plot(
         "Throughput over the round trip",
         "round trip in ms",
-        "examples per second",
+        label,
         tuple(lines),
         log_y=None,
         ticks=tuple(page.round_trips_ms),
