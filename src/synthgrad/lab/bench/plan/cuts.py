@@ -15,11 +15,9 @@ import torch
 
 from ....planner import CostTable, Link, Machine, Network, balanced_cuts, profile_model, simulate
 from ....planner.programs import decoupled
-from ....rules import LocalLoss
 from ..workers import Workers
-from .models import MODELS
+from .models import MODELS, local_loss
 from .predict import CORES
-from .two_stages import CLASSES_OF
 
 __all__ = ["BRUTE_FORCE", "cut_rows"]
 
@@ -65,7 +63,7 @@ def _profile(network: str, repeats: int, threads: int) -> CostTable:
         example,
         target=target,
         criterion=criterion,
-        rule=LocalLoss(CLASSES_OF[network]),
+        rule=local_loss(network),
         optimizer=lambda p: torch.optim.Adam(p, 3e-4, fused=True),
         repeats=repeats,
     )

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from ....core.errors import DataError
+from ....rules import LocalLoss
+from ....rules.heads import token_head
 from ...tasks import convolutional, fully_connected
 from ...tasks.gpt import gpt as make_gpt
 
-__all__ = ["MODELS", "Planned", "cnn", "gpt", "mlp", "uneven", "vit"]
+__all__ = ["MODELS", "Planned", "cnn", "gpt", "local_loss", "mlp", "uneven", "vit"]
 
 #: A model, a batch, its target, and the criterion.
 Planned = tuple[nn.Module, Any, Tensor, Callable[..., Tensor]]
@@ -79,6 +81,11 @@ def uneven() -> Planned:
 
 
 MODELS: dict[str, Callable[[], Planned]] = {"mlp": mlp, "cnn": cnn, "gpt": gpt, "vit": vit, "uneven": uneven}
+
+
+def local_loss(network: str) -> LocalLoss:
+    """Return the rule at the cuts of a network: a linear head, of tokens for the GPT."""
+    return LocalLoss(_VOCABULARY, token_head()) if network == "gpt" else LocalLoss(_CLASSES)
 
 
 def _classifier(model: nn.Module, shape: tuple[int, ...]) -> Planned:

@@ -13,15 +13,11 @@ from torch import Tensor
 
 from ....core import decouple
 from ....engines.stages import Stages, join
-from ....rules import LocalLoss
 from ...training.machine import configure_process
 from ..workers import serve
-from .models import MODELS
+from .models import MODELS, local_loss
 
-__all__ = ["CLASSES_OF"]
-
-#: Classes of a local loss's labels.
-CLASSES_OF = {"mlp": 10, "cnn": 10, "gpt": 65, "vit": 10, "uneven": 10}
+__all__: list[str] = []
 
 _LR = 3e-4
 
@@ -36,7 +32,7 @@ class _Worker:
         """Make the stages with a cut; all processes have the same weights."""
         torch.manual_seed(0)
         model, x, y, criterion = MODELS[self._network]()
-        net = decouple(model, [cut], LocalLoss(CLASSES_OF[self._network]), x)
+        net = decouple(model, [cut], local_loss(self._network), x)
         stages = Stages(
             net, criterion, partial(torch.optim.Adam, lr=_LR, fused=True), timeout_s=self._timeout_s
         )
