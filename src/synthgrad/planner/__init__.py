@@ -5,11 +5,13 @@ from .candidates import find_candidates
 from .costs import StageCost, total_cost
 from .cuts import all_cuts, balanced_cuts, slowest_s
 from .links import Link, Network, Wire, parse_link
+from .menu import Row
 from .profile import profile_model
 from .proposal import Plan, plan
 from .run import Run, Span, StageUse, Transfer
 from .simulation import Machine, simulate
 from .table import CostTable, ModuleCost
+from .trace import steady_part, trace_events, write_trace
 
 __all__ = [
     "Action",
@@ -24,6 +26,7 @@ __all__ = [
     "Observe",
     "Plan",
     "Post",
+    "Row",
     "Run",
     "Send",
     "Span",
@@ -41,5 +44,8 @@ __all__ = [
     "profile_model",
     "simulate",
     "slowest_s",
+    "steady_part",
     "total_cost",
+    "trace_events",
+    "write_trace",
 ]

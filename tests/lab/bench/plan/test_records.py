@@ -18,7 +18,9 @@ from synthgrad.lab.records import FILE, read
 from tests.lab.cli.helpers import call
 
 NONE = Overheads(
-    **dict.fromkeys(("action_ms", "split_ms", "stage_ms", "message_ms", "copy_ns", "relay_ns"), 0.0),
+    **dict.fromkeys(
+        ("action_ms", "split_ms", "stage_ms", "message_ms", "copy_ns", "relay_ns", "relay_ms"), 0.0
+    ),
     crowd=1.0,
 )
 BASE = Line("1f1b", stages=2, layers=9, width=512, batch_size=256, microbatches=4)

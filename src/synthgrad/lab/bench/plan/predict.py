@@ -42,6 +42,8 @@ class Overheads:
         message_ms: for each message, in the process that sends it and in the one that takes it.
         copy_ns: for each byte over the loopback device, in both.
         relay_ns: for each byte over an emulated link, in both; the relay takes its time from the same cores.
+        relay_ms: that each direction of an emulated link is late, by its relay and by processes that wake up slowly. `fit`
+            leaves 0 as it is.
         crowd: slowdown of computations while more processes compute than there are cores, besides their share.
     """
 
@@ -51,6 +53,7 @@ class Overheads:
     message_ms: float = 0.2
     copy_ns: float = 0.5
     relay_ns: float = 2.0
+    relay_ms: float = 0.0
     crowd: float = 1.2
 
     def to_dict(self) -> dict[str, float]:
@@ -193,7 +196,8 @@ def _more(cost: StageCost, **more: float) -> StageCost:
 
 def _network(line: Line, session: Session, overheads: Overheads) -> Network:
     rate = math.inf if line.mbit_s is None else line.mbit_s
-    link = Link.of(rtt_ms=line.rtt_ms, mbit_s=rate / (_HEADERS if line.emulated else 1.0))
+    late_ms = 2 * overheads.relay_ms if line.emulated else 0.0
+    link = Link.of(rtt_ms=line.rtt_ms + late_ms, mbit_s=rate / (_HEADERS if line.emulated else 1.0))
     return Network.of(
         link,
         rendezvous=line.share is None,  # gloo's; our own transport has receives waiting
