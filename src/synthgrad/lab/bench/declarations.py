@@ -437,6 +437,7 @@ class PlanScope(Scope):
         metavar="DIR,DIR",
         default="none",
     )
+    settings: str = option("1", help="Which set of new settings.", choices=("1", "2"), default="1")
     rounds: int = rounds("Rounds in which cuts take turns.")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from synthgrad.core.errors import DataError
+from synthgrad.lab.bench.plan.bench import _session_of
 from synthgrad.lab.bench.plan.fit import fit, named
 from synthgrad.lab.bench.plan.lines import Line, Session, read_sessions
 from synthgrad.lab.bench.plan.new import NEW
@@ -17,6 +18,7 @@ from synthgrad.lab.bench.plan.predict import Overheads, predict
 from synthgrad.lab.records import FILE, read
 from tests.lab.cli.helpers import call
 
+ROOT = Path(__file__).parents[4] / "results"
 NONE = Overheads(
     **dict.fromkeys(
         ("action_ms", "split_ms", "stage_ms", "message_ms", "copy_ns", "relay_ns", "relay_ms"), 0.0
@@ -162,14 +164,24 @@ def test_every_tenth_line_is_named_from_the_first() -> None:
 
 
 def test_no_earlier_record_has_a_new_setting() -> None:
-    folders = [
-        p
-        for p in (Path(__file__).parents[4] / "results").glob("bench_pipeline*")
-        if p.name != "bench_pipeline_new"
-    ]
+    lines = [line for chosen in NEW.values() for line in chosen]
+    assert len(lines) == len(set(lines)) == 20
+    folders = [p for p in ROOT.glob("bench_pipeline*") if not p.name.startswith("bench_pipeline_new")]
     known = {replace(line, measured_ms=None) for session in read_sessions(folders) for line in session.lines}
-    assert len(NEW) == len(set(NEW)) == 10
-    assert not known & set(NEW)
+    assert not known & set(lines)
+
+
+def test_new_settings_take_the_last_costs_of_their_network() -> None:
+    (first, *_), (late, *_) = NEW["1"], NEW["2"]
+    sizes = (first.layers, first.width, first.batch_size)
+    old, new = (replace(SESSION, backprop_ms=ms, sizes=sizes) for ms in (40.0, 30.0))
+    over_a_link = replace(old, backprop_ms=50.0, emulated=True)
+    found = _session_of(first, [old, new, over_a_link], NEW["1"])
+    assert found.backprop_ms == 30.0
+    assert found.lines == NEW["1"][:3]  # of its link
+    assert found.burst_bytes == 2 << 20
+    with pytest.raises(DataError, match="no one-process line of 9 layers × 512 with batch 256"):
+        _session_of(late, [replace(old, sizes=(5, 1, 1))], NEW["2"])
 
 
 def test_the_command_writes_predicted_beside_measured(tmp_path: Path) -> None:

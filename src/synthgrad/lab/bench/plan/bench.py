@@ -115,22 +115,27 @@ def _against_records(scope: PlanScope) -> Setting:
 def _of_new_settings(scope: PlanScope) -> Setting:
     known = read_sessions(_folders("--costs", scope.costs))
     measured = read_sessions(_folders("--records", scope.records)) if scope.records else []
-    lines = [_record(scope, "new", line.method, _cell(line), line.batch_size) for line in NEW]
+    chosen = NEW[scope.settings]
+    cells = [{"set": scope.settings, **_cell(line)} for line in chosen]
+    lines = [
+        _record(scope, "new", line.method, cell, line.batch_size)
+        for line, cell in zip(chosen, cells, strict=True)
+    ]
 
     def measure() -> Iterator[Record]:
         late = Overheads(
             relay_ms=1.0
         )  # a whole costs folder says how late links are here; a tenth of one does not
         overheads = fit([(line, session) for session in known for line in session.lines], late)
-        for record, line in zip(lines, NEW, strict=True):
-            session = _session_of(line, known)
+        for record, line in zip(lines, chosen, strict=True):
+            session = _session_of(line, known, chosen)
             yield _finished(record, _figures(_with_measured(line, measured), session, overheads), scope)
 
     return Setting(f"plan: {len(lines)} new settings", lines, measure)
 
 
-def _session_of(line: Line, known: Iterable[Session]) -> Session:
-    """Return what is known of a line's network: the session that measured one process on it, over the loopback device.
+def _session_of(line: Line, known: Iterable[Session], chosen: Iterable[Line]) -> Session:
+    """Return what is known of a line's network: the last session that measured one process on it, over the loopback device.
 
     The connections have carried what the line's own run carries before it.
     """
@@ -143,11 +148,11 @@ def _session_of(line: Line, known: Iterable[Session]) -> Session:
         )
     together = tuple(
         other
-        for other in NEW
+        for other in chosen
         if (other.rtt_ms, other.mbit_s, other.stages) == (line.rtt_ms, line.mbit_s, line.stages)
     )
-    first = next((s for s in sessions if not s.emulated), sessions[0])
-    return replace(first, lines=together)
+    last = next((s for s in reversed(sessions) if not s.emulated), sessions[-1])
+    return replace(last, lines=together)
 
 
 def _with_measured(line: Line, sessions: Iterable[Session]) -> Line:
