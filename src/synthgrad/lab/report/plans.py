@@ -68,7 +68,7 @@ def _measure(name: str) -> Column[Record]:
         return text(value, 40) if found is None else unit(name, found)
 
     late = name.endswith(("_p10", "_p90")) or name.startswith("idle") or name in ("mean_age",)
-    return Column(heading_of(name), cell, late=late)
+    return Column("each stage (ms)" if name == "stages_ms" else heading_of(name), cell, late=late)
 
 
 # -- our own records ----------------------------------------------------------------------------------------
