@@ -174,9 +174,12 @@ def test_no_earlier_record_has_a_new_setting() -> None:
 def test_new_settings_take_the_last_costs_of_their_network() -> None:
     (first, *_), (late, *_) = NEW["1"], NEW["2"]
     sizes = (first.layers, first.width, first.batch_size)
-    old, new = (replace(SESSION, backprop_ms=ms, sizes=sizes) for ms in (40.0, 30.0))
+    old, new, other = (
+        replace(SESSION, name=name, backprop_ms=ms, sizes=sizes)
+        for name, ms in (("old", 40.0), ("new", 30.0), ("new", 35.0))
+    )
     over_a_link = replace(old, backprop_ms=50.0, emulated=True)
-    found = _session_of(first, [old, new, over_a_link], NEW["1"])
+    found = _session_of(first, [old, new, other, over_a_link], NEW["1"])
     assert found.backprop_ms == 30.0
     assert found.lines == NEW["1"][:3]  # of its link
     assert found.burst_bytes == 2 << 20

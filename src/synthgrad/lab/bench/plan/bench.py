@@ -135,7 +135,8 @@ def _of_new_settings(scope: PlanScope) -> Setting:
 
 
 def _session_of(line: Line, known: Iterable[Session], chosen: Iterable[Line]) -> Session:
-    """Return what is known of a line's network: the last session that measured one process on it, over the loopback device.
+    """Return what is known of a line's network: of the last folder, the session that measured one process on it over the
+    loopback device.
 
     The connections have carried what the line's own run carries before it.
     """
@@ -151,8 +152,9 @@ def _session_of(line: Line, known: Iterable[Session], chosen: Iterable[Line]) ->
         for other in chosen
         if (other.rtt_ms, other.mbit_s, other.stages) == (line.rtt_ms, line.mbit_s, line.stages)
     )
-    last = next((s for s in reversed(sessions) if not s.emulated), sessions[-1])
-    return replace(last, lines=together)
+    still = [s for s in sessions if not s.emulated] or sessions
+    first = next(s for s in still if s.name == still[-1].name)
+    return replace(first, lines=together)
 
 
 def _with_measured(line: Line, sessions: Iterable[Session]) -> Line:
