@@ -71,8 +71,8 @@ def profile_model(
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> table = profile_model(model, torch.ones(16, 4), repeats=1)
-    >>> [(row.name, row.cost.output_bytes, row.cost.parameter_bytes) for row in table.modules]
-    [('1', 512, 160), ('output', 0, 72)]
+    >>> tuple((row.name, row.cost.output_bytes, row.cost.parameter_bytes) for row in table.modules)
+    (('1', 512, 160), ('output', 0, 72))
     """
     check_whole("repeats", repeats, 1, "number of passes that are timed")
     args, kwargs = example_arguments(example)

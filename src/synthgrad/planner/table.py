@@ -82,8 +82,8 @@ class CostTable:
 
         >>> row = lambda name: ModuleCost(name, StageCost(1.0, 2.0, output_bytes=8, credit_s=0.5))
         >>> table = CostTable((row("a"), row("b"), row("output")), batch_size=4)
-        >>> [stage.decoupled_s for stage in table.stages(["b"])]
-        [6.5, 3.0]
+        >>> tuple(stage.decoupled_s for stage in table.stages(["b"]))
+        (6.5, 3.0)
         """
         ends = [*(self.position(name) + 1 for name in cuts), len(self.modules)]
         starts = [0, *ends[:-1]]

@@ -60,8 +60,8 @@ def trace_events(
     >>> from synthgrad.planner import Compute, Job, Mark, Network, simulate
     >>> job = Job("one", lambda: [iter([Compute("forward", 0, 0.5), Mark(0)])], num_stages=1, steps=1)
     >>> events = trace_events(simulate(job, Network(), trace=True))["traceEvents"]
-    >>> [(e["name"], e["ts"], e["dur"]) for e in events if e["ph"] == "X"]
-    [('forward 0', 0.0, 500000.0)]
+    >>> tuple((e["name"], e["ts"], e["dur"]) for e in events if e["ph"] == "X")
+    (('forward 0', 0.0, 500000.0),)
     """
     if not run.spans:
         raise ConfigError(f"the run of '{run.name}' has no trace; simulate it with trace=True")
