@@ -48,6 +48,9 @@ def test_the_contract_of_users_own_rules_holds(rule: str) -> None:
     check_rule(RULES[rule], classes=CLASSES)
 
 
+@pytest.mark.slow(
+    reason="every rule in every engine on two more networks; the contract itself is in the short suite"
+)
 @every_rule
 def test_it_holds_with_normalised_and_with_convolutional_layers(rule: str) -> None:
     for case in (CASES["batchnorm"], CASES["conv"]):

@@ -47,7 +47,16 @@ STACKS: dict[str, Run] = {
 }
 
 
-@pytest.mark.parametrize("name", [*SMOKE, *STACKS])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name,
+            marks=[] if k % 3 == 0 else [pytest.mark.slow(reason="a third of them is in the short suite")],
+        )
+        for k, name in enumerate([*SMOKE, *STACKS])
+    ],
+)
 def test_a_stopped_run_goes_on_to_the_same_end(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,7 +141,7 @@ def test_overheads_are_found_again_from_lines_that_have_them() -> None:
     true = Overheads(action_ms=1.0, stage_ms=3.0, message_ms=0.4)
     lines = [
         replace(BASE, microbatches=2),
-        replace(BASE, microbatches=16),
+        replace(BASE, microbatches=6),
         replace(BASE, method="stages", microbatches=None, share=1.0),
         replace(BASE, method="stages", microbatches=None, share=0.25),
     ]
