@@ -128,7 +128,8 @@ def test_a_model_that_cannot_be_cut_so_often_is_refused(cut: Callable[[CostTable
         ):
             cut(whole, stages)  # type: ignore[arg-type]
     with pytest.raises(
-        ConfigError, match=r"4 stages of a model .* into 3 at most: .* after layer1, layer2; expected 2 to 3"
+        ConfigError,
+        match=r"4 stages of a model .* into 3 at most: .* after layer1, layer2; expected 2 to 3\.",
     ):
         cut(whole, 4)
     with pytest.raises(ConfigError, match="it has no cut"):

@@ -200,8 +200,11 @@ def _check_stages(table: CostTable, stages: int) -> None:
             if names
             else "it has no cut"
         )
+        fewer = "2" if most == 2 else f"2 to {most}"
+        what = f"expected {fewer}" if most > 1 else "expected another model"
         raise ConfigError(
-            f"{stages} stages of a model that can be cut into {most} at most: {at}; expected 2 to {most}"
+            f"{stages} stages of a model that can be cut into {most} at most: {at}; {what}. Elsewhere more than one tensor "
+            "crosses, such as a skip connection: put that and what it skips into a submodule"
         )
 
 
