@@ -12,6 +12,7 @@ import pytest
 
 from synthgrad.core import ConfigError
 from synthgrad.core import timetable as tables
+from synthgrad.engines.stages.window import Window
 from synthgrad.planner import (
     Action,
     Compute,
@@ -426,6 +427,10 @@ def test_the_window_that_is_chosen_is_a_round_trip_of_the_slower_stage() -> None
     assert window_for(10.0, 0.01) == 64
     assert window_for(10.0, 0.01, most=None) == 1002
     assert window_for(1.0, 0.0) == 2
+    for rtt_s, step_s in ((0.05, 0.02), (0.0, 0.02), (10.0, 0.01), (0.2, 0.0301)):
+        window = Window(None, rtt_s)  # what the engine chooses
+        window.record_step(step_s)
+        assert window_for(rtt_s, step_s) == window.size
     slow = STAGE.scaled(0.5)
     job = decoupled([STAGE, slow, STAGE], link=Link.of(rtt_ms=1e3 * 15.5), steps=20)
     late = [min(a.step - a.until for a in p if isinstance(a, Observe)) for p in lists(job)[:2]]

@@ -21,6 +21,7 @@ __all__ = [
     "example_arguments",
     "instance_of",
     "mismatch",
+    "numbers_by_name",
     "similar",
     "takes",
     "widths_of",
@@ -152,6 +153,40 @@ def similar(name: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'layer1'?)`` where a known name is similar, else nothing."""
     close = get_close_matches(name, list(known), 1)
     return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def numbers_by_name(text: str, keys: Sequence[str], what: str, example: str) -> dict[str, float]:
+    """Return the numbers of a text such as ``rtt_ms=50,mbit_s=1000`` by name.
+
+    Args:
+        text: what was given.
+        keys: names that may stand in it.
+        what: what it describes, for errors.
+        example: how it is written, for errors.
+
+    Raises:
+        ConfigError: if a name is unknown or given twice, or a value is not a number.
+
+    >>> numbers_by_name("a=1,b=2.5", ("a", "b"), "numbers", "a=1")
+    {'a': 1.0, 'b': 2.5}
+    """
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        key, equals, value = (word.strip() for word in part.partition("="))
+        if not equals:
+            raise ConfigError(f"{what} '{text}': '{part.strip()}' is not key=value; write it as in {example}")
+        if key not in keys:
+            known = " or ".join(keys) if len(keys) < 3 else f"one of {', '.join(keys)}"
+            raise ConfigError(f"{what} '{text}': unknown key '{key}'; expected {known}")
+        if key in found:
+            raise ConfigError(f"{what} '{text}': {key} is given twice; give it once")
+        try:
+            found[key] = float(value)
+        except ValueError:
+            raise ConfigError(
+                f"{what} '{text}': {key}='{value}' is not a number; write it as in {example}"
+            ) from None
+    return found
 
 
 def example_arguments(example: object) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ...core import ConfigError
 from ...core.errors import SynthgradError
+from ...core.given import numbers_by_name
 
 __all__ = ["Link", "LinkError", "parse_link"]
 
@@ -77,21 +78,4 @@ def parse_link(text: str) -> Link:
     Raises:
         ConfigError: if a key is unknown or given twice, or a value is not a number or out of range.
     """
-    given: dict[str, float] = {}
-    for part in text.split(","):
-        key, equals, value = (word.strip() for word in part.partition("="))
-        if not equals:
-            raise ConfigError(
-                f"link '{text}': '{part.strip()}' is not key=value; write it as in rtt_ms=50,mbit_s=1000"
-            )
-        if key not in _KEYS:
-            raise ConfigError(f"link '{text}': unknown key '{key}'; expected {' or '.join(_KEYS)}")
-        if key in given:
-            raise ConfigError(f"link '{text}': {key} is given twice; give it once")
-        try:
-            given[key] = float(value)
-        except ValueError:
-            raise ConfigError(
-                f"link '{text}': {key}='{value}' is not a number; write it as in rtt_ms=50,mbit_s=1000"
-            ) from None
-    return Link(**given)
+    return Link(**numbers_by_name(text, _KEYS, "link", "rtt_ms=50,mbit_s=1000"))
