@@ -1,0 +1,103 @@
+"""The rows of the table of language models, each with the learning rates that `gpt_search` tries and the one it chose.
+
+A row's rate has the lowest validation loss in `gpt_search`, which trains for a sixth of the length with a seed of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..training.settings import RuleSettings
+from ._experiment import Variant
+
+__all__ = ["ROWS", "Row", "chosen", "searched"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A method, with how it is cut and updated.
+
+    Attributes:
+        method: name of the method.
+        rates: learning rates that `gpt_search` tries, ascending.
+        rate: the one among them that it chose.
+        rule: settings of the rule; None for backpropagation.
+        optimizer: name of the optimizer.
+        modules: number of modules.
+        schedule: further fields of the schedule that differ from the others' rows.
+        claimed: does the page claim something of this row? Then it is run with every seed, otherwise with the first alone.
+        again: is it among the rows that are trained on Penn Treebank too?
+    """
+
+    method: str
+    rates: tuple[float, ...]
+    rate: float
+    rule: RuleSettings | None = None
+    optimizer: str = "muon"
+    modules: int = 2
+    schedule: dict[str, Any] = field(default_factory=dict[str, Any])
+    claimed: bool = False
+    again: bool = False
+
+    def variant(self, rate: float) -> Variant:
+        """Return the row as a variant with a learning rate."""
+        schedule = {"optimizer": self.optimizer, "lr": rate, **self.schedule}
+        return Variant(self.method, self.rule, payload={"modules": self.modules}, schedule=schedule)
+
+
+def _head(**settings: Any) -> RuleSettings:
+    """Return settings of a rule whose head scores tokens."""
+    return RuleSettings(head="tokens", **settings)
+
+
+def _late(lag: int) -> RuleSettings:
+    return RuleSettings(delay=lag)
+
+
+_FEEDBACK = {"error_feedback": True}
+
+#: Of AdamW and of Muon, an octave apart; late gradients need lower ones, the lower the later they come.
+_ADAMW = (4e-3, 8e-3, 1.6e-2)
+_MUON = (8e-3, 1.6e-2, 3.2e-2)
+
+
+def _halved(rates: Iterable[float], times: int = 1) -> tuple[float, ...]:
+    return tuple(rate / 2**times for rate in rates)
+
+
+ROWS: tuple[Row, ...] = (
+    # Everything waits: the references.
+    Row("backprop", _ADAMW, 8e-3, optimizer="adamw", claimed=True),
+    Row("backprop", _MUON, 8e-3, claimed=True, again=True),
+    # The true gradient, one update late.
+    Row("delayed", _halved(_ADAMW), 4e-3, _late(1), "adamw"),
+    Row("delayed", _halved(_ADAMW), 4e-3, _late(1), "adamw", schedule=_FEEDBACK, claimed=True),
+    Row("delayed", _halved(_MUON), 8e-3, _late(1)),
+    Row("delayed", _halved(_MUON), 8e-3, _late(1), schedule=_FEEDBACK, claimed=True),
+    # The true gradient, four and sixteen updates late.
+    Row("delayed", _halved(_ADAMW, 2), 2e-3, _late(4), "adamw"),
+    Row("delayed", _halved(_MUON, 2), 4e-3, _late(4)),
+    Row("delayed", _halved(_MUON, 3), 2e-3, _late(16)),
+    # Nothing from above.
+    Row("local_loss", _ADAMW, 8e-3, _head(blocks=2), "adamw"),
+    Row("local_loss", _MUON[:2], 8e-3, _head(blocks=0)),
+    Row("local_loss", _MUON[:2], 8e-3, _head(blocks=1)),
+    Row("local_loss", _MUON, 8e-3, _head(blocks=2), claimed=True),
+    Row("local_loss", _MUON[:2], 8e-3, _head(blocks=1), modules=4),
+    Row("local_loss", _MUON, 8e-3, _head(blocks=2), modules=4, claimed=True),
+    # Other credit at once.
+    Row("interlocked", _MUON[:2], 8e-3, _head(blocks=1), modules=4),
+    Row("head_gradient", _MUON[:2], 8e-3, _head(blocks=1)),
+)
+
+
+def chosen(rows: Iterable[Row]) -> list[Variant]:
+    """Return rows with the rates that the search chose."""
+    return [row.variant(row.rate) for row in rows]
+
+
+def searched(rows: Iterable[Row]) -> list[Variant]:
+    """Return every row with each of its rates."""
+    return [row.variant(rate) for row in rows for rate in row.rates]
