@@ -147,7 +147,7 @@ def test_a_callable_weight_of_the_age_is_asked_by_the_engine() -> None:
 
     found, constant = (
         train(LateCorrection(sg.LocalLoss(CLASSES), weight)),
-        train(LateCorrection(sg.LocalLoss(CLASSES))),
+        train(LateCorrection(sg.LocalLoss(CLASSES), 0.5)),
     )
     for name, value in constant.items():
         assert torch.equal(found[name], value), name

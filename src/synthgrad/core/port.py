@@ -115,9 +115,10 @@ class Port:
 
     def wants_answer(self, flight: InFlight) -> bool:
         """Does anybody look at what will come back: the rule, a module that waits, or the monitor?"""
-        if self.rule.listens or flight.waits:
-            return True
         credit = flight.credit
+        final = credit is not None and credit.final
+        if flight.waits or (self.rule.listens and not final):
+            return True
         return self.instruments.monitor is not None and credit is not None and credit.delta is not None
 
     def feed(self, flight: InFlight, *, readers: int = 1, learns: bool = True) -> Tensor:
@@ -203,7 +204,7 @@ class Port:
             return
         if credit is not None:
             self.measure(credit.delta, message.gradient, flight.batch)
-        if not self.rule.listens:
+        if not self.rule.listens or (credit is not None and credit.final):
             return
         if credit is not None and credit.pending and flight.version == version:
             grads = self.pending_gradient(flight.h, flight.info, message, credit.pending)

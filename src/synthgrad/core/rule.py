@@ -77,6 +77,8 @@ class Credit:
         sends: ``(B, ...)``, detached, per-example units: what the message that the module below sends down is made from,
             at once, where that is not what the module itself learns from. None for what it learns from. Only a rule
             that `sends_ahead` may give it, together with ``wait``.
+        final: no message is wanted for this credit, although the rule learns from messages or corrects its credit by
+            them otherwise: none need be sent, and the module below keeps nothing.
     """
 
     delta: Tensor | None
@@ -85,6 +87,7 @@ class Credit:
     value: Tensor | None = None
     wait: bool = False
     sends: Tensor | None = None
+    final: bool = False
 
 
 class Rule(AtInterface):

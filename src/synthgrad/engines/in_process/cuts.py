@@ -195,7 +195,7 @@ class CutHandler:
                 module_step.sends[end] = interface.as_made(
                     port.units_of(flight.batch).to_criterion(credit.sends)
                 )
-        elif interface.rule.corrects and credit.delta is not None:
+        elif interface.rule.corrects and not credit.final and credit.delta is not None:
             module_step.corrections += 1
             module_step.keeps_graph |= not interface.rule.recomputes
             end = len(module_step.ends) - 1

@@ -12,7 +12,7 @@ from typing import Any
 from ..training.settings import RuleSettings
 from ._experiment import Variant
 
-__all__ = ["ROWS", "Row", "chosen", "searched"]
+__all__ = ["ROWS", "WEIGHTS", "Row", "chosen", "searched", "weights"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,10 @@ def _late(lag: int) -> RuleSettings:
     return RuleSettings(delay=lag)
 
 
+def _corrected(lag: int, **settings: Any) -> RuleSettings:
+    return _head(blocks=1, delay=lag, **{"weight": None, **settings})
+
+
 _FEEDBACK = {"error_feedback": True}
 
 #: Of AdamW and of Muon, an octave apart; late gradients need lower ones, the lower the later they come.
@@ -90,6 +94,23 @@ ROWS: tuple[Row, ...] = (
     # Other credit at once.
     Row("interlocked", _MUON[:2], 8e-3, _head(blocks=1), modules=4),
     Row("head_gradient", _MUON[:2], 8e-3, _head(blocks=1)),
+    # Credit at once, corrected by late messages with the weight that the rule itself finds; all of them, or a quarter.
+    Row("late_correction", _MUON[:1], 8e-3, _corrected(1)),
+    Row("late_correction", _MUON[:2], 8e-3, _corrected(4), claimed=True),
+    Row("late_correction", _MUON[:2], 8e-3, _corrected(16), claimed=True),
+    Row("late_correction", _MUON[:1], 8e-3, _corrected(4, share=0.25), claimed=True),
+)
+
+#: What the weight of a correction could be instead: by lag and share, above and below what the rule finds.
+WEIGHTS: tuple[tuple[RuleSettings, float], ...] = tuple(
+    (_corrected(lag, share=share, weight=weight), 8e-3)
+    for lag, share, weights in (
+        (1, 1.0, (0.25, 1.0)),
+        (4, 1.0, (0.1, 0.4, 0.8)),
+        (16, 1.0, (0.03, 0.12)),
+        (4, 0.25, (0.0125, 0.2, 1.0)),
+    )
+    for weight in weights
 )
 
 
@@ -101,3 +122,8 @@ def chosen(rows: Iterable[Row]) -> list[Variant]:
 def searched(rows: Iterable[Row]) -> list[Variant]:
     """Return every row with each of its rates."""
     return [row.variant(rate) for row in rows for rate in row.rates]
+
+
+def weights() -> list[Variant]:
+    """Return late corrections with constant weights, at the learning rate of those whose weight is found."""
+    return [Row("late_correction", (rate,), rate, rule).variant(rate) for rule, rate in WEIGHTS]

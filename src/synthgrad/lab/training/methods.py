@@ -226,9 +226,9 @@ METHODS: dict[str, Method] = {
         Method(
             "late_correction",
             lambda s, facts: LateCorrection(
-                LocalLoss(facts.classes, _head(s)), s.weight, recompute=s.recompute
+                LocalLoss(facts.classes, _head(s)), s.weight, s.share, recompute=s.recompute
             ),
-            {network: replace(settings, delay=1) for network, settings in _HEADS.items()},
+            {network: replace(settings, delay=1, weight=None) for network, settings in _HEADS.items()},
             only_in_process=True,
         ),
     )

@@ -208,7 +208,9 @@ class RuleSettings(Settings):
         pool: resolution to which a head pools an image, along each side.
         critic: form of the critic, one of `CRITICS`.
         blocks: number of private blocks in a head for tokens, each like the block below the cut.
-        weight: factor with which a module learns from the correction of its credit.
+        weight: factor with which a module learns from the correction of its credit; None for what the share and the age of
+            the message say.
+        share: share of the batches of which messages are wanted, for the correction.
         recompute: whether a module's graph is made anew for the correction of its credit, in place of being kept.
     """
 
@@ -263,9 +265,23 @@ class RuleSettings(Settings):
             default="1",
         ),
     )
-    weight: float = setting(
-        0.5,
-        option=Option("Factor on the correction of late_correction.", kind=float, metavar="X", default="0.5"),
+    weight: float | None = setting(
+        0.5,  # as recorded before there was another; methods have None
+        option=Option(
+            "Factor on the correction of late_correction.",
+            kind=float,
+            metavar="X",
+            default="share / (1 + age of the message in updates)",
+        ),
+    )
+    share: float = setting(
+        1.0,
+        option=Option(
+            "Share of the batches whose messages late_correction wants.",
+            kind=float,
+            metavar="X",
+            default="1",
+        ),
     )
     recompute: bool = setting(
         False,
@@ -276,8 +292,12 @@ class RuleSettings(Settings):
         for name in ("delay", "blocks"):
             if getattr(self, name) < 0:
                 refuse(f"{name} {getattr(self, name)}: expected at least 0")
-        if not (math.isfinite(self.weight) and self.weight >= 0):
+        if self.weight is not None and not (math.isfinite(self.weight) and self.weight >= 0):
             refuse(f"weight {self.weight}: expected a finite number of at least 0, such as 0.5")
+        if not 0 < self.share <= 1:
+            refuse(
+                f"share {self.share}: expected a number above 0 up to 1, such as 0.25; with none use local_loss"
+            )
         if self.kernel < 1 or self.kernel % 2 == 0:
             refuse(f"kernel {self.kernel}: expected an odd number, such as 3 or 5")
         if self.pool < 1:
