@@ -82,6 +82,7 @@ RULES: dict[str, MakeRule] = _distinct(_of_methods()) | {
     ),
     "hand_over-local-cosine": lambda: rules.HandOver(rules.LocalLoss(CLASSES), min_cosine=0.2),
     "late_correction": lambda: rules.LateCorrection(rules.LocalLoss(CLASSES)),
+    "late_correction-share": lambda: rules.LateCorrection(rules.LocalLoss(CLASSES), 0.5, 0.5),
     "late_correction-cdni": lambda: rules.LateCorrection(
         sg.SyntheticGradient(context=CLASSES), lambda age: 1 / (1 + age), 0.5
     ),

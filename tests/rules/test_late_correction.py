@@ -115,13 +115,21 @@ def test_the_weight_may_follow_the_age() -> None:
     assert tensor.correction(drawn(), Message(drawn(1), age=2), INFO)[1] == 0.25
 
 
-def train(rule: Rule, seed: int = 0, **options: Any) -> dict[str, Tensor]:
+@pytest.mark.parametrize("share", [1.0, 0.25])
+def test_without_a_weight_it_is_found_by_share_and_age(share: float) -> None:
+    rule = bound(LateCorrection(sg.LocalLoss(CLASSES), share=share))
+    factors = [rule.correction(drawn(), Message(drawn(1), age=age), INFO)[1] for age in (0, 1, 4, 16)]
+    assert factors == pytest.approx([1, 1 / 2, 1 / 5, 1 / 17])
+    assert str(rule).count("weight=share / (1 + age)") == 1
+
+
+def train(rule: Rule, seed: int = 0, steps: int = 6, **options: Any) -> dict[str, Tensor]:
     case = CASES["linear"]
     torch.manual_seed(seed)
     net = sg.decouple(case.model(), case.at, rule, case.batch()[0])
     lags = {name: Lag(observe=2) for name in net.interfaces}
     trainer = InProcess(net, case.criterion, lambda p: torch.optim.SGD(p, 0.1), lags=lags, **options)
-    for x, y in case.batches(6):
+    for x, y in case.batches(steps):
         trainer.step(x, y, ids=torch.arange(len(x)))
     return net.state_dict()
 
@@ -184,6 +192,57 @@ def _moved(before: dict[str, Tensor], after: dict[str, Tensor], rate: float) -> 
     return {name: (value - after[name]) / rate for name, value in before.items()}
 
 
+# A share of the messages
+
+
+def test_a_share_of_the_batches_is_chosen_by_their_numbers() -> None:
+    def chosen(seed: int, name: str = "cut") -> list[int]:
+        rule = LateCorrection(sg.LocalLoss(CLASSES), share=0.25, seed=seed)
+        site = Site(name, (B, H), torch.float64, torch.device("cpu"), nn.Identity())
+        asked = rule.bind(site)
+        return [step for step in range(2000) if asked.wants_message(step)]
+
+    assert chosen(0) == chosen(0, "another cut")
+    assert chosen(0) != chosen(1)
+    for seed in range(3):
+        assert len(chosen(seed)) == pytest.approx(500, abs=60)  # three standard deviations
+    rule = bound(LateCorrection(sg.LocalLoss(CLASSES), share=0.25))
+    for step in range(20):
+        info = Info(context=INFO.context, step=step)
+        assert rule.credit(drawn(), info).final == (step not in chosen(0))
+    with pytest.raises(ConfigError, match="interface 'cut': share=0.25 chooses batches by their numbers"):
+        rule.credit(drawn(), Info(context=INFO.context))
+
+
+def test_only_chosen_batches_are_corrected(monkeypatch: pytest.MonkeyPatch) -> None:
+    corrected: list[tuple[str, int]] = []
+    own = LateCorrection.correction
+
+    def correction(self: LateCorrection, delta: Tensor, message: Message, info: Info) -> tuple[Tensor, float]:
+        assert info.step is not None
+        corrected.append((self.name, info.step))
+        return own(self, delta, message, info)
+
+    monkeypatch.setattr(LateCorrection, "correction", correction)
+    rule = LateCorrection(sg.LocalLoss(CLASSES), share=0.5)
+    train(rule, steps=24)
+    chosen = [step for step in range(24) if rule.wants_message(step)]
+    assert 6 < len(chosen) < 18
+    for nth, cut in enumerate(reversed(CASES["linear"].at), 1):  # two steps late at every cut on the way down
+        assert [step for name, step in corrected if name == cut] == [s for s in chosen if s + 2 * nth < 24]
+
+
+def test_with_hardly_any_message_the_rule_is_alone_and_learns_nothing_from_above() -> None:
+    local = LateCorrection(sg.LocalLoss(CLASSES), share=1e-12)
+    found, alone = train(local, steps=12), train(sg.LocalLoss(CLASSES), steps=12)
+    for name, value in alone.items():
+        assert torch.equal(found[name.replace(".head.", ".rule.head.")], value), name
+    silent = train(LateCorrection(sg.SyntheticGradient(context=CLASSES), share=1e-12), steps=12)
+    tables = [value for name, value in silent.items() if name.endswith("table")]
+    assert len(tables) == len(CASES["linear"].at)
+    assert not any(table.any() for table in tables)
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -210,6 +269,7 @@ def _moved(before: dict[str, Tensor], after: dict[str, Tensor], rate: float) -> 
         (lambda: LateCorrection(sg.LocalLoss(3), "all"), "weight='all'"),  # type: ignore[arg-type]
         (lambda: LateCorrection(sg.LocalLoss(3), share=0), "share=0: expected a number above 0 up to 1"),
         (lambda: LateCorrection(sg.LocalLoss(3), share=1.5), "share=1.5"),
+        (lambda: LateCorrection(sg.LocalLoss(3), seed=-1), "seed=-1: expected"),
         (lambda: LateCorrection(sg.LocalLoss(3), recompute=1), "recompute=1: expected True or False"),  # type: ignore[arg-type]
     ],
 )

@@ -20,7 +20,7 @@ def test_it_trains_on_a_text_of_ones_own(tmp_path: Path, capsys: pytest.CaptureF
     text = tmp_path / "my.txt"
     text.write_text("the quick brown fox jumps over the lazy dog\n" * 40)
     updates = ("--optimizer", "muon", "--delay", 2, "--error-feedback", "--accumulate", 2)
-    rule = ("--blocks", 0, "--weight", 0.25, "--tokens", "bytes")
+    rule = ("--blocks", 0, "--weight", 0.25, "--share", 0.5, "--tokens", "bytes")
     assert call(*GPT, "--data", text, *updates, *rule, "--out", tmp_path / "out") == 0
     shown = capsys.readouterr()
     assert shown.err == ""
@@ -32,6 +32,7 @@ def test_it_trains_on_a_text_of_ones_own(tmp_path: Path, capsys: pytest.CaptureF
     assert {r["config"]["accumulate"] for r in records} == {2}
     assert [r["config"].get("error_feedback", False) for r in records] == [False, True, True, True]
     assert records[3]["config"]["rule"]["weight"] == 0.25
+    assert records[3]["config"]["rule"]["share"] == 0.5
     assert records[3]["config"]["rule"]["delay"] == 2
     assert records[2]["config"]["rule"]["blocks"] == 0
 
@@ -55,6 +56,9 @@ def test_it_trains_on_a_text_of_ones_own(tmp_path: Path, capsys: pytest.CaptureF
         ("--versions 3", ["versions 3", "2 (2BW)"]),
         ("--delay -1", ["delay -1", "at least 0"]),
         ("--weight nan", ["weight nan", "finite"]),
+        ("--weight -0.5", ["weight -0.5", "at least 0"]),
+        ("--share 0 --methods late_correction", ["share 0", "above 0 up to 1", "local_loss"]),
+        ("--share 1.5", ["share 1.5", "above 0 up to 1"]),
         ("--heads 3", ["width 16 with 3 heads"]),
         ("--engine stages", ["engine 'stages'", "in-process, plain"]),
         ("--engine plain --methods delayed", ["'delayed'", "plain loop", "in-process"]),

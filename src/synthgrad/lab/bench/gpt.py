@@ -91,7 +91,9 @@ class GptCase:
     def settings(self) -> RuleSettings:
         """Return the settings of the rule."""
         blocks = {} if self.blocks is None else {"blocks": self.blocks}
-        return replace(method_named(self.method).settings("", "gpt"), delay=self.delay, **blocks)
+        # The weight of a correction changes nothing in time and memory: the lines keep the one that is on record.
+        usual = replace(method_named(self.method).settings("", "gpt"), weight=RuleSettings().weight)
+        return replace(usual, delay=self.delay, **blocks)
 
 
 _REFERENCE = GptCase("backprop", HAND_WRITTEN)
