@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 
 from synthgrad.core import ConfigError
 from synthgrad.lab.recipes import Choice, comparison, experiment_named
+from synthgrad.lab.recipes._gpt_rows import ROWS
 from synthgrad.lab.training.payloads import FeedForward, LanguageModel
 from synthgrad.lab.training.rehearsal import rehearse_all
 from synthgrad.lab.training.run import Run
@@ -56,27 +58,94 @@ def test_the_trials_are_rows_of_one_table() -> None:
     assert payloads == {LanguageModel(data="shakespeare", modules=None, engine="plain")}
 
 
-@pytest.mark.parametrize("tier", ["smoke", "quick", "full"])
-def test_lags_cuts_and_optimizers_of_the_experiment(tier: str) -> None:
-    made = experiment_named("gpt").runs(tier)
-    late = [run for run in made if run.method == "delayed" and run.schedule.accumulate == 1]
-    lags = {run.rule.delay for run in late}
-    assert lags == {"smoke": {1, 4}, "quick": {1, 4, 16}, "full": {1, 4}}[tier]
-    optimizers = {"adamw"} if tier == "smoke" else {"adamw", "muon"}
-    plain = {
-        (r.schedule.optimizer, r.payload.modules, r.rule.delay) for r in late if not r.schedule.error_feedback
+def test_lags_cuts_and_optimizers_of_the_experiment() -> None:
+    made = [run for run in experiment_named("gpt").runs("quick") if run.schedule.accumulate == 1]
+    late = {
+        (run.schedule.optimizer, run.rule.delay, run.schedule.error_feedback)
+        for run in made
+        if run.method == "delayed"
     }
-    assert plain == {(name, k, lag) for name in optimizers for k in (2, 4) for lag in lags}
-    assert {r.payload.modules for r in made if r.method == "interlocked"} == {4}
+    assert {lag for _, lag, _ in late} == {1, 4, 16}
+    assert late >= {(name, 1, feedback) for name in ("adamw", "muon") for feedback in (False, True)}
+    corrected = {(run.rule.delay, run.rule.share) for run in made if run.method == "late_correction"}
+    assert corrected == {(1, 1.0), (4, 1.0), (16, 1.0), (4, 0.25)}
+    assert all(run.rule.weight is None for run in made if run.method == "late_correction")  # none by hand
+    local = {(run.payload.modules, run.rule.blocks) for run in made if run.method == "local_loss"}
+    assert local == {(2, 0), (2, 1), (2, 2), (4, 1), (4, 2)}  # at most two private blocks
+    assert {run.payload.modules for run in made if run.method == "interlocked"} == {4}
+
+
+def test_rows_share_tokens_and_updates() -> None:
+    made = experiment_named("gpt").runs("quick", seeds=(0, 1, 2))
+    assert {run.schedule.steps * run.schedule.batch_size // 32 for run in made} == {3000, 4500, 7500}
+    more = [run for run in made if run.schedule.steps in (4500, 7500)]
+    assert {(run.method, run.seed) for run in more} == {("backprop", 0)}  # with the compute of private blocks
+    assert {run.schedule.batch_size * run.payload.context * run.schedule.accumulate for run in made} == {2048}
+    assert {run.precision for run in made} == {"bfloat16"}
+    assert {(run.payload.layers, run.payload.width) for run in made} == {(4, 128)}
+    again = [run for run in made if run.payload.data == "ptb"]
+    assert len(again) == 5
+    assert {run.seed for run in again} == {0}
+
+
+def test_what_is_claimed_has_three_seeds() -> None:
+    made = experiment_named("gpt").runs("quick", seeds=(0, 1, 2))
+    rows = Counter(
+        (run.method, run.schedule, run.rule, replace(run.payload, modules=None), run.payload.modules)
+        for run in made
+    )
+    assert set(rows.values()) == {1, 3}
+    claimed = {
+        (method, schedule.optimizer, getattr(rule, "delay", 0), modules)
+        for (method, schedule, rule, _, modules), count in rows.items()
+        if count == 3
+    }
+    assert claimed >= {
+        ("backprop", "adamw", 0, None),
+        ("backprop", "muon", 0, None),
+        ("delayed", "adamw", 1, 2),
+        ("delayed", "muon", 1, 2),
+        ("local_loss", "muon", 0, 2),
+        ("local_loss", "muon", 0, 4),
+        ("late_correction", "muon", 4, 2),
+        ("late_correction", "muon", 16, 2),
+    }
+
+
+def test_rates_of_a_wider_network_are_lower() -> None:
+    rates = {row.method: row.rate for row in ROWS if row.optimizer == "adamw" and row.method == "backprop"}
+    wide, *_ = experiment_named("gpt").runs("full")
+    assert wide.payload.width == 768
+    assert wide.schedule.lr == pytest.approx(rates["backprop"] / 6)
+
+
+def test_the_search_has_a_sixth_of_the_length_and_every_row() -> None:
+    made = experiment_named("gpt_search").runs("quick")
+    whole = experiment_named("gpt").runs("quick")[0].schedule
+    assert {run.schedule.steps for run in made} == {whole.steps // 6}
+    assert {replace(run.payload, modules=None, engine="plain") for run in made} == {
+        LanguageModel(data="shakespeare", modules=None, engine="plain")
+    }
+    searched = {
+        (run.method, run.schedule.optimizer, run.payload.modules, run.rule, run.schedule.lr) for run in made
+    }
+    for run in experiment_named("gpt").runs("quick", choice=Choice(data=("shakespeare",))):
+        schedule = run.schedule
+        if schedule.accumulate == 1:
+            assert (run.method, schedule.optimizer, run.payload.modules, run.rule, schedule.lr) in searched
+    assert all(row.rate in row.rates for row in ROWS)
+    assert all(list(row.rates) == sorted(row.rates) for row in ROWS)
 
 
 @pytest.mark.parametrize("tier", ["smoke", "quick", "full"])
 def test_microbatches_make_the_same_updates(tier: str) -> None:
-    whole, *_ = experiment_named("gpt").runs(tier, choice=Choice(methods=("backprop",)))
-    *_, parts = experiment_named("gpt").runs(tier, choice=Choice(methods=("backprop",)))
+    made = experiment_named("gpt").runs(tier, choice=Choice(methods=("backprop",)))
+    whole, *_ = [run for run in made if run.schedule.optimizer == "adamw"]
+    *_, parts = made
     a, b = whole.schedule, parts.schedule
     assert b.accumulate == 4
     assert (b.steps // 4, b.batch_size * 4, b.eval_every // 4) == (a.steps, a.batch_size, a.eval_every)
+    assert b.lr == a.lr
     assert [b.lr_factor(4 * t) for t in (500, 2000)] == pytest.approx(
         [a.lr_factor(t) for t in (500, 2000)], rel=0.01
     )
@@ -94,13 +163,13 @@ def test_what_is_not_a_text_is_refused() -> None:
         experiment_named("gpt").runs("smoke", choice=Choice(data=("my.npz",)))
 
 
-@pytest.mark.parametrize("name", ["gpt", "gpt_trials"])
+@pytest.mark.parametrize("name", ["gpt", "gpt_search", "gpt_trials"])
 def test_progress_tells_every_run_from_the_others(name: str) -> None:
     made = experiment_named(name).runs("quick")
     assert len(set(run_names(made).values())) == len(made)
 
 
-@pytest.mark.parametrize("name", ["gpt", "gpt_trials"])
+@pytest.mark.parametrize("name", ["gpt", "gpt_search", "gpt_trials"])
 def test_every_run_of_smoke_can_begin(name: str) -> None:
     made = experiment_named(name).runs("smoke")
     assert rehearse_all(made) == made

@@ -12,7 +12,7 @@ from typing import Any
 from ..training.settings import RuleSettings
 from ._experiment import Variant
 
-__all__ = ["ROWS", "WEIGHTS", "Row", "chosen", "searched", "weights"]
+__all__ = ["ROWS", "WEIGHTS", "Row", "chosen", "row_of", "searched", "weights"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ ROWS: tuple[Row, ...] = (
     Row("delayed", _halved(_ADAMW), 4e-3, _late(1), "adamw"),
     Row("delayed", _halved(_ADAMW), 4e-3, _late(1), "adamw", schedule=_FEEDBACK, claimed=True),
     Row("delayed", _halved(_MUON), 8e-3, _late(1)),
-    Row("delayed", _halved(_MUON), 8e-3, _late(1), schedule=_FEEDBACK, claimed=True),
+    Row("delayed", _halved(_MUON), 8e-3, _late(1), schedule=_FEEDBACK, claimed=True, again=True),
     # The true gradient, four and sixteen updates late.
     Row("delayed", _halved(_ADAMW, 2), 2e-3, _late(4), "adamw"),
     Row("delayed", _halved(_MUON, 2), 4e-3, _late(4)),
@@ -87,16 +87,16 @@ ROWS: tuple[Row, ...] = (
     # Nothing from above.
     Row("local_loss", _ADAMW, 8e-3, _head(blocks=2), "adamw"),
     Row("local_loss", _MUON[:2], 8e-3, _head(blocks=0)),
-    Row("local_loss", _MUON[:2], 8e-3, _head(blocks=1)),
-    Row("local_loss", _MUON, 8e-3, _head(blocks=2), claimed=True),
+    Row("local_loss", _MUON[:2], 8e-3, _head(blocks=1), claimed=True),
+    Row("local_loss", _MUON, 8e-3, _head(blocks=2), claimed=True, again=True),
     Row("local_loss", _MUON[:2], 8e-3, _head(blocks=1), modules=4),
-    Row("local_loss", _MUON, 8e-3, _head(blocks=2), modules=4, claimed=True),
+    Row("local_loss", _MUON, 8e-3, _head(blocks=2), modules=4, claimed=True, again=True),
     # Other credit at once.
     Row("interlocked", _MUON[:2], 8e-3, _head(blocks=1), modules=4),
     Row("head_gradient", _MUON[:2], 8e-3, _head(blocks=1)),
     # Credit at once, corrected by late messages with the weight that the rule itself finds; all of them, or a quarter.
     Row("late_correction", _MUON[:1], 8e-3, _corrected(1)),
-    Row("late_correction", _MUON[:2], 8e-3, _corrected(4), claimed=True),
+    Row("late_correction", _MUON[:2], 8e-3, _corrected(4), claimed=True, again=True),
     Row("late_correction", _MUON[:2], 8e-3, _corrected(16), claimed=True),
     Row("late_correction", _MUON[:1], 8e-3, _corrected(4, share=0.25), claimed=True),
 )
@@ -112,6 +112,18 @@ WEIGHTS: tuple[tuple[RuleSettings, float], ...] = tuple(
     )
     for weight in weights
 )
+
+
+def row_of(method: str, optimizer: str, *, delay: int = 0, error_feedback: bool = False) -> Row:
+    """Return the row of a method whose rule is not looked into, except for its delay."""
+    (found,) = [
+        row
+        for row in ROWS
+        if (row.method, row.optimizer) == (method, optimizer)
+        and (0 if row.rule is None else row.rule.delay) == delay
+        and bool(row.schedule.get("error_feedback")) == error_feedback
+    ]
+    return found
 
 
 def chosen(rows: Iterable[Row]) -> list[Variant]:

@@ -1,107 +1,133 @@
-"""A GPT in two and in four modules: bits per character over the lag of its messages, with AdamW and with Muon.
+"""A GPT in two and in four modules: bits per character of every way to train them, at the best learning rate of each.
 
-Lags are numbers of batches, for each interface that a message crosses. Without them an update is made of one batch, so
-that a message that is ``n`` batches late is ``n`` updates late. The second group makes the same updates of four
-microbatches each: what is up to four microbatches late is then one update late, with two versions of the weights
-(2BW) or with one (PACI).
+Rates were chosen by `gpt_search`, on validation text, with a seed of its own. Lags are numbers of batches for each interface
+that a message crosses; an update is made of a batch, so that a message ``n`` batches late is ``n`` updates late. The
+last group makes the same updates of four microbatches each: what is up to four microbatches late is then one update late,
+with two versions of the weights (2BW) or with one (PACI).
+
+Rows that the page claims something of are trained with every seed, the others with the first one alone::
+
+    synthgrad run gpt --seeds 0,1,2 --threads 1 --out DIR
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ..training.payloads import LanguageModel
 from ..training.settings import RuleSettings, Schedule
 from ._experiment import Experiment, Group, Variant
+from ._gpt_rows import ROWS, chosen, row_of
 
-__all__ = ["EXPERIMENT", "LAGS"]
+__all__ = ["EXPERIMENT"]
 
-#: Numbers of batches that a message takes to cross an interface; backpropagation is the same with 0.
-LAGS = (1, 4, 16)
+#: Microbatches of an update, in the group of updates that are made of several.
+_MICROBATCHES = 4
+#: Width of the network for which the rates were chosen.
+_SEARCHED_WIDTH = 128
 
-_HEAD = RuleSettings(head="tokens")
-
-
-def _methods(modules: int, lags: Iterable[int], optimizer: str) -> Iterator[Variant]:
-    """Yield late gradients, credit that does not wait, and the one corrected by the other, for a number of modules."""
-    cuts = {"modules": modules}
-
-    def variant(method: str, rule: RuleSettings, *, error_feedback: bool = False) -> Variant:
-        schedule = {"optimizer": optimizer, "error_feedback": error_feedback}
-        return Variant(method, rule, payload=cuts, schedule=schedule)
-
-    for lag in lags:
-        yield variant("delayed", RuleSettings(delay=lag))
-    yield variant("delayed", RuleSettings(delay=1), error_feedback=True)
-    yield variant("local_loss", _HEAD)
-    for lag in lags:
-        yield variant("late_correction", replace(_HEAD, delay=lag))
+_CLAIMED = [row for row in ROWS if row.claimed]
+_AGAIN = [row for row in ROWS if row.again]
 
 
-def _others(modules: int) -> Iterator[Variant]:
-    """Yield what else gives credit at once, for a number of modules."""
-    for method, rule in (("head_gradient", _HEAD), ("interlocked", _HEAD), ("cdni", RuleSettings())):
-        if method != "interlocked" or modules > 2:  # with two modules it is backpropagation
-            yield Variant(method, rule, payload={"modules": modules})
-
-
-def _all_at_once(lags: Iterable[int], optimizers: Iterable[str], modules: Iterable[int]) -> list[Variant]:
-    """Return the methods of the first group, backpropagation first."""
-    found = [Variant("backprop", schedule={"optimizer": name}) for name in optimizers]
-    found += [v for name in optimizers for k in modules for v in _methods(k, lags, name)]
-    return found + [v for k in modules for v in _others(k)]
-
-
-def _in_microbatches(schedule: Schedule, num: int = 4) -> Schedule:
+def _in_microbatches(schedule: Schedule) -> Schedule:
     """Return a schedule of the same updates, each of several microbatches."""
     return replace(
         schedule,
-        steps=num * schedule.steps,
-        batch_size=schedule.batch_size // num,
-        eval_every=num * schedule.eval_every,
-        lr_warm_up=num * schedule.lr_warm_up,
-        accumulate=num,
+        steps=_MICROBATCHES * schedule.steps,
+        batch_size=schedule.batch_size // _MICROBATCHES,
+        eval_every=_MICROBATCHES * schedule.eval_every,
+        lr_warm_up=_MICROBATCHES * schedule.lr_warm_up,
+        accumulate=_MICROBATCHES,
     )
 
 
-#: One interface, whose messages take as long as an update.
-_ONE_UPDATE_LATE = (
-    "backprop",
-    Variant("delayed", RuleSettings(delay=4), schedule={"versions": 2}),
-    Variant("delayed", RuleSettings(delay=4), schedule={"versions": 2, "error_feedback": True}),
-    Variant("delayed", RuleSettings(delay=4), schedule={"versions": 1}),
-)
+def _one_update_late() -> list[Variant]:
+    """Return one interface whose messages take as long as an update, with the versions of the weights that this needs."""
+    waiting = row_of("backprop", "adamw")
+    late, corrected = (
+        row_of("delayed", "adamw", delay=1, error_feedback=feedback).rate for feedback in (False, True)
+    )
+    rule = RuleSettings(delay=_MICROBATCHES)
+
+    def variant(rate: float, versions: int, *, error_feedback: bool = False) -> Variant:
+        schedule = {"optimizer": "adamw", "lr": rate, "versions": versions, "error_feedback": error_feedback}
+        return Variant("delayed", rule, payload={"modules": 2}, schedule=schedule)
+
+    return [
+        waiting.variant(waiting.rate),
+        variant(late, 2),
+        variant(corrected, 2, error_feedback=True),
+        variant(late, 1),
+    ]
+
+
+def _at_width(variants: Sequence[Variant], width: int) -> list[Variant]:
+    """Return rows with rates for another width: the rates of matrices fall as it grows (Yang et al. 2022, table 8)."""
+    factor = _SEARCHED_WIDTH / width
+    return [replace(v, schedule={**v.schedule, "lr": v.schedule["lr"] * factor}) for v in variants]
+
+
+#: As many updates of backpropagation as take the time of credit at once with private blocks; see ``synthgrad bench gpt``.
+_SAME_COMPUTE = {2: 4500, 4: 7500}
+
+
+def _with_same_compute(schedule: Schedule) -> list[Variant]:
+    """Return backpropagation with more updates, as many as private blocks cost in two and in four modules."""
+    row = row_of("backprop", "muon")
+    return [
+        replace(v, schedule={**v.schedule, "steps": steps, "eval_every": steps // 10})
+        for steps in _SAME_COMPUTE.values()
+        for v in [row.variant(row.rate)]
+    ]
+
 
 _TINY = LanguageModel(
     data="shakespeare-50k", layers=4, width=16, heads=2, context=16, most_valid=500, monitor_every=5
 )
-_SMOKE = Schedule(20, 8, lr=2e-3, milestones=(), eval_every=10, optimizer="adamw")
+_SMOKE = Schedule(20, 8, milestones=(), eval_every=10, optimizer="adamw")
 
 _SMALL = LanguageModel(data="shakespeare")
-_QUICK = Schedule(
-    3000, 32, lr=2e-3, milestones=(), eval_every=150, optimizer="adamw", lr_warm_up=100, cosine=True
-)
+_PENN = replace(_SMALL, data="ptb", most_valid=100_000)
+_QUICK = Schedule(3000, 32, milestones=(), eval_every=300, optimizer="adamw", lr_warm_up=100, cosine=True)
 
 # 85 million parameters and 8,192 bytes a batch; ptb is read about five times. Modules that wait keep a graph for each
-# batch that is under way, so that a lag of 16 would take more memory than most cards have.
+# batch that is under way, so that a lag of 16 takes more memory than most cards have.
 _LARGE = LanguageModel(data="ptb", tokens="bytes", layers=12, width=768, heads=12, context=512)
-_FULL = replace(_QUICK, batch_size=16, lr=6e-4)
+_FULL = replace(_QUICK, batch_size=16)
+
+
+def _smoke(seed: int) -> list[Group]:
+    rows = ROWS if seed == 0 else _CLAIMED
+    found = [Group(_TINY, _SMOKE, chosen(rows))]
+    return found if seed else [*found, Group(_TINY, _in_microbatches(_SMOKE), _one_update_late())]
+
+
+def _quick(seed: int) -> list[Group]:
+    claimed = Group(_SMALL, _QUICK, chosen(_CLAIMED), precision="bfloat16")
+    if seed:
+        return [claimed]
+    others = [row for row in ROWS if not row.claimed]
+    return [
+        claimed,
+        Group(_SMALL, _QUICK, chosen(others), precision="bfloat16"),
+        Group(_SMALL, _QUICK, _with_same_compute(_QUICK), precision="bfloat16"),
+        Group(_PENN, _QUICK, chosen(_AGAIN), precision="bfloat16"),
+        Group(_SMALL, _in_microbatches(_QUICK), _one_update_late(), precision="bfloat16"),
+    ]
+
+
+def _full(seed: int) -> list[Group]:
+    rows = [row for row in ROWS if row.rule is None or row.rule.delay < 16]
+    width = _LARGE.width
+    return [
+        Group(_LARGE, _FULL, _at_width(chosen(rows), width), precision="bfloat16"),
+        Group(*(_LARGE, _in_microbatches(_FULL), _at_width(_one_update_late(), width)), precision="bfloat16"),
+    ]
+
 
 EXPERIMENT = Experiment(
-    "a language model in modules: bits per character over lag, AdamW and Muon, updates of microbatches",
-    {
-        "smoke": [
-            Group(_TINY, _SMOKE, _all_at_once((1, 4), ("adamw",), (2, 4))),
-            Group(_TINY, _in_microbatches(_SMOKE), _ONE_UPDATE_LATE),
-        ],
-        "quick": [
-            Group(_SMALL, _QUICK, _all_at_once(LAGS, ("adamw", "muon"), (2, 4))),
-            Group(_SMALL, _in_microbatches(_QUICK), _ONE_UPDATE_LATE),
-        ],
-        "full": [
-            Group(_LARGE, _FULL, _all_at_once((1, 4), ("adamw", "muon"), (2, 4)), precision="bfloat16"),
-            Group(_LARGE, _in_microbatches(_FULL), _ONE_UPDATE_LATE, precision="bfloat16"),
-        ],
-    },
+    "a language model in modules: bits per character of every method at its best rate, over lag, share and cuts",
+    {"smoke": _smoke, "quick": _quick, "full": _full},
 )

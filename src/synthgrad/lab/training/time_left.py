@@ -102,6 +102,7 @@ def run_names(runs: Sequence[Run]) -> dict[str, str]:
         lambda run: f"{run.payload.arch} {run.payload.layers} layers",
         lambda run: f"{run.schedule.steps:,} steps",
         lambda run: run.schedule.optimizer,
+        lambda run: f"rate {run.schedule.lr:g}",
     ]
     varied = [part for part in parts if len({part(run) for run in runs}) > 1]
     varied += (
