@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from statistics import mean
@@ -102,7 +103,6 @@ def run_names(runs: Sequence[Run]) -> dict[str, str]:
         lambda run: f"{run.payload.arch} {run.payload.layers} layers",
         lambda run: f"{run.schedule.steps:,} steps",
         lambda run: run.schedule.optimizer,
-        lambda run: f"rate {run.schedule.lr:g}",
     ]
     varied = [part for part in parts if len({part(run) for run in runs}) > 1]
     varied += (
@@ -113,10 +113,14 @@ def run_names(runs: Sequence[Run]) -> dict[str, str]:
     varied += [_of_updates] if len({_of_updates(run) for run in runs}) > 1 else []
     methods = {run.method for run in runs}
     rules = {method: _differing(run.rule for run in runs if run.method == method) for method in methods}
+
+    def named(run: Run, *more: str) -> str:
+        words = [run.label, *filter(None, (part(run) for part in varied)), *_of_rule(run, rules[run.method])]
+        return ", ".join([*words, *more])
+
+    found = Counter(named(run) for run in runs)
     return {
-        run_key(run): ", ".join(
-            [run.label, *filter(None, (part(run) for part in varied)), *_of_rule(run, rules[run.method])]
-        )
+        run_key(run): named(run) if found[named(run)] == 1 else named(run, f"rate {run.schedule.lr:g}")
         for run in runs
     }
 
