@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import synthgrad as sg
@@ -100,3 +102,22 @@ def test_longer_sequences_than_it_was_made_for_are_refused(context: int) -> None
     net = gpt(11, width=16, blocks=1, heads=2, context=context)
     with pytest.raises(ShapeError, match=f"got sequences of 8 tokens, and the model was made for {context}"):
         net(tokens())
+
+
+def test_under_autocast_on_a_cpu_attention_stays_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.dtype] = []
+    attend = F.scaled_dot_product_attention
+
+    def recorded(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+        seen.extend([query.dtype, key.dtype, value.dtype])
+        return attend(query, key, value, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", recorded)
+    net, x = model().float(), tokens()
+    full = net(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = net(x)
+    assert set(seen) == {torch.float32}
+    assert half.dtype == torch.bfloat16  # of the last linear layer, so the others were not left out
+    torch.testing.assert_close(half.float(), full, rtol=0.05, atol=0.02)
+    assert len(seen) == 2 * 3 * 3  # twice, in three blocks
