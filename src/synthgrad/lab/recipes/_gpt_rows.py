@@ -62,43 +62,43 @@ def _corrected(lag: int, **settings: Any) -> RuleSettings:
 
 _FEEDBACK = {"error_feedback": True}
 
-#: Of AdamW and of Muon, an octave apart; late gradients need lower ones, the lower the later they come.
-_ADAMW = (4e-3, 8e-3, 1.6e-2)
-_MUON = (8e-3, 1.6e-2, 3.2e-2)
+#: An octave apart. Late gradients need lower ones, the lower the later they come. Where the best of a row was the lowest or
+#: the highest, another was added beyond it.
+_RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
 
 
-def _halved(rates: Iterable[float], times: int = 1) -> tuple[float, ...]:
-    return tuple(rate / 2**times for rate in rates)
+def _rates(lowest: float, highest: float) -> tuple[float, ...]:
+    return tuple(rate for rate in _RATES if lowest <= rate <= highest)
 
 
 ROWS: tuple[Row, ...] = (
     # Everything waits: the references.
-    Row("backprop", _ADAMW, 8e-3, optimizer="adamw", claimed=True),
-    Row("backprop", _MUON, 8e-3, claimed=True, again=True),
+    Row("backprop", _rates(2e-3, 1.6e-2), 4e-3, optimizer="adamw", claimed=True),
+    Row("backprop", _rates(8e-3, 3.2e-2), 1.6e-2, claimed=True, again=True),
     # The true gradient, one update late.
-    Row("delayed", _halved(_ADAMW), 4e-3, _late(1), "adamw"),
-    Row("delayed", _halved(_ADAMW), 4e-3, _late(1), "adamw", schedule=_FEEDBACK, claimed=True),
-    Row("delayed", _halved(_MUON), 8e-3, _late(1)),
-    Row("delayed", _halved(_MUON), 8e-3, _late(1), schedule=_FEEDBACK, claimed=True, again=True),
+    Row("delayed", _rates(1e-3, 8e-3), 2e-3, _late(1), "adamw"),
+    Row("delayed", _rates(1e-3, 8e-3), 2e-3, _late(1), "adamw", schedule=_FEEDBACK, claimed=True),
+    Row("delayed", _rates(4e-3, 1.6e-2), 8e-3, _late(1)),
+    Row("delayed", _rates(4e-3, 1.6e-2), 8e-3, _late(1), schedule=_FEEDBACK, claimed=True, again=True),
     # The true gradient, four and sixteen updates late.
-    Row("delayed", _halved(_ADAMW, 2), 2e-3, _late(4), "adamw"),
-    Row("delayed", _halved(_MUON, 2), 4e-3, _late(4)),
-    Row("delayed", _halved(_MUON, 3), 2e-3, _late(16)),
+    Row("delayed", _rates(5e-4, 2e-3), 1e-3, _late(4), "adamw"),
+    Row("delayed", _rates(2e-3, 8e-3), 4e-3, _late(4)),
+    Row("delayed", _rates(1e-3, 4e-3), 2e-3, _late(16)),
     # Nothing from above.
-    Row("local_loss", _ADAMW, 8e-3, _head(blocks=2), "adamw"),
-    Row("local_loss", _MUON[:2], 8e-3, _head(blocks=0)),
-    Row("local_loss", _MUON[:2], 8e-3, _head(blocks=1), claimed=True),
-    Row("local_loss", _MUON, 8e-3, _head(blocks=2), claimed=True, again=True),
-    Row("local_loss", _MUON[:2], 8e-3, _head(blocks=1), modules=4),
-    Row("local_loss", _MUON, 8e-3, _head(blocks=2), modules=4, claimed=True, again=True),
+    Row("local_loss", _rates(2e-3, 8e-3), 4e-3, _head(blocks=2), "adamw"),
+    Row("local_loss", _rates(8e-3, 1.6e-2), 8e-3, _head(blocks=0)),
+    Row("local_loss", _rates(8e-3, 1.6e-2), 8e-3, _head(blocks=1), claimed=True),
+    Row("local_loss", _rates(8e-3, 3.2e-2), 8e-3, _head(blocks=2), claimed=True, again=True),
+    Row("local_loss", _rates(8e-3, 1.6e-2), 8e-3, _head(blocks=1), modules=4),
+    Row("local_loss", _rates(8e-3, 3.2e-2), 8e-3, _head(blocks=2), modules=4, claimed=True, again=True),
     # Other credit at once.
-    Row("interlocked", _MUON[:2], 8e-3, _head(blocks=1), modules=4),
-    Row("head_gradient", _MUON[:2], 8e-3, _head(blocks=1)),
+    Row("interlocked", _rates(8e-3, 1.6e-2), 8e-3, _head(blocks=1), modules=4),
+    Row("head_gradient", _rates(8e-3, 1.6e-2), 8e-3, _head(blocks=1)),
     # Credit at once, corrected by late messages with the weight that the rule itself finds; all of them, or a quarter.
-    Row("late_correction", _MUON[:1], 8e-3, _corrected(1)),
-    Row("late_correction", _MUON[:2], 8e-3, _corrected(4), claimed=True, again=True),
-    Row("late_correction", _MUON[:2], 8e-3, _corrected(16), claimed=True),
-    Row("late_correction", _MUON[:1], 8e-3, _corrected(4, share=0.25), claimed=True),
+    Row("late_correction", (8e-3,), 8e-3, _corrected(1)),
+    Row("late_correction", _rates(8e-3, 1.6e-2), 8e-3, _corrected(4), claimed=True, again=True),
+    Row("late_correction", _rates(8e-3, 1.6e-2), 8e-3, _corrected(16), claimed=True),
+    Row("late_correction", (8e-3,), 8e-3, _corrected(4, share=0.25), claimed=True),
 )
 
 #: What the weight of a correction could be instead: by lag and share, above and below what the rule finds.
