@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .base import Criterion, StepRecord
     from .carry import Carry
     from .clocked import Clocked, ClockedRecord, Edge, Node
+    from .credits import credit_quality
     from .in_process import InProcess, Lag
     from .layer_parallel import LayerParallel
     from .locked import Locked
@@ -43,6 +44,7 @@ __all__ = [
     "Recurrent",
     "Stages",
     "StepRecord",
+    "credit_quality",
 ]
 
 if not TYPE_CHECKING:
@@ -50,6 +52,7 @@ if not TYPE_CHECKING:
     _WHERE = {
         "base": ("Criterion", "StepRecord"),
         "carry": ("Carry",),
+        "credits": ("credit_quality",),
         "clocked": ("Clocked", "ClockedRecord", "Edge", "Node"),
         "in_process": ("InProcess", "Lag"),
         "layer_parallel": ("LayerParallel",),

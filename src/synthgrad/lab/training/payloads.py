@@ -236,7 +236,7 @@ class LanguageModel(Payload):
         at: names of the submodules after which to cut, instead of ``modules``.
         engine: ``in-process`` or ``plain``.
         most_valid: number of tokens at the beginning of the validation part to evaluate on; None for all.
-        monitor_every: number of steps between measurements of the interfaces' quality; 0 for none.
+        monitor_every: 0 for no measurement of the credits' quality; otherwise it is part of every evaluation.
     """
 
     task = "language_model"

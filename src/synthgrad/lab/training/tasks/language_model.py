@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ....core import Decoupled, Quality
+from ....engines import credit_quality
 from ...names import own_text
 from ...tasks import TokenLoss, TokenText, TokenWindows, bits, load_tokens, token_loss
 from ...tasks.gpt import gpt, gpt_cuts
@@ -18,9 +19,9 @@ from ..graph_record import describe_graph
 from ..methods import DataFacts, method_named
 from ..payloads import LanguageModel
 from ..run import Run
-from ..run_monitor import pack, unpack
+from ..run_monitor import brief_quality, pack, unpack
 from ..settings import RuleSettings
-from ..trainers import Trainer, TrainerSpec, make_trainer, precision_context
+from ..trainers import TokenCrossEntropy, Trainer, TrainerSpec, make_trainer, precision_context
 from .task import Evaluation, Task
 
 __all__ = ["LanguageModelTask", "tokens_for"]
@@ -53,6 +54,7 @@ class LanguageModelTask(Task):
     Attributes:
         text: the text, loaded by `set_up`.
         windows: windows of the training part.
+        probe: inputs and targets from the validation part, on which credits are held against the true gradient.
     """
 
     chunk = 10
@@ -60,12 +62,12 @@ class LanguageModelTask(Task):
 
     text: TokenText
     windows: TokenWindows
+    probe: tuple[Tensor, Tensor]
     trainer: Trainer
 
     def __init__(self, run: Run) -> None:
         assert isinstance(run.payload, LanguageModel)
         self.payload = run.payload
-        self.monitor_every = self.payload.monitor_every or 1
         super().__init__(run)
         self._next = 0  # number of the next step
         self._num_parameters = 0
@@ -77,6 +79,8 @@ class LanguageModelTask(Task):
         self.text = tokens_for(run)
         self.data_sha256 = self.text.sha256
         self.windows = TokenWindows(self.text.train, payload.context, run.schedule.batch_size, run.seed)
+        context = min(payload.context, len(self.text.valid) - 1)
+        self.probe = TokenWindows(self.text.valid, context, run.schedule.batch_size, seed=0).batch(0)
         model = gpt(
             self.text.vocabulary,
             width=payload.width,
@@ -95,7 +99,6 @@ class LanguageModelTask(Task):
             run.seed,
             payload.engine,
             precision=run.precision,
-            monitor=self.monitor if payload.monitor_every else None,
             tokens=True,
             **run.schedule.of_optimizer(),
         )
@@ -134,9 +137,17 @@ class LanguageModelTask(Task):
             "val_loss": valid.nats_per_token,
             "val_bits_per_char": valid.bits_per_char,
         }
-        if found := self.monitor.collect():
-            point["quality"] = {name: asdict(q) for name, q in found.items()}
+        if found := self._quality():
+            point["quality"] = brief_quality(found)
         return point
+
+    def _quality(self) -> Mapping[str, Quality]:
+        """Compare credits with the true gradient, on a batch of the validation part that is always the same."""
+        if not isinstance(self.net, Decoupled) or not self.payload.monitor_every:
+            return {}
+        x, y = self.probe
+        with precision_context(self.run.precision, self.run.device):
+            return credit_quality(self.net, TokenCrossEntropy(), x, y)
 
     def metrics(self, curve: Sequence[Evaluation], elapsed_s: float) -> dict[str, Any]:
         """Return the final figures of the test and validation part: nats per token, and bits per character."""
