@@ -108,7 +108,6 @@ def test_what_is_claimed_has_three_seeds() -> None:
         ("local_loss", "muon", 0, 2),
         ("local_loss", "muon", 0, 4),
         ("late_correction", "muon", 4, 2),
-        ("late_correction", "muon", 16, 2),
     }
 
 
