@@ -82,8 +82,8 @@ ROWS: tuple[Row, ...] = (
     Row("delayed", _rates(4e-3, 1.6e-2), 8e-3, _late(1), schedule=_FEEDBACK, claimed=True, again=True),
     # The true gradient, four and sixteen updates late.
     Row("delayed", _rates(5e-4, 2e-3), 1e-3, _late(4), "adamw"),
-    Row("delayed", _rates(2e-3, 8e-3), 4e-3, _late(4)),
-    Row("delayed", _rates(1e-3, 4e-3), 2e-3, _late(16)),
+    Row("delayed", _rates(2e-3, 1.6e-2), 8e-3, _late(4)),
+    Row("delayed", _rates(1e-3, 8e-3), 4e-3, _late(16)),
     # Nothing from above.
     Row("local_loss", _rates(2e-3, 8e-3), 4e-3, _head(blocks=2), "adamw"),
     Row("local_loss", _rates(8e-3, 1.6e-2), 8e-3, _head(blocks=0)),
