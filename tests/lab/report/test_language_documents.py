@@ -24,11 +24,11 @@ def test_a_table_without_times(script: Any) -> None:
     text = filled(script, "<!-- table results/a errors -->", *RUNS)
     assert "*Unless a row says otherwise: optimizer: AdamW; modules: 2; private blocks: 1.*" in text
     assert (
-        "| method | bits per character, validation | difference to backprop | bits per character, test |"
-        in text
+        "| method | bits per character, validation | difference to backprop, validation | bits per character, test "
+        "| difference to backprop, test |" in text
     )
-    assert "| delayed (delay 4) | 3.000 | +0.500 | 3.100 |" in text
-    assert "| local_loss (4 modules) | 2.625 | +0.125 | 2.725 |" in text
+    assert "| delayed (delay 4) | 3.000 | +0.500 (+20.00 %) | 3.100 | +0.500 (+19.23 %) |" in text
+    assert "| local_loss (4 modules) | 2.625 | +0.125 (+5.00 %) | 2.725 | +0.125 (+4.81 %) |" in text
 
 
 @pytest.mark.parametrize(

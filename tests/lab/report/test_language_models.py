@@ -10,7 +10,7 @@ import pytest
 from synthgrad.lab.report import Sheet, training_sheets, write_report
 from synthgrad.lab.report.facets import common_facets, short_label
 from synthgrad.lab.report.labels import row_label
-from synthgrad.lab.report.language_models import language_sheet
+from synthgrad.lab.report.language_models import DIFFERENCE, language_sheet
 from synthgrad.lab.report.tables import document_sheets, single_tables
 from tests.lab.report.helpers import cells, frame, record, typed
 from tests.lab.report.language import gpt_run, language, late
@@ -64,8 +64,8 @@ def test_methods_optimizers_and_cuts_are_rows_of_one_table() -> None:
         "late_correction (graph made anew, delay 4, weight 0.5)",
     ]
     assert _sheet(*runs).fitted().caption == (
+        "All rows: learning rate: 0.002; tokens: 3,840; runs: 1.",
         "Unless a row says otherwise: optimizer: AdamW; modules: 2; private blocks: 1.",
-        "All rows: tokens: 3,840; runs: 1.",
     )
 
 
@@ -77,7 +77,7 @@ def test_what_all_rows_share_is_not_in_their_names() -> None:
     ]
     assert _names(*runs) == ["backprop", "local_loss", "late_correction (delay 1)"]
     assert _sheet(*runs).fitted().caption == (
-        "All rows: optimizer: AdamW; tokens: 3,840; runs: 1.",
+        "All rows: learning rate: 0.002; optimizer: AdamW; tokens: 3,840; runs: 1.",
         "Unless a row says otherwise: modules: 2; private blocks: 1; weight: 0.5.",
     )
 
@@ -115,7 +115,6 @@ def test_names_that_would_be_the_same_without_their_settings_keep_them() -> None
 @pytest.mark.parametrize(
     "changes",
     [
-        {"config": {"lr": 0.004}},
         {"config": {"cosine": True}},
         {"config": {"lr_warm_up": 5}},
         {"config": {"precision": "bfloat16"}},
@@ -137,7 +136,7 @@ def test_the_same_updates_of_microbatches_stand_in_the_same_table() -> None:
 
 
 def test_titles_say_network_and_updates() -> None:
-    title = "gpt_trials · quick · shakespeare · gpt 4 blocks × 32, 2 heads · 30 updates of 8 × 16 characters · lr 0.002"
+    title = "gpt_trials · quick · shakespeare · gpt 4 blocks × 32, 2 heads · 30 updates of 8 × 16 characters"
     assert _sheet(gpt_run()).title == _sheet(gpt_run(config={"accumulate": 4})).title == title
     other = gpt_run(
         cell={"tokens": "bpe", "vocabulary": 512, "tied": True},
@@ -146,7 +145,7 @@ def test_titles_say_network_and_updates() -> None:
     )
     assert _sheet(other).title == (
         "gpt_trials · quick · shakespeare · gpt 4 blocks × 32, 2 heads · tied · 3,000 updates of 8 × 16 tokens (bpe 512)"
-        " · lr 0.002 · cosine · bfloat16"
+        " · cosine schedule · bfloat16"
     )
 
 
@@ -163,6 +162,99 @@ def test_other_networks_say_how_they_are_updated_where_it_is_not_by_adam() -> No
     assert labels == ["backprop", "backprop", "backprop (Muon, 4 microbatches, error feedback)"]
 
 
+# Learning rates
+
+
+def test_rows_of_different_rates_share_a_table_whose_names_leave_them_out() -> None:
+    runs = [gpt_run(config={"lr": 0.008}), late(1, config={"lr": 0.004}), late(4, config={"lr": None})]
+    sheet = _sheet(*runs)
+    assert _names(*runs) == ["backprop", "delayed (delay 1)", "delayed (delay 4)"]
+    assert [cells(sheet, k)["learning rate"] for k in range(3)] == ["0.008", "0.004", "—"]
+    assert "learning rate" in sheet.fitted().main.headings
+    assert _sheet(*runs).title == _sheet(gpt_run()).title
+
+
+def test_rates_of_one_row_stand_together_ascending_and_the_best_is_marked() -> None:
+    runs = [
+        *(late(1, (bits,), config={"lr": lr}) for lr, bits in ((0.016, 2.75), (0.004, 2.5), (0.008, 2.625))),
+        late(4, (2.125,), config={"lr": 0.002}),
+        *(gpt_run(bits=(bits,), config={"lr": lr}) for lr, bits in ((0.004, 2.25), (0.002, 2.0))),
+    ]
+    sheet = _sheet(*runs)
+    measured = {row[0]: cells(sheet, k) for k, row in enumerate(sheet.rows)}
+    assert {name: row["bits per character, validation"] for name, row in measured.items()} == {
+        "backprop (lr 0.002)": "2.000 ← lowest",
+        "backprop (lr 0.004)": "2.250",
+        "delayed (delay 1, lr 0.004)": "2.500 ← lowest",
+        "delayed (delay 1, lr 0.008)": "2.625",
+        "delayed (delay 1, lr 0.016)": "2.750",
+        "delayed (delay 4)": "2.125",  # with one rate: no mark
+    }
+    assert list(measured)[:2] == ["backprop (lr 0.002)", "backprop (lr 0.004)"]
+    # Backprop at its best rate is what all are held against.
+    assert measured["delayed (delay 1, lr 0.016)"][DIFFERENCE] == "+0.750 (+37.50 %)"
+    assert measured["backprop (lr 0.004)"][DIFFERENCE] == "—"
+    assert any("at its best learning rate" in note for note in sheet.notes)
+
+
+def test_a_rate_at_which_no_run_ended_well_is_not_the_best() -> None:
+    diverged = bad(late(1, config={"lr": 0.004})) | {"metrics": {"val_bits_per_char": 1.0}}
+    sheet = _sheet(gpt_run(), diverged, late(1, (2.5,), config={"lr": 0.002}))
+    shown = [cells(sheet, k)["bits per character, validation"] for k in range(3)]
+    assert shown == ["2.500", "2.500 ← lowest", "—"]
+
+
+def test_rates_are_no_surprise_to_the_page(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    write_report(path, [gpt_run(), late(1, config={"lr": 0.004})])
+    page = path.read_text(encoding="utf-8")
+    assert page.count("<section") == 1
+    assert "differ in" not in page
+
+
+# Late corrections
+
+
+@pytest.mark.parametrize(
+    ("rule", "name"),
+    [
+        ({}, "late_correction (AdamW, 2 modules, 1 private block, weight 0.5)"),
+        ({"weight": 0}, "late_correction (AdamW, 2 modules, 1 private block, weight 0)"),
+        ({"weight": None}, "late_correction (AdamW, 2 modules, 1 private block, weight by lag)"),
+        (
+            {"weight": None, "share": 0.25},
+            "late_correction (AdamW, 2 modules, 1 private block, weight by lag, 25 % of messages)",
+        ),
+        (
+            {"weight": [1], "share": "?"},
+            "late_correction (AdamW, 2 modules, 1 private block, weight 1, ? of messages)",
+        ),
+    ],
+)
+def test_weights_and_shares_in_words(rule: dict[str, Any], name: str) -> None:
+    (run,) = typed([gpt_run("late_correction", rule=rule)])
+    assert row_label(run) == name
+
+
+def test_of_other_networks_weights_and_shares_are_said_too() -> None:
+    rule = {"weight": None, "share": 0.125}
+    (run,) = typed([record("late_correction", config={"rule": {"hidden": [], **rule}})])
+    assert row_label(run) == "late_correction (weight by lag, 12.5 % of messages)"
+
+
+def test_the_weight_that_all_share_is_in_the_caption() -> None:
+    rules = [{"delay": n, "weight": None, **more} for n, more in ((1, {}), (4, {}), (4, {"share": 0.25}))]
+    runs = [gpt_run(), *(gpt_run("late_correction", rule=rule) for rule in rules)]
+    assert _names(*runs)[1:] == [
+        "late_correction (delay 1)",
+        "late_correction (delay 4)",
+        "late_correction (delay 4, 25 % of messages)",
+    ]
+    sheet = _sheet(*runs)
+    assert "weight: by lag." in sheet.fitted().caption[1]
+    assert [note.split(":")[0] for note in sheet.notes[-3:]] == ["Weight", "By lag", "Of messages"]
+
+
 # Figures
 
 
@@ -177,21 +269,22 @@ def test_difference_to_the_synchronous_run_of_the_same_optimizer() -> None:
     found = {row[0]: cells(_sheet(*runs), k) for k, row in enumerate(_sheet(*runs).rows)}
     assert found["backprop (Muon)"]["bits per character, validation"] == "2.250"
     assert found["backprop (Muon)"]["bits per character, test"] == "2.350"
-    assert {name: row["difference to backprop"] for name, row in found.items()} == {
+    assert {name: row[DIFFERENCE] for name, row in found.items()} == {
         "backprop": "—",
         "backprop (Muon)": "—",
-        "delayed (delay 1)": "+0.250",
-        "delayed (Muon, delay 1)": "−0.125",
+        "delayed (delay 1)": "+0.250 (+10.00 %)",
+        "delayed (Muon, delay 1)": "−0.125 (−5.56 %)",
         "delayed (NAdam, delay 1)": "—",
     }
+    assert found["delayed (Muon, delay 1)"]["difference to backprop, test"] == "−0.125 (−5.32 %)"
 
 
 def test_differences_are_of_equal_seeds() -> None:
     ends = [(2.5, 2.75), (2.25, 3.0), (9.0, None), (None, 9.0)]
     runs = [gpt_run(bits=(a,), seed=k) for k, (a, _) in enumerate(ends) if a is not None]
     runs += [late(1, (b,), k) for k, (_, b) in enumerate(ends) if b is not None]
-    assert _row("delayed (delay 1)", *runs)["difference to backprop"] == "+0.500 ± 0.250"
-    assert _row("delayed (delay 1)", gpt_run(), late(1, seed=1))["difference to backprop"] == "—"
+    assert _row("delayed (delay 1)", *runs)[DIFFERENCE] == "+0.500 ± 0.250 (+21.67 %)"
+    assert _row("delayed (delay 1)", gpt_run(), late(1, seed=1))[DIFFERENCE] == "—"
 
 
 def test_updates_of_microbatches_have_a_reference_of_their_own() -> None:
@@ -203,10 +296,10 @@ def test_updates_of_microbatches_have_a_reference_of_their_own() -> None:
         late(4, (3.0,), ms=5.0, config={"accumulate": 2}),
     ]
     row = _row("delayed (delay 4, 4 microbatches)", *runs)
-    assert (row["difference to backprop"], row["ratio to backprop"]) == ("+0.250", "1.50 ×")
+    assert (row[DIFFERENCE], row["ratio to backprop"]) == ("+0.250 (+9.09 %)", "1.50 ×")
     for name, ratio in (("delayed (delay 4)", "1.20 ×"), ("delayed (delay 4, 2 microbatches)", "—")):
         row = _row(name, *runs)
-        assert (row["difference to backprop"], row["ratio to backprop"]) == ("+0.500", ratio)
+        assert (row[DIFFERENCE], row["ratio to backprop"]) == ("+0.500 (+20.00 %)", ratio)
 
 
 def test_times_that_cannot_be_compared_are_left_out() -> None:
@@ -223,7 +316,7 @@ def test_bad_runs_stay() -> None:
     assert sheet.failures == ("delayed (delay 1): diverged: the loss is not finite",)
     measured = {"val_bits_per_char": 2.0}  # by a run that diverged in the end
     alone = _sheet(bad(gpt_run()) | {"metrics": measured}, late(1))
-    assert cells(alone, 1)["difference to backprop"] == "—"
+    assert cells(alone, 1)[DIFFERENCE] == "—"
     assert "ratio to backprop" not in alone.headings
 
 
@@ -241,7 +334,7 @@ def test_notes_are_of_what_the_table_has() -> None:
 def test_documents_may_leave_out_times() -> None:
     (sheet,) = document_sheets(typed([gpt_run(), late(1)]), times=False)
     assert not {"step", "ratio to backprop"} & set(sheet.headings)
-    assert "difference to backprop" in sheet.headings
+    assert DIFFERENCE in sheet.headings
 
 
 # The page

@@ -216,6 +216,29 @@ def test_a_line_for_each_method_and_level_ones_for_what_has_no_lag() -> None:
     assert {"0", "1", "4", "lag at each interface (updates)"} <= set(texts(plot))
 
 
+def test_a_line_joins_lags_of_different_rates_each_at_its_best() -> None:
+    runs = [
+        *(gpt_run(bits=(bits,), config={"lr": lr}) for lr, bits in ((0.004, 2.5), (0.008, 2.0))),
+        *(late(1, (bits,), config={"lr": lr}) for lr, bits in ((0.002, 2.25), (0.004, 2.75))),
+        late(4, (3.0,), config={"lr": 0.001}),
+    ]
+    (plot,) = _plots(*runs, over="lag")
+    assert [line.name for line in plot.lines] == ["backprop", "delayed"]
+    assert [p[:2] for p in _line(plot, "delayed").points] == [(1.0, 2.25), (4.0, 3.0)]
+    assert _line(plot, "backprop").points[0][1] == 2.0
+    notes = {group.heading: group.note for group in _groups(*runs)}
+    assert "Of several learning rates each point has" in notes["Bits per character over lag"]
+    assert "learning rates" not in _groups(gpt_run(), late(1), late(4))[0].note
+
+
+def test_curves_of_different_rates_are_named_by_them_where_nothing_else_differs() -> None:
+    runs = [gpt_run(), *(late(1, config={"lr": lr}) for lr in (0.002, 0.004)), late(4, config={"lr": 0.001})]
+    (plot,) = _plots(*runs)
+    assert [line.name for line in plot.lines] == [
+        *("backprop", "delayed (delay 1, lr 0.002)", "delayed (delay 1, lr 0.004)", "delayed (delay 4)"),
+    ]
+
+
 def test_lags_count_in_updates() -> None:
     runs = [gpt_run(), late(1), late(4), late(8, config={"accumulate": 4})]
     (plot,) = _plots(*runs, over="lag")

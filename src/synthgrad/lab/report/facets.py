@@ -1,21 +1,23 @@
 """What is particular about a run's rule and updates, in words for the names of rows.
 
 Runs of language models differ in more than their methods: for them there is a list of what they may differ in, and what
-most of them share is left out of their names.
+most of them share is left out of their names. Their learning rates stand in a column of their own, and in the names of
+rows that differ in nothing else.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..records import Record
-from ..records.parts import Rule
+from ..records.parts import Rule, as_number
 from .words import TEXTS, text
 
-__all__ = ["DELAY", "FACETS", "MICROBATCHES", "MODULES", "OPTIMIZER", "Facet"]
-__all__ += ["common_facets", "hidden_words", "learning_words", "rule_words", "short_label", "update_words"]
+__all__ = ["DELAY", "FACETS", "MICROBATCHES", "MODULES", "OPTIMIZER", "RATE", "SHARE", "WEIGHT", "Facet"]
+__all__ += ["common_facets", "hidden_words", "learning_words", "row_names", "rule_words", "setting_words"]
+__all__ += ["short_label", "update_words"]
 
 
 def rule_words(rule: Rule) -> str:
@@ -35,6 +37,20 @@ def learning_words(rule: Rule) -> list[str]:
     """Return how a rule's model learns, where it is not as the network does."""
     words = ["no norm"] if rule.norm is False else []
     return words + ([f"lr ×{rule.lr_factor:g}"] if rule.lr_factor not in (None, 1) else [])
+
+
+def setting_words(name: str, value: object) -> str:
+    """Return the words for a setting of a rule that is recorded where it is not the default."""
+    said = TEXTS["rule"].get(name, f"{text(name, 20)} {{}}")
+    if name == "share":
+        return said.format(_share_words(value))
+    nothing = "by lag" if name == "weight" else "none"
+    return said.format(nothing if value is None or value in ((), []) else text(value, 16))
+
+
+def _share_words(value: object) -> str:
+    found = as_number(value)
+    return text(value, 16) if found is None else f"{100 * found:g} %"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +104,20 @@ def _blocks_words(value: str) -> str:
 def _weight(record: Record) -> str:
     if record.method != "late_correction":
         return ""
-    found = record.config.rule.number("weight")
-    return f"{0.5 if found is None else found:g}"  # 0.5, the default, is not recorded
+    rule = record.config.rule
+    if "weight" not in rule:
+        return "0.5"  # the default of older runs, which is not recorded
+    found = rule.number("weight")
+    return "by lag" if rule["weight"] is None else text(rule["weight"], 16) if found is None else f"{found:g}"
+
+
+def _share(record: Record) -> str:
+    rule = record.config.rule
+    return _share_words(rule["share"]) if "share" in rule else ""
+
+
+def _rate(record: Record) -> str:
+    return "" if record.config.lr is None else f"{record.config.lr:g}"
 
 
 def _delay(record: Record) -> str:
@@ -117,7 +145,10 @@ def _error_feedback(record: Record) -> str:
 
 #: Settings of a rule that `_of_rule` need not name: `rule_words` or another facet does.
 _NAMED = frozenset(
-    ("hidden", "norm", "like_layer", "lr_factor", "constant_lr", "per_example", "delay", "blocks", "weight")
+    (
+        *("hidden", "norm", "like_layer", "lr_factor", "constant_lr", "per_example"),
+        *("delay", "blocks", "weight", "share"),
+    )
 )
 
 
@@ -126,16 +157,16 @@ def _of_rule(record: Record) -> str:
     rule = record.config.rule
     words = [rule_words(rule)] if rule_words(rule) != "linear" else []
     for name, value in rule.items():
-        if name in _NAMED or (name, value) == ("head", "tokens"):
-            continue
-        said = TEXTS["rule"].get(name)
-        words.append(said.format(text(value, 16)) if said else f"{text(name, 20)} {text(value, 16)}")
+        if name not in _NAMED and (name, value) != ("head", "tokens"):
+            words.append(setting_words(name, value))
     return ", ".join(words).replace("_", " ")
 
 
 OPTIMIZER = Facet("optimizer", _optimizer, str, partial=True, usual=True)
 MODULES = Facet("modules", _modules, "{} modules".format, partial=True, usual=True)
 DELAY = Facet("delay", _delay, "delay {}".format)
+WEIGHT = Facet("weight", _weight, "weight {}".format, partial=True)
+SHARE = Facet("share of messages", _share, "{} of messages".format)
 MICROBATCHES = Facet("microbatches", _microbatches, "{} microbatches".format)
 #: In the order in which names say them.
 FACETS = (
@@ -146,19 +177,22 @@ FACETS = (
     Facet("private blocks", _private_blocks, _blocks_words, partial=True, usual=True),
     Facet("rule", _of_rule, str),
     DELAY,
-    Facet("weight", _weight, "weight {}".format, partial=True),
+    WEIGHT,
+    SHARE,
     MICROBATCHES,
     Facet("versions of weights", _versions, str),
     Facet("error feedback", _error_feedback, lambda _: "error feedback"),
 )
+#: None of these: names say it where nothing else tells two rows apart.
+RATE = Facet("learning rate", _rate, "lr {}".format)
 
 
-def common_facets(records: Sequence[Record], *, but: Facet | None = None) -> dict[str, str]:
+def common_facets(records: Sequence[Record], *, but: Collection[Facet] = ()) -> dict[str, str]:
     """Return what the names of some language models' rows need not say: facets by name, with their value.
 
     Args:
         records: one for each row.
-        but: a facet that names do not say, whatever its value.
+        but: facets that names do not say, whatever their values.
     """
     common: dict[str, str] = {}
     for facet in FACETS:
@@ -170,12 +204,42 @@ def common_facets(records: Sequence[Record], *, but: Facet | None = None) -> dic
     return common if len(set(rows.values())) == len(rows) else {}
 
 
-def short_label(record: Record, common: Mapping[str, str], *, but: Facet | None = None) -> str:
-    """Return the name of a language model's row: its method, and what is not common; one facet may be left out."""
+def short_label(
+    record: Record, common: Mapping[str, str], *, but: Collection[Facet] = (), rate: bool = False
+) -> str:
+    """Return the name of a language model's row: its method, and what is not common.
+
+    Args:
+        record: one of its runs.
+        common: what names leave out: facets by name, with their value.
+        but: facets that names do not say, whatever their values.
+        rate: is the learning rate said?
+    """
     words = [
-        f.words(v) for f in FACETS if f is not but and (v := f.value(record)) and v != common.get(f.name)
+        f.words(v) for f in FACETS if f not in but and (v := f.value(record)) and v != common.get(f.name)
     ]
+    words += [RATE.words(v)] if rate and (v := RATE.value(record)) else []
     return text(record.method, 40) + (f" ({', '.join(words)})" if words else "")
+
+
+def row_names(
+    records: Sequence[Record], common: Mapping[str, str], *, but: Collection[Facet] = ()
+) -> list[str]:
+    """Return the names of some language models' rows, with the learning rate where rows differ in nothing else.
+
+    Args:
+        records: one for each row.
+        common: what names leave out, from `common_facets`.
+        but: facets that names do not say; with `RATE` among them no name says the rate.
+    """
+    names = [short_label(r, common, but=but) for r in records]
+    rates: dict[str, set[str]] = {}
+    for name, record in zip(names, records, strict=True):
+        rates.setdefault(name, set()).add(RATE.value(record))
+    several = {name for name, found in rates.items() if len(found) > 1 and RATE not in but}
+    return [
+        short_label(r, common, but=but, rate=name in several) for name, r in zip(names, records, strict=True)
+    ]
 
 
 def update_words(record: Record) -> list[str]:

@@ -38,8 +38,8 @@ __all__ += ["records_of", "where"]
 
 #: Settings of a configuration whose runs stand apart.
 _APART = ("lr", "hold_out", "precision", "compiled", "augment", "symbols", "threshold_bits")
-#: The same of language models.
-_APART_LANGUAGE = ("lr", "cosine", "milestones", "precision", "most_valid")
+#: The same of language models, whose rows may have different learning rates.
+_APART_LANGUAGE = ("cosine", "milestones", "precision", "most_valid")
 
 
 def checked(records: Iterable[Mapping[str, Any]]) -> tuple[list[Record], list[str]]:
@@ -65,7 +65,7 @@ def frame_of(records: Sequence[Record]) -> pd.DataFrame:
     made = pd.DataFrame({"record": pd.Series(list(records), dtype=object)})
     texts: dict[str, Callable[[Record], str]] = {
         "kind": _kind,
-        "label": row_label,
+        "label": lambda r: row_label(r, rate=True),
         "method": lambda r: text(r.method, 40),
         "seed": lambda r: text(r.seed, 40),
         "status": lambda r: text(r.status, 30),

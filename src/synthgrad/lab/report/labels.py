@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ..names import METHODS
 from ..records import Record
 from ..records.parts import Rule, as_number
-from .facets import hidden_words, learning_words, rule_words, short_label, update_words
+from .facets import hidden_words, learning_words, rule_words, setting_words, short_label, update_words
 from .words import TEXTS, text
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "is_language_model",
     "is_recurrent",
     "is_sparse",
+    "lag_of",
     "place_of",
     "position",
     "row_label",
@@ -81,10 +82,15 @@ def position(method: str) -> int:
     return len(_ORDER) if place is None else place
 
 
-def row_label(record: Record) -> str:
-    """Name of a row: the method, and what is particular about it."""
+def row_label(record: Record, *, rate: bool = False) -> str:
+    """Name of a row: the method, and what is particular about it.
+
+    Args:
+        record: one of its runs.
+        rate: is the learning rate of a language model said? Rows of one table may differ in it.
+    """
     if is_language_model(record):
-        return short_label(record, {})
+        return short_label(record, {}, rate=rate)
     cell, rule, label = record.cell, record.config.rule, text(record.method, 40)
     parts = [f"p={cell.update_prob:g}"] if cell.update_prob not in (None, 1) else []
     parts += ["plain loop"] if cell.engine == "plain" and label != "backprop" else []
@@ -103,9 +109,7 @@ def row_label(record: Record) -> str:
     parts += ["without s_B"] if rule.receiver is False else []
     parts += update_words(record)
     parts += ["true messages"] if rule.true_messages else []
-    parts += [
-        said.format(text(rule[name] or "none", 16)) for name, said in TEXTS["rule"].items() if name in rule
-    ]
+    parts += [setting_words(name, rule[name]) for name in TEXTS["rule"] if name in rule]
     return f"{label} ({', '.join(parts)})" if parts else label
 
 
@@ -121,6 +125,11 @@ def updates_of(record: Record) -> float | None:
     return None if found is None else found // (record.config.number("accumulate") or 1.0)
 
 
+def lag_of(record: Record) -> float:
+    """Return the lag of a language model's messages in updates."""
+    return (record.config.rule.delay or 0.0) / (record.config.number("accumulate") or 1.0)
+
+
 def _language_words(record: Record) -> list[str]:
     """Return experiment, tier, text and network."""
     cell = record.cell
@@ -130,15 +139,13 @@ def _language_words(record: Record) -> list[str]:
 
 
 def _updates_words(record: Record) -> list[str]:
-    """Return how many updates of what size, and the learning rate."""
-    cell, config, updates = record.cell, record.config, updates_of(record)
+    """Return how many updates of what size, and how the learning rate goes."""
+    cell, updates = record.cell, updates_of(record)
     count = text(record.steps, 12) if updates is None else f"{updates:,.0f}"
     tokens = text(cell.get("tokens"), 20)
     tokens = f"tokens ({tokens} {text(cell.get('vocabulary'), 12)})" if tokens == "bpe" else tokens
     size = f"{text(windows_of(record), 12)} × {text(cell.get('context'), 12)} {tokens}"
-    words = [f"{count} updates of {size}"]
-    words += [f"lr {config.lr:g}"] if config.lr is not None else []
-    return words + (["cosine"] if config.get("cosine") else [])
+    return [f"{count} updates of {size}", *(["cosine schedule"] if record.config.get("cosine") else [])]
 
 
 def _boundary_words(rule: Rule) -> list[str]:

@@ -13,11 +13,13 @@ import pandas as pd
 
 from ..records import Record
 from .curves import SECONDS, TOKENS, TRAINING_BITS, VALIDATION_BITS, Axis, curves, flat, means_of, points_of
-from .facets import DELAY, MICROBATCHES, MODULES, OPTIMIZER, common_facets, short_label
+from .facets import DELAY, MICROBATCHES, MODULES, OPTIMIZER, RATE, common_facets, row_names, short_label
 from .frame import figures, first, good, groups, records_of, where
-from .language_models import SYNCHRONOUS, VALIDATION
+from .labels import lag_of
+from .language_models import SYNCHRONOUS
 from .measures import mean
 from .plot import COLOURS, Group, Line, Plot, styled, thin
+from .rates import VALIDATION, at_best_rates, searched
 from .trainings import Table
 
 __all__ = ["language_groups", "language_plots"]
@@ -25,10 +27,12 @@ __all__ = ["language_groups", "language_plots"]
 _MOST_ROWS = len(COLOURS)  # of a plot
 _MOST_LAGGING = _MOST_ROWS + 2  # over lags, where level lines and markers tell apart what has one colour
 _LEVEL = ("backprop", "no_bprop", "local_loss")  # methods that no lag concerns
+_NOT_OVER_LAG = (DELAY, RATE)  # what names over lags do not say
 _LEVEL_DASHES, _MARKERS = (3, 1, 2), "os^Dv<>pXP"
 _SEEDS = "Thin: every seed. Bold: their median, as far as all of them go."
 _STEEP = "What is steep at the beginning may lie above the axes."
 _LAGS = "Level lines: rows that no lag concerns. Bars reach from the best to the worst seed."
+_AT_BEST = " Of several learning rates each point has the one with the fewest bits."
 _COSINE = Axis("cosine", "cosine of the credit", "cosine with the true message")
 _COSINE_NOTE = "The credit that a module learns from, held against the true message when that comes: the mean over interfaces."
 #: Of a short training more than a tenth is steep.
@@ -57,7 +61,8 @@ class _Part:
 def language_groups(table: Table) -> list[Group]:
     """Return the plots of a table of language models."""
     lags, parts = language_plots(table, "lag"), _parts(_drawn(table))
-    found = [Group("Bits per character over lag", lags, _LAGS)] if lags else []
+    note = _LAGS + (_AT_BEST if searched(table.runs) else "")
+    found = [Group("Bits per character over lag", lags, note)] if lags else []
     for place, heights in ((TOKENS, _BITS), (SECONDS, _BITS[:1])):
         if place is SECONDS and not table.timed:
             continue
@@ -69,7 +74,8 @@ def language_groups(table: Table) -> list[Group]:
         note += f" {more} rows with more bits per character are not drawn." if more else ""
         found += [Group(place.title, plots, note)] if plots else []
     agreement = list(_curves(parts, TOKENS, _COSINE, 4))
-    return [*found, *([Group("Quality of the credit", agreement, _COSINE_NOTE)] if agreement else [])]
+    found += [Group("Quality of the credit", agreement, _COSINE_NOTE)] if agreement else []
+    return found
 
 
 def language_plots(table: Table, over: str = "data", of: str = "") -> list[Plot]:
@@ -77,7 +83,7 @@ def language_plots(table: Table, over: str = "data", of: str = "") -> list[Plot]
 
     Args:
         table: of language models.
-        over: ``data``, ``seconds`` or ``lag``.
+        over: ``data``, ``seconds``, or ``lag``.
         of: what the curves of tokens or seconds show, as their points name it; empty for validation bits per character.
     """
     if over == "lag":
@@ -116,7 +122,7 @@ def _parts(runs: pd.DataFrame, *, lags: bool = False) -> list[_Part]:
         microbatches=[MICROBATCHES.words(MICROBATCHES.value(r) or "no") for r in records],
     )
     if lags:
-        runs = runs.assign(label=[short_label(r, {}, but=DELAY) for r in records])
+        runs = runs.assign(label=[_over_lag(r) for r in records])
     # Over lags late gradients and what corrects by them belong together.
     names = ("optimizer", "modules", *(("microbatches", "credit") if lags else ("credit", "microbatches")))
     most = _MOST_LAGGING if lags else _MOST_ROWS
@@ -153,10 +159,11 @@ def _named(words: str, runs: pd.DataFrame, *, lags: bool) -> _Part:
     kept = sorted(found, key=found.__getitem__)
     most = _MOST_LAGGING if lags else _MOST_ROWS
     runs = runs[runs["label"].isin(kept[:most])]
-    but = DELAY if lags else None
-    common = common_facets([first(own) for _, own in groups(runs, "label")], but=but)
-    named = [short_label(r, common, but=but) for r in records_of(runs)]
-    return _Part(words, runs.assign(label=named), max(0, len(kept) - most))
+    but = _NOT_OVER_LAG if lags else ()
+    rows = {label: first(own) for label, own in groups(runs, "label")}
+    records = list(rows.values())
+    named = dict(zip(rows, row_names(records, common_facets(records, but=but), but=but), strict=True))
+    return _Part(words, runs.assign(label=runs["label"].map(named)), max(0, len(kept) - most))
 
 
 # Plots of a part
@@ -178,19 +185,17 @@ def _cosine(quality: dict[str, dict[str, float | None]]) -> float | None:
     return mean([c for measured in quality.values() if (c := measured.get("cosine")) is not None])
 
 
-def _lag_of(record: Record) -> float:
-    """Return the lag of a run's messages in updates."""
-    return (record.config.rule.delay or 0.0) / (record.config.number("accumulate") or 1.0)
+def _over_lag(record: Record) -> str:
+    """Return the name of a line over lags, whose points may have different learning rates."""
+    return short_label(record, {}, but=_NOT_OVER_LAG)
 
 
 def _lagging(table: Table) -> pd.DataFrame:
     """Return the runs to draw over lags: the rows that have any, and those that no lag concerns."""
-    runs = pd.concat(table.rows())
-    runs = runs.assign(lag=[0.0 if r.method in _LEVEL else _lag_of(r) for r in records_of(runs)])
-    names = {short_label(r, {}, but=DELAY) for r in records_of(runs[runs["lag"] > 0])}
-    return where(
-        runs, (r.method in _LEVEL or short_label(r, {}, but=DELAY) in names for r in records_of(runs))
-    )
+    runs = at_best_rates(pd.concat(table.rows()))
+    runs = runs.assign(lag=[0.0 if r.method in _LEVEL else lag_of(r) for r in records_of(runs)])
+    names = {_over_lag(r) for r in records_of(runs[runs["lag"] > 0])}
+    return where(runs, (r.method in _LEVEL or _over_lag(r) in names for r in records_of(runs)))
 
 
 def _lag_plot(part: _Part) -> Plot | None:

@@ -44,6 +44,7 @@ _EXPECTED = ("eval_every",)  # differs in a sweep, because the numbers of steps 
 _UPDATES = (
     *_EXPECTED,
     "optimizer",
+    "lr",
     "error_feedback",
     "accumulate",
     "versions",
@@ -203,10 +204,14 @@ def _table_section(number: int, table: Table) -> Section:
 def _language_section(number: int, table: Table) -> Section:
     return Section(
         *(f"language-{number}", table.title, _LANGUAGE),
-        *(lambda: [language_sheet(table)], table.records, lambda: language_groups(table)),
+        *(lambda: _language_sheets(table), table.records, lambda: language_groups(table)),
         warnings=[] if table.timed else [_UNTIMED],
         expected=_UPDATES,
     )
+
+
+def _language_sheets(table: Table) -> list[Sheet]:
+    return [language_sheet(table)]
 
 
 def _about(records: Iterable[Record]) -> str:
