@@ -7,7 +7,9 @@ A table stands between two comments, the first of which names the folder of its 
     <!-- table results/compare/2026-11-21-… -->
     <!-- end -->
 
-With `errors` after the folder, columns of times are left out: for runs that shared the machine. With `key=value`
+With `errors` after the folder, columns of times are left out: for runs that shared the machine. Of language models
+`cosine` shows in place of the table how far the credit at each interface agrees with the true gradient, and `weight`
+late corrections by lag, share of messages and weight. With `key=value`
 words after it, as in `layers=4 compiled=false`, only records whose method, cell, configuration or rule says so are
 shown; `key=one,other` has both. Of language models, words about cuts and rules do not concern backpropagation, which
 stays.
@@ -27,7 +29,7 @@ what they are measured by, the medians, and of one length every seed; of other r
 their curves have, or another that `of=NAME` names; of a benchmark's lines of one width and batch size their first
 measure, or the metric that `of=NAME` names, over depth; of language models validation bits per character, or what
 `of=NAME` names. `over=data` (which is meant if nothing is said), `over=seconds`, of several lengths `over=unroll` and of
-language models `over=lag` say over what. All other words choose among the records, as above.
+language models `over=lag`, `over=cosine` (of the credit) and `over=weight` (of late corrections) say over what. All other words choose among the records, as above.
 """
 
 from __future__ import annotations
@@ -35,12 +37,14 @@ from __future__ import annotations
 import html
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from synthgrad.lab.records import FILE, Record, read
+from synthgrad.lab.report.agreement import agreement_sheets
 from synthgrad.lab.report.bench_plots import bench_plot
 from synthgrad.lab.report.benches import bench_groups
+from synthgrad.lab.report.corrections import correction_sheets
 from synthgrad.lab.report.frame import frame_of
 from synthgrad.lab.report.grids import sparse_sweeps
 from synthgrad.lab.report.labels import is_language_model
@@ -48,13 +52,14 @@ from synthgrad.lab.report.language_models import language_tables
 from synthgrad.lab.report.language_plots import language_plots
 from synthgrad.lab.report.plot import Plot, draw, standalone
 from synthgrad.lab.report.plots import OVER, has_lags, lag_plot, measure_plot, sparse_group, unroll_plot
-from synthgrad.lab.report.sheet import markdown
+from synthgrad.lab.report.sheet import Sheet, markdown
 from synthgrad.lab.report.tables import document_sheets, grids_of, single_tables
+from synthgrad.lab.report.trainings import Table
 from synthgrad.lab.report.unrolls import unroll_sweeps
 
 ROOT = Path(__file__).parent.parent
 MARKED = re.compile(
-    r"(<!-- table (?P<folder>\S+)(?P<errors> errors)?(?P<only>(?: \w+=\S+)*) -->\n).*?(?P<end><!-- end -->)",
+    r"(<!-- table (?P<folder>\S+)(?: (?P<kind>errors|cosine|weight))?(?P<only>(?: \w+=\S+)*) -->\n).*?(?P<end><!-- end -->)",
     re.DOTALL,
 )
 GRID = re.compile(r"(<!-- grid (?P<folders>[^>]+?) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
@@ -62,18 +67,34 @@ PLOT = re.compile(
     r"(<!-- plot (?P<folder>\S+) (?P<picture>\S+\.svg)(?P<words>(?: \w+=\S+)*) -->\n).*?(?P<end><!-- end -->)",
     re.DOTALL,
 )
+#: Further tables of language models.
+SHEETS: Mapping[str, Callable[[Table], list[Sheet]]] = {
+    "cosine": agreement_sheets,
+    "weight": correction_sheets,
+}
 #: What says nothing of a language model without cuts.
-_OF_CUTS = ("modules", "at", "delay", "head", "blocks", "weight", "versions", "error_feedback")
+_OF_CUTS = ("modules", "at", "delay", "head", "blocks", "weight", "share", "versions", "error_feedback")
 
 
-def table(folder: str, only: dict[str, str], *, errors_only: bool) -> str:
-    """Return the tables of a results folder, with the machine that they were measured on."""
+def table(folder: str, only: dict[str, str], kind: str = "") -> str:
+    """Return the tables of a results folder, with the machine that they were measured on.
+
+    Args:
+        folder: of the records.
+        only: what the records must say.
+        kind: ``errors`` for tables without times, or a key of `SHEETS`; empty for whole tables.
+    """
     path = ROOT / folder / FILE
     records, problems = read(path)
     records = [r for r in records if _is_chosen(r, only)]
     if problems or not records:
         sys.exit("\n".join(problems) or f"{path}: holds no records {only or ''}")
-    sheets = document_sheets(records, times=not errors_only)
+    if kind in SHEETS:
+        sheets = [s for t in language_tables(frame_of(records)) for s in SHEETS[kind](t)]
+        if not sheets:
+            sys.exit(f"{path}: holds nothing for a table of kind '{kind}'")
+    else:
+        sheets = document_sheets(records, times=kind != "errors")
     # A benchmark's table says what it is by its columns.
     parts = [markdown(sheet, titled=not sheet.title.startswith("bench/")) for sheet in sheets]
     return "\n".join([*parts, _machine(records)]) + "\n"
@@ -161,7 +182,7 @@ def _machine(records: list[Record]) -> str:
 
 
 def _filled(marked: re.Match[str]) -> str:
-    filled = table(marked["folder"], _words(marked, "only"), errors_only=bool(marked["errors"]))
+    filled = table(marked["folder"], _words(marked, "only"), marked["kind"] or "")
     return marked[1] + "\n" + filled + marked["end"]
 
 

@@ -31,6 +31,52 @@ def test_a_table_without_times(script: Any) -> None:
     assert "| local_loss (4 modules) | 2.625 | +0.125 (+5.00 %) | 2.725 | +0.125 (+4.81 %) |" in text
 
 
+CORRECTED = [
+    gpt_run("late_correction", (3.0, bits), rule={"delay": 4, "weight": weight}, cosine=0.5)
+    for bits, weight in ((2.75, None), (3.0, 0.5))
+]
+
+
+def test_a_table_of_cosines_and_one_of_weights(script: Any) -> None:
+    text = filled(
+        script, "<!-- table results/a cosine method=backprop,late_correction -->", *RUNS, *CORRECTED
+    )
+    assert "| method | after block1 | after block2 | difference to backprop, validation |" not in text
+    assert "| late_correction (weight by lag) | +0.250 (+10.00 %) |" in text
+    assert "after block1: 0.500; after block2: 0.500" in text  # in the caption, for both rows have it
+    assert text.count("**cosine of the credit") == 1
+    text = filled(script, "<!-- table results/a weight -->", *RUNS, *CORRECTED)
+    assert "| 0.2 (by lag) | 2.750 ← lowest | — |" in text
+    assert "| 0.5 | 3.000 | +0.250 (+9.09 %) |" in text
+
+
+@pytest.mark.parametrize("kind", ["cosine", "weight"])
+def test_a_table_of_what_was_not_measured_says_so(script: Any, kind: str) -> None:
+    with pytest.raises(SystemExit, match=f"holds nothing for a table of kind '{kind}'"):
+        filled(script, f"<!-- table results/a {kind} -->", *RUNS)
+
+
+@pytest.mark.parametrize(
+    ("words", "label", "about"),
+    [
+        (
+            "over=cosine",
+            "difference to backprop (bits per character)",
+            "Bits lost over the cosine of the credit: late_correction (weight by lag), late_correction (weight 0.5)",
+        ),
+        (
+            "over=weight",
+            "weight of a late correction",
+            "Bits per character over the weight of corrections: late_correction, weight by lag",
+        ),
+    ],
+)
+def test_plots_of_credit_and_of_weights(script: Any, words: str, label: str, about: str) -> None:
+    text = filled(script, f"<!-- plot results/a gpt.svg {words} -->", *RUNS, *CORRECTED)
+    assert f">{label}</text>" in (script.ROOT / "docs/gpt.svg").read_text(encoding="utf-8")
+    assert f"![{about}]" in text
+
+
 @pytest.mark.parametrize(
     ("words", "names"),
     [
@@ -87,7 +133,9 @@ def test_plots(script: Any, words: str, label: str, about: str) -> None:
         (" over=lag optimizer=muon", "holds 0 sweeps"),
         (" of=cosine", "holds 0 sweeps"),
         (" over=unroll", "holds 0 sweeps"),
-        (" over=tokens", "over=tokens; accepted: data, seconds, unroll, lag"),
+        (" over=cosine", "holds 0 sweeps"),
+        (" over=weight", "holds 0 sweeps"),
+        (" over=tokens", "over=tokens; accepted: data, seconds, unroll, lag, cosine, weight"),
     ],
 )
 def test_what_cannot_be_plotted_is_said(script: Any, words: str, reason: str) -> None:

@@ -85,6 +85,7 @@ def test_groups_of_the_page() -> None:
         "Over tokens seen": ["validation bits per character", "training bits per character"],
         "Over seconds of training": ["validation bits per character"],
         "Quality of the credit": ["cosine of the credit"],
+        "Bits lost over the cosine of the credit": ["bits lost over the cosine of the credit"],
     }
     other = late(1, env={"device": "a processor", "threads": 1})
     assert [group.heading for group in _groups(gpt_run(), other)] == ["Over tokens seen"]

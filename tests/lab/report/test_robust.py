@@ -34,6 +34,9 @@ RECORDS = [
         "cdni", experiment="sparse", cell={"data": "mnist", "arch": "fcn", "layers": 4, "update_prob": 0.2}
     ),
     gpt_run("late_correction", rule={"delay": 4}, config={"accumulate": 2, "versions": 2}, cosine=0.5),
+    gpt_run("late_correction", rule={"delay": 4, "weight": None, "share": 0.25}, cosine=0.5),
+    gpt_run("late_correction", rule={"delay": 4, "weight": 0.5, "share": 0.25}, cosine=0.5),
+    gpt_run(),
     record("gpipe", experiment="bench/other", cell={"stages": 2}, metrics={"examples_per_s": 1.0}),
 ]
 

@@ -1,4 +1,4 @@
-"""Plots of language models: bits per character over lag, over tokens and over seconds.
+"""Plots of language models: bits per character over lag, over tokens and over seconds, and those of their own modules.
 
 One plot has room for so many lines. Where a table has more rows, they are divided: by optimizer, then by the number of
 modules, and so on. Backpropagation with the same optimizer, which they are held against, stands in every part.
@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from ..records import Record
+from .agreement import agreement_groups, agreement_plots
+from .corrections import correction_groups, correction_plots
 from .curves import SECONDS, TOKENS, TRAINING_BITS, VALIDATION_BITS, Axis, curves, flat, means_of, points_of
 from .facets import DELAY, MICROBATCHES, MODULES, OPTIMIZER, RATE, common_facets, row_names, short_label
 from .frame import figures, first, good, groups, records_of, where
@@ -75,7 +77,7 @@ def language_groups(table: Table) -> list[Group]:
         found += [Group(place.title, plots, note)] if plots else []
     agreement = list(_curves(parts, TOKENS, _COSINE, 4))
     found += [Group("Quality of the credit", agreement, _COSINE_NOTE)] if agreement else []
-    return found
+    return [*found, *agreement_groups(table), *correction_groups(table)]
 
 
 def language_plots(table: Table, over: str = "data", of: str = "") -> list[Plot]:
@@ -83,9 +85,13 @@ def language_plots(table: Table, over: str = "data", of: str = "") -> list[Plot]
 
     Args:
         table: of language models.
-        over: ``data``, ``seconds``, or ``lag``.
+        over: ``data``, ``seconds``, ``lag``, ``cosine`` of the credit, or ``weight`` of late corrections.
         of: what the curves of tokens or seconds show, as their points name it; empty for validation bits per character.
     """
+    if over == "cosine":
+        return agreement_plots(table)
+    if over == "weight":
+        return correction_plots(table)
     if over == "lag":
         return [plot for part in _parts(_lagging(table), lags=True) if (plot := _lag_plot(part))]
     place = {"data": TOKENS, "seconds": SECONDS}.get(over)

@@ -12,8 +12,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..names import METHODS, RECURRENT
 from ..records import Record, write_whole
+from .agreement import agreement_sheets
 from .bench_plots import bench_plot_groups
 from .benches import bench_groups, bench_sheet
+from .corrections import correction_sheets
 from .frame import checked, frame_of, records_of
 from .graph import Chain, chain_of
 from .grids import grid_sheets, sparse_sheet, sparse_sweeps
@@ -211,7 +213,7 @@ def _language_section(number: int, table: Table) -> Section:
 
 
 def _language_sheets(table: Table) -> list[Sheet]:
-    return [language_sheet(table)]
+    return [language_sheet(table), *agreement_sheets(table), *correction_sheets(table)]
 
 
 def _about(records: Iterable[Record]) -> str:

@@ -86,6 +86,8 @@ class Plot:
         log_y: are heights logarithmic? None: where they are positive and differ by more than a factor of 12.
         floor: where heights of zero are drawn; None if there is no such place.
         y_range: of what is shown; None for all.
+        x_range: the same of places, where there are no ticks.
+        log_x: are places logarithmic? They must be positive.
         ticks: places that are named under the axis, at equal distances for equal factors where these are large;
             empty for round numbers from zero.
         guide: ``one`` for a dotted line at 1, ``diagonal`` for one where both axes are equal: from zero, or both
@@ -102,6 +104,8 @@ class Plot:
     log_y: bool | None = False
     floor: float | None = None
     y_range: tuple[float | None, float | None] = (None, None)
+    x_range: tuple[float | None, float | None] = (0.0, None)
+    log_x: bool = False
     ticks: tuple[float, ...] = ()
     guide: str = ""
     rows: bool = False
@@ -175,7 +179,7 @@ def _style(line: Line) -> dict[str, Any]:
         "linewidth": 0.8 if line.faint else line.width,
         "alpha": 0.5 if line.faint else None,
         "marker": line.marker or None,
-        "markersize": 4.5,
+        "markersize": 9 if line.marker == "*" else 4.5,  # a star has little room inside
         "markerfacecolor": "none" if line.hollow or line.colour == len(COLOURS) - 1 else colour,
     }
 
@@ -225,8 +229,13 @@ def _finish(axes: Axes, plot: Plot) -> None:
             )
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xticks(plot.ticks, [f"{tick:g}" for tick in plot.ticks])
+    elif plot.log_x:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.10g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     else:
-        axes.set_xlim(left=0)
+        axes.set_xlim(*plot.x_range)
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.10g}"))
     low, high = plot.y_range

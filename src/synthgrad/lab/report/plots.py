@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 import pandas as pd
@@ -29,7 +28,7 @@ from .measures import ERROR, Measure, mean, measure_named
 from .plot import COLOURS, DASHES, Group, Line, Plot, styled, thin
 from .trainings import Table
 from .unrolls import UnrollSweep
-from .words import text
+from .words import natural, text
 
 __all__ = [
     "OVER",
@@ -44,7 +43,7 @@ __all__ = [
 
 _MOST_ROWS = len(COLOURS)  # of a table that are drawn
 #: What a picture for a document can run over.
-OVER = ("data", "seconds", "unroll", "lag")
+OVER = ("data", "seconds", "unroll", "lag", "cosine", "weight")
 _BARS = "Bars reach from the best to the worst seed; every point is the mean of its runs."
 _SEEDS = "Thin: every seed. Bold: their median, as far as all of them go."
 _STEEP = "What is steep at the beginning may lie above the axes."
@@ -283,7 +282,7 @@ def _quality_plot(row: str, measure: str, points: pd.DataFrame, place: Axis) -> 
     }
     lines = [
         Line(name, means[name], k, k % len(DASHES), "." if len(means[name]) < 12 else "")
-        for k, name in enumerate(thin(sorted(means, key=_natural), len(COLOURS)))
+        for k, name in enumerate(thin(sorted(means, key=natural), len(COLOURS)))
     ]
     title = f"{row}: {measure.replace('_', ' ')}"
     y_range = (min(0.0, float(found["value"].min())) - 0.05, 1.05) if cosine else (None, None)
@@ -292,8 +291,3 @@ def _quality_plot(row: str, measure: str, points: pd.DataFrame, place: Axis) -> 
         title, "", _QUALITY[measure], tuple(lines), rank=4 if cosine else 5, y_range=y_range, log_y=log
     )
     return scaled(plot, place, Axis("", "", ""))
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Return what to sort by so that layer10 comes after layer9."""
-    return [(int(word), "") if word.isdecimal() else (-1, word) for word in re.split(r"(\d{1,9})", name)]

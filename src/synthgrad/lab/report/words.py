@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
-__all__ = ["DASH", "TEXTS", "UNSTEADY", "heading_of", "key", "mean_and_spread", "shorten", "text", "unit"]
+__all__ = [
+    "DASH",
+    "TEXTS",
+    "UNSTEADY",
+    "heading_of",
+    "key",
+    "mean_and_spread",
+    "natural",
+    "shorten",
+    "text",
+    "unit",
+]
 
 #: Stands where there is nothing to say.
 DASH = "—"
@@ -97,3 +109,8 @@ def key(value: object) -> str:
     return json.dumps(
         value, sort_keys=True, default=lambda part: dict(part) if isinstance(part, Mapping) else str(part)
     )
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Return what to sort names by so that layer10 comes after layer9."""
+    return [(int(word), "") if word.isdecimal() else (-1, word) for word in re.split(r"(\d{1,9})", name)]

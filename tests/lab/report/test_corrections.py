@@ -1,0 +1,125 @@
+"""Late corrections over their weight, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from synthgrad.lab.report.corrections import correction_groups, correction_plots, correction_sheets
+from synthgrad.lab.report.plot import Plot
+from synthgrad.lab.report.sheet import Sheet
+from tests.lab.report.helpers import cells, texts
+from tests.lab.report.language import gpt_run, language
+from tests.lab.report.recurrent import bad
+
+
+def _run(bits: float, weight: float | None, lag: int = 4, share: float = 1.0, **more: Any) -> dict[str, Any]:
+    rule: dict[str, Any] = {"delay": lag, "weight": weight}
+    return gpt_run("late_correction", (bits,), rule=rule | ({} if share == 1 else {"share": share}), **more)
+
+
+def _sheet(*runs: dict[str, Any]) -> Sheet:
+    (table,) = language(*runs)
+    (sheet,) = correction_sheets(table)
+    return sheet
+
+
+def _plot(*runs: dict[str, Any]) -> Plot:
+    (table,) = language(*runs)
+    (plot,) = correction_plots(table)
+    return plot
+
+
+RUNS = [
+    gpt_run(),
+    _run(2.25, None),
+    _run(2.5, 0.8),
+    _run(2.125, 0.1),
+    _run(3.0, None, share=0.25),
+    _run(3.25, 1.0, share=0.25),
+    _run(2.0, None, lag=16),  # of which there is no other weight
+]
+
+
+def test_weights_ascend_and_that_of_the_rule_stands_among_them() -> None:
+    sheet = _sheet(*RUNS)
+    found = [
+        (
+            row["method"],
+            row["weight"],
+            row["bits per character, validation"],
+            row["difference to the weight by lag"],
+        )
+        for row in (cells(sheet, k) for k in range(len(sheet.rows)))
+    ]
+    whole, quarter = "late_correction", "late_correction (25 % of messages)"
+    assert found == [
+        (whole, "0.1", "2.125 ← lowest", "−0.125 (−5.56 %)"),
+        (whole, "0.2 (by lag)", "2.250", "—"),  # 1 / (1 + 4)
+        (whole, "0.8", "2.500", "+0.250 (+11.11 %)"),
+        (quarter, "0.05 (by lag)", "3.000 ← lowest", "—"),  # 0.25 / (1 + 4)
+        (quarter, "1", "3.250", "+0.250 (+8.33 %)"),
+    ]
+    assert "delay: 4" in sheet.fitted().caption[0]
+    assert "learning rate: 0.002" in sheet.fitted().caption[0]
+    assert sheet.title.startswith("weights of late corrections · gpt_trials")
+
+
+def test_the_weight_that_older_runs_do_not_record_is_a_half() -> None:
+    older = gpt_run("late_correction", (2.5,), rule={"delay": 1})
+    sheet = _sheet(older, _run(2.0, 0.25, lag=1))
+    assert [cells(sheet, k)["weight"] for k in (0, 1)] == ["0.25", "0.5"]
+
+
+def test_a_rate_of_which_there_is_one_weight_is_left_out() -> None:
+    other = _run(1.0, None, config={"lr": 0.016})
+    assert len(_sheet(*RUNS, other).rows) == 5
+    both = _sheet(*RUNS, other, _run(1.5, 0.5, config={"lr": 0.016}))
+    assert [row[0] for row in both.rows[-2:]] == ["late_correction (lr 0.016)"] * 2
+
+
+@pytest.mark.parametrize("more", [{"modules": 4}, {"config": {"accumulate": 4}}])
+def test_messages_of_several_ages_have_no_one_weight(more: dict[str, Any]) -> None:
+    sheet = _sheet(_run(2.0, None, **more), _run(2.5, 0.5, **more))
+    assert [cells(sheet, k)["weight"] for k in (0, 1)] == ["0.5", "by lag"]
+
+
+def test_one_cut_that_is_named_has_one_age() -> None:
+    cell = {"modules": None, "at": ["block1"]}
+    sheet = _sheet(_run(2.0, None, cell=cell), _run(2.5, 0.5, cell=cell))
+    assert cells(sheet)["weight"] == "0.2 (by lag)"
+
+
+def test_without_several_weights_there_is_nothing() -> None:
+    (table,) = language(gpt_run(), _run(2.0, None), _run(2.0, None, lag=1))
+    assert (correction_sheets(table), correction_plots(table), correction_groups(table)) == ([], [], [])
+
+
+# The plot
+
+
+def test_a_line_for_each_lag_and_share_with_the_weight_of_the_rule_marked() -> None:
+    plot = _plot(*RUNS, _run(2.5, 0.1, seed=1))
+    lines = {line.name: line.points for line in plot.lines if line.name}
+    assert lines["late_correction"] == ((0.1, 2.3125, 0.1875, 0.1875), (0.2, 2.25, 0, 0), (0.8, 2.5, 0, 0))
+    assert lines["late_correction (25 % of messages)"] == ((0.05, 3.0, 0, 0), (1.0, 3.25, 0, 0))
+    stars = [(line.points[0][:2], line.colour) for line in plot.lines if line.marker == "*" and line.points]
+    assert stars == [((0.2, 2.25), 0), ((0.05, 3.0), 1)]
+    assert "weight by lag" in lines
+    assert plot.log_x
+    assert {"weight of a late correction", "bits per character, validation", "0.1", "0.2"} <= set(texts(plot))
+
+
+def test_a_weight_of_zero_has_its_place() -> None:
+    plot = _plot(*RUNS, _run(2.5, 0))
+    assert not plot.log_x
+    assert plot.lines[0].points[0] == (0.0, 2.5, 0.0, 0.0)
+    texts(plot)
+
+
+def test_runs_that_ended_badly_have_no_place() -> None:
+    plot = _plot(bad(_run(1.0, 0.3)), *RUNS)
+    assert [p[0] for p in plot.lines[0].points] == [0.1, 0.2, 0.8]
+    (table,) = language(bad(_run(1.0, 0.3)), _run(2.0, None))
+    assert correction_plots(table) == []
