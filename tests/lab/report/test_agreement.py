@@ -105,15 +105,16 @@ def test_bits_lost_over_the_cosine_at_the_lowest_interface() -> None:
     ]
     plot = _plot(*runs)
     points = {line.name: line.points for line in plot.lines}
-    assert list(points) == ["backprop", "head_gradient", "local_loss"]  # those that lose least first
-    assert points["head_gradient"] == ((0.75, 0.25, 0.0, 0.0),)
-    assert points["local_loss"] == ((0.5, 0.75, 0.25, 0.25),)
+    assert list(points) == ["backprop", "1  head_gradient", "2  local_loss"]  # those that lose least first
+    assert points["1  head_gradient"] == ((0.75, 0.25, 0.0, 0.0),)
+    assert points["2  local_loss"] == ((0.5, 0.75, 0.25, 0.25),)
     assert {p[1] for p in points["backprop"]} == {0.0}
     assert {
         "cosine with the true gradient, lowest interface",
-        "difference to backprop (bits per character)",
+        "bits per character above backprop",
     } <= (set(texts(plot)))
     assert len({(line.colour, line.marker) for line in plot.lines}) == 3
+    assert {"1", "2"} <= set(texts(plot))  # beside the points
     assert plot.x_range == (-0.02, 0.8)
 
 

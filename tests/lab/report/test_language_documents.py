@@ -61,7 +61,7 @@ def test_a_table_of_what_was_not_measured_says_so(script: Any, kind: str) -> Non
     [
         (
             "over=cosine",
-            "difference to backprop (bits per character)",
+            "bits per character above backprop",
             "Bits lost over the cosine of the credit: late_correction (weight by lag), late_correction (weight 0.5)",
         ),
         (

@@ -240,6 +240,20 @@ def test_curves_of_different_rates_are_named_by_them_where_nothing_else_differs(
     ]
 
 
+def test_of_many_rows_the_curves_are_at_the_best_rates() -> None:
+    lags = range(1, 6)
+    runs = [late(n, (2.0 + lr,), config={"lr": lr}) for n in lags for lr in (0.25, 0.125)]
+    (plot,) = _plots(*runs)
+    assert {name: points[-1][1] for name, points in _drawn(plot).items()} == {
+        f"delayed (delay {n})": 2.125 for n in lags
+    }
+    notes = {group.heading: group.note for group in _groups(*runs)}
+    assert notes["Over tokens seen"].endswith(
+        "Of several learning rates each row has the one with the fewest bits."
+    )
+    assert len(_plots(*runs[:8])[0].lines) == 8  # for all of these there is room
+
+
 def test_lags_count_in_updates() -> None:
     runs = [gpt_run(), late(1), late(4), late(8, config={"accumulate": 4})]
     (plot,) = _plots(*runs, over="lag")

@@ -96,17 +96,17 @@ def agreement_plots(table: Table) -> list[Plot]:
     drawn = sorted(drawn, key=lambda entry: entry[1][1])[:_MOST_ROWS]
     name = naming_columns([runs for runs, _ in drawn])[0].cell
     lines = [
-        Line(name(runs), (point,), k % len(COLOURS), None, _MARKERS[k % len(_MARKERS)])
-        for k, (runs, point) in enumerate(drawn)
+        Line(f"{k}  {name(runs)}", (point,), k % len(COLOURS), None, _MARKERS[k % len(_MARKERS)], tag=f"{k}")
+        for k, (runs, point) in enumerate(drawn, 1)
     ]
     left = min(0.0, *(point[0] for _, point in drawn)) - 0.02
     right = max(0.0, *(point[0] for _, point in drawn)) + 0.05
     level = Line(SYNCHRONOUS, ((left, 0.0, 0.0, 0.0), (right, 0.0, 0.0, 0.0)), len(COLOURS) - 1, 3)
     labels = (
         "cosine with the true gradient, lowest interface",
-        "difference to backprop (bits per character)",
+        "bits per character above backprop",
     )
-    about = f"{_TITLE}: {', '.join(line.name for line in lines)}"
+    about = f"{_TITLE}: {', '.join(name(runs) for runs, _ in drawn)}"
     return [Plot(_TITLE, *labels, (level, *lines), about, rank=3, x_range=(left, right))]
 
 

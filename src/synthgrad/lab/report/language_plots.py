@@ -35,8 +35,11 @@ _SEEDS = "Thin: every seed. Bold: their median, as far as all of them go."
 _STEEP = "What is steep at the beginning may lie above the axes."
 _LAGS = "Level lines: rows that no lag concerns. Bars reach from the best to the worst seed."
 _AT_BEST = " Of several learning rates each point has the one with the fewest bits."
-_COSINE = Axis("cosine", "cosine of the credit", "cosine with the true message")
-_COSINE_NOTE = "The credit that a module learns from, held against the true message when that comes: the mean over interfaces."
+_BEST_ROWS = " Of several learning rates each row has the one with the fewest bits."
+_COSINE = Axis("cosine", "cosine of the credit", "cosine with the true gradient")
+_COSINE_NOTE = (
+    "The credit that a module learns from, held against the true gradient: the mean over interfaces."
+)
 #: Of a short training more than a tenth is steep.
 _BITS = tuple(replace(axis, steep=0.25) for axis in (VALIDATION_BITS, TRAINING_BITS))
 
@@ -72,6 +75,7 @@ def language_groups(table: Table) -> list[Group]:
             p for rank, height in enumerate(heights) for p in _curves(parts, place, height, 2 * rank + 1)
         ]
         note = f"{_SEEDS} {_STEEP}" if table.runs["seed"].nunique() > 1 else _STEEP
+        note += _BEST_ROWS if _at_best(table) else ""
         more = sum(part.more for part in parts)
         note += f" {more} rows with more bits per character are not drawn." if more else ""
         found += [Group(place.title, plots, note)] if plots else []
@@ -99,9 +103,15 @@ def language_plots(table: Table, over: str = "data", of: str = "") -> list[Plot]
     return [p for height in heights if place for p in _curves(_parts(_drawn(table)), place, height)]
 
 
+def _at_best(table: Table) -> bool:
+    """Are there more rows than a plot has room for, of which some differ in their learning rates alone?"""
+    return table.runs["label"].nunique() > _MOST_ROWS and bool(searched(table.runs))
+
+
 def _drawn(table: Table) -> pd.DataFrame:
-    """Return the runs that have curves, row by row."""
+    """Return the runs that have curves, row by row; of many rows those at the best of their learning rates."""
     runs = pd.concat(table.rows())
+    runs = at_best_rates(runs) if _at_best(table) else runs
     return where(runs, (len(record.curve) > 0 for record in records_of(runs)))
 
 

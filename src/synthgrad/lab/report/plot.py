@@ -58,6 +58,7 @@ class Line:
         faint: is it one of several runs, behind what they have in common?
         stairs: does a height last until the next point?
         ended: did the run end before its time? A cross stands at its end.
+        tag: stands beside its last point; empty for nothing.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Line:
     faint: bool = False
     stairs: bool = False
     ended: bool = False
+    tag: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +198,16 @@ def _draw_line(axes: Axes, line: Line, floor: float | None) -> None:
         axes.errorbar(places, heights, yerr=bars, capsize=2.5, elinewidth=1, **style)
     else:
         axes.plot(places, heights, **style)
+    if line.tag:
+        _draw_tag(axes, line)
     if line.ended:
         cross: Any = {"marker": "x", "markersize": 9, "markeredgewidth": 2.2, "zorder": 5}
         axes.plot(places[-1:], heights[-1:], color=COLOURS[line.colour], **cross)
+
+
+def _draw_tag(axes: Axes, line: Line) -> None:
+    place, height, *_ = line.points[-1]
+    axes.annotate(line.tag, (place, height), (4, 3), textcoords="offset points", fontsize=8)
 
 
 def _draw_rows(axes: Axes, plot: Plot) -> None:
