@@ -57,7 +57,7 @@ def _late(lag: int) -> RuleSettings:
 
 
 def _corrected(lag: int, **settings: Any) -> RuleSettings:
-    return _head(blocks=1, delay=lag, **{"weight": None, **settings})
+    return _head(blocks=0, delay=lag, **{"weight": None, **settings})
 
 
 _FEEDBACK = {"error_feedback": True}
@@ -79,31 +79,31 @@ ROWS: tuple[Row, ...] = (
     Row("delayed", _rates(5e-4, 8e-3), 1e-3, _late(1), "adamw"),
     Row("delayed", _rates(1e-3, 8e-3), 2e-3, _late(1), "adamw", schedule=_FEEDBACK, claimed=True),
     Row("delayed", _rates(4e-3, 3.2e-2), 1.6e-2, _late(1)),
-    Row("delayed", _rates(4e-3, 1.6e-2), 8e-3, _late(1), schedule=_FEEDBACK, claimed=True, again=True),
+    Row("delayed", _rates(4e-3, 3.2e-2), 1.6e-2, _late(1), schedule=_FEEDBACK, claimed=True, again=True),
     # The true gradient, four and sixteen updates late.
-    Row("delayed", _rates(5e-4, 2e-3), 1e-3, _late(4), "adamw"),
+    Row("delayed", _rates(2.5e-4, 2e-3), 5e-4, _late(4), "adamw"),
     Row("delayed", _rates(2e-3, 1.6e-2), 8e-3, _late(4)),
-    Row("delayed", _rates(1e-3, 8e-3), 4e-3, _late(16)),
-    # Nothing from above.
+    Row("delayed", _rates(1e-3, 1.6e-2), 8e-3, _late(16)),
+    # Nothing from above: a linear head, or private blocks before it.
     Row("local_loss", _rates(2e-3, 8e-3), 4e-3, _head(blocks=2), "adamw"),
-    Row("local_loss", _rates(8e-3, 1.6e-2), 8e-3, _head(blocks=0)),
-    Row("local_loss", _rates(8e-3, 1.6e-2), 8e-3, _head(blocks=1), claimed=True),
-    Row("local_loss", _rates(8e-3, 3.2e-2), 8e-3, _head(blocks=2), claimed=True, again=True),
-    Row("local_loss", _rates(8e-3, 1.6e-2), 8e-3, _head(blocks=1), modules=4),
-    Row("local_loss", _rates(8e-3, 3.2e-2), 8e-3, _head(blocks=2), modules=4, claimed=True, again=True),
+    Row("local_loss", _rates(8e-3, 3.2e-2), 1.6e-2, _head(blocks=0), claimed=True, again=True),
+    Row("local_loss", _rates(8e-3, 1.6e-2), 1.6e-2, _head(blocks=1), claimed=True),
+    Row("local_loss", _rates(8e-3, 3.2e-2), 1.6e-2, _head(blocks=2)),
+    Row("local_loss", _rates(8e-3, 3.2e-2), 1.6e-2, _head(blocks=0), modules=4, claimed=True, again=True),
+    Row("local_loss", _rates(8e-3, 1.6e-2), 1.6e-2, _head(blocks=1), modules=4),
     # Other credit at once.
-    Row("interlocked", _rates(8e-3, 1.6e-2), 8e-3, _head(blocks=1), modules=4),
-    Row("head_gradient", _rates(8e-3, 1.6e-2), 8e-3, _head(blocks=1)),
+    Row("interlocked", _rates(8e-3, 1.6e-2), 1.6e-2, _head(blocks=0), modules=4),
+    Row("head_gradient", _rates(8e-3, 1.6e-2), 1.6e-2, _head(blocks=0)),
     # Credit at once, corrected by late messages with the weight that the rule itself finds; all of them, or a quarter.
-    Row("late_correction", (8e-3,), 8e-3, _corrected(1)),
-    Row("late_correction", _rates(8e-3, 1.6e-2), 8e-3, _corrected(4), claimed=True, again=True),
-    Row("late_correction", _rates(8e-3, 1.6e-2), 8e-3, _corrected(16)),
-    Row("late_correction", (8e-3,), 8e-3, _corrected(4, share=0.25), claimed=True),
+    Row("late_correction", (1.6e-2,), 1.6e-2, _corrected(1)),
+    Row("late_correction", _rates(8e-3, 1.6e-2), 1.6e-2, _corrected(4), claimed=True, again=True),
+    Row("late_correction", _rates(8e-3, 1.6e-2), 1.6e-2, _corrected(16)),
+    Row("late_correction", (1.6e-2,), 1.6e-2, _corrected(4, share=0.25), claimed=True),
 )
 
 #: What the weight of a correction could be instead: by lag and share, above and below what the rule finds.
 WEIGHTS: tuple[tuple[RuleSettings, float], ...] = tuple(
-    (_corrected(lag, share=share, weight=weight), 8e-3)
+    (_corrected(lag, share=share, weight=weight), 1.6e-2)
     for lag, share, weights in (
         (1, 1.0, (0.25, 1.0)),
         (4, 1.0, (0.1, 0.4, 0.8)),
