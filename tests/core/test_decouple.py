@@ -141,8 +141,8 @@ def test_deepcopy_is_independent() -> None:
         optimizer = torch.optim.SGD(twin.parameters(), 0.1)
         F.cross_entropy(twin(x, context=y), y).backward()
         optimizer.step()
-    assert not torch.equal(twin.rules["2"].model.first.weight, net.rules["2"].model.first.weight)  # type: ignore
-    assert net.rules["2"].model.first.weight.abs().max() == 0  # type: ignore[union-attr]
+    assert not torch.equal(twin.rules["2"].model.weight, net.rules["2"].model.weight)  # type: ignore
+    assert net.rules["2"].model.weight.abs().max() == 0  # type: ignore[union-attr]
     assert twin.interfaces["0"].rule is twin.rules["0"]
 
 

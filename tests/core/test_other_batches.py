@@ -208,7 +208,8 @@ def test_checkpointing_around_the_whole_network_changes_nothing(reentrant: bool)
         x = X.clone().requires_grad_()
         run = lambda z, net=net: net(z, context=Y)  # noqa: E731
         F.cross_entropy(checkpoint(run, x, use_reentrant=reentrant) if around else run(x), Y).backward()  # type: ignore[arg-type]
-        found.append([p.grad for p in net.parameters() if p.grad is not None])
+        grads = [p.grad for p in net.parameters() if p.grad is not None]
+        found.append([*grads, net.rules["b"].model.table])  # type: ignore[list-item,union-attr]
     assert len(found[0]) == len(found[1]) == 8
     for a, b in zip(*found, strict=True):
         assert torch.equal(a, b)

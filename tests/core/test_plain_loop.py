@@ -43,9 +43,9 @@ def net_with(rule: Rule, dtype: torch.dtype = torch.float64, **options: Any) -> 
     return sg.decouple(case.model(dtype), case.at, rule, case.batch(dtype=dtype)[0], **options)
 
 
-def trained(steps: int = 30) -> sg.core.Decoupled:
+def trained(steps: int = 30, *, learned_table: bool = False) -> sg.core.Decoupled:
     """A network whose synthetic gradients are no longer zero."""
-    net = net_with(sg.SyntheticGradient(context=CLASSES))
+    net = net_with(sg.SyntheticGradient(context=CLASSES, learned_table=learned_table))
     optimizer = torch.optim.Adam(net.parameters(), 1e-2)
     for x, y in CASES["linear"].batches(steps):
         optimizer.zero_grad()
@@ -106,7 +106,7 @@ def test_units_that_cannot_be(wrong: dict[str, Any]) -> None:
 
 def test_accumulation_equals_one_large_batch() -> None:
     x, y = CASES["linear"].batch(8)
-    whole = trained()
+    whole = trained(learned_table=True)  # means of classes would move between the halves
     parts = copy.deepcopy(whole)
     parts.units.loss_scale = lambda: 0.5
     F.cross_entropy(whole(x, context=y), y).backward()
@@ -166,16 +166,19 @@ def test_frozen_parameters_below_and_in_the_rule() -> None:
     net = trained()
     net.model[0].requires_grad_(False)  # type: ignore[index]
     net.rules["3"].requires_grad_(False)
+    means = [net.rules[name].model.table.clone() for name in ("1", "3")]
     F.cross_entropy(net(x, context=y), y).backward()
     found = gradients(net)
     assert not any(n.startswith(("model.0.", "rules.3.")) for n in found)
-    assert found["rules.1.model.first.weight"].abs().max() > 0  # learns although nothing below does
+    assert found["rules.1.model.weight"].abs().max() > 0  # learns although nothing below does
     assert found["model.2.weight"].abs().max() > 0
+    moved = [not torch.equal(net.rules[n].model.table, m) for n, m in zip(("1", "3"), means, strict=True)]
+    assert moved == [True, False]  # the means of a frozen rule are frozen too
 
 
 def test_autograd_grad_works() -> None:
     x, y = CASES["linear"].batch()
-    net = trained()
+    net = trained(learned_table=True)  # means of classes would move with each backward pass
     weight = net.model[0].weight  # type: ignore[index]
     (grad,) = torch.autograd.grad(F.cross_entropy(net(x, context=y), y), [weight])
     F.cross_entropy(net(x, context=y), y).backward()
@@ -191,10 +194,10 @@ def test_error_flows_into_h_if_asked() -> None:
         with torch.no_grad():
             for rule in net.rules.values():
                 torch.manual_seed(3)
-                rule.model.first.weight.normal_()
+                rule.model.weight.normal_()
     for net in (usual, flowing):
         F.cross_entropy(net(x, context=y), y).backward()
-    assert torch.allclose(flowing.rules["3"].model.table.grad, usual.rules["3"].model.table.grad)
+    assert torch.allclose(flowing.rules["3"].model.weight.grad, usual.rules["3"].model.weight.grad)
     assert not torch.allclose(flowing.model[0].weight.grad, usual.model[0].weight.grad)  # type: ignore[index]
 
 

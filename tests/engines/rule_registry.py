@@ -30,6 +30,7 @@ MakeRule = Callable[[], Rule]
 def _of_methods() -> dict[str, MakeRule]:
     settings = {
         "": RuleSettings(),
+        "-means": RuleSettings(label_rate=1.0),
         "-hidden": RuleSettings(hidden=(6,)),
         "-like-layer": RuleSettings(like_layer=True),
     }

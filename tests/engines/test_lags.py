@@ -24,7 +24,9 @@ def sgd(parameters: Any) -> torch.optim.Optimizer:
 
 def make(at: tuple[str, ...] = ("1",)) -> Decoupled:
     case = CASES["linear"]
-    return sg.decouple(case.model(), at, sg.SyntheticGradient(context=CLASSES), case.batch()[0])
+    return sg.decouple(
+        case.model(), at, sg.SyntheticGradient(context=CLASSES, learned_table=True), case.batch()[0]
+    )
 
 
 def by_hand(forward: int, observe: int) -> Decoupled:

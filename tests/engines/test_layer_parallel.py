@@ -106,6 +106,7 @@ STACKS = {
 RULES: dict[str, Callable[[], Rule]] = {
     "dni": lambda: sg.SyntheticGradient(),
     "cdni": lambda: sg.SyntheticGradient(context=CLASSES),
+    "cdni-table": lambda: sg.SyntheticGradient(context=CLASSES, learned_table=True),
     "cdni-hidden": lambda: sg.SyntheticGradient((7,), context=CLASSES),
     "no_bprop": rules.NoBackprop,
     "local_loss": lambda: rules.LocalLoss(CLASSES),

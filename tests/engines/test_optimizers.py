@@ -68,7 +68,7 @@ def test_it_is_called_once_a_module_from_the_bottom_up_with_names() -> None:
     InProcess(net_of(), F.cross_entropy, factory, rule_options={"lr": 0.2})
     assert told == [
         ("1", ["0.weight", "0.bias"]),
-        ("output", ["2.weight", "2.bias", "rules.1.model.table", "rules.1.model.first.weight"]),
+        ("output", ["2.weight", "2.bias", "rules.1.model.weight"]),
     ]
 
 

@@ -34,6 +34,8 @@ SOFT = batch(1)[:, :CLASSES].softmax(1)
 NUMBERS = batch(2)[:, :CLASSES] * 3
 CASES: dict[str, tuple[Callable[[], Rule], Tensor, Any]] = {
     "dni": (lambda: sg.SyntheticGradient((4,), context=CLASSES), LABELS, F.cross_entropy),
+    "cdni": (lambda: sg.SyntheticGradient(context=CLASSES), LABELS, F.cross_entropy),
+    "cdni, soft": (lambda: sg.SyntheticGradient(context=CLASSES), SOFT, F.cross_entropy),
     "local loss": (lambda: sg.LocalLoss(CLASSES), SOFT, F.cross_entropy),
     "local loss, BatchNorm": (
         lambda: sg.LocalLoss(CLASSES, heads.linear_head((4,))),

@@ -16,6 +16,10 @@ from synthgrad.rules import LeastSquaresGradient, context_input, models
 CLASSES = 4
 RULES: dict[str, tuple[Any, tuple[int, ...]]] = {
     "dense": (lambda i: sg.SyntheticGradient(context=CLASSES, ignore_index=i), (6,)),
+    "dense, table": (
+        lambda i: sg.SyntheticGradient(context=CLASSES, ignore_index=i, learned_table=True),
+        (6,),
+    ),
     "dense, hidden": (
         lambda i: sg.SyntheticGradient((5,), context=CLASSES, norm=False, ignore_index=i),
         (6,),
@@ -43,8 +47,9 @@ def bound(name: str, ignore: int = -100) -> Any:
     make, shape = RULES[name]
     rule = make(ignore).bind(Site("cut", (5, *shape), torch.float64, torch.device("cpu"), nn.Identity()))
     generator = torch.Generator().manual_seed(0)
-    for p in rule.parameters():
-        nn.init.normal_(p, generator=generator)
+    for p in (*rule.parameters(), *rule.buffers()):
+        if p.is_floating_point():
+            nn.init.normal_(p, generator=generator)
     return rule
 
 
@@ -105,7 +110,7 @@ def test_other_indices_out_of_range_are_told(name: str, form: str, wrong: int) -
 
 
 def test_nothing_is_learned_for_a_class_from_examples_without_a_label(form: str) -> None:
-    rule, h = bound("dense"), drawn("dense")
+    rule, h = bound("dense, table"), drawn("dense")
     rule.observe(h, Info(context=LABELS), Message(drawn("dense", 1))).backward()
     grad = rule.model.table.grad
     assert grad[2].abs().max() == 0

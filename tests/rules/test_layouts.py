@@ -187,7 +187,7 @@ def test_a_context_for_every_place_goes_with_dense_models() -> None:
     rule = made(M(context=4, model=models.dense()), h, 1)
     c = torch.tensor([[0, 1, 2], [3, 3, 0]])
     rule.check(h, Info(context=c))
-    tokens = made(M(context=4), h.movedim(1, -1), -1)
+    tokens = made(M(context=4, learned_table=True), h.movedim(1, -1), -1)
     one, other = (r.credit(x, Info(context=c)).delta for r, x in ((rule, h), (tokens, h.movedim(1, -1))))
     assert torch.equal(one, other.movedim(-1, 1))
     with pytest.raises(ContextError, match="expected class indices"):  # one for all places of a mask

@@ -44,6 +44,7 @@ def head(blocks: int = 0) -> Any:
 RULES: dict[str, Callable[[], Rule]] = {
     "dni": lambda: sg.SyntheticGradient(),
     "cdni": lambda: sg.SyntheticGradient(context=V),
+    "cdni, table": lambda: sg.SyntheticGradient(context=V, learned_table=True),
     "cdni, hidden": lambda: sg.SyntheticGradient((4,), V),
     "least squares": lambda: LeastSquaresGradient(V, per_token=True),
     "least squares, one matrix": lambda: LeastSquaresGradient(per_token=True),
@@ -140,7 +141,8 @@ def mask_of(name: str) -> Tensor:
     any_label = own.any(1, keepdim=True)
     later = own.flip(1).cummax(1).values.flip(1)  # this position, or one after it, has a label
     return {
-        "cdni": any_label.expand(B, T),  # where there is no label, the context is zero
+        "cdni": any_label.expand(B, T),
+        "cdni, table": any_label.expand(B, T),  # where there is no label, the context is zero
         "cdni, hidden": any_label.expand(B, T),
         "least squares": own,
         "local loss": own,
@@ -157,6 +159,7 @@ def mask_of(name: str) -> Tensor:
     "name",
     [
         "cdni",
+        "cdni, table",
         "cdni, hidden",
         "least squares",
         "local loss",
@@ -179,7 +182,7 @@ def one_hot(y: Tensor) -> Tensor:
 
 
 def test_a_linear_synthetic_gradient_by_place_is_its_formula_with_no_label_as_zero() -> None:
-    rule, h, y = bound(RULES["cdni"]()), drawn(), ragged()
+    rule, h, y = bound(RULES["cdni, table"]()), drawn(), ragged()
     weight, table = rule.model.first.weight, rule.model.table
     expected = h @ weight.t() + one_hot(y) @ table
     expected[3] = 0

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ..core import ContextError
 
-__all__ = ["IGNORED", "check_context", "encode", "has_labels", "index_error", "look_up"]
+__all__ = ["IGNORED", "add_up", "check_context", "encode", "has_labels", "index_error", "look_up"]
 
 #: The class index that says "no label", as PyTorch's losses have it.
 IGNORED = -100
@@ -146,3 +146,30 @@ def encode(c: Tensor, width: int, like: Tensor, name: str, ignore: int = IGNORED
         if "out of bounds" not in str(error):
             raise
         raise index_error(c, width, name, ignore) from None
+
+
+def add_up(rows: Tensor, c: Tensor, width: int, ignore: int = IGNORED) -> tuple[Tensor, Tensor, Tensor]:
+    """Add up rows by the class, or the context features, that they belong to.
+
+    Args:
+        rows: ``(N, H)``; with features, ``(..., N, H)``.
+        c: class indices ``(N,)``, which a look-up has found to be in range, or features ``(..., N, width)``.
+        width: number of classes, or features.
+        ignore: the index that means no label; such rows count nowhere.
+
+    Returns:
+        The sums ``(..., width, H)``; their weights ``(..., width)``: the number of rows of a class, and in general
+        ``Σ_n |c_nk| Σ_j |c_nj|``, with which the features together take no more than a whole error from a row; and
+        the largest weight of a single row, ``(...)``.
+    """
+    if c.is_floating_point():
+        c = c.to(rows.dtype)
+        shares = c.abs()
+        totals = shares.sum(-1, keepdim=True)  # (..., N, 1)
+        most = F.pad(totals.squeeze(-1).square(), (0, 1)).amax(-1)  # padded, since a batch may be empty
+        return c.mT @ rows, (shares * totals).sum(-2), most
+    c = c.long()
+    index = torch.where(c == ignore, width, c)  # the last row is of no class
+    ones = torch.ones_like(rows[:, 0])
+    sums = rows.new_zeros(width + 1, rows.shape[1]).index_add(0, index, rows)
+    return sums[:-1], rows.new_zeros(width + 1).index_add(0, index, ones)[:-1], rows.new_ones(())

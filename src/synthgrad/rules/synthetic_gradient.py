@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core import ConfigError, ContextError, Credit, CutError, Info, Message, Rule, Site
 from ..core.given import check_factory, check_whole, widths_of
 from .context_input import IGNORED, has_labels
-from .models import GradientModel, ModelFactory, convolutional, dense
+from .models import GradientModel, ModelFactory, class_means, convolutional, dense
 from .spatial import kernel_of, num_space_dims
 
 __all__ = ["SyntheticGradient"]
@@ -24,6 +24,12 @@ class SyntheticGradient(Rule):
 
     By default ``M`` is fully connected on vectors and tokens, ``(B, H)`` and ``(B, T, H)``, and convolutional on
     ``(B, C, L)``, images and volumes, wherever the features of these are.
+
+    A linear ``M`` on vectors and tokens, with a context, keeps a running mean of the messages of each class:
+    ``M(h, c) = 3 h Wᵀ / √H + t_c``, `models.class_means`. When the messages of a batch have come, ``t_c`` moves by the mean
+    error of its class, and ``W`` learns by gradient from the error that is left. This is our addition: the table of the
+    paper's ``M`` is learned by gradient like everything else, and lags behind for hundreds of steps, above all in networks
+    without BatchNorm. See *Defaults that learn* in the documentation.
 
     Args:
         hidden: widths (channels, where ``M`` is convolutional) of the hidden layers of ``M``; ``()`` is linear.
@@ -39,6 +45,8 @@ class SyntheticGradient(Rule):
         ignore_index: class index that means no label: the context of such an example is zero. Of contexts for each
             place, such as the tokens ``(B, T)`` of ``(B, T, H)``, the context is zero at such places, where a gradient
             still comes from other places; an example without any label has no gradient, and so no credit.
+        learned_table: let the optimizer learn what a linear ``M`` adds for each class, as in the paper, in place of means;
+            also the form that older snapshots hold.
 
     Raises:
         ConfigError: if an argument is out of its range.
@@ -56,6 +64,7 @@ class SyntheticGradient(Rule):
         receiver: bool = False,
         error_to_h: bool = False,
         ignore_index: int = IGNORED,
+        learned_table: bool = False,
     ) -> None:
         super().__init__()
         hidden = widths_of(hidden)
@@ -73,6 +82,7 @@ class SyntheticGradient(Rule):
         self.receiver = receiver
         self.error_to_h = error_to_h
         self.ignore_index = ignore_index
+        self.learned_table = learned_table
         self._factory = model
         self._checked: object = None  # the form of what was found to fit last
         self.model: GradientModel
@@ -106,6 +116,8 @@ class SyntheticGradient(Rule):
             return self._factory
         if len(site.shape) > 1 and num_space_dims(site):
             return convolutional(self.hidden, kernel=self.kernel, norm=self.norm, maps=self.maps)
+        if self.width and not self.hidden and not self.learned_table and site.receiver is None:
+            return class_means()
         return dense(self.hidden, norm=self.norm)
 
     def check(self, h: Tensor, info: Info) -> None:
@@ -131,23 +143,49 @@ class SyntheticGradient(Rule):
 
     def predict(self, h: Tensor, info: Info) -> Tensor:
         """Return ``M(h, c)`` or ``M(h, s, c)``, ``(B, ...)`` in the dtype of ``h``, attached to the model's parameters."""
-        c = info.context if self.width else None
-        made = self.model(h, c, info.receiver) if self.receiver else self.model(h, c)
-        labelled = None if c is None else has_labels(c, self.ignore_index)
+        return self._with_offset(self._learned(h, info), h, info)
+
+    def _learned(self, h: Tensor, info: Info) -> Tensor:
+        """Return the part of the prediction that optimizers train, ``(B, ...)``: all of it, unless ``M`` has an offset."""
+        receiver = info.receiver if self.receiver else None
+        return self._known(self.model.learned(h, info.context if self.width else None, receiver), h, info)
+
+    def _with_offset(self, learned: Tensor, h: Tensor, info: Info) -> Tensor:
+        """Return the prediction, ``(B, ...)``, as the offset is now."""
+        offset = self.model.offset(h, info.context) if self.width else None
+        return learned if offset is None else learned + self._known(offset, h, info)
+
+    def _known(self, made: Tensor, h: Tensor, info: Info) -> Tensor:
+        """Return a part of the prediction in the dtype of ``h``, with zeros for examples without any label."""
+        labelled = (
+            has_labels(info.context, self.ignore_index) if self.width and info.context is not None else None
+        )
         if labelled is not None:
             made = made * labelled.view(-1, *[1] * (h.ndim - 1)).to(made.dtype)
         return made.to(h.dtype)
 
     def credit(self, h: Tensor, info: Info) -> Credit:
-        prediction = self.predict(h if self.error_to_h else h.detach(), info)
-        return Credit(prediction.detach(), pending=(prediction,))
+        learned = self._learned(h if self.error_to_h else h.detach(), info)
+        # Only the learned part is left pending: the offset may have moved when the message comes.
+        return Credit(self._with_offset(learned.detach(), h, info), pending=(learned,))
 
     def observe(self, h: Tensor, info: Info, message: Message, pending: tuple[Tensor, ...] = ()) -> Tensor:
-        prediction = pending[0] if pending else self.predict(h.detach(), info)
-        return (prediction - message.gradient).square().sum() / max(h.shape[0], 1)
+        learned = pending[0] if pending else self._learned(h.detach(), info)
+        if self.model.has_offset:
+            # Attached by a difference of zero, so that the figures are those of `observe_grad`.
+            error = self._error(learned.detach(), h, info, message) + (learned - learned.detach())
+        else:
+            error = learned - message.gradient
+        return error.square().sum() / max(h.shape[0], 1)
 
     def observe_grad(
         self, h: Tensor, info: Info, message: Message, pending: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
         # d/dδ̂ of mean ‖δ̂ − δ‖², written out: saves the forward of the loss, and needs no graph.
-        return ((pending[0].detach() - message.gradient).mul_(2.0 / max(h.shape[0], 1)),)
+        error = self._error(pending[0].detach(), h, info, message)
+        return (error.mul_(2.0 / max(h.shape[0], 1)),)
+
+    def _error(self, learned: Tensor, h: Tensor, info: Info, message: Message) -> Tensor:
+        """Return ``M(h, c) − δ``, detached, when the offset has learned from it."""
+        error = self._with_offset(learned, h, info) - message.gradient
+        return self.model.correct(error, info.context) if self.model.has_offset else error

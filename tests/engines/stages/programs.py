@@ -21,6 +21,7 @@ Batches = list[tuple[Tensor, Tensor]]
 
 RULES: dict[str, Callable[[], Rule]] = {
     "cdni": lambda: SyntheticGradient(context=CLASSES),
+    "cdni, table": lambda: SyntheticGradient(context=CLASSES, learned_table=True),
     "dni": lambda: SyntheticGradient((12,)),
     "local_loss": lambda: LocalLoss(CLASSES),
     "sobolev": lambda: Sobolev(CLASSES),

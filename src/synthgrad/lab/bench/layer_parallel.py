@@ -147,7 +147,9 @@ def make_step(case: LayerCase, size: Size, batches: Batches) -> Callable[[], obj
         torch.manual_seed(size.seed)
         model = fully_connected(x.shape[1:], CLASSES, size.layers, size.width).to(x.device)
         if case.is_ours:
-            net = decouple(model, cut_names(model), SyntheticGradient(context=CLASSES), x[:2])
+            net = decouple(
+                model, cut_names(model), SyntheticGradient(context=CLASSES, learned_table=True), x[:2]
+            )
             fused = False if case.is_general else None
             engine = LayerParallel(net, nn.CrossEntropyLoss(), _adam, fused=fused, compile=case.compiled)
             return lambda: engine.step(*next(feed))

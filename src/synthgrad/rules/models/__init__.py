@@ -6,16 +6,19 @@ for a `Site`.
 """
 
 from .base import Activation, GradientModel, ModelFactory
+from .class_means_model import ClassMeansModel
 from .convolutional_model import ConvolutionalModel
 from .dense_model import DenseModel
-from .factories import convolutional, dense, like_layer
+from .factories import class_means, convolutional, dense, like_layer
 
 __all__ = [
     "Activation",
+    "ClassMeansModel",
     "ConvolutionalModel",
     "DenseModel",
     "GradientModel",
     "ModelFactory",
+    "class_means",
     "convolutional",
     "dense",
     "like_layer",

@@ -25,7 +25,10 @@ class GradientModel(nn.Module):
     Attributes:
         receiver: features of the receiving module's state that ``forward`` takes as a third argument, 0 for none.
         ignore_index: the class index that means no label; the context of such an example is zero.
+        has_offset: whether a part of ``M`` learns in `correct`, and not from gradients.
     """
+
+    has_offset = False
 
     def __init__(self, width: int, name: str) -> None:
         super().__init__()
@@ -38,6 +41,23 @@ class GradientModel(nn.Module):
         """Raise `ShapeError` or `ContextError` if ``M(h, c)`` cannot be computed."""
         if self.width:
             check_context(c, self.width, h, self.name)
+
+    def learned(self, h: Tensor, c: Tensor | None = None, s: Tensor | None = None) -> Tensor:
+        """Return what optimizers train of ``M(h, c)``, shaped like ``h``: all of it, unless there is an `offset`."""
+        return self(h, c) if s is None else self(h, c, s)
+
+    def offset(self, h: Tensor, c: Tensor | None) -> Tensor | None:
+        """Return what ``M(h, c)`` adds to `learned`, shaped so that it can be added, without a graph; None for nothing."""
+        return None
+
+    def correct(self, error: Tensor, c: Tensor | None) -> Tensor:
+        """Let the `offset` learn from the error of a batch; return the error that is left.
+
+        Args:
+            error: ``M(h, c)`` minus the message, ``(B, ...)``, detached.
+            c: the context.
+        """
+        return error
 
     def _refuse(self, h: Tensor, expected: str) -> None:
         raise ShapeError(

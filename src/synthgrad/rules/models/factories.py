@@ -12,10 +12,11 @@ from ...core import CutError, Site
 from ...core.given import widths_of
 from ..spatial import NORMS, kernel_of, num_space_dims
 from .base import Activation, GradientModel, ModelFactory
+from .class_means_model import ClassMeansModel, check_gain, check_rate
 from .convolutional_model import ConvolutionalModel
 from .dense_model import DenseModel
 
-__all__ = ["convolutional", "dense", "like_layer"]
+__all__ = ["class_means", "convolutional", "dense", "like_layer"]
 
 _Convolutions = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -36,6 +37,23 @@ class _Dense:
             activation=self.activation,
             receiver=site.receiver or 0,
             # Counted from the end, so that messages with more dimensions fit too.
+            features_at=-1 if at == len(site.shape) - 1 else at,
+            name=site.name,
+        )
+
+
+@dataclass(frozen=True)
+class _ClassMeans:
+    rate: float = 1.0
+    gain: float = 3.0
+
+    def __call__(self, site: Site, width: int) -> GradientModel:
+        at = site.features_at
+        return ClassMeansModel(
+            site.shape[at],
+            width,
+            rate=self.rate,
+            gain=self.gain,
             features_at=-1 if at == len(site.shape) - 1 else at,
             name=site.name,
         )
@@ -100,6 +118,21 @@ class _CopyOf:
 def dense(hidden: Sequence[int] = (), *, norm: bool = True, activation: Activation = nn.ReLU) -> ModelFactory:
     """Return a factory of `DenseModel`, on the features wherever the messages have them."""
     return _Dense(widths_of(hidden), norm, activation)
+
+
+def class_means(*, rate: float = 1.0, gain: float = 3.0) -> ModelFactory:
+    """Return a factory of `ClassMeansModel`: linear, with a running mean of the messages of each class.
+
+    Args:
+        rate: share of a batch's mean error that is taken away, above 0 up to 1.
+        gain: factor on the linear part, above 0.
+
+    Raises:
+        ConfigError: if a number is out of its range.
+    """
+    check_rate(rate)
+    check_gain(gain)
+    return _ClassMeans(rate, gain)
 
 
 def convolutional(

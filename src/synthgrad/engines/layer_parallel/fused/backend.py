@@ -28,7 +28,7 @@ from ..build import LayerGroups
 from ..general import TopModules
 from ..rules import InterfaceRows, StackedRules
 from ..storage import GradientTable, StackedParameter, stack_buffers
-from .linear_rules import LinearRules
+from .linear_rules import ClassMeansRules, LinearRules, linear_rules
 from .linear_top import LinearTopModules, linear_layer
 from .patterns import Layer, dense_layer, linear_models
 
@@ -54,7 +54,7 @@ class FusedBackend:
         first: Sequence[Layer],
         inner: Sequence[Layer],
         top: TopModules | LinearTopModules,
-        rules: LinearRules,
+        rules: LinearRules | ClassMeansRules,
         units: Units,
     ) -> None:
         layers = [*first, *inner]
@@ -203,4 +203,4 @@ def fused_backend(
         top = LinearTopModules(linear, criterion, units)
     else:
         top = TopModules(parts.last, criterion, units, learned, listened=True)
-    return FusedBackend(found[0], found[1], top, LinearRules(rules), units)
+    return FusedBackend(found[0], found[1], top, linear_rules(rules), units)

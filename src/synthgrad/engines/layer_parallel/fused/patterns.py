@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from torch import nn
 
 from ....core import Rule
 from ....rules import SyntheticGradient
-from ....rules.models import DenseModel
+from ....rules.models import ClassMeansModel, DenseModel
 from ...parts.sequences import has_hooks
 
 __all__ = ["Layer", "dense_layer", "linear_models", "parts_of"]
+
+_Model = TypeVar("_Model", bound=nn.Module)
 
 
 class Layer(NamedTuple):
@@ -54,14 +56,20 @@ def dense_layer(module: nn.Module) -> Layer | None:
     return Layer(linear, norm) if usual and not hooked and all(p.requires_grad for p in own) else None
 
 
-def linear_models(rules: Sequence[Rule]) -> list[DenseModel] | None:
-    """Return the ``M`` of all rules, if all are linear on vectors; otherwise None."""
-    models: list[DenseModel] = []
-    for rule in rules:
-        model = rule.model if type(rule) is SyntheticGradient else None
-        if type(model) is not DenseModel or not model.is_linear or model.state is not None:
-            return None
-        if not all(p.requires_grad for p in model.parameters()):
-            return None
-        models.append(model)
-    return models
+def linear_models(rules: Sequence[Rule]) -> list[DenseModel] | list[ClassMeansModel] | None:
+    """Return the ``M`` of all rules, if all are linear on vectors and learn in the same way; otherwise None."""
+    models = [rule.model if type(rule) is SyntheticGradient else None for rule in rules]
+    found = _all_of(DenseModel, models) or _all_of(ClassMeansModel, models)
+    if found is None or not all(p.requires_grad for m in found for p in m.parameters()):
+        return None
+    return None if any(isinstance(m, DenseModel) and not _is_linear(m) for m in found) else found
+
+
+def _all_of(kind: type[_Model], models: Sequence[nn.Module | None]) -> list[_Model] | None:
+    """Return the models if each is exactly of a kind; otherwise None."""
+    found = [m for m in models if type(m) is kind]
+    return found if found and len(found) == len(models) else None
+
+
+def _is_linear(model: DenseModel) -> bool:
+    return model.is_linear and model.state is None

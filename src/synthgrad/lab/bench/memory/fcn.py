@@ -150,7 +150,7 @@ def _checkpointing(
 def _in_process(
     model: nn.Sequential, x: Tensor, y: Tensor, segments: int | None
 ) -> tuple[_Step, list[Tensor]]:
-    net = decouple(model, cut_names(model), SyntheticGradient(context=CLASSES), x[:2])
+    net = decouple(model, cut_names(model), SyntheticGradient(context=CLASSES, learned_table=True), x[:2])
     trainer = InProcess(net, nn.CrossEntropyLoss(), _adam)
     return lambda: trainer.step(x, y), [*net.parameters(), *net.buffers()]
 

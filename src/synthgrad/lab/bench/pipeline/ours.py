@@ -36,7 +36,11 @@ class DecoupledStages:
         model = network(size)
         cuts = [names[-1] for names in split_names(model, size.stages)[:-1]]
         example = next(model.parameters()).new_zeros(2, *IN_SHAPE)
-        rule = LocalLoss(CLASSES) if case.rule == "local_loss" else SyntheticGradient(context=CLASSES)
+        rule = (
+            LocalLoss(CLASSES)
+            if case.rule == "local_loss"
+            else SyntheticGradient(context=CLASSES, learned_table=True)
+        )
         net = decouple(model, cuts, rule, example)
         self._stages = Stages(
             net,

@@ -213,7 +213,7 @@ def _train(case: FaultCase, rank: int, happens: Callable[[], None] | None) -> No
     model = nn.Sequential(*layers, nn.Linear(_WIDTH, _CLASSES))
     data = [(torch.randn(_BATCH, _WIDTH), torch.randint(_CLASSES, (_BATCH,))) for _ in range(_STEPS)]
     cuts = [str(k) for k in range(case.stages - 1)]
-    net = decouple(model, cuts, SyntheticGradient(context=_CLASSES), data[0][0])
+    net = decouple(model, cuts, SyntheticGradient(context=_CLASSES, learned_table=True), data[0][0])
     if happens is not None:
         _hook(case.moment, happens)
     adam = partial(torch.optim.Adam, lr=1e-3)

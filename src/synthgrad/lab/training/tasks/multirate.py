@@ -86,7 +86,9 @@ class MultirateTask(Task):
 
     def _rule(self, settings: EdgeSettings) -> SyntheticGradient:
         context = _DIGITS if self.run.method == "cdni" else None
-        return SyntheticGradient(settings.hidden, context, norm=settings.norm, receiver=settings.receiver)
+        return SyntheticGradient(
+            settings.hidden, context, norm=settings.norm, receiver=settings.receiver, learned_table=True
+        )
 
     def draw_data(self) -> None:
         self._block = self.stream.block()
