@@ -24,6 +24,11 @@ and a plot of one folder with the file that it is written to stand between comme
     <!-- plot results/copy/2026-11-21-… pictures/copy.svg over=seconds unroll=3 -->
     <!-- end -->
 
+Errors of many networks after some numbers of steps:
+
+    <!-- steps results/cdni_defaults/2026-11-30-… at=200,500 -->
+    <!-- end -->
+
 What is plotted: of a sweep over update probabilities or lags the test error; of recurrent runs over several lengths of unrolls
 what they are measured by, the medians, and of one length every seed; of other recurrent runs the first thing that
 their curves have, or another that `of=NAME` names; of a benchmark's lines of one width and batch size their first
@@ -50,6 +55,7 @@ from synthgrad.lab.report.grids import sparse_sweeps
 from synthgrad.lab.report.labels import is_language_model
 from synthgrad.lab.report.language_models import language_tables
 from synthgrad.lab.report.language_plots import language_plots
+from synthgrad.lab.report.many_networks import many_networks_sheet
 from synthgrad.lab.report.plot import Plot, draw, standalone
 from synthgrad.lab.report.plots import OVER, has_lags, lag_plot, measure_plot, sparse_group, unroll_plot
 from synthgrad.lab.report.sheet import Sheet, markdown
@@ -72,6 +78,7 @@ SHEETS: Mapping[str, Callable[[Table], list[Sheet]]] = {
     "cosine": agreement_sheets,
     "weight": correction_sheets,
 }
+STEPS = re.compile(r"(<!-- steps (?P<folder>\S+) at=(?P<at>[\d,]+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 #: What says nothing of a language model without cuts.
 _OF_CUTS = ("modules", "at", "delay", "head", "blocks", "weight", "share", "versions", "error_feedback")
 
@@ -115,6 +122,16 @@ def grid(folders: Sequence[str]) -> str:
             "repeat_copy or charlm"
         )
     return "\n".join([*map(markdown, sheets), _machine(records)]) + "\n"
+
+
+def many_networks(folder: str, steps: Sequence[int]) -> str:
+    """Return the errors of all networks of a results folder after some numbers of steps."""
+    path = ROOT / folder / FILE
+    records, problems = read(path)
+    tables = single_tables(frame_of(records))
+    if problems or not tables:
+        sys.exit("\n".join(problems) or f"{path}: holds no records of trainings")
+    return "\n".join([markdown(many_networks_sheet(tables, steps)), _machine(records)]) + "\n"
 
 
 def plot(folder: str, words: dict[str, str]) -> str:
@@ -190,6 +207,11 @@ def _filled_grid(marked: re.Match[str]) -> str:
     return marked[1] + "\n" + grid(marked["folders"].split()) + marked["end"]
 
 
+def _filled_steps(marked: re.Match[str]) -> str:
+    steps = [int(step) for step in marked["at"].split(",")]
+    return marked[1] + "\n" + many_networks(marked["folder"], steps) + marked["end"]
+
+
 def _words(marked: re.Match[str], name: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in marked[name].split())
 
@@ -213,7 +235,7 @@ def documents(page: Path) -> dict[Path, str]:
         page.parent / found["picture"]: plot(found["folder"], _words(found, "words"))
         for found in PLOT.finditer(before)
     }
-    after = GRID.sub(_filled_grid, MARKED.sub(_filled, before))
+    after = STEPS.sub(_filled_steps, GRID.sub(_filled_grid, MARKED.sub(_filled, before)))
     shown = PLOT.sub(lambda marked: _shown_plot(marked, made[page.parent / marked["picture"]]), after)
     return {**made, page: shown}
 

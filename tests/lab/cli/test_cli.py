@@ -134,7 +134,7 @@ def test_compare_records_a_curve_to_the_last_step(done: Path) -> None:
 def test_compare_writes_a_report_with_plots(done: Path) -> None:
     page = (done / "report.html").read_text(encoding="utf-8")
     assert page.count("<svg") >= 4
-    assert "<td>cdni</td>" in page
+    assert "cdni (means of classes, rate 1)</td>" in page
     assert sorted(p.name for p in done.iterdir()) == ["report.html", "results.jsonl"]
 
 

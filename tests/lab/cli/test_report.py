@@ -18,7 +18,7 @@ def test_report_of_a_folder(done: Path, tmp_path: Path, capsys: pytest.CaptureFi
     shown = capsys.readouterr()
     assert "cdni" in shown.out
     assert str(tmp_path / "report.html") in shown.out
-    assert "<td>cdni</td>" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "cdni (means of classes, rate 1)</td>" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_report_of_several_folders(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,7 +31,10 @@ def test_report_of_several_folders(done: Path, tmp_path: Path, capsys: pytest.Ca
         == 0
     )
     rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
-    assert [(cells[1].strip(), cells[-2].strip()) for cells in rows] == [("backprop", "3"), ("cdni", "3")]
+    assert [(cells[1].strip(), cells[-2].strip()) for cells in rows] == [
+        ("backprop", "3"),
+        ("cdni (means of classes, rate 1)", "3"),
+    ]
     assert (tmp_path / "all.html").exists()
 
 

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from synthgrad.core import ConfigError
-from synthgrad.lab.recipes import Experiment, comparison, experiment_named
+from synthgrad.lab.recipes import Choice, Experiment, comparison, experiment_named
 from synthgrad.lab.recipes.comparison import METHODS as COMPARED
 from synthgrad.lab.records import identity
+from synthgrad.lab.training.settings import RuleSettings
 from synthgrad.lab.training.train import empty_record
 
 
@@ -74,7 +75,7 @@ def test_the_whole_experiment_has_budgets_and_sparse_updates() -> None:
 
 
 def test_the_longest_budget_is_the_comparison_that_was_recorded() -> None:
-    alone = [identity(empty_record(c, 1)) for c in comparison("quick", "mnist", seeds=(0, 1))]
+    alone = [identity(empty_record(c, 1)) for c in comparison("quick", "mnist", seeds=(0, 1), label_rate=0.0)]
     whole = [identity(empty_record(c, 1)) for c in experiment_named("budgets").runs("quick", (0, 1))]
     assert set(alone) < set(whole)
 
@@ -119,6 +120,42 @@ def test_selected_settings_were_tried() -> None:
 
     assert ("dni", METHODS["dni"].settings("mnist")) in _searched(experiment_named("dni_search"))
     assert set(COMPARED) <= set(METHODS)
+
+
+def test_defaults_of_cdni_were_searched_on_held_out_data_and_the_papers_keep_their_form() -> None:
+    from synthgrad.lab.training.methods import METHODS
+
+    search = experiment_named("cdni_search").runs("quick")
+    assert {run.payload.config()["hold_out"] for run in search} == {2000}
+    for data in ("mnist-10k", "cifar10", "mine.npz"):
+        assert METHODS["cdni"].settings(data) == RuleSettings(label_rate=1.0)
+        assert ("cdni", METHODS["cdni"].settings(data)) in [(run.method, run.rule) for run in search]
+    (run,) = comparison(methods=["cdni"])
+    (before,) = comparison(methods=["cdni"], label_rate=0.0)
+    assert (run.tier, before.tier) == ("quick", "quick")
+    assert (run.config()["rule"]["label_rate"], "label_rate" in before.config()["rule"]) == (1.0, False)
+    for name in ("table1", "budgets", "sparse", "stale", "unlock", "lag"):
+        of_cdni = [
+            r
+            for r in experiment_named(name).runs("quick", choice=Choice(arch=("fcn",)))
+            if r.method == "cdni"
+        ]
+        assert of_cdni, name
+        assert all(r.rule.label_rate == 0 for r in of_cdni), name
+
+
+def test_norm_and_activation_are_recorded_where_they_are_not_the_papers() -> None:
+    (usual,) = comparison(methods=["backprop"])
+    (other,) = comparison(methods=["backprop"], normalisation="layer", activation="gelu")
+    assert not usual.payload.cell().keys() & {"normalisation", "activation"}
+    assert other.payload.cell().items() >= {"normalisation": "layer", "activation": "gelu"}.items()
+    for wrong in (
+        {"normalisation": "group"},
+        {"activation": "tanh"},
+        {"arch": "cnn", "normalisation": "layer"},
+    ):
+        with pytest.raises(ConfigError, match="norm|activation"):
+            comparison(methods=["backprop"], **wrong)  # type: ignore[arg-type]
 
 
 def test_hand_over_is_a_setting_of_methods_with_a_rule() -> None:

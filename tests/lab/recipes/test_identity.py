@@ -15,6 +15,8 @@ RESULTS = Path(__file__).parents[3] / "results"
 #: Folders that the package's own declarations made, with the experiment and the number of runs. Other folders are of
 #: settings that were changed since.
 EXPERIMENTS = {
+    "cdni_defaults/2026-11-30-intel-xeon-2-cores": ("cdni_defaults", 30),
+    "cdni_search/2026-11-30-intel-xeon-2-cores": ("cdni_search", 80),
     "charlm/2026-11-28-amd-epyc-2-cores": ("charlm", 18),
     "charlm_times/2026-11-28-amd-epyc-2-cores": ("charlm", 9),
     "cnn_search/2026-11-21-amd-epyc-2-cores": ("cnn_search", 31),
@@ -33,7 +35,7 @@ EXPERIMENTS = {
     "unlock/2026-11-21-amd-epyc-2-cores": ("unlock", 15),
     "unlock_search/2026-11-21-amd-epyc-2-cores": ("unlock_search", 9),
 }
-#: The same of `synthgrad compare`, with layers.
+#: The same of `synthgrad compare`, with layers; with the ``M`` of that time, ``--label-rate 0``.
 COMPARISONS = {
     "compare/2026-11-21-amd-epyc-2-cores": (4, 12),
     "compare_3_layers/2026-11-21-amd-epyc-2-cores": (3, 12),
@@ -63,7 +65,8 @@ def test_a_comparison_finds_nothing_to_do(folder: str) -> None:
     records = read(RESULTS / folder / FILE)[0]
     methods, seeds = {r.method for r in records}, sorted({r.seed or 0 for r in records})
     declared = {
-        identity(empty_record(r)) for r in comparison("quick", "mnist", tuple(methods), seeds, layers=layers)
+        identity(empty_record(r))
+        for r in comparison("quick", "mnist", tuple(methods), seeds, layers=layers, label_rate=0.0)
     }
     done = {identity(r) for r in records}
     assert len(done) == num

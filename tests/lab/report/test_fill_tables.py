@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab.report.helpers import record
+from tests.lab.report.helpers import point, record
 
 
 def _write(folder: Path, name: str, *records: dict[str, Any]) -> str:
@@ -48,6 +48,37 @@ def test_a_grid_of_several_folders(script: Any, tmp_path: Path, monkeypatch: pyt
     assert "| mnist fcn 4 | 2.50 (1) [1.8] | 2.50 (1) [1.9] |" in text
     assert text.startswith("before\n")
     assert text.endswith("<!-- end -->\n\nafter\n")
+    assert _run(script, monkeypatch, "--check") == 0
+
+
+def test_errors_of_many_networks_after_some_steps(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    means = {"lr": 0.00125, "rule": {"label_rate": 1.0}}
+    layer = _cell(normalisation="layer", activation="gelu")
+    runs = [
+        record(),
+        record(seed=1, curve=[point(10, test_error_pct=6.0), point(20)]),
+        record("cdni", config=means),
+        record("cdni", cell=layer, config=means, curve=[point(10), point(20), point(30, test_error_pct=1.0)]),
+        record(cell=layer, curve=[point(10), point(30, test_error_pct=3.0)]),
+    ]
+    folder = _write(tmp_path, "results/many", *runs)
+    page = _page(script, f"<!-- steps {folder} at=10,30 -->")
+    assert _run(script, monkeypatch) == 0
+    text = page.read_text(encoding="utf-8")
+    assert "**compare · quick · mnist · batches of 32 · test error over steps**" in text
+    assert "| network | method | 10 | 30 |" in text
+    assert "| fcn 4 layers × 256, BatchNorm relu, lr 0.00125 | backprop | 5.50 ± 0.50 % | 1.67 % |" in text
+    assert (
+        "| fcn 4 layers × 256, LayerNorm gelu, lr 0.00125 | cdni (means of classes, rate 1) | 5.00 % |"
+        in text
+    )
+    page = _page(script, f"<!-- steps {folder} at=30 -->")
+    assert _run(script, monkeypatch) == 0
+    text = page.read_text(encoding="utf-8")
+    assert "test error after 30 steps**" in text
+    assert "| network | backprop | cdni (means of classes, rate 1) |" in text
     assert _run(script, monkeypatch, "--check") == 0
 
 

@@ -32,6 +32,20 @@ def test_hidden_layer_is_linear_batchnorm_relu() -> None:
     assert isinstance(network.output, nn.Linear)
 
 
+@pytest.mark.parametrize(
+    ("norm", "kind"), [("batch", nn.BatchNorm1d), ("layer", nn.LayerNorm), ("none", None)]
+)
+@pytest.mark.parametrize(("activation", "function"), [("relu", nn.ReLU), ("gelu", nn.GELU)])
+def test_norm_and_activation_of_hidden_layers(
+    norm: str, kind: type[nn.Module] | None, activation: str, function: type[nn.Module]
+) -> None:
+    network = fully_connected((3, 2, 2), 5, 3, 7, norm=norm, activation=activation)
+    expected = [nn.Linear, *([kind] if kind else []), function]
+    assert [type(m) for m in network.layer1] == [nn.Flatten, *expected]
+    assert [type(m) for m in network.layer2] == expected
+    assert network(torch.zeros(6, 3, 2, 2)).shape == (6, 5)
+
+
 def test_number_of_parameters() -> None:
     # 12·7+7 and 7·7+7 weights and biases, twice 2·7 of BatchNorm, 7·5+5 of the output.
     assert sum(p.numel() for p in fully_connected((3, 2, 2), 5, 3, 7).parameters()) == 91 + 56 + 28 + 40

@@ -154,4 +154,4 @@ def test_the_command_line_knows_it(tmp_path: Path, capsys: pytest.CaptureFixture
         ("backprop", "plain"),
         ("cdni", "layer-parallel"),
     ]
-    assert "cdni (layer-parallel)" in capsys.readouterr().out
+    assert "cdni (layer-parallel, means of classes" in capsys.readouterr().out

@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from ..training.payloads import FeedForward
-from ..training.settings import Schedule
+from ..training.settings import RuleSettings, Schedule
+from ._experiment import Variant
 
-__all__ = ["FULL", "TARGETS", "WIDTHS", "feed_forward", "width_of"]
+__all__ = ["FULL", "LEARNED_TABLE", "TARGETS", "WIDTHS", "feed_forward", "width_of"]
+
+#: cDNI as in the paper: the optimizer learns what the linear ``M`` of a fully connected network adds for each class. The
+#: experiments of the papers keep to it; everywhere else ``M`` keeps means of the classes.
+LEARNED_TABLE = Variant("cdni", RuleSettings())
 
 #: The paper's schedule: 500,000 steps, with the learning rate divided by 10 after 300,000 and 400,000.
 FULL = Schedule(steps=500_000, lr=3e-5, eval_every=5000)

@@ -6,8 +6,10 @@ full tiers the longest budget is the same run as in `comparison`, so records of 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ._experiment import Experiment, Group, Variant
-from ._papers import feed_forward
+from ._papers import LEARNED_TABLE, feed_forward
 from .comparison import METHODS, schedules
 
 __all__ = ["EXPERIMENT"]
@@ -15,11 +17,9 @@ __all__ = ["EXPERIMENT"]
 
 def _budgets(tier: str, data: str, steps: tuple[int, ...]) -> list[Group]:
     """Return a group for each number of steps; backpropagation makes every update."""
-    one_in_five = {"update_prob": 0.2}
-    variants = [
-        *METHODS,
-        *(Variant(method, payload=one_in_five) for method in METHODS if method != "backprop"),
-    ]
+    every = [LEARNED_TABLE if method == LEARNED_TABLE.method else Variant(method) for method in METHODS]
+    one_in_five = [replace(v, payload={"update_prob": 0.2}) for v in every if v.method != "backprop"]
+    variants = [*every, *one_in_five]
     return [
         Group(feed_forward(data), schedule, variants) for schedule in schedules(tier, data, {"steps": steps})
     ]

@@ -55,7 +55,8 @@ _OF_SCHEDULE = frozenset(options_of(Schedule))
 #: Settings that choose the network or how it is computed; a run with them still belongs to the tier.
 _OF_TIER = (
     *("arch", "layers", "width", "at", "engine", "compiled", "precision", "model"),
-    *("heads", "context", "tokens", "vocabulary", "tied", "modules"),
+    *("heads", "context", "tokens", "vocabulary", "tied", "modules", "normalisation", "activation"),
+    "label_rate",  # 0 repeats the runs of version 0.1, which belong to the tier
 )
 _VOCABULARY = 512
 

@@ -11,12 +11,13 @@ from dataclasses import replace
 
 from ..training.settings import Schedule
 from ._experiment import Experiment, Group
-from ._papers import FULL, feed_forward
+from ._papers import FULL, LEARNED_TABLE, feed_forward
 
 __all__ = ["EXPERIMENT", "METHODS", "drawn_probs"]
 
 METHODS = ("backprop", "dni", "cdni")
 
+_VARIANTS = ("backprop", "dni", LEARNED_TABLE)
 _NUM_DRAWN = 100
 
 
@@ -33,16 +34,16 @@ def _swept(data: str, probs: Sequence[float], base: Schedule, precision: str = "
     for prob in reversed(probs):
         payload = feed_forward(data, update_prob=prob)
         longer = replace(base, steps=round(base.steps / prob), eval_every=round(base.eval_every / prob))
-        groups.append(Group(payload, longer, METHODS, precision=precision))  # as many updates as with p = 1
+        groups.append(Group(payload, longer, _VARIANTS, precision=precision))  # as many updates as with p = 1
         if prob < 1:
-            groups.append(Group(payload, base, METHODS, precision=precision))  # as many steps
+            groups.append(Group(payload, base, _VARIANTS, precision=precision))  # as many steps
     return groups
 
 
 def _drawn(seed: int) -> list[Group]:
     """Return runs with randomly drawn probabilities, as in the paper."""
     return [
-        Group(feed_forward("mnist", update_prob=prob), FULL, (METHODS[k % len(METHODS)],))
+        Group(feed_forward("mnist", update_prob=prob), FULL, (_VARIANTS[k % len(_VARIANTS)],))
         for k, prob in enumerate(drawn_probs(seed))
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..training.settings import RuleSettings, Schedule
 from ._experiment import Experiment, Group, Variant
-from ._papers import FULL, feed_forward
+from ._papers import FULL, LEARNED_TABLE, feed_forward
 
 __all__ = ["DECAYS", "EXPERIMENT"]
 
@@ -15,7 +15,7 @@ DECAYS = (0.0, 0.5, 0.9)
 # gradients. Both are measured.
 _LOCKED = {"engine": "plain"}
 _VARIANTS = (
-    *("backprop", "dni", "cdni"),
+    *("backprop", "dni", LEARNED_TABLE),
     *(Variant("stale", RuleSettings(decay=decay)) for decay in DECAYS),
     *(Variant("stale", RuleSettings(decay=decay, true_messages=True), _LOCKED) for decay in DECAYS),
     Variant("cdni", RuleSettings(true_messages=True), _LOCKED),

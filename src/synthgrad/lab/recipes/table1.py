@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..names import METHODS as KNOWN
 from ..training.settings import Schedule
 from ._experiment import Experiment, Group
-from ._papers import FULL, feed_forward, width_of
+from ._papers import FULL, LEARNED_TABLE, feed_forward, width_of
 
 __all__ = ["EXPERIMENT", "METHODS"]
 
@@ -15,6 +15,7 @@ __all__ = ["EXPERIMENT", "METHODS"]
 METHODS = ("backprop", "no_bprop", "dni", "cdni")
 
 _VARIANTS = (*METHODS, *(name for name in KNOWN if name not in METHODS))
+_OF_FCN = tuple(LEARNED_TABLE if name == LEARNED_TABLE.method else name for name in _VARIANTS)
 _FCN, _CNN = (3, 4, 5, 6), (3, 4)
 
 
@@ -22,8 +23,9 @@ def _depths(
     data: str, arch: str, depths: Sequence[int], schedule: Schedule, width: int, precision: str = "float32"
 ) -> list[Group]:
     """Return the rows of the table that differ only in depth."""
+    variants = _OF_FCN if arch == "fcn" else _VARIANTS
     return [
-        Group(feed_forward(data, arch, layers=layers, width=width), schedule, _VARIANTS, precision=precision)
+        Group(feed_forward(data, arch, layers=layers, width=width), schedule, variants, precision=precision)
         for layers in depths
     ]
 

@@ -17,6 +17,7 @@ __all__ = [
     "is_recurrent",
     "is_sparse",
     "lag_of",
+    "network_words",
     "place_of",
     "position",
     "row_label",
@@ -191,9 +192,23 @@ def title_of(record: Record, *, without_steps: bool = False, without_unroll: boo
 def _network_words(record: Record) -> list[str]:
     """Return experiment, tier, data and network."""
     cell = record.cell
-    size = f"{text(cell.layers, 12)} layers × {text(cell.width, 12)}" if cell.layers else ""
     words = [text(record.experiment, 40), text(record.tier, 20), text(cell.data, 40)]
-    return [*words, f"{text(cell.arch, 60)} {size}".strip()]
+    return [*words, network_words(record)]
+
+
+def network_words(record: Record, *, always: bool = False) -> str:
+    """Return the network of a feed-forward run: its kind, its size, and its layers.
+
+    Args:
+        record: the run.
+        always: whether layers are named too that are as in the paper.
+    """
+    cell = record.cell
+    size = f"{text(cell.layers, 12)} layers × {text(cell.width, 12)}" if cell.layers else ""
+    norm = {"layer": "LayerNorm", "none": "no norm"}.get(cell.normalisation or "", "")
+    kind = [norm or "BatchNorm", text(cell.activation or "relu", 12)]
+    layers = " ".join(kind) if norm or cell.activation or always else ""
+    return ", ".join(part for part in (f"{text(cell.arch, 60)} {size}".strip(), layers) if part)
 
 
 def _recurrent_words(record: Record, lengths: Mapping[str, str]) -> list[str]:

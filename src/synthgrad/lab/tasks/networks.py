@@ -3,23 +3,44 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
 from ...core import ConfigError
 
-__all__ = ["convolutional", "cut_names", "fully_connected"]
+__all__ = ["ACTIVATION_MODULES", "NORM_MODULES", "convolutional", "cut_names", "fully_connected"]
+
+#: Normalisations of a fully connected layer by name; each takes the number of units.
+NORM_MODULES: dict[str, Callable[[int], nn.Module] | None] = {
+    "batch": nn.BatchNorm1d,
+    "layer": nn.LayerNorm,
+    "none": None,
+}
+#: Activations by name.
+ACTIVATION_MODULES: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
 
 
-def fully_connected(in_shape: Sequence[int], classes: int, layers: int, width: int) -> nn.Sequential:
-    """Build a network of Linear–BatchNorm–ReLU layers and a linear output layer (DNI §3.1).
+def fully_connected(
+    in_shape: Sequence[int],
+    classes: int,
+    layers: int,
+    width: int,
+    *,
+    norm: str = "batch",
+    activation: str = "relu",
+) -> nn.Sequential:
+    """Build a network of Linear–norm–activation layers and a linear output layer.
+
+    With BatchNorm and ReLU, as by default, it is that of DNI §3.1.
 
     Args:
         in_shape: shape of one input; the first layer flattens it.
         classes: number of outputs.
         layers: number of weight layers, including the output layer; at least 2.
         width: number of units in a hidden layer.
+        norm: one of `NORM_MODULES`.
+        activation: one of `ACTIVATION_MODULES`.
 
     Returns:
         A Sequential with hidden layers named ``layer1``, ``layer2`` … and an output layer named ``output``.
@@ -33,10 +54,14 @@ def fully_connected(in_shape: Sequence[int], classes: int, layers: int, width: i
     size = 1
     for n in in_shape:
         size *= n
+    make_norm = NORM_MODULES[norm]
     blocks: list[tuple[str, nn.Module]] = []
     for k in range(1, layers):
         parts: list[nn.Module] = [nn.Flatten()] if k == 1 else []
-        parts += [nn.Linear(size, width), nn.BatchNorm1d(width), nn.ReLU()]
+        parts.append(nn.Linear(size, width))
+        if make_norm is not None:
+            parts.append(make_norm(width))
+        parts.append(ACTIVATION_MODULES[activation]())
         blocks.append((f"layer{k}", nn.Sequential(*parts)))
         size = width
     blocks.append(("output", nn.Linear(size, classes)))

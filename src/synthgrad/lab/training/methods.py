@@ -20,10 +20,10 @@ from ...rules import (
     TrueGradient,
     heads,
 )
-from ...rules.models import like_layer
+from ...rules.models import class_means, like_layer
 from ...rules.sobolev import Critic
 from ..names import METHODS as NAMES
-from .settings import RuleSettings
+from .settings import GAIN, RuleSettings
 
 __all__ = ["METHODS", "DataFacts", "Method", "method_named"]
 
@@ -113,8 +113,18 @@ class Method:
 def _synthetic(settings: RuleSettings, context: int | None) -> Rule:
     if settings.like_layer:
         return SyntheticGradient(context=context, model=like_layer())
+    means = settings.label_rate > 0 and context is not None and not settings.hidden
+    if means and (settings.label_rate, settings.gain) != (1.0, GAIN):
+        return SyntheticGradient(
+            context=context, model=class_means(rate=settings.label_rate, gain=settings.gain)
+        )
     return SyntheticGradient(
-        settings.hidden, context, norm=settings.norm, kernel=settings.kernel, maps=settings.maps
+        settings.hidden,
+        context,
+        norm=settings.norm,
+        kernel=settings.kernel,
+        maps=settings.maps,
+        learned_table=not settings.label_rate,
     )
 
 
@@ -170,7 +180,11 @@ METHODS: dict[str, Method] = {
         Method(
             "cdni",
             lambda s, facts: _synthetic(s, facts.classes),
-            {"": RuleSettings(), "cnn": RuleSettings(kernel=1, maps=True), "lstm": _BETWEEN_LSTMS},
+            {
+                "": RuleSettings(label_rate=1.0),
+                "cnn": RuleSettings(kernel=1, maps=True),
+                "lstm": _BETWEEN_LSTMS,
+            },
         ),
         Method(
             "stale",

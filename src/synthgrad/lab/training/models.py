@@ -22,8 +22,10 @@ def build_model(payload: FeedForward, data: LabelledData) -> nn.Module:
         return user_model(payload.arch)
     assert payload.layers is not None
     assert payload.width is not None
-    make = convolutional if payload.arch == "cnn" else fully_connected
-    return make(data.train.x.shape[1:], data.classes, payload.layers, payload.width)
+    sizes = data.train.x.shape[1:], data.classes, payload.layers, payload.width
+    if payload.arch == "cnn":
+        return convolutional(*sizes)
+    return fully_connected(*sizes, norm=payload.normalisation, activation=payload.activation)
 
 
 def cuts_of(payload: FeedForward, model: nn.Module, example: Tensor) -> list[str]:

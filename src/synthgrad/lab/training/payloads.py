@@ -14,8 +14,10 @@ from ..options import Option
 from .settings import BoundarySettings, EdgeSettings, RuleSettings, Settings, refuse
 
 __all__ = [
+    "ACTIVATIONS",
     "ARCHS",
     "ENGINES",
+    "NORMS",
     "Characters",
     "Copying",
     "FeedForward",
@@ -27,15 +29,24 @@ __all__ = [
 ]
 
 ARCHS = ("fcn", "cnn", "gpt")
+#: Normalisations and activations of a fully connected network.
+NORMS = ("batch", "layer", "none")
+ACTIVATIONS = ("relu", "gelu")
 ENGINES = ("in-process", "layer-parallel", "plain", "stages")
 _GPT_ENGINES = ("in-process", "plain")
 
 _PLACE = "place"
 
 
-def cell_field(default: Any = MISSING, **metadata: Any) -> Any:
-    """Return a dataclass field that is recorded under ``cell``."""
-    return field(default=default, metadata={_PLACE: "cell", **metadata})
+def cell_field(default: Any = MISSING, *, changed: bool = False, **metadata: Any) -> Any:
+    """Return a dataclass field that is recorded under ``cell``.
+
+    Args:
+        default: the field's default.
+        changed: as in `config_field`.
+        metadata: further metadata of the field.
+    """
+    return field(default=default, metadata={_PLACE: "cell", "changed": changed, **metadata})
 
 
 def config_field(default: Any, name: str = "", *, changed: bool = False, **metadata: Any) -> Any:
@@ -79,7 +90,12 @@ class Payload:
 
     def cell(self) -> dict[str, Any]:
         """Return the ``cell`` of a record."""
-        found = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get(_PLACE) == "cell"}
+        found = {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.metadata.get(_PLACE) == "cell"
+            and not (f.metadata.get("changed") and getattr(self, f.name) == f.default)
+        }
         return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
     def config(self) -> dict[str, Any]:
@@ -125,6 +141,8 @@ class FeedForward(Payload):
         target_error_pct: error in percent; the time until it is reached is recorded.
         compiled: whether the network runs under ``torch.compile``.
         augment: whether training images are flipped and shifted at random.
+        normalisation: of a fully connected layer, one of `NORMS`.
+        activation: of a fully connected layer, one of `ACTIVATIONS`.
     """
 
     task = "feed_forward"
@@ -191,8 +209,29 @@ class FeedForward(Payload):
     augment: bool = config_field(
         False, changed=True, option=Option("Flip and shift training images at random.", kind=bool)
     )
+    normalisation: str = cell_field(
+        "batch",
+        changed=True,
+        option=Option(
+            "Normalisation in a fully connected network.", flag="--norm", choices=NORMS, default="batch"
+        ),
+    )
+    activation: str = cell_field(
+        "relu",
+        changed=True,
+        option=Option("Activation in a fully connected network.", choices=ACTIVATIONS, default="relu"),
+    )
 
     def __post_init__(self) -> None:
+        for name, known in (("normalisation", NORMS), ("activation", ACTIVATIONS)):
+            value = getattr(self, name)
+            if value not in known:
+                refuse(f"{name} '{value}' is unknown; accepted: {', '.join(known)}")
+            if value != known[0] and self.arch != "fcn":
+                refuse(
+                    f"{name} '{value}' with network '{self.arch}': only the fully connected network has a choice; leave it "
+                    "out, or use --arch fcn"
+                )
         if not 0 < self.update_prob <= 1:
             refuse(f"update probability {self.update_prob}: expected a number over 0 and up to 1")
         if self.engine not in ENGINES:

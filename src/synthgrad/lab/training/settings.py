@@ -174,6 +174,8 @@ class Settings:
         raise NotImplementedError
 
 
+#: Factor on the linear part of ``M`` with means of classes, that of the library.
+GAIN = 3.0
 HEADS = ("linear", "convolutional", "tokens")
 CRITICS = ("classifier", "value")
 
@@ -212,6 +214,10 @@ class RuleSettings(Settings):
             the message say.
         share: share of the batches of which messages are wanted, for the correction.
         recompute: whether a module's graph is made anew for the correction of its credit, in place of being kept.
+        label_rate: share of a batch's mean error that the means of classes take away in a linear ``M`` with labels, see
+            `synthgrad.rules.models.class_means`; 0 for a table that the optimizer learns. An ``M`` with hidden layers has
+            no means.
+        gain: factor on the linear part of such an ``M``.
     """
 
     hidden: tuple[int, ...] = ()
@@ -287,8 +293,22 @@ class RuleSettings(Settings):
         False,
         option=Option("Make the graph anew for the correction of late_correction.", kind=bool),
     )
+    label_rate: float = setting(
+        0.0,
+        option=Option(
+            "Share of a batch's error that the means of classes take away in M of cdni; 0 lets the optimizer learn them.",
+            kind=float,
+            metavar="X",
+            default="1 for cdni on a fully connected network or a GPT",
+        ),
+    )
+    gain: float = setting(GAIN)
 
     def __post_init__(self) -> None:
+        if not 0 <= self.label_rate <= 1:
+            refuse(f"label rate {self.label_rate}: expected 0 to 1")
+        if not (math.isfinite(self.gain) and self.gain > 0):
+            refuse(f"gain {self.gain}: expected a finite number above 0, such as 3")
         for name in ("delay", "blocks"):
             if getattr(self, name) < 0:
                 refuse(f"{name} {getattr(self, name)}: expected at least 0")
