@@ -88,11 +88,17 @@ def test_expected_work() -> None:
     assert [work.expected(p) for p in (0.0, 0.5, 1.0)] == [10, 25, 40]
 
 
+def class_means(width: int) -> int:
+    """Return the operations of the means of classes: two products of one-hot rows with errors of a width."""
+    return 2 * 2 * BATCH * CLASSES * width
+
+
 def test_a_users_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = write_module("rehearsed_factories", FACTORY, tmp_path, monkeypatch)
     own = {"model": f"{module}:good", "at": ("2",), "steps": 2, "batch_size": BATCH}
     made = comparison("smoke", "mnist-10k", ["backprop", "cdni"], [0], **own)
     forward, backward, per_rule = products(2, 8)
+    per_rule += class_means(8)
     assert estimate(*made) == [1.0, pytest.approx(1 + per_rule / (forward + backward))]
 
 
@@ -166,7 +172,7 @@ def test_the_estimate_is_said_before_the_first_run(
     assert call(*COMPARE, "--out", tmp_path / "out") == 0
     lines = capsys.readouterr().err.splitlines()
     forward, backward, per_rule = products(3, 8)
-    cdni = 1 + 2 * per_rule / (forward + backward)
+    cdni = 1 + 2 * (per_rule + class_means(8)) / (forward + backward)
     assert lines[0].startswith("estimated cost of a step")
     assert f"backprop 1.00 ×, cdni {cdni:.2f} ×" in lines[0]
     assert lines[1].startswith("backprop, seed 0: ok")
