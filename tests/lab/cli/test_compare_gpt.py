@@ -58,6 +58,7 @@ def test_it_trains_on_a_text_of_ones_own(tmp_path: Path, capsys: pytest.CaptureF
         ("--weight nan", ["weight nan", "finite"]),
         ("--weight -0.5", ["weight -0.5", "at least 0"]),
         ("--share 0 --methods late_correction", ["share 0", "above 0 up to 1", "local_loss"]),
+        ("--unembedding other", ["unembedding 'other'", "own, network"]),
         ("--share 1.5", ["share 1.5", "above 0 up to 1"]),
         ("--heads 3", ["width 16 with 3 heads"]),
         ("--engine stages", ["engine 'stages'", "in-process, plain"]),

@@ -199,6 +199,7 @@ def test_a_comparison_trains_a_gpt_on_the_embedded_text() -> None:
         ({"accumulate": 2}, "custom"),
         ({"error_feedback": True}, "custom"),
         ({"blocks": 0}, "custom"),
+        ({"unembedding": "network"}, "custom"),
     ],
 )
 def test_settings_that_leave_the_tier(given: dict[str, object], tier: str) -> None:

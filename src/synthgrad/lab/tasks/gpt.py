@@ -10,7 +10,10 @@ from torch.nn import functional as F
 
 from ...core import ConfigError, ShapeError
 
-__all__ = ["Block", "gpt", "gpt_cuts"]
+__all__ = ["UNEMBEDDING", "Block", "gpt", "gpt_cuts"]
+
+#: Name of the submodule that makes the scores.
+UNEMBEDDING = "output.scores"
 
 #: Standard deviation of the first weights (GPT-2).
 _STD = 0.02

@@ -23,6 +23,7 @@ from ...rules import (
 from ...rules.models import class_means, like_layer
 from ...rules.sobolev import Critic
 from ..names import METHODS as NAMES
+from ..tasks.gpt import UNEMBEDDING as GPT_UNEMBEDDING
 from .settings import GAIN, RuleSettings
 
 __all__ = ["METHODS", "DataFacts", "Method", "method_named"]
@@ -130,7 +131,8 @@ def _synthetic(settings: RuleSettings, context: int | None) -> Rule:
 
 def _head(settings: RuleSettings) -> heads.HeadFactory:
     if settings.head == "tokens":
-        return heads.token_head(settings.blocks)
+        name = None if settings.unembedding == "own" else GPT_UNEMBEDDING
+        return heads.token_head(settings.blocks, unembedding=name)
     if settings.head == "convolutional":
         return heads.convolutional_head(pool=settings.pool, norm=settings.norm)
     return heads.linear_head(settings.hidden, pool=settings.pool, norm=settings.norm)

@@ -177,6 +177,7 @@ class Settings:
 #: Factor on the linear part of ``M`` with means of classes, that of the library.
 GAIN = 3.0
 HEADS = ("linear", "convolutional", "tokens")
+UNEMBEDDINGS = ("own", "network")
 CRITICS = ("classifier", "value")
 
 
@@ -210,6 +211,8 @@ class RuleSettings(Settings):
         pool: resolution to which a head pools an image, along each side.
         critic: form of the critic, one of `CRITICS`.
         blocks: number of private blocks in a head for tokens, each like the block below the cut.
+        unembedding: whose unembedding a head for tokens has, one of `UNEMBEDDINGS`: the network's own is read as it is now,
+            and not trained from there.
         weight: factor with which a module learns from the correction of its credit; None for what the share and the age of
             the message say.
         share: share of the batches of which messages are wanted, for the correction.
@@ -271,6 +274,14 @@ class RuleSettings(Settings):
             default="1",
         ),
     )
+    unembedding: str = setting(
+        "own",
+        option=Option(
+            "Unembedding of the head at each cut of a GPT: its own, or the network's, which it does not train.",
+            choices=UNEMBEDDINGS,
+            default="own",
+        ),
+    )
     weight: float | None = setting(
         0.5,  # as recorded before there was another; methods have None
         option=Option(
@@ -326,6 +337,8 @@ class RuleSettings(Settings):
             refuse(f"head '{self.head}' is unknown; accepted: {', '.join(HEADS)}")
         if self.critic not in CRITICS:
             refuse(f"critic '{self.critic}' is unknown; accepted: {', '.join(CRITICS)}")
+        if self.unembedding not in UNEMBEDDINGS:
+            refuse(f"unembedding '{self.unembedding}' is unknown; accepted: {', '.join(UNEMBEDDINGS)}")
 
     @property
     def hands_over(self) -> bool:
