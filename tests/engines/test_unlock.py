@@ -86,7 +86,10 @@ def by_hand(ahead: int) -> sg.core.Decoupled:
         F.cross_entropy(above(fed), new_y).backward()
         assert fed.grad is not None
         message = fed.grad * len(y)
-        (rule.model(fed.detach(), new_y) - message).square().sum().div(len(y)).backward()  # type: ignore[operator,union-attr]
+        learned = rule.model.learned(fed.detach(), new_y)  # type: ignore[operator,union-attr]
+        error = rule.model(fed.detach(), new_y).detach() - message  # type: ignore[operator,union-attr]
+        left = rule.model.correct(error, new_y)  # type: ignore[operator,union-attr]
+        learned.backward(2 * left / len(y))
         optimizers[1].step()
     return net
 

@@ -91,8 +91,11 @@ class GptCase:
     def settings(self) -> RuleSettings:
         """Return the settings of the rule."""
         blocks = {} if self.blocks is None else {"blocks": self.blocks}
-        # The weight of a correction changes nothing in time and memory: the lines keep the one that is on record.
-        usual = replace(method_named(self.method).settings("", "gpt"), weight=RuleSettings().weight)
+        # The lines keep the settings that are on record: the weight of a correction changes nothing in time and memory, and
+        # M learns the table of the tokens.
+        known = RuleSettings()
+        usual = method_named(self.method).settings("", "gpt")
+        usual = replace(usual, weight=known.weight, label_rate=known.label_rate)
         return replace(usual, delay=self.delay, **blocks)
 
 
