@@ -95,7 +95,7 @@ ROWS: tuple[Row, ...] = (
     Row("local_loss", _rates(8e-3, 1.6e-2), 1.6e-2, _head(blocks=0, unembedding="network")),
     Row("local_loss", _rates(8e-3, 1.6e-2), 1.6e-2, _head(blocks=0, unembedding="network"), modules=4),
     # Other credit at once.
-    Row("cdni", _rates(8e-3, 1.6e-2), 1.6e-2, RuleSettings(label_rate=1.0)),
+    Row("cdni", _rates(8e-3, 1.6e-2), 8e-3, RuleSettings(label_rate=1.0)),
     Row("interlocked", _rates(8e-3, 1.6e-2), 1.6e-2, _head(blocks=0), modules=4),
     Row("head_gradient", _rates(8e-3, 1.6e-2), 1.6e-2, _head(blocks=0)),
     # Credit at once, corrected by late messages with the weight that the rule itself finds; all of them, or a quarter.
