@@ -41,7 +41,7 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         joined = self.query_key_value(x)
         if joined.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-            # The backward pass of PyTorch's fused attention on CPUs takes four times as long in bfloat16 as in float32.
+            # The backward pass of PyTorch's fused attention on CPUs takes longer in bfloat16 than in float32.
             with torch.autocast("cpu", enabled=False):
                 read = self._read(joined.float())
         else:
