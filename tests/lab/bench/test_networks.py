@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -340,7 +341,9 @@ def test_two_processes_train_and_one_that_fails_costs_its_line_alone() -> None:
         assert (exact.error, exact.metrics.get("exact"), exact.metrics.get("cuts")) == (None, 1, "1")
         assert exact.metrics["control_deviation"] > EXACT
         failed = two.ask(case("stages", "no such network"))
-        assert (failed.failed, failed.error) == (True, "process 0: KeyError: 'no such network'")
+        # Both fail; which of them answers first is chance.
+        assert failed.failed
+        assert re.fullmatch(r"process [01]: KeyError: 'no such network'", failed.error or "")
         again = two.ask(case("stages"))
         assert again.metrics["exact"] == 1
     finally:
