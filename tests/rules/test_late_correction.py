@@ -116,11 +116,30 @@ def test_the_weight_may_follow_the_age() -> None:
 
 
 @pytest.mark.parametrize("share", [1.0, 0.25])
-def test_without_a_weight_it_is_found_by_share_and_age(share: float) -> None:
+@pytest.mark.parametrize(
+    ("credit", "message", "weight"),
+    [
+        ((3.0, 4.0), (3.0, 4.0), 1.0),  # exact
+        ((3.0, 4.0), (3.0, 4.1), 1.0),  # nearly: the part along the message is larger than the error
+        ((1.0, 1.0), (1.0, 0.0), 1.0),  # the part along the message is as large as the error
+        ((1.0, 2.0), (1.0, 0.0), 0.5),  # 1 along the message, 2 beside it
+        ((1.0, 0.0), (4.0, 0.0), 1 / 3),  # right, and much too small
+        ((0.0, 2.0), (1.0, 0.0), 0.0),  # across
+        ((-1.0, 2.0), (1.0, 0.0), 0.0),  # against
+        ((1.0, 2.0), (0.0, 0.0), 0.0),  # nothing came
+    ],
+)
+def test_without_a_weight_it_is_found_by_how_well_the_credit_agreed(
+    credit: tuple[float, float], message: tuple[float, float], weight: float, share: float
+) -> None:
     rule = bound(LateCorrection(sg.LocalLoss(CLASSES), share=share))
-    factors = [rule.correction(drawn(), Message(drawn(1), age=age), INFO)[1] for age in (0, 1, 4, 16)]
-    assert factors == pytest.approx([1, 1 / 2, 1 / 5, 1 / 17])
-    assert str(rule).count("weight=share / (1 + age)") == 1
+    asked = (torch.tensor(credit, dtype=torch.float64), torch.tensor(message, dtype=torch.float64))
+    for dtype, size in ((torch.float64, 1.0), (torch.bfloat16, 1.0), (torch.float16, 1e-3)):
+        delta, gradient = ((t * size).to(dtype) for t in asked)
+        found = rule.correction(delta, Message(gradient), INFO)[1]
+        assert rule.last_weight == found * share
+        assert found == pytest.approx(weight, abs=1e-12 if dtype == torch.float64 else 0.03)
+    assert str(rule).count("weight=by agreement") == 1
 
 
 def train(rule: Rule, seed: int = 0, steps: int = 6, **options: Any) -> dict[str, Tensor]:

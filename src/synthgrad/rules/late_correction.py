@@ -30,17 +30,21 @@ class LateCorrection(Wrapper):
     is made of ``δ`` itself, whatever the weight. The rule inside learns as it would alone. Only engines that keep graphs
     take this rule.
 
-    Without a ``weight`` that part is ``share / (1 + age)``, where the age is in updates of the module: the later a message
-    comes, and the fewer come, the less it counts. (So a correction has the factor ``1 / (1 + age)``, whatever the share.)
-    No experiment of the papers. In a search of ours on held-out text (``synthgrad run gpt_search``, one seed) it did no harm
-    at lags of 1 and 4, and a larger weight was better at 4; around a rule whose credit agrees less with the message, try
-    what is smaller first.
+    Without a ``weight`` it is found for every message, by how well the credit agreed with it::
+
+        weight = share · ⟨δ̂, δ⟩ / (‖δ‖ ‖δ − δ̂‖), the fraction at least 0 and at most 1
+
+    The fraction is the part of the credit that points along the message, over the size of what it lacked. So no correction
+    is larger than the useful part of what came at once, whatever the share, and that is what keeps a late part from
+    swinging: descent along ``a θ(t) + b θ(t - lag)`` is stable at every lag, for small enough rates, if ``|b| < a``. A
+    credit that is nearly right is corrected in full, one that points elsewhere not at all. The rule is ours;
+    ``synthgrad run gpt_search`` holds it against constant weights.
 
     Args:
         rule: gives the credit; any that gives it at once.
         weight: of the correction, 0 or more; or a function of the message's age in updates of the module, which is asked
             as each message comes, such as ``lambda age: 0.5 ** age``; one with a name, if the network is to be pickled.
-            None for ``share / (1 + age)``.
+            None for the rule above, which takes three inner products of a message's size, and on a GPU waits for them.
         share: of the batches whose messages are wanted, above 0 up to 1. For other batches none is sent, the credit is
             final, and the rule inside learns nothing from above. Which they are depends on ``seed`` and the number of the
             batch alone, so that it is the same at all interfaces, and in a run that is resumed.
@@ -48,6 +52,9 @@ class LateCorrection(Wrapper):
             keeping it. That takes no memory meanwhile, costs a forward pass, and pulls the difference back through the
             current weights; what the module sends down is then the true message only as far as they have not changed.
         seed: of the choice of batches.
+
+    Attributes:
+        last_weight: the weight of the newest correction; None before there was one.
 
     Raises:
         ConfigError: if an argument is out of its range; if the rule waits for messages, gives no credit, or lets its error
@@ -87,7 +94,7 @@ class LateCorrection(Wrapper):
         if weight is not None and not callable(weight):
             _check_weight(
                 weight,
-                "expected a number, 0 or more, a function of the message's age in updates, or None for share / (1 + age)",
+                "expected a number, 0 or more, a function of the message's age in updates, or None for one that is found",
             )
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
             raise ConfigError(
@@ -100,6 +107,7 @@ class LateCorrection(Wrapper):
         self.share = share
         self.seed = seed
         self.recomputes = recompute
+        self.last_weight: float | None = None
         self._adopt(rule)
 
     def _adopt(self, rule: Rule) -> None:
@@ -107,7 +115,7 @@ class LateCorrection(Wrapper):
         self.listens = True  # also where the rule inside does not
 
     def extra_repr(self) -> str:
-        weight = "share / (1 + age)" if self.weight is None else "a function of age"
+        weight = "by agreement" if self.weight is None else "a function of age"
         weight = f"{self.weight:g}" if isinstance(self.weight, int | float) else weight
         share = "" if self.share == 1 else f", share={self.share:g}"
         return f"weight={weight}{share}{', recompute=True' if self.recomputes else ''}"
@@ -143,23 +151,41 @@ class LateCorrection(Wrapper):
         return super().observe(h, info, message, pending) if self.rule.listens else None
 
     def correction(self, delta: Tensor, message: Message, info: Info) -> tuple[Tensor, float]:
-        return self.rule.accept(message, info) - delta, self._weight_at(message.age) / self.share
+        true = self.rule.accept(message, info)
+        lacked = true - delta
+        if self.weight is None:
+            weight = self.share * _by_agreement(delta, true, lacked)
+        else:
+            weight = self._weight_at(message.age)
+        self.last_weight = weight
+        return lacked, weight / self.share
 
     def _weight_at(self, age: int | None) -> float:
         if isinstance(self.weight, int | float):
             return self.weight
+        assert self.weight is not None
         if age is None:
             raise ConfigError(
                 f"interface '{self.name}': weight is a function of the message's age in updates, which this engine does not "
                 "tell; give a number, or use InProcess"
             )
-        if self.weight is None:
-            return self.share / (1 + age)
         found = self.weight(age)
         _check_weight(
             found, f"expected a finite number, 0 or more, at age {age}", f"interface '{self.name}': "
         )
         return float(found)
+
+
+def _by_agreement(credit: Tensor, message: Tensor, lacked: Tensor) -> float:
+    """Return the part of a credit that points along its message, over the size of what it lacked, from 0 to 1."""
+    wide = torch.promote_types(credit.dtype, torch.float32)
+    flat = [t.detach().to(wide).flatten() for t in (credit, message, lacked)]
+    found = torch.stack([flat[0] @ flat[1], flat[1] @ flat[1], flat[2] @ flat[2]])
+    along, of_message, of_lacked = found.tolist()
+    if along <= 0 or of_message == 0:
+        return 0.0
+    size = math.sqrt(of_message) * math.sqrt(of_lacked)
+    return 1.0 if size <= along else along / size
 
 
 def _check_weight(weight: object, expected: str, where: str = "") -> None:

@@ -26,6 +26,7 @@ def gpt_run(
     cell: dict[str, Any] | None = None,
     config: dict[str, Any] | None = None,
     cosine: float | None = None,
+    weight: float | None = None,
     **changes: Any,
 ) -> dict[str, Any]:
     """Return a run of 30 updates of 8 windows of 16 characters, measured at every tenth, a second apart.
@@ -41,6 +42,7 @@ def gpt_run(
         cell: further parts of the cell.
         config: further settings.
         cosine: of the credit, at every point and at each of two interfaces.
+        weight: of the newest correction, likewise.
         changes: of the record.
     """
     settings = (
@@ -49,7 +51,8 @@ def gpt_run(
     settings |= {"head": "tokens"} if method in _HEADS else {}
     accumulate = (config or {}).get("accumulate", 1)
     steps, batch = 30 * accumulate, 8 // accumulate
-    quality = {} if cosine is None else {"quality": {k: {"cosine": cosine} for k in ("block1", "block2")}}
+    measured = {k: v for k, v in {"cosine": cosine, "weight": weight}.items() if v is not None}
+    quality = {"quality": {k: measured for k in ("block1", "block2")}} if measured else {}
     curve = [
         {
             "step": 10 * k * accumulate,

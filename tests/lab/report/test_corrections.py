@@ -14,9 +14,17 @@ from tests.lab.report.language import gpt_run, language
 from tests.lab.report.recurrent import bad
 
 
-def _run(bits: float, weight: float | None, lag: int = 4, share: float = 1.0, **more: Any) -> dict[str, Any]:
+def _run(
+    bits: float,
+    weight: float | None,
+    lag: int = 4,
+    share: float = 1.0,
+    found: float | None = 0.2,
+    **more: Any,
+) -> dict[str, Any]:
     rule: dict[str, Any] = {"delay": lag, "weight": weight}
-    return gpt_run("late_correction", (bits,), rule=rule | ({} if share == 1 else {"share": share}), **more)
+    rule |= {} if share == 1 else {"share": share}
+    return gpt_run("late_correction", (bits,), rule=rule, weight=found if weight is None else None, **more)
 
 
 def _sheet(*runs: dict[str, Any]) -> Sheet:
@@ -36,7 +44,7 @@ RUNS = [
     _run(2.25, None),
     _run(2.5, 0.8),
     _run(2.125, 0.1),
-    _run(3.0, None, share=0.25),
+    _run(3.0, None, share=0.25, found=0.05),
     _run(3.25, 1.0, share=0.25),
     _run(2.0, None, lag=16),  # of which there is no other weight
 ]
@@ -49,16 +57,16 @@ def test_weights_ascend_and_that_of_the_rule_stands_among_them() -> None:
             row["method"],
             row["weight"],
             row["bits per character, validation"],
-            row["difference to the weight by lag"],
+            row["difference to the weight by agreement"],
         )
         for row in (cells(sheet, k) for k in range(len(sheet.rows)))
     ]
     whole, quarter = "late_correction", "late_correction (25 % of messages)"
     assert found == [
         (whole, "0.1", "2.125 ← lowest", "−0.125 (−5.56 %)"),
-        (whole, "0.2 (by lag)", "2.250", "—"),  # 1 / (1 + 4)
+        (whole, "0.2 (by agreement)", "2.250", "—"),
         (whole, "0.8", "2.500", "+0.250 (+11.11 %)"),
-        (quarter, "0.05 (by lag)", "3.000 ← lowest", "—"),  # 0.25 / (1 + 4)
+        (quarter, "0.05 (by agreement)", "3.000 ← lowest", "—"),
         (quarter, "1", "3.250", "+0.250 (+8.33 %)"),
     ]
     assert "delay: 4" in sheet.fitted().caption[0]
@@ -79,16 +87,24 @@ def test_a_rate_of_which_there_is_one_weight_is_left_out() -> None:
     assert [row[0] for row in both.rows[-2:]] == ["late_correction (lr 0.016)"] * 2
 
 
-@pytest.mark.parametrize("more", [{"modules": 4}, {"config": {"accumulate": 4}}])
-def test_messages_of_several_ages_have_no_one_weight(more: dict[str, Any]) -> None:
-    sheet = _sheet(_run(2.0, None, **more), _run(2.5, 0.5, **more))
-    assert [cells(sheet, k)["weight"] for k in (0, 1)] == ["0.5", "by lag"]
+def test_a_weight_that_was_not_recorded_has_no_number_and_no_place() -> None:
+    runs = [_run(2.5, weight, found=None) for weight in (0.5, 0.25, None)]
+    assert [cells(_sheet(*runs), k)["weight"] for k in (0, 1, 2)] == ["0.25", "0.5", "by agreement"]
+    assert "*" not in [line.marker for line in _plot(*runs).lines]
 
 
-def test_one_cut_that_is_named_has_one_age() -> None:
-    cell = {"modules": None, "at": ["block1"]}
-    sheet = _sheet(_run(2.0, None, cell=cell), _run(2.5, 0.5, cell=cell))
-    assert cells(sheet)["weight"] == "0.2 (by lag)"
+def test_the_weight_found_is_the_mean_over_interfaces_and_the_last_third_of_the_curve() -> None:
+    run = _run(2.0, None)
+    run["curve"] = [
+        {
+            "step": k,
+            "elapsed_s": 1.0,
+            "val_bits_per_char": 2.0,
+            "quality": {"a": {"weight": a}, "b": {"weight": b}},
+        }
+        for k, (a, b) in enumerate([(9.0, 9.0), (9.0, 9.0), (9.0, 9.0), (9.0, 9.0), (0.25, 0.5), (0.75, 1.0)])
+    ]
+    assert cells(_sheet(run, _run(2.5, 0.5)), 1)["weight"] == "0.625 (by agreement)"
 
 
 def test_without_several_weights_there_is_nothing() -> None:
@@ -106,7 +122,7 @@ def test_a_line_for_each_lag_and_share_with_the_weight_of_the_rule_marked() -> N
     assert lines["late_correction (25 % of messages)"] == ((0.05, 3.0, 0, 0), (1.0, 3.25, 0, 0))
     stars = [(line.points[0][:2], line.colour) for line in plot.lines if line.marker == "*" and line.points]
     assert stars == [((0.2, 2.25), 0), ((0.05, 3.0), 1)]
-    assert "weight by lag" in lines
+    assert "weight by agreement" in lines
     assert plot.log_x
     assert {"weight of a late correction", "bits per character, validation", "0.1", "0.2"} <= set(texts(plot))
 

@@ -32,7 +32,7 @@ def test_a_table_without_times(script: Any) -> None:
 
 
 CORRECTED = [
-    gpt_run("late_correction", (3.0, bits), rule={"delay": 4, "weight": weight}, cosine=0.5)
+    gpt_run("late_correction", (3.0, bits), rule={"delay": 4, "weight": weight}, cosine=0.5, weight=0.2)
     for bits, weight in ((2.75, None), (3.0, 0.5))
 ]
 
@@ -42,11 +42,11 @@ def test_a_table_of_cosines_and_one_of_weights(script: Any) -> None:
         script, "<!-- table results/a cosine method=backprop,late_correction -->", *RUNS, *CORRECTED
     )
     assert "| method | after block1 | after block2 | difference to backprop, validation |" not in text
-    assert "| late_correction (weight by lag) | +0.250 (+10.00 %) |" in text
+    assert "| late_correction (weight by agreement) | +0.250 (+10.00 %) |" in text
     assert "after block1: 0.500; after block2: 0.500" in text  # in the caption, for both rows have it
     assert text.count("**cosine of the credit") == 1
     text = filled(script, "<!-- table results/a weight -->", *RUNS, *CORRECTED)
-    assert "| 0.2 (by lag) | 2.750 ← lowest | — |" in text
+    assert "| 0.2 (by agreement) | 2.750 ← lowest | — |" in text
     assert "| 0.5 | 3.000 | +0.250 (+9.09 %) |" in text
 
 
@@ -62,12 +62,12 @@ def test_a_table_of_what_was_not_measured_says_so(script: Any, kind: str) -> Non
         (
             "over=cosine",
             "bits per character above backprop",
-            "Bits lost over the cosine of the credit: late_correction (weight by lag), late_correction (weight 0.5)",
+            "Bits lost over the cosine of the credit: late_correction (weight by agreement), late_correction (weight 0.5)",
         ),
         (
             "over=weight",
             "weight of a late correction",
-            "Bits per character over the weight of corrections: late_correction, weight by lag",
+            "Bits per character over the weight of corrections: late_correction, weight by agreement",
         ),
     ],
 )

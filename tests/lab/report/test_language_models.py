@@ -220,10 +220,10 @@ def test_rates_are_no_surprise_to_the_page(tmp_path: Path) -> None:
     [
         ({}, "late_correction (AdamW, 2 modules, 1 private block, weight 0.5)"),
         ({"weight": 0}, "late_correction (AdamW, 2 modules, 1 private block, weight 0)"),
-        ({"weight": None}, "late_correction (AdamW, 2 modules, 1 private block, weight by lag)"),
+        ({"weight": None}, "late_correction (AdamW, 2 modules, 1 private block, weight by agreement)"),
         (
             {"weight": None, "share": 0.25},
-            "late_correction (AdamW, 2 modules, 1 private block, weight by lag, 25 % of messages)",
+            "late_correction (AdamW, 2 modules, 1 private block, weight by agreement, 25 % of messages)",
         ),
         (
             {"weight": [1], "share": "?"},
@@ -239,7 +239,7 @@ def test_weights_and_shares_in_words(rule: dict[str, Any], name: str) -> None:
 def test_of_other_networks_weights_and_shares_are_said_too() -> None:
     rule = {"weight": None, "share": 0.125}
     (run,) = typed([record("late_correction", config={"rule": {"hidden": [], **rule}})])
-    assert row_label(run) == "late_correction (weight by lag, 12.5 % of messages)"
+    assert row_label(run) == "late_correction (weight by agreement, 12.5 % of messages)"
 
 
 def test_the_weight_that_all_share_is_in_the_caption() -> None:
@@ -251,8 +251,8 @@ def test_the_weight_that_all_share_is_in_the_caption() -> None:
         "late_correction (delay 4, 25 % of messages)",
     ]
     sheet = _sheet(*runs)
-    assert "weight: by lag." in sheet.fitted().caption[1]
-    assert [note.split(":")[0] for note in sheet.notes[-3:]] == ["Weight", "By lag", "Of messages"]
+    assert "weight: by agreement." in sheet.fitted().caption[1]
+    assert [note.split(":")[0] for note in sheet.notes[-3:]] == ["Weight", "By agreement", "Of messages"]
 
 
 # Figures

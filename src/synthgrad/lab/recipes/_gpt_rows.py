@@ -57,7 +57,7 @@ def _late(lag: int) -> RuleSettings:
 
 
 def _corrected(lag: int, **settings: Any) -> RuleSettings:
-    return _head(blocks=0, delay=lag, **{"weight": None, **settings})
+    return _head(**{"blocks": 0, "delay": lag, "weight": None, **settings})
 
 
 _FEEDBACK = {"error_feedback": True}
@@ -95,24 +95,27 @@ ROWS: tuple[Row, ...] = (
     Row("local_loss", _rates(8e-3, 1.6e-2), 1.6e-2, _head(blocks=0, unembedding="network")),
     Row("local_loss", _rates(8e-3, 1.6e-2), 1.6e-2, _head(blocks=0, unembedding="network"), modules=4),
     # Other credit at once.
-    Row("cdni", _rates(8e-3, 1.6e-2), 8e-3, RuleSettings(label_rate=1.0)),
+    Row("cdni", _rates(2e-3, 1.6e-2), 8e-3, RuleSettings(label_rate=1.0)),
     Row("interlocked", _rates(8e-3, 1.6e-2), 1.6e-2, _head(blocks=0), modules=4),
     Row("head_gradient", _rates(8e-3, 1.6e-2), 1.6e-2, _head(blocks=0)),
     # Credit at once, corrected by late messages with the weight that the rule itself finds; all of them, or a quarter.
     Row("late_correction", (1.6e-2,), 1.6e-2, _corrected(1)),
     Row("late_correction", _rates(8e-3, 1.6e-2), 1.6e-2, _corrected(4), claimed=True, again=True),
-    Row("late_correction", _rates(8e-3, 1.6e-2), 1.6e-2, _corrected(16)),
+    Row("late_correction", _rates(8e-3, 1.6e-2), 1.6e-2, _corrected(4, blocks=1)),
+    Row("late_correction", _rates(8e-3, 1.6e-2), 1.6e-2, _corrected(16), claimed=True),
     Row("late_correction", (1.6e-2,), 1.6e-2, _corrected(4, share=0.25), claimed=True),
+    Row("late_correction", (1.6e-2,), 1.6e-2, _corrected(4), modules=4),
 )
 
-#: What the weight of a correction could be instead: by lag and share, above and below what the rule finds.
+#: What the weight of a correction could be instead, by lag, share and private blocks: below and above what the rule finds.
 WEIGHTS: tuple[tuple[RuleSettings, float], ...] = tuple(
-    (_corrected(lag, share=share, weight=weight), 1.6e-2)
-    for lag, share, weights in (
-        (1, 1.0, (0.25, 1.0)),
-        (4, 1.0, (0.1, 0.4, 0.8)),
-        (16, 1.0, (0.03, 0.12)),
-        (4, 0.25, (0.0125, 0.2, 1.0)),
+    (_corrected(lag, share=share, blocks=blocks, weight=weight), 1.6e-2)
+    for lag, share, blocks, weights in (
+        (1, 1.0, 0, (0.25, 0.5, 1.0)),
+        (4, 1.0, 0, (0.1, 0.2, 0.4, 0.8)),
+        (4, 1.0, 1, (0.2, 0.4, 0.8)),
+        (16, 1.0, 0, (0.03, 0.06, 0.12, 0.25, 0.5, 1.0)),
+        (4, 0.25, 0, (0.0125, 0.05, 0.2, 1.0)),
     )
     for weight in weights
 )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ..records import Record
 from .frame import good, groups, num_bad, records_of
 from .language_models import (
     DIFFERENCE,
     SYNCHRONOUS,
     difference_text,
     differences_to,
+    late_values,
     naming_columns,
     reference_of,
 )
@@ -28,21 +28,11 @@ _MARKERS = "os^Dv<>pXP"
 _TITLE = "bits lost over the cosine of the credit"
 
 
-def _late_cosines(record: Record) -> dict[str, float]:
-    """Return the mean cosine of each interface over the last third of the curve."""
-    found: dict[str, list[float]] = {}
-    for point in record.curve[-max(1, len(record.curve) // 3) :]:
-        for interface, measured in point.quality.items():
-            if (cosine := measured.get("cosine")) is not None:
-                found.setdefault(interface, []).append(cosine)
-    return {name: sum(values) / len(values) for name, values in found.items()}
-
-
 def _cosines(runs: pd.DataFrame) -> dict[str, list[float]]:
     """Return the late cosines of each run that ended well, by interface, the lowest interface first."""
     found: dict[str, list[float]] = {}
     for record in records_of(good(runs)):
-        for name, cosine in _late_cosines(record).items():
+        for name, cosine in late_values(record, "cosine").items():
             found.setdefault(name, []).append(cosine)
     return {name: found[name] for name in sorted(found, key=natural)}
 

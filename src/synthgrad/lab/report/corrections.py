@@ -9,8 +9,7 @@ import pandas as pd
 from ..records import Record
 from .facets import RATE, WEIGHT, short_label
 from .frame import first, groups, num_bad
-from .labels import lag_of
-from .language_models import LOWEST, difference_text, naming_columns
+from .language_models import LOWEST, difference_text, late_values, naming_columns
 from .measures import mean
 from .plot import COLOURS, DASHES, Group, Line, Plot, Point
 from .rates import VALIDATION
@@ -20,7 +19,7 @@ from .words import DASH, TEXTS
 
 __all__ = ["correction_groups", "correction_plots", "correction_sheets"]
 
-_METHOD, _BY_LAG = "late_correction", "by lag"
+_METHOD, _FOUND = "late_correction", "by agreement"
 _TITLE = "bits per character over the weight of corrections"
 
 
@@ -31,10 +30,10 @@ class _Curve:
     rows: tuple[pd.DataFrame, ...]
 
     @property
-    def by_lag(self) -> pd.DataFrame:
-        """The runs whose weight the rule found; none if there are none."""
-        found = [runs for runs in self.rows if _is_by_lag(runs)]
-        return found[0] if found else self.rows[0].head(0)
+    def found(self) -> pd.DataFrame:
+        """The runs whose weights the rule found; none if there are none."""
+        rows = [runs for runs in self.rows if _is_found(runs)]
+        return rows[0] if rows else self.rows[0].head(0)
 
     @property
     def best(self) -> pd.DataFrame:
@@ -42,8 +41,8 @@ class _Curve:
         return min(self.rows, key=lambda runs: _order(_bits(runs)))
 
 
-def _is_by_lag(runs: pd.DataFrame) -> bool:
-    return WEIGHT.value(first(runs)) == _BY_LAG
+def _is_found(runs: pd.DataFrame) -> bool:
+    return WEIGHT.value(first(runs)) == _FOUND
 
 
 def _bits(runs: pd.DataFrame) -> float | None:
@@ -55,15 +54,11 @@ def _order(value: float | None) -> float:
 
 
 def _weight_of(record: Record) -> float | None:
-    """Return the weight of a run's corrections as a number; None if the rule found several, or it is none."""
-    rule, cell = record.config.rule, record.cell
-    if WEIGHT.value(record) != _BY_LAG:
+    """Return the weight of a run's corrections; of weights that the rule found their mean over the last third of the curve."""
+    rule = record.config.rule
+    if WEIGHT.value(record) != _FOUND:
         return rule.number("weight") if "weight" in rule else float(WEIGHT.value(record))
-    one_interface = len(cell.at) == 1 or (not cell.at and cell.number("modules") == 2)
-    if not one_interface or record.config.number("accumulate") not in (None, 1):
-        return None  # messages have several ages
-    share = rule.number("share")
-    return (1.0 if share is None else share) / (1 + lag_of(record))
+    return mean(list(late_values(record, "weight").values()))
 
 
 def _curves(table: Table) -> list[_Curve]:
@@ -89,27 +84,27 @@ def correction_sheets(table: Table) -> list[Sheet]:
 
     def weight(runs: pd.DataFrame) -> str:
         found = _weight_of(first(runs))
-        if not _is_by_lag(runs):
+        if not _is_found(runs):
             return WEIGHT.value(first(runs))
-        return _BY_LAG if found is None else f"{found:.3g} ({_BY_LAG})"
+        return _FOUND if found is None else f"{found:.3g} ({_FOUND})"
 
     def bits(runs: pd.DataFrame) -> str:
         said = VALIDATION.show(runs)
         return f"{said} {LOWEST}" if said != DASH and curve_of[runs["label"].iloc[0]].best is runs else said
 
     def difference(runs: pd.DataFrame) -> str:
-        reference = curve_of[runs["label"].iloc[0]].by_lag
-        return DASH if _is_by_lag(runs) else difference_text(VALIDATION, runs, reference)
+        reference = curve_of[runs["label"].iloc[0]].found
+        return DASH if _is_found(runs) else difference_text(VALIDATION, runs, reference)
 
     columns = [
         *naming_columns(rows, but=(WEIGHT,)),
         Column(WEIGHT.name, weight, key=True),
         Column(VALIDATION.heading, bits),
-        Column("difference to the weight by lag", difference, optional=True),
+        Column("difference to the weight by agreement", difference, optional=True),
     ]
     said = TEXTS["language"]
     notes = [said["weights"]]
-    notes += [said["weight_difference"]] if any(len(curve.by_lag) for curve in curves) else []
+    notes += [said["weight_difference"]] if any(len(curve.found) for curve in curves) else []
     title = f"weights of late corrections · {table.title}"
     return [sheet_of(title, columns, rows, is_bad=lambda runs: num_bad(runs) > 0, notes=notes)]
 
@@ -131,11 +126,11 @@ def correction_plots(table: Table) -> list[Plot]:
     name = naming_columns([curve.rows[0] for curve, _ in drawn], but=(WEIGHT,))[0].cell
     lines: list[Line] = []
     for k, (curve, points) in enumerate(drawn):
-        found = _point(curve.by_lag) if len(curve.by_lag) else None
+        found = _point(curve.found) if len(curve.found) else None
         lines.append(Line(name(curve.rows[0]), points, k, k % len(DASHES), "o"))
         lines += [Line("", (found,), k, None, "*")] if found else []
     if any(line.marker == "*" for line in lines):
-        lines.append(Line("weight by lag", (), len(COLOURS) - 2, None, "*"))
+        lines.append(Line("weight by agreement", (), len(COLOURS) - 2, None, "*"))
     about = f"{_TITLE}: {', '.join(line.name for line in lines if line.name)}"
     labels = ("weight of a late correction", VALIDATION.heading)
     positive = all(point[0] > 0 for line in lines for point in line.points)

@@ -44,7 +44,7 @@ def setting_words(name: str, value: object) -> str:
     said = TEXTS["rule"].get(name, f"{text(name, 20)} {{}}")
     if name == "share":
         return said.format(_share_words(value))
-    nothing = "by lag" if name == "weight" else "none"
+    nothing = "by agreement" if name == "weight" else "none"
     return said.format(nothing if value is None or value in ((), []) else text(value, 16))
 
 
@@ -108,7 +108,13 @@ def _weight(record: Record) -> str:
     if "weight" not in rule:
         return "0.5"  # the default of older runs, which is not recorded
     found = rule.number("weight")
-    return "by lag" if rule["weight"] is None else text(rule["weight"], 16) if found is None else f"{found:g}"
+    return (
+        "by agreement"
+        if rule["weight"] is None
+        else text(rule["weight"], 16)
+        if found is None
+        else f"{found:g}"
+    )
 
 
 def _share(record: Record) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import pandas as pd
 
+from ..records import Record
 from .facets import FACETS, MICROBATCHES, OPTIMIZER, RATE, WEIGHT, Facet, common_facets, row_names
 from .frame import figures, first, good, num_bad, reasons, records_of, where
 from .labels import row_label
@@ -20,7 +21,7 @@ from .trainings import Table, tables_of
 from .words import DASH, TEXTS, unit
 
 __all__ = ["DIFFERENCE", "LOWEST", "SYNCHRONOUS", "difference_text", "differences_to", "language_sheet"]
-__all__ += ["language_tables", "naming_columns", "reference_of"]
+__all__ += ["language_tables", "late_values", "naming_columns", "reference_of"]
 
 #: The method in which every module waits for the gradient of its own batch.
 SYNCHRONOUS = "backprop"
@@ -88,6 +89,16 @@ def reference_of(table: Table, runs: pd.DataFrame, *, steps: bool = False) -> pd
     found = _having(found, OPTIMIZER, OPTIMIZER.value(record))
     same = _having(found, MICROBATCHES, MICROBATCHES.value(record))
     return at_best_rates(same if len(same) or steps else _having(found, MICROBATCHES, ""))
+
+
+def late_values(record: Record, measure: str) -> dict[str, float]:
+    """Return the mean of a measure of quality at each interface over the last third of the curve."""
+    found: dict[str, list[float]] = {}
+    for point in record.curve[-max(1, len(record.curve) // 3) :]:
+        for interface, measured in point.quality.items():
+            if (value := measured.get(measure)) is not None:
+                found.setdefault(interface, []).append(value)
+    return {name: sum(values) / len(values) for name, values in found.items()}
 
 
 def language_sheet(table: Table) -> Sheet:

@@ -288,7 +288,7 @@ class RuleSettings(Settings):
             "Factor on the correction of late_correction.",
             kind=float,
             metavar="X",
-            default="share / (1 + age of the message in updates)",
+            default="found for each message by how well the credit agreed with it",
         ),
     )
     share: float = setting(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ....core import Decoupled, Quality
 from ....engines import credit_quality
+from ....rules import LateCorrection
 from ...names import own_text
 from ...tasks import TokenLoss, TokenText, TokenWindows, bits, load_tokens, token_loss
 from ...tasks.gpt import gpt, gpt_cuts
@@ -139,7 +140,19 @@ class LanguageModelTask(Task):
         }
         if found := self._quality():
             point["quality"] = brief_quality(found)
+            for name, weight in self._weights().items():
+                point["quality"].setdefault(name, {})["weight"] = weight
         return point
+
+    def _weights(self) -> Mapping[str, float]:
+        """Return the weight of the newest correction at each interface that corrects, by name."""
+        assert isinstance(self.net, Decoupled)
+        found: dict[str, float] = {}
+        for name, interface in self.net.interfaces.items():
+            weight = interface.rule.last_weight if isinstance(interface.rule, LateCorrection) else None
+            if weight is not None:
+                found[name] = weight
+        return found
 
     def _quality(self) -> Mapping[str, Quality]:
         """Compare credits with the true gradient, on a batch of the validation part that is always the same."""
