@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from synthgrad.lab.report.corrections import correction_groups, correction_plots, correction_sheets
 from synthgrad.lab.report.plot import Plot
 from synthgrad.lab.report.sheet import Sheet
