@@ -165,7 +165,7 @@ def _no_error_feedback(optimizer: ErrorFeedback) -> ConfigError:
     return ConfigError(
         "the optimizer factory returned ErrorFeedback, which extrapolates gradients that come one update late, and this "
         "engine does not say which of its gradients do: fresh ones would be extrapolated too; give the engine the "
-        f"{type(optimizer.optimizer).__name__} itself, or use synthgrad.engines.InProcess, which says it"
+        f"{type(optimizer.optimizer).__name__} itself, or use synthgrad.engines.InProcess or Stages, which say it"
     )
 
 

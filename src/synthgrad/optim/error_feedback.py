@@ -33,8 +33,8 @@ class ErrorFeedback(Optimizer):
     gradient is more than one update old.
 
     Every parameter group counts as late unless it has ``late=False``; such a group is stepped as the wrapped optimizer
-    does. In a training loop of your own, set that. The in-process engine sets it: modules that learn a step or more after
-    their forward pass are late, others and rules are not. Other engines refuse this optimizer, because they do not say
+    does. In a training loop of your own, set that. The in-process engine and stages set it: modules that learn a step or more
+    after their forward pass are late, others and rules are not. Other engines refuse this optimizer, because they do not say
     which of their gradients are late, and fresh ones must not be extrapolated.
 
     Learning-rate schedulers, ``param_groups``, ``state``, ``state_dict`` and hooks work as with the wrapped optimizer.

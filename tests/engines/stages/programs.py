@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from synthgrad import SyntheticGradient, decouple
 from synthgrad.core import Decoupled, Rule
 from synthgrad.engines import Carry, InProcess, Lag, Stages
+from synthgrad.optim import ErrorFeedback
 from synthgrad.rules import LocalLoss, NoBackprop, Sobolev, TrueGradient
 from tests.engines.stages.places import Place
 
@@ -68,6 +69,10 @@ def batches(count: int, seed: int = 3) -> Batches:
     ]
 
 
+def fed_back(parameters: Any) -> torch.optim.Optimizer:
+    return ErrorFeedback(torch.optim.Adam(parameters, 1e-2))
+
+
 def adam(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, 1e-2)
 
@@ -85,7 +90,8 @@ def trained(
 ) -> dict[str, Any]:
     """Train as stages, and return the gathered weights, the losses and the last stage's prediction."""
     net, data = network(world, rule, kind), batches(steps)
-    with Stages(net, per_example, adam, transport=place.transport, **options) as stages:
+    optimizer = options.pop("optimizer", adam)
+    with Stages(net, per_example, optimizer, transport=place.transport, **options) as stages:
         losses = [stages.step(x if place.rank == 0 else None, y).loss for x, y in data]
         output = stages.predict(data[0][0] if place.rank == 0 else None)
         stages.gather()
@@ -98,10 +104,13 @@ def trained(
         }
 
 
-def in_process(world: int, rule: str, steps: int, lag: int, kind: str = "dense") -> dict[str, Any]:
+def in_process(
+    world: int, rule: str, steps: int, lag: int, kind: str = "dense", **options: Any
+) -> dict[str, Any]:
     """Train the same in one process, with the lags simulated."""
     net, data = network(world, rule, kind), batches(steps)
-    engine = InProcess(net, per_example, adam, lags={name: Lag(observe=lag) for name in net.interfaces})
+    lags = {name: Lag(observe=lag) for name in net.interfaces}
+    engine = InProcess(net, per_example, options.pop("optimizer", adam), lags=lags, **options)
     losses = [float(engine.step(x, y).loss) for x, y in data]  # pyright: ignore[reportArgumentType]
     found = weights(net)
     with torch.no_grad():

@@ -235,6 +235,34 @@ def with_options(place: Place, how: str) -> dict[str, Tensor]:
     return {n: (net.model.state_dict()[n] - v).abs().max() for n, v in model.state_dict().items()}
 
 
+def clipped_over_two(place: Place, frozen: bool) -> dict[str, Tensor]:
+    """Clip the gradients of updates of two batches; a frozen stage clips nothing, and must not be waited for."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    model[2].requires_grad_(not frozen)
+    data = [(torch.randn(8, 6, dtype=torch.float64), torch.randint(0, 3, (8,))) for _ in range(6)]
+    net = sg.decouple(model, ["1"], sg.TrueGradient(), data[0][0])
+    optimizer = sgd([p for p in model.parameters() if p.requires_grad])
+    how: dict[str, Any] = {"window": 0, "deterministic": True, "accumulate": 2, "clip_norm": 0.05}
+    with Stages(net, criterion, sgd, timeout_s=20, transport=place.transport, **how) as stages:
+        for n, (x, y) in enumerate(data):
+            record = stages.step(x if place.rank == 0 else None, y)
+            assert record.updated == ([] if n % 2 == 0 or (frozen and place.rank) else [stages._name])
+            (criterion(model(x), y) / 2).backward()
+            if n % 2:
+                assert nn.utils.clip_grad_norm_(model.parameters(), 0.05) > 0.05
+                optimizer.step()
+                optimizer.zero_grad()
+        stages.gather()
+    return {n: (net.model.state_dict()[n] - v).abs().max() for n, v in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_norm_of_an_update_of_two_batches_is_clipped(two: InMemory, *, frozen: bool) -> None:
+    for found in two.run(clipped_over_two, frozen):
+        assert max(found.values()) < 1e-9, found
+
+
 @pytest.mark.parametrize("how", ["penalty", "clip"])
 def test_penalties_and_clipping_are_those_of_the_whole_network(two: InMemory, how: str) -> None:
     for found in two.run(with_options, how):

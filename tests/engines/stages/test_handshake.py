@@ -54,6 +54,7 @@ def _with_settings(place: Place, settings: tuple[dict[str, Any], ...]) -> None:
         (({}, {"seed": 1}, {}), "rank 0 and rank 1 differ in seed: 0 against 1"),
         (({}, {"window": 3}, {}), "rank 0 and rank 1 differ in window: None against 3"),
         (({}, {}, {"clip_norm": 1.0}), "rank 0 and rank 2 differ in clip_norm: None against 1.0"),
+        (({}, {"accumulate": 2}, {}), "rank 0 and rank 1 differ in accumulate: 1 against 2"),
     ],
 )
 def test_other_settings_are_refused(

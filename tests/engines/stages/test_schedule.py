@@ -160,11 +160,12 @@ def test_what_is_missing_is_named(two: InMemory, how: str, error: str) -> None:
 # Replicas
 
 
-def _replicated(place: Place, rule: str, steps: int, lag: int) -> dict[str, Tensor]:
+def _replicated(place: Place, rule: str, steps: int, lag: int, accumulate: int) -> dict[str, Tensor]:
     """Two stages of two replicas, of which each sees its own batches."""
     net = programs.network(2, rule)
     net.model[0][1].eval()  # pyright: ignore  statistics of half a batch are not those of the whole
-    with Stages(net, F.cross_entropy, programs.sgd, window=lag, deterministic=True, replicas=2) as stages:
+    how: dict[str, Any] = {"window": lag, "deterministic": True, "replicas": 2, "accumulate": accumulate}
+    with Stages(net, F.cross_entropy, programs.sgd, **how) as stages:
         replica = stages.layout.replica
         for pairs in zip(*(programs.batches(steps, seed=s) for s in (3, 4)), strict=True):
             x, y = pairs[replica]
@@ -175,15 +176,17 @@ def _replicated(place: Place, rule: str, steps: int, lag: int) -> dict[str, Tens
 
 # Means of classes are those of each replica's own batches, like the statistics of BatchNorm.
 @pytest.mark.parametrize(
-    ("rule", "lag"), [("cdni, table", 0), ("cdni, table", 2), ("true", 0), ("no_bprop", 1)]
+    ("rule", "lag", "accumulate"),
+    [("cdni, table", 0, 1), ("cdni, table", 2, 1), ("cdni, table", 2, 3), ("true", 0, 1), ("no_bprop", 1, 1)],
 )
 def test_replicas_learn_what_one_stage_learns_from_both_batches(
-    four_processes: Processes, rule: str, lag: int
+    four_processes: Processes, rule: str, lag: int, accumulate: int
 ) -> None:
-    found = four_processes.run(_replicated, rule, 8, lag)
+    found = four_processes.run(_replicated, rule, 8, lag, accumulate)
     net = programs.network(2, rule)
     net.model[0][1].eval()  # pyright: ignore
-    engine = InProcess(net, F.cross_entropy, programs.sgd, lags={"0": Lag(observe=lag)})
+    lags = {"0": Lag(observe=lag)}
+    engine = InProcess(net, F.cross_entropy, programs.sgd, lags=lags, accumulate=accumulate)
     for (x, y), (u, v) in zip(*(programs.batches(8, seed=s) for s in (3, 4)), strict=True):
         engine.step(torch.cat((x, u)), torch.cat((y, v)))
     expected = programs.weights(net)

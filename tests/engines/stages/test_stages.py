@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -19,7 +21,7 @@ def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None
 @pytest.mark.parametrize("lag", [0, 3])
 @pytest.mark.parametrize("rule", ["cdni", "dni", "local_loss", "sobolev", "no_bprop", "true"])
 def test_weights_are_bit_by_bit_those_of_the_in_process_engine(two: InMemory, rule: str, lag: int) -> None:
-    options = {"window": lag, "deterministic": True}
+    options = {"window": lag, "deterministic": True, "accumulate": 1}
     found = two.run(_trained, 2, rule, 12, options)
     expected = programs.in_process(2, rule, 12, lag)
     for outcome in found:
@@ -31,10 +33,45 @@ def test_weights_are_bit_by_bit_those_of_the_in_process_engine(two: InMemory, ru
 
 @pytest.mark.parametrize("rule", ["cdni", "true"])
 def test_four_stages_too(four: InMemory, rule: str) -> None:
-    found = four.run(_trained, 4, rule, 12, {"window": 1, "deterministic": True})
+    found = four.run(_trained, 4, rule, 12, {"window": 1, "deterministic": True, "accumulate": 1})
     expected = programs.in_process(4, rule, 12, 1)
     for outcome in found:
         same(outcome["weights"], expected["weights"])
+
+
+@pytest.mark.parametrize("optimizer", [programs.adam, programs.fed_back])
+@pytest.mark.parametrize(("window", "accumulate"), [(0, 2), (1, 2), (2, 2), (3, 2), (2, 3)])
+@pytest.mark.parametrize("rule", ["cdni", "cdni, table", "local_loss", "true"])
+def test_updates_of_several_steps_are_those_of_the_in_process_engine(
+    two: InMemory, rule: str, window: int, accumulate: int, optimizer: Any
+) -> None:
+    options = {"accumulate": accumulate, "optimizer": optimizer}
+    found = two.run(_trained, 2, rule, 13, {"window": window, "deterministic": True, **options})
+    expected = programs.in_process(2, rule, 13, window, **options)
+    for outcome in found:
+        same(outcome["weights"], expected["weights"])
+    assert found[1]["losses"] == expected["losses"]
+
+
+@pytest.mark.parametrize(("rule", "window", "accumulate"), [("true", 2, 6), ("true", 1, 3), ("cdni", 2, 1)])
+def test_without_a_number_no_gradient_is_more_than_one_update_late(
+    four: InMemory, rule: str, window: int, accumulate: int
+) -> None:
+    found = four.run(_trained, 4, rule, 20, {"window": window, "deterministic": True})
+    expected = programs.in_process(4, rule, 20, window, accumulate=accumulate)
+    for outcome in found:
+        same(outcome["weights"], expected["weights"])
+    other = programs.in_process(4, rule, 20, window, accumulate=accumulate + 1)
+    assert not torch.equal(other["weights"]["model.0.0.weight"], expected["weights"]["model.0.0.weight"])
+
+
+def test_error_feedback_extrapolates_late_updates_alone(two: InMemory) -> None:
+    options = {"deterministic": True, "accumulate": 1, "optimizer": programs.fed_back}
+    for rule, window, differs in (("true", 1, True), ("true", 0, False), ("cdni", 1, False)):
+        found = two.run(_trained, 2, rule, 8, {"window": window, **options})[0]["weights"]
+        same(found, programs.in_process(2, rule, 8, window, optimizer=programs.fed_back)["weights"])
+        plain = programs.in_process(2, rule, 8, window)["weights"]
+        assert torch.equal(found["model.0.0.weight"], plain["model.0.0.weight"]) != differs
 
 
 @pytest.mark.parametrize("kind", ["convolutional", "recurrent"])

@@ -46,7 +46,14 @@ def _optimizer(rule: str) -> Any:
 
 def _weights(net: Decoupled, place: Place, window: int, optimizer: Any) -> dict[str, Tensor]:
     with Stages(
-        net, losses, optimizer, window=window, deterministic=True, timeout_s=20, transport=place.transport
+        net,
+        losses,
+        optimizer,
+        window=window,
+        deterministic=True,
+        accumulate=1,
+        timeout_s=20,
+        transport=place.transport,
     ) as stages:
         for x, y, ids in batches(STEPS):
             stages.step(x if place.rank == 0 else None, y, ids=ids)

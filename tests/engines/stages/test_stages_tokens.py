@@ -39,7 +39,7 @@ STEPS = 4
 def trained(place: Place, rule: Any, criterion: Any, at: tuple[str, ...], window: int, steps: int) -> Any:
     """Train as one stage of some; return its network with all weights."""
     net = decoupled(rule(), at)
-    settings: dict[str, Any] = {"window": window, "deterministic": True, "timeout_s": 60.0}
+    settings: dict[str, Any] = {"window": window, "deterministic": True, "accumulate": 1, "timeout_s": 60.0}
     with Stages(net, criterion, sgd, transport=place.transport, **settings) as engine:
         for x, y in batches(steps):
             engine.step(x if place.rank == 0 else None, y)

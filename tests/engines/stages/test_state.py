@@ -97,6 +97,13 @@ CASES = {
     "backpropagation": (3, "true", {"window": 0, "deterministic": True}, False),
     "delayed gradients": (2, "true", {"window": 2, "deterministic": True}, False),
     "delayed gradients, three stages": (3, "true", {"window": 1, "deterministic": True}, False),
+    "in the middle of an update": (2, "cdni", {"window": 2, "deterministic": True, "accumulate": 4}, False),
+    "late, in the middle of an update": (
+        3,
+        "true",
+        {"window": 1, "deterministic": True, "accumulate": 4},
+        False,
+    ),
 }
 
 

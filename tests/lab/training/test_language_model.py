@@ -285,7 +285,11 @@ def test_payloads_that_cannot_be(given: dict[str, Any], words: str) -> None:
 @pytest.mark.parametrize(
     ("method", "given", "words"),
     [
-        ("backprop", {"error_feedback": True}, "error feedback with backprop: only the in-process engine"),
+        (
+            "backprop",
+            {"error_feedback": True},
+            "error feedback with backprop: only the engine in-process or stages has this",
+        ),
         ("backprop", {"versions": 2}, "versions of the weights with backprop"),
         ("local_loss", {"engine": "plain", "error_feedback": True}, "error feedback with the plain engine"),
     ],

@@ -36,11 +36,11 @@ from ...core.port import InputPort, Port
 from ..base import Criterion, StepRecord, check_loss, reduce_loss
 from ..penalty import Penalties
 from ..replay import ForwardReplay, replaying
+from ..updates import Updates
 from ..watch import GradientWatch
 from .mailboxes import Mailboxes
 from .module_step import ModuleStep, PendingEnd
 from .turns import Turns
-from .updates import Updates
 
 __all__ = ["CutHandler", "StopForward"]
 

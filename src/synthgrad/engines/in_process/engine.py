@@ -38,11 +38,11 @@ from ..optimizers import (
 )
 from ..penalty import Penalties, Penalty
 from ..replay import ForwardReplay, WeightStash
+from ..updates import Updates
 from .cuts import CutHandler, StopForward
 from .lags import Lag
 from .lateness import learning_delays
 from .mailboxes import Mailboxes
-from .updates import Updates
 
 __all__ = ["InProcess"]
 

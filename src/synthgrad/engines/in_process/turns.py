@@ -29,10 +29,10 @@ from ...core.instruments import Instruments
 from ...core.port import Port, run_backward
 from ..base import StepRecord
 from ..optimizers import zero_grad
+from ..updates import Updates
 from ..watch import GradientWatch, explain_backward_error
 from .mailboxes import Mailboxes
 from .module_step import ModuleStep, PendingEnd
-from .updates import Updates
 
 __all__ = ["Turns"]
 

@@ -29,10 +29,10 @@ from ..optimizers import (
     OptimizerFactory,
     clear_autocast_cache,
     has_gradient,
-    step_optimizers,
     zero_grad,
 )
 from ..penalty import Penalties, Penalty
+from ..updates import Updates
 from ..watch import GradientWatch, check_loss_once
 from .assemble import optimizers_by_name
 from .clip import Clip
@@ -45,7 +45,14 @@ from .late import LateInput
 from .layout import RankLayout
 from .local_part import make_local_part
 from .replicas import average_gradients, wrap_in_ddp
-from .settings import StageSettings, WindowPlan, check_rules, planned_window
+from .settings import (
+    StageSettings,
+    WindowPlan,
+    check_rules,
+    learning_delays,
+    planned_window,
+    usual_accumulate,
+)
 from .stage import Stage
 from .transport import Transport, distributed
 from .wire import ParcelSlot, output_slot, slot_for
@@ -75,6 +82,11 @@ class Stages:
         wire_dtype: the dtype in which tensors are sent, such as ``torch.bfloat16``; None for the network's
             own. Short for ``codecs.cast``.
         codec: the codec of activations and messages; see `codecs`.
+        accumulate: the number of steps (microbatches) of which an update is made: the mean of their gradients. A module
+            that waits ``d`` steps for its answers makes its update ``ceil(d / accumulate)`` updates late. None for the
+            smallest number with which no gradient is more than one update late: 1 where credit comes at once, and where
+            stages wait, the window times the number of waits in a row. (A rule that hands over waits at first only,
+            and has 1.)
         target: a batch of targets, for shape and dtype, if targets are to be sent along with the activations
             from the first stage. None if every process has its own, in the same order.
         replicas: the number of copies of every stage, which average their gradients (data parallel). Each has
@@ -121,6 +133,7 @@ class Stages:
         observe_prob: float = 1.0,
         wire_dtype: torch.dtype | None = None,
         codec: Codec | None = None,
+        accumulate: int | None = None,
         target: Tensor | None = None,
         replicas: int = 1,
         rule_options: Mapping[str, Any] | None = None,
@@ -138,7 +151,8 @@ class Stages:
         if not isinstance(net, Decoupled):
             raise ConfigError(f"got a {type(net).__name__}, expected what synthgrad.decouple returned")
         settings = StageSettings(
-            planned_window(window), deterministic, observe_prob, wire_dtype, target, timeout_s, seed, codec
+            planned_window(window),
+            *(deterministic, observe_prob, wire_dtype, target, timeout_s, seed, codec, accumulate),
         )
         settings.check()
         check_criterion(criterion)
@@ -150,9 +164,12 @@ class Stages:
             transport.rank, transport.world_size, len(net.graph.modules), replicas
         )
         coordinator = Coordinator.of(transport, layout, timeout_s)
+        delays = learning_delays(net, settings.window)
+        self._accumulate = usual_accumulate(net, delays) if accumulate is None else accumulate
         try:
             self._instruments = Instruments(Guard.of(guard), monitor, timeline)
-            own = make_local_part(net, layout, example, optimizer, rule_options, input_options)
+            late = delays[layout.stage] > 0
+            own = make_local_part(net, layout, example, optimizer, rule_options, input_options, late=late)
             self._name, self._rule, part, supplies = own.name, own.rule, own.part, own.supplies
             self.module = part.module
             self.optimizers: list[Optimizer] = own.optimizers
@@ -173,7 +190,7 @@ class Stages:
             [slot_for(site) for site in sites],
             own.rule,
             settings,
-            {"the network": describe_state(net), "clip_norm": clip_norm},
+            {"the network": describe_state(net), "clip_norm": clip_norm, "accumulate": self._accumulate},
             device,
             []
             if inputs is None
@@ -184,6 +201,15 @@ class Stages:
         below = self._links.below
         copies = layout.stage > 0 and part.inputs is None and sites[layout.stage - 1].name in net.graph.copies
         self._watch = GradientWatch(net, self.optimizers, self._name)
+        self._updates = Updates(
+            [self._name],
+            [list(part.module.parameters())],
+            [self.optimizers],
+            [delays[layout.stage]],
+            self._accumulate,
+            versions=None,
+            before=self._before_update,
+        )
         with self._guarded():  # DistributedDataParallel waits for the replicas when it is created
             self._stage = Stage(
                 wrap_in_ddp(part, self._links.lines.replicas),
@@ -202,8 +228,9 @@ class Stages:
                 else LateInput(supplies, below, self._instruments),
                 copies=copies,
                 penalty=penalties.function(self._name),
+                updates=self._updates,
                 # With clipping there is one norm per step over all stages, so a step cannot have a second update.
-                update=self._update if self._clip is None else None,
+                apart=self._clip is None,
             )
         self._gather = Gather(net, own.parts, coordinator, replicas, timeout_s)
         self._step = 0
@@ -259,12 +286,9 @@ class Stages:
             passed = self._passed(x, inputs)
             with restore_buffers_after_skips(self._stage.part.module, self._instruments):
                 record.loss = self._stage.run(self._step, passed, y, context, ids).loss
-            if self._links.lines.replicas is not None and self._rule is not None:
-                average_gradients(self._rule, self._links.lines.replicas)
-            if self._clip is not None:
-                self._clip()
             if self._update():
                 record.updated.append(self._name)
+                self._instruments.log("update", self._name, self._step)
             self._watch.check_after_step()
         busy_s = self._clock.now() - start - (self.waited_s - waited)
         self._links.window.record_step(busy_s)
@@ -273,12 +297,22 @@ class Stages:
         return record
 
     def _update(self) -> bool:
-        """Step the optimizers, if there is anything to learn; return whether there was."""
+        """Update module and rule, if it is time and there is anything to learn; return whether there was."""
+        updates, step = self._updates, self._step
+        if not self.optimizers:
+            if (step + 1) % self._accumulate == 0:
+                self._before_update()  # the others wait for it
+            return False
         learned = has_gradient(self.optimizers)
-        if learned:
-            step_optimizers(self.optimizers)
-            self._instruments.log("update", self._name, self._step)
-        return learned
+        made = updates.add(0, step, self._stage.learned_from, learned=learned, complete=True)
+        return made or updates.end_of_step(0, step)
+
+    def _before_update(self) -> None:
+        """Average the rule's gradients over replicas, and clip those of the module. All call it in the same steps."""
+        if self._links.lines.replicas is not None and self._rule is not None:
+            average_gradients(self._rule, self._links.lines.replicas)
+        if self._clip is not None:
+            self._clip()
 
     def _passed(self, x: Any, inputs: Mapping[str, Any]) -> ForwardArgs | None:
         """Return the network's arguments; None if this process was given none."""
@@ -332,6 +366,7 @@ class Stages:
             "module": self._stage.state_dict(),
             "owned": self._gather.names(self.net, self.layout.stage),
             "by_name": optimizers_by_name(self.net, self.optimizers),
+            "updates": self._updates.state_dict(),
             "links": self._links.state_dict(),
         }
 
@@ -350,6 +385,8 @@ class Stages:
             optimizer.load_state_dict(saved)
         self._step, self._passes = int(state["step"]), int(state["passes"])
         self._stage.load_state_dict(state["module"])
+        if "updates" in state:  # states of earlier versions have none
+            self._updates.load_state_dict(state["updates"])
 
     def begin_at(self, step: int) -> None:
         """Set the number of the first step, as `AssembledRun.hand_to` does. All must call it."""

@@ -46,8 +46,12 @@ def make_local_part(
     optimizer: OptimizerFactory,
     rule_options: Mapping[str, Any] | None,
     input_options: Mapping[str, Any] | None,
+    *,
+    late: bool,
 ) -> LocalPart:
     """Split a network, and return the part that a process trains; see `Stages` for the arguments.
+
+    ``late`` says whether its module learns a step or more after its forward pass.
 
     Raises:
         ConfigError, CutError: if it cannot be split.
@@ -63,6 +67,7 @@ def make_local_part(
         ([(n, net.model.get_parameter(n)) for n in module.parameters], None),
         (_named("rule", rule), rule_options),
         (_named("input rule", supplies), input_options),
+        late=late,
     )
     return LocalPart(parts, parts[layout.stage], module.name, rule, supplies, optimizers)
 

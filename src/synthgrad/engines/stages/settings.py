@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,11 +10,13 @@ import torch
 from torch import Tensor
 
 from ...core import ConfigError, Decoupled
-from ...core.given import brief
+from ...core.given import brief, check_whole
 from ...core.port import refuse_network_reader, refuse_second_messages
+from ...rules import HandOver
 from .codecs import Codec, cast
 
-__all__ = ["StageSettings", "WindowPlan", "check_rules", "planned_window"]
+__all__ = ["StageSettings", "WindowPlan", "check_rules", "learning_delays", "planned_window"]
+__all__ += ["usual_accumulate"]
 
 
 class WindowPlan(Protocol):
@@ -57,6 +60,8 @@ class StageSettings:
         timeout_s: how long a stage waits for another, in seconds.
         seed: the seed of the draws for ``observe_prob``.
         codec: the codec of activations and messages; None to use ``wire_dtype``.
+        accumulate: the number of steps of which an update is made; None for as many as an answer is late for which a stage
+            waits.
     """
 
     window: int | None = None
@@ -67,6 +72,7 @@ class StageSettings:
     timeout_s: float = 300.0
     seed: int = 0
     codec: Codec | None = None
+    accumulate: int | None = None
 
     @property
     def wire(self) -> Codec | None:
@@ -87,6 +93,8 @@ class StageSettings:
             raise ConfigError(
                 "deterministic=True needs a window: lags are counted in steps then, so say how many, as in window=2"
             )
+        if self.accumulate is not None:
+            check_whole("accumulate", self.accumulate, 1, "number of steps of an update")
         if not 0 <= self.observe_prob <= 1:
             raise ConfigError(f"observe_prob={self.observe_prob}: expected a probability from 0 to 1")
         if self.wire_dtype not in (None, torch.float32, torch.bfloat16, torch.float64):
@@ -100,6 +108,34 @@ class StageSettings:
             )
         if not self.timeout_s > 0:
             raise ConfigError(f"timeout_s={self.timeout_s}: expected seconds over 0")
+
+
+def usual_accumulate(net: Decoupled, delays: Sequence[int]) -> int:
+    """Return the smallest number of steps of an update with which no gradient is more than one update late.
+
+    A rule that hands over waits at first only, so it does not count: its modules would make fewer updates ever after.
+
+    Args:
+        net: the decoupled network.
+        delays: of its stages, as from `learning_delays`.
+    """
+    hands_over = any(isinstance(interface.rule, HandOver) for interface in net.interfaces.values())
+    return 1 if hands_over else max(1, *delays)
+
+
+def learning_delays(net: Decoupled, window: int | None) -> list[int]:
+    """Return for each stage the steps from its forward pass until its own gradient is known, at the most.
+
+    A stage whose rule gives credit at once has 0. Where rules wait, the windows add up on the way down.
+
+    Args:
+        net: the decoupled network.
+        window: the number of steps that an answer may be late; None for a window that adapts, with which no rule waits.
+    """
+    found = [0]  # of the last stage
+    for interface in reversed(list(net.interfaces.values())):
+        found.insert(0, found[0] + (window or 0) if interface.rule.waits else 0)
+    return found
 
 
 def _check_inputs(net: Decoupled, settings: StageSettings, replicas: int) -> None:

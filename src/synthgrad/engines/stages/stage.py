@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...core import ConfigError, Info, Message, Rule, ShapeError, StageError
 from ...core.devices import cuda_devices
@@ -38,7 +38,8 @@ from ...core.units import Units
 from ..base import Criterion, ForwardArgs, check_loss, reduce_loss
 from ..carry import carried_states, set_carried_states
 from ..parts import Part
-from ..replay import ForwardReplay, replaying
+from ..replay import ForwardReplay, WeightStash, replaying
+from ..updates import Updates
 from .checksum import batch_checksum, check_same_examples
 from .late import LateInput
 from .links import AboveLink, Answer, BelowLink
@@ -79,8 +80,13 @@ class Stage:
         copies: whether the module changes its input in place, and gets a copy.
         penalty: returns a term that is added to what the module learns from, a scalar with its graph; None
             for no penalty.
-        update: steps the optimizers. Needed if a step has two updates: from a batch that learns at once, and
-            from one that has waited for its answer.
+        updates: makes the updates of the module and the rule, as its module 0. Needed if the module waits over steps. None
+            if the caller steps the optimizers.
+        apart: whether a step may have two updates: from a batch that learns at once, and from one that has waited for its
+            answer.
+
+    Attributes:
+        learned_from: the step of the batch that the module has learned from last.
     """
 
     def __init__(
@@ -100,7 +106,8 @@ class Stage:
         late: LateInput | None = None,
         copies: bool = False,
         penalty: Callable[[], Tensor | None] | None = None,
-        update: Callable[[], object] | None = None,
+        updates: Updates | None = None,
+        apart: bool = True,
     ) -> None:
         self.part = part
         self.rule = rule
@@ -117,10 +124,14 @@ class Stage:
         self.late = late
         self._copies = copies
         self._penalty = penalty
-        self._update = update
+        self._updates = updates
+        self._apart = apart
+        self._stash: WeightStash | None = None
+        self._made: int | None = None  # the updates that the module had made by then
         # Answers that must wait for the answer of an earlier batch: gradient, losses, and output error if a rule needs it.
         self._ready: dict[int, tuple[Tensor | None, ...]] = {}
         self._flights: dict[int, InFlight] = {}  # batches without an answer so far
+        self.learned_from = 0
         self._stashes = rule is not None and rule.waits and not (deterministic and window.size == 0)
 
     def run(
@@ -146,7 +157,7 @@ class Stage:
             DataError: if the activation belongs to other examples than this process was given.
             ConfigError, ContextError, ShapeError: if ids, labels or their shapes do not fit, or no label counts.
         """
-        self._instruments.step = step
+        self._instruments.step = self.learned_from = step
         h, came, wanted = None, None, False
         own = batch_checksum(ids, target if target is not None else context)
         inputs = [] if passed is None else self._inputs(passed)
@@ -174,7 +185,7 @@ class Stage:
         replay = None
         if self._stashes:
             module = self.part.module
-            replay = ForwardReplay.of_now(inputs, module, cuda_devices(module))
+            replay = ForwardReplay.of_now(inputs, module, cuda_devices(module), self._present_weights(module))
         keeping = nullcontext() if replay is None else replay.stash.saved_tensors_hooks()
         with keeping, explained(self.part.module):
             out = self.part(fed, inputs)
@@ -316,6 +327,14 @@ class Stage:
             self.backward(step, made.out, port.learned_from(flight), made.penalty)
         self.answer(batch, made.leaf, credit.value)
 
+    def _present_weights(self, module: nn.Module) -> WeightStash:
+        """Return a copy of the weights, which batches share between which there was no update."""
+        made = None if self._updates is None else self._updates.made[0]
+        # Updates are counted, because fused optimizers do not tell that they have changed a tensor.
+        self._stash = WeightStash(module, like=self._stash if made == self._made else None)
+        self._made = made
+        return self._stash
+
     def _receive_answers(self, port: Port, step: int) -> None:
         """Learn from the answers that have come, all of them as one sample."""
         assert self.above is not None
@@ -323,12 +342,22 @@ class Stage:
             step - self.window.size, step, deterministic=self._exact, on_step_time=self.window.record_above
         )
         listening = [a for a in answers if a.gradient is not None]
-        waited = any(a.step in self._flights and self._flights[a.step].waits for a in answers)
-        own = self._flights.get(step)
-        if waited and own is not None and not own.waits and self._update is not None:
-            self._update()  # as in InProcess, the present batch updates the module before the one that has waited
+        waited = [a.step for a in answers if a.step in self._flights and self._flights[a.step].waits]
+        own, updates = self._flights.get(step), self._updates
+        at_once = own is not None and not own.waits
+        sums = updates if updates is not None and updates.accumulates else None
+        if waited and at_once and updates is not None:
+            # As in InProcess, the present batch updates the module before the one that has waited, or is counted apart.
+            if sums is not None:
+                sums.take(0, step)
+            elif self._apart and updates.add_apart(0):
+                self._instruments.log("update", self._name, step)
         for answer in answers:
             self._observe(port, answer, step, len(listening))
+            if sums is not None and answer.step in waited:
+                sums.take(0, answer.step)
+        if waited and (self._apart or not at_once):
+            self.learned_from = waited[0]
         current = self._flights.get(step)
         if current is not None:
             current.settle()  # the rule's parameters will have changed when the answer arrives

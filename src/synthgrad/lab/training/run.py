@@ -65,15 +65,15 @@ class Run:
     def _check_engine(self, engine: str) -> None:
         """Refuse settings for late gradients and larger updates with an engine that does not have them."""
         schedule = self.schedule
-        for_in_process = {
-            "error feedback": schedule.error_feedback,
-            "versions of the weights": schedule.versions is not None,
-            "updates from several batches": schedule.accumulate > 1 and engine != "plain",
+        on = {
+            "error feedback": (schedule.error_feedback, ("in-process", "stages")),
+            "versions of the weights": (schedule.versions is not None, ("in-process",)),
+            "updates from several batches": (schedule.accumulate > 1, ("in-process", "plain", "stages")),
         }
-        given = [name for name, is_set in for_in_process.items() if is_set]
-        if given and engine != "in-process":
-            who = "backprop" if self.method == "backprop" else f"the {engine} engine"
-            refuse(f"{given[0]} with {who}: only the in-process engine has them; leave them out")
+        for what, (is_set, engines) in on.items():
+            if is_set and engine not in engines:
+                who = "backprop" if self.method == "backprop" else f"the {engine} engine"
+                refuse(f"{what} with {who}: only the engine {' or '.join(engines)} has this; leave it out")
 
     @property
     def label(self) -> str:

@@ -182,6 +182,7 @@ def make_trainer(
                 input_options=at_rate(input_lr_factor),
                 window=window,
                 deterministic=window is not None,
+                accumulate=spec.accumulate,
                 seed=spec.seed,
             )
         )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ...core import ConfigError
-from ...optim import ErrorFeedback
-from ..optimizers import step_optimizers
+from ..core import ConfigError
+from ..optim import ErrorFeedback
+from .optimizers import has_gradient, step_optimizers
 
 __all__ = ["Updates"]
 
@@ -30,6 +30,8 @@ class Updates:
         optimizers: the optimizers of each module.
         delays: the steps after which each module learns, see `learning_delays`.
         size: number of microbatches in an update.
+        before: called before each update is made, with the gradients in place: to clip or to average them. Also where there
+            is nothing to learn from, so that processes which call it together stay together.
         versions: number of versions of the weights: 1, 2, or None for as many as are in use.
 
     Attributes:
@@ -47,7 +49,9 @@ class Updates:
         delays: Sequence[int],
         size: int,
         versions: int | None,
+        before: Callable[[], object] | None = None,
     ) -> None:
+        self._before = before
         self._own = own
         self._own_ids = [{id(p) for p in ps} for ps in own]
         self._optimizers = optimizers
@@ -108,11 +112,20 @@ class Updates:
                 learned |= bool(self._corrections[k])
                 self._add_corrections(k)
                 self._mark(k, late=forward_step < step)
+            if self._before is not None:
+                self._before()
             return learned and self._make(k)
         if learned:
-            self._take(k, forward_step)
+            self.take(k, forward_step)
         fresh = complete and not self._delays[k]
         return fresh and (step + 1) % self._size == 0 and self._make_group(k, step)
+
+    def add_apart(self, k: int) -> bool:
+        """Update a module from a batch of this step, before it learns from one that is late; not for several microbatches."""
+        if not has_gradient(self._optimizers[k]):
+            return False
+        self._mark(k, late=False)
+        return self._make(k)
 
     def end_of_step(self, k: int, step: int) -> bool:
         """Update a module whose microbatches are complete, if `add` has not; return whether an update was made."""
@@ -137,8 +150,13 @@ class Updates:
                 if any(id(p) in self._own_ids[k] for p in group["params"]):
                     group["late"] = late
 
-    def _take(self, k: int, forward_step: int) -> None:
-        """Move the gradients that parameters have to the sums."""
+    def take(self, k: int, forward_step: int) -> None:
+        """Move the gradients that parameters have to the sums.
+
+        Args:
+            k: the module.
+            forward_step: the step of the forward pass that they belong to.
+        """
         group = 0 if self._versions == 1 else forward_step // self._size
         for p in self._parameters(k):
             if p.grad is not None:
@@ -154,15 +172,16 @@ class Updates:
         """Update a module with the sums of the group of steps that is due."""
         sums = self._sums[k].pop(self._due_group(k, step), {})
         rules, self._rules[k] = self._rules[k], {}
-        if not sums and not rules and not self._corrections[k]:
-            return False
+        learned = bool(sums or rules or self._corrections[k])
         for p in self._parameters(k):
             p.grad = sums.get(id(p), rules.get(id(p)))
         self._add_corrections(k)
         for p in self._parameters(k):
             if p.grad is not None:
                 p.grad.div_(self._size)
-        return self._make(k)
+        if self._before is not None:
+            self._before()
+        return learned and self._make(k)
 
     def _add_corrections(self, k: int) -> None:
         corrections = self._corrections[k]
