@@ -13,6 +13,7 @@ from synthgrad import SyntheticGradient, decouple
 from synthgrad.core import ConfigError, StageError
 from synthgrad.engines import Stages
 from synthgrad.engines.stages import coordinator
+from synthgrad.engines.stages.codecs import top_k
 from tests.engines.stages import programs
 from tests.engines.stages.places import InMemory, Place
 
@@ -54,6 +55,10 @@ def _with_settings(place: Place, settings: tuple[dict[str, Any], ...]) -> None:
         (({}, {"seed": 1}, {}), "rank 0 and rank 1 differ in seed: 0 against 1"),
         (({}, {"window": 3}, {}), "rank 0 and rank 1 differ in window: None against 3"),
         (({}, {}, {"clip_norm": 1.0}), "rank 0 and rank 2 differ in clip_norm: None against 1.0"),
+        (
+            ({}, {}, {"message_codec": top_k(0.5)}),
+            "rank 0 and rank 2 differ in message_codec: None against largest 50 % with error feedback",
+        ),
         (({}, {"accumulate": 2}, {}), "rank 0 and rank 1 differ in accumulate: 1 against 2"),
     ],
 )

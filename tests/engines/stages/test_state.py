@@ -11,6 +11,7 @@ from torch import Tensor
 
 from synthgrad import SyntheticGradient, decouple
 from synthgrad.engines import Stages
+from synthgrad.engines.stages.codecs import blocks, top_k
 from synthgrad.engines.stages.transport import Link
 from synthgrad.rules import SyntheticInput
 from tests.engines.stages import programs
@@ -93,6 +94,12 @@ CASES = {
     "a few messages": (3, "cdni", {"window": 2, "deterministic": True, "observe_prob": 0.5}, False),
     "recurrent": (2, "true", {"window": 2, "deterministic": True, "kind": "recurrent"}, False),
     "a narrow wire": (2, "cdni", {"window": 2, "deterministic": True, "wire_dtype": torch.bfloat16}, False),
+    "codecs, of which one keeps what it has not sent": (
+        3,
+        "cdni",
+        {"window": 2, "deterministic": True, "codec": blocks(8), "message_codec": top_k(0.25)},
+        False,
+    ),
     "no rule that learns": (2, "local_loss", {"window": 2, "deterministic": True}, False),
     "backpropagation": (3, "true", {"window": 0, "deterministic": True}, False),
     "delayed gradients": (2, "true", {"window": 2, "deterministic": True}, False),

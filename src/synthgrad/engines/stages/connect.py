@@ -219,6 +219,7 @@ def connect(
             "output error": None if output is None else str(output),
             "wire_dtype": str(settings.wire_dtype),
             "codec": None if settings.codec is None else settings.codec.name,
+            "message_codec": None if settings.message_codec is None else settings.message_codec.name,
             "observe_prob": settings.observe_prob,
             "deterministic": settings.deterministic,
             "seed": settings.seed,
@@ -316,10 +317,11 @@ def _slots(
     crossing: ParcelSlot, inputs: Sequence[ParcelSlot], output: ParcelSlot | None, settings: StageSettings
 ) -> tuple[list[ParcelSlot], list[ParcelSlot]]:
     """Return the slots of parcels upwards, and of parcels downwards."""
-    message = ParcelSlot(crossing.shape, crossing.dtype, settings.wire)
+    activation = ParcelSlot(crossing.shape, crossing.dtype, settings.wire)
+    message = ParcelSlot(crossing.shape, crossing.dtype, settings.message_wire)
     target = settings.target
     labels = ParcelSlot(
         () if target is None else (None,) * (target.ndim - 1), torch.int64 if target is None else target.dtype
     )
     errors = [] if output is None else [output]
-    return [message, labels, *inputs], [message, ParcelSlot((), crossing.dtype), *errors]
+    return [activation, labels, *inputs], [message, ParcelSlot((), crossing.dtype), *errors]

@@ -81,7 +81,8 @@ class Stages:
         observe_prob: the share of the batches whose true message is sent back.
         wire_dtype: the dtype in which tensors are sent, such as ``torch.bfloat16``; None for the network's
             own. Short for ``codecs.cast``.
-        codec: the codec of activations and messages; see `codecs`.
+        codec: the codec of activations, and of messages unless these have their own; see `codecs`.
+        message_codec: the codec of messages, such as ``codecs.top_k()``; None for that of activations.
         accumulate: the number of steps (microbatches) of which an update is made: the mean of their gradients. A module
             that waits ``d`` steps for its answers makes its update ``ceil(d / accumulate)`` updates late. None for the
             smallest number with which no gradient is more than one update late: 1 where credit comes at once, and where
@@ -133,6 +134,7 @@ class Stages:
         observe_prob: float = 1.0,
         wire_dtype: torch.dtype | None = None,
         codec: Codec | None = None,
+        message_codec: Codec | None = None,
         accumulate: int | None = None,
         target: Tensor | None = None,
         replicas: int = 1,
@@ -152,7 +154,8 @@ class Stages:
             raise ConfigError(f"got a {type(net).__name__}, expected what synthgrad.decouple returned")
         settings = StageSettings(
             planned_window(window),
-            *(deterministic, observe_prob, wire_dtype, target, timeout_s, seed, codec, accumulate),
+            *(deterministic, observe_prob, wire_dtype, target, timeout_s, seed),
+            *(codec, accumulate, message_codec),
         )
         settings.check()
         check_criterion(criterion)

@@ -155,12 +155,17 @@ class AboveLink:
 
         To be called after `Inbox.drain`.
         """
-        return {"parcels": self.inbox.state_dict(), "answered": self._answered}
+        return {
+            "parcels": self.inbox.state_dict(),
+            "answered": self._answered,
+            "codecs": self.outgoing.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Load the state that `state_dict` returned, before anything has been sent."""
         self.inbox.load_state_dict(state["parcels"], device)
         self._answered = state["answered"]
+        self.outgoing.load_state_dict(state.get("codecs", {}))
 
 
 class BelowLink:
@@ -270,6 +275,7 @@ class BelowLink:
             "parcels": self.inbox.state_dict(),
             "window": self.window,
             "draws": self._generator.get_state(),
+            "codecs": self.outgoing.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
@@ -278,3 +284,4 @@ class BelowLink:
         self.window = state["window"]
         self.outgoing.sender.make_room(self.window)
         self._generator.set_state(state["draws"].cpu())
+        self.outgoing.load_state_dict(state.get("codecs", {}))

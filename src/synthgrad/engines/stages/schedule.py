@@ -76,7 +76,8 @@ class ScheduleDecoupled:
         observe_prob: the share of the true messages that are sent back.
         wire_dtype: the dtype in which tensors are sent; None for the network's own. Short for
             ``codecs.cast``.
-        codec: the codec of activations and messages; see `codecs`.
+        codec: the codec of activations, and of messages unless these have their own; see `codecs`.
+        message_codec: the codec of messages; None for that of activations.
         reduction: how ``loss_fn`` reduces; see `decouple`.
         guard: whether to stop with `DivergedError` at a message or loss that is not finite.
         timeout_s: how long a stage waits for another, in seconds.
@@ -101,6 +102,7 @@ class ScheduleDecoupled:
         observe_prob: float = 1.0,
         wire_dtype: torch.dtype | None = None,
         codec: Codec | None = None,
+        message_codec: Codec | None = None,
         reduction: Reduction = "mean",
         guard: bool | Guard = True,
         timeout_s: float = 300.0,
@@ -108,7 +110,9 @@ class ScheduleDecoupled:
         transport: Transport | None = None,
     ) -> None:
         settings = StageSettings(
-            window, deterministic, observe_prob, wire_dtype, None, timeout_s, seed, codec
+            *(window, deterministic, observe_prob, wire_dtype, None, timeout_s, seed),
+            codec=codec,
+            message_codec=message_codec,
         )
         settings.check()
         if n_microbatches < 1:

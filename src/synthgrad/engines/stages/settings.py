@@ -60,6 +60,7 @@ class StageSettings:
         timeout_s: how long a stage waits for another, in seconds.
         seed: the seed of the draws for ``observe_prob``.
         codec: the codec of activations and messages; None to use ``wire_dtype``.
+        message_codec: the codec of messages; None for that of activations.
         accumulate: the number of steps of which an update is made; None for as many as an answer is late for which a stage
             waits.
     """
@@ -73,11 +74,17 @@ class StageSettings:
     seed: int = 0
     codec: Codec | None = None
     accumulate: int | None = None
+    message_codec: Codec | None = None
 
     @property
     def wire(self) -> Codec | None:
-        """The codec of activations and messages; None to send them as they are."""
+        """The codec of activations; None to send them as they are."""
         return self.codec if self.wire_dtype is None else cast(self.wire_dtype)
+
+    @property
+    def message_wire(self) -> Codec | None:
+        """The codec of messages; None to send them as they are."""
+        return self.wire if self.message_codec is None else self.message_codec
 
     def check(self) -> None:
         """Refuse settings that are out of range or contradict each other.
@@ -106,6 +113,9 @@ class StageSettings:
                 f"wire_dtype={self.wire_dtype} is the short form of a codec, and codec='{self.codec.name}' was given too: "
                 "give one of them"
             )
+        for what, codec in (("codec", self.codec), ("message_codec", self.message_codec)):
+            if codec is not None and not isinstance(codec, Codec):
+                raise ConfigError(f"{what}={brief(codec)}: expected a codec, such as codecs.blocks(8)")
         if not self.timeout_s > 0:
             raise ConfigError(f"timeout_s={self.timeout_s}: expected seconds over 0")
 

@@ -13,15 +13,16 @@ sent.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...core import CutError, Decoupled, Site, StageError
-from .codecs import Codec
+from .codecs import Codec, KeepingCodec
 from .codecs.casting import Cast
 from .transport import ALIGNED, Line, RawParcel, Sender
 
@@ -101,6 +102,12 @@ class ParcelSlot:
             return torch.empty(tuple(shape), dtype=self.dtype, device=device)
         return self._codec.decode(data, shape, device, self.dtype)
 
+    def for_direction(self) -> ParcelSlot:
+        """Return the slot for a sender: a codec that keeps something from tensor to tensor is its own."""
+        return (
+            replace(self, codec=self.codec.for_direction()) if isinstance(self.codec, KeepingCodec) else self
+        )
+
     @property
     def _codec(self) -> Codec:
         return self.codec or Cast(self.dtype)
@@ -174,8 +181,22 @@ class Outgoing:
 
     def __init__(self, sender: Sender, slots: Sequence[ParcelSlot]) -> None:
         self.sender = sender
-        self._slots = tuple(slots)
+        self._slots = tuple(slot.for_direction() for slot in slots)
         self.sent_bytes = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what codecs keep from one tensor to the next, by slot."""
+        return {
+            str(k): slot.codec.state_dict()
+            for k, slot in enumerate(self._slots)
+            if isinstance(slot.codec, KeepingCodec)
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load what `state_dict` returned."""
+        for k, slot in enumerate(self._slots):
+            if isinstance(slot.codec, KeepingCodec) and str(k) in state:
+                slot.codec.load_state_dict(state[str(k)])
 
     @property
     def waited_s(self) -> float:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-__all__ = ["Codec"]
+__all__ = ["Codec", "KeepingCodec"]
 
 
+@runtime_checkable
 class Codec(Protocol):
-    """Converts tensors into bytes and back. It has no state: one object serves both ends of all links.
+    """Converts tensors into bytes and back. It has no state: one object serves both ends of all links. See `KeepingCodec`.
 
     The number of bytes of a tensor depends on its shape only, so that the receiver knows it from the header.
     """
@@ -48,4 +49,21 @@ class Codec(Protocol):
             device: the device of the result; the bytes may be on another device.
             dtype: the dtype of the result.
         """
+        ...
+
+
+@runtime_checkable
+class KeepingCodec(Codec, Protocol):
+    """A codec whose sender keeps something from one tensor to the next. `Codec.decode` depends on the bytes alone."""
+
+    def for_direction(self) -> Codec:
+        """Return a codec of its own for the sender of one kind of tensor on one link."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the sender keeps, as plain containers of tensors."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load what `state_dict` returned."""
         ...
