@@ -48,6 +48,32 @@ def test_stages_learn_what_one_process_learns(tmp_path: Path, capsys: pytest.Cap
     capsys.readouterr()
 
 
+@pytest.mark.slow(reason="starts four processes for each run")
+def test_a_gpt_in_stages_has_the_weights_and_the_bits_of_one_process(tmp_path: Path) -> None:
+    asked = [
+        "--arch",
+        "gpt",
+        "--data",
+        "shakespeare-50k",
+        "--methods",
+        "cdni,delayed,local_loss",
+        "--delay",
+        "1",
+    ]
+    asked += ["--steps", "18", "--accumulate", "3", "--width", "16", "--context", "16", "--modules", "4"]
+    asked += ["--batch-size", "4", "--threads", "1", "--error-feedback", "--quiet"]
+    found: list[Any] = []
+    for engine in ("in-process", "stages"):
+        assert call("compare", *asked, "--engine", engine, "--out", str(tmp_path / engine)) == 0
+        found.append(records_in(tmp_path / engine))
+    for one, other in zip(*found, strict=True):
+        assert (one["cell"]["engine"], other["cell"]["engine"]) == ("in-process", "stages")
+        assert one["weights_sha256"] == other["weights_sha256"]
+        assert one["metrics"]["bits_per_char"] == other["metrics"]["bits_per_char"]
+        ours, theirs = ([p["val_bits_per_char"] for p in r["curve"]] for r in (one, other))
+        assert ours == theirs
+
+
 def test_a_run_that_cannot_begin_is_refused_before_any_process_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

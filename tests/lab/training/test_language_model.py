@@ -269,7 +269,10 @@ def test_what_cannot_begin_is_told_before_anything_is_written(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"engine": "stages"}, "engine 'stages' with a GPT: expected one of in-process, plain"),
+        (
+            {"engine": "layer-parallel"},
+            "engine 'layer-parallel' with a GPT: expected one of in-process, plain, stages",
+        ),
         ({"modules": 9}, "9 modules of 4 blocks: expected 2 to 4"),
         ({"modules": 1}, "1 modules of 4 blocks"),
         ({"heads": 0}, "heads 0: expected at least 1"),

@@ -6,7 +6,7 @@ from .counting import DigitBlock, DigitStream, FastCounter, SlowCounter, countin
 from .datasets import DATASETS, TEXTS, NamedDataset, load, load_text, load_tokens
 from .episodes import EpisodeStream, EpisodeUnroll
 from .images import LabelledData, Split, draw_batches
-from .metrics import TokenLoss, bits, bits_per_char, token_loss
+from .metrics import TokenLoss, bits, bits_per_char, token_loss, token_loss_of
 from .networks import convolutional, cut_names, fully_connected
 from .recurrent import RecurrentNetwork, RecurrentState, recurrent_network
 from .stream import TextStream, TokenWindows, Unroll
@@ -53,4 +53,5 @@ __all__ = [
     "recurrent_network",
     "report_accuracy",
     "token_loss",
+    "token_loss_of",
 ]

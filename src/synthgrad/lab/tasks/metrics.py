@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
@@ -16,6 +16,7 @@ from ...core.modes import evaluating
 from .tokens import TokenText
 
 __all__ = ["StatefulNetwork", "TokenLoss", "bits", "bits_per_char", "token_loss"]
+__all__ += ["token_loss_of"]
 
 #: Target of a place where nothing is predicted.
 _IGNORED = -100
@@ -96,18 +97,32 @@ class TokenLoss(NamedTuple):
     num_characters: int
 
 
-@torch.no_grad()
 def token_loss(
     net: nn.Module, text: TokenText, tokens: Tensor, context: int, batch_size: int = 32
 ) -> TokenLoss:
-    """Return a language model's loss on a part of a text, in evaluation mode.
+    """Return a language model's loss on a part of a text, in evaluation mode; see `token_loss_of`."""
+    with evaluating(net):
+        found = token_loss_of(net, text, tokens, context, batch_size)
+    assert found is not None
+    return found
+
+
+@torch.no_grad()
+def token_loss_of(
+    predict: Callable[[Tensor], Tensor | None],
+    text: TokenText,
+    tokens: Tensor,
+    context: int,
+    batch_size: int = 32,
+) -> TokenLoss | None:
+    """Return the loss of predictions on a part of a text; None if none are returned, as by a stage that is not the last.
 
     The part is cut into windows that do not overlap, and every token but the first is predicted once: the last window
     is shorter, and padded with targets that do not count. The first tokens of a window are predicted from little
     context, so the figures are slightly too high.
 
     Args:
-        net: causal model from token ids ``(B, T)`` int64 to scores ``(B, T, V)``, on the device of ``tokens``.
+        predict: takes token ids ``(B, T)`` int64, returns scores ``(B, T, V)``, on the device of ``tokens``.
         text: the text, which knows the characters of its tokens.
         tokens: the part, ``(N,)`` of any integer dtype, such as ``text.valid``.
         context: ``T``, number of tokens to predict in a window.
@@ -127,19 +142,24 @@ def token_loss(
             "first token; use a longer text or a smaller vocabulary"
         )
     total = torch.zeros((), dtype=torch.float64, device=tokens.device)
-    with evaluating(net):
-        for start in range(0, n, context * batch_size):
-            piece = tokens[start : start + context * batch_size + 1].long()
-            room = -(len(piece) - 1) % context
-            x = F.pad(piece[:-1], (0, room)).view(-1, context)
-            y = F.pad(piece[1:], (0, room), value=_IGNORED).view(-1, context)
-            scores = net(x)
-            if scores.ndim != 3 or scores.shape[:2] != x.shape or scores.shape[2] < text.vocabulary:
-                raise ShapeError(
-                    f"the network's scores have shape {tuple(scores.shape)}, expected {tuple(x.shape)} and at least "
-                    f"{text.vocabulary}, the tokens of {text.name}; make it for this vocabulary"
-                )
-            total += _sum_of_losses(scores, y)
+    predicted = False
+    for start in range(0, n, context * batch_size):
+        piece = tokens[start : start + context * batch_size + 1].long()
+        room = -(len(piece) - 1) % context
+        x = F.pad(piece[:-1], (0, room)).view(-1, context)
+        y = F.pad(piece[1:], (0, room), value=_IGNORED).view(-1, context)
+        scores = predict(x)
+        if scores is None:
+            continue
+        predicted = True
+        if scores.ndim != 3 or scores.shape[:2] != x.shape or scores.shape[2] < text.vocabulary:
+            raise ShapeError(
+                f"the network's scores have shape {tuple(scores.shape)}, expected {tuple(x.shape)} and at least "
+                f"{text.vocabulary}, the tokens of {text.name}; make it for this vocabulary"
+            )
+        total += _sum_of_losses(scores, y)
+    if not predicted:
+        return None
     nats = total.item()
     return TokenLoss(nats / n, bits(nats) / num_characters, n, num_characters)
 

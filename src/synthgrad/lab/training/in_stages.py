@@ -20,7 +20,7 @@ from ...engines import Stages, StepRecord
 from ...engines.stages import join
 from ..records import Record
 from .methods import method_named
-from .payloads import FeedForward, LstmStack
+from .payloads import FeedForward, LanguageModel, LstmStack
 from .run import Run
 from .snapshot import RunProcesses, SingleProcess
 from .worker import quiet_torchrun, set_up_worker
@@ -48,6 +48,10 @@ class StagesTrainer:
     def step(self, x: Tensor, y: Any, *, ids: Tensor | None = None) -> StepRecord:
         """Run a step of this process's stage; every process gets the whole batch, and uses the part that it needs."""
         return self.stages.step(x, y, ids=ids)
+
+    def predict(self, x: Tensor) -> Tensor | None:
+        """Run forward through all stages; return the output in the last stage. All processes must call it."""
+        return self.stages.predict(x)
 
     def flush(self) -> None:
         """Gather the weights of all stages into this process's network."""
@@ -99,11 +103,12 @@ def local_engine(engine: str) -> str:
 def num_stage_processes(run: Run) -> int:
     """Return the number of processes that a run has to be started in; 0 if it runs in this one."""
     payload = run.payload
-    if not isinstance(payload, FeedForward | LstmStack) or payload.engine != "stages" or is_stage_process():
+    known = isinstance(payload, FeedForward | LstmStack | LanguageModel)
+    if not known or payload.engine != "stages" or is_stage_process() or method_named(run.method).rule is None:
         return 0
-    if method_named(run.method).rule is None:
-        return 0
-    return len(payload.at) + 1 if payload.at else 2
+    if payload.at:
+        return len(payload.at) + 1
+    return (payload.modules or 2) if isinstance(payload, LanguageModel) else 2
 
 
 def run_in_stages(train: Callable[[Run], Record], run: Run, num_stages: int) -> Record:

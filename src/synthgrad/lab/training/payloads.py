@@ -33,7 +33,7 @@ ARCHS = ("fcn", "cnn", "gpt")
 NORMS = ("batch", "layer", "none")
 ACTIVATIONS = ("relu", "gelu")
 ENGINES = ("in-process", "layer-parallel", "plain", "stages")
-_GPT_ENGINES = ("in-process", "plain")
+_GPT_ENGINES = ("in-process", "plain", "stages")
 
 _PLACE = "place"
 
@@ -273,7 +273,7 @@ class LanguageModel(Payload):
         tied: whether the scores are made with the weights of the embedding.
         modules: number of modules of about equal numbers of blocks; None if ``at`` names the cuts, or there are none.
         at: names of the submodules after which to cut, instead of ``modules``.
-        engine: ``in-process`` or ``plain``.
+        engine: ``in-process``, ``stages`` or ``plain``.
         most_valid: number of tokens at the beginning of the validation part to evaluate on; None for all.
         monitor_every: 0 for no measurement of the credits' quality; otherwise it is part of every evaluation.
     """

@@ -14,9 +14,10 @@ from ....core import Decoupled, Quality
 from ....engines import credit_quality
 from ....rules import LateCorrection
 from ...names import own_text
-from ...tasks import TokenLoss, TokenText, TokenWindows, bits, load_tokens, token_loss
+from ...tasks import TokenLoss, TokenText, TokenWindows, bits, load_tokens, token_loss, token_loss_of
 from ...tasks.gpt import gpt, gpt_cuts
 from ..graph_record import describe_graph
+from ..in_stages import StagesTrainer, local_engine
 from ..methods import DataFacts, method_named
 from ..payloads import LanguageModel
 from ..run import Run
@@ -98,7 +99,7 @@ class LanguageModelTask(Task):
             DataFacts(self.text.vocabulary, len(self.text.train)),
             run.schedule.lr,
             run.seed,
-            payload.engine,
+            local_engine(payload.engine),
             precision=run.precision,
             tokens=True,
             **run.schedule.of_optimizer(),
@@ -125,7 +126,8 @@ class LanguageModelTask(Task):
 
     def evaluate(self, step: int) -> Evaluation:
         """Evaluate the network on the validation part."""
-        self.trainer.flush()
+        if not self._in_stages:
+            self.trainer.flush()
         valid = self._measure(self.text.valid[: self.payload.most_valid])
         losses, self._losses = self._losses, []
         train = float(torch.stack(losses).mean()) if losses else None
@@ -135,8 +137,8 @@ class LanguageModelTask(Task):
             "train_bits_per_char": None
             if train is None
             else bits(train) / self.text.characters_per_token.train,
-            "val_loss": valid.nats_per_token,
-            "val_bits_per_char": valid.bits_per_char,
+            "val_loss": None if valid is None else valid.nats_per_token,
+            "val_bits_per_char": None if valid is None else valid.bits_per_char,
         }
         if found := self._quality():
             point["quality"] = brief_quality(found)
@@ -156,8 +158,8 @@ class LanguageModelTask(Task):
 
     def _quality(self) -> Mapping[str, Quality]:
         """Compare credits with the true gradient, on a batch of the validation part that is always the same."""
-        if not isinstance(self.net, Decoupled) or not self.payload.monitor_every:
-            return {}
+        if not isinstance(self.net, Decoupled) or not self.payload.monitor_every or self._in_stages:
+            return {}  # no stage has the whole network
         x, y = self.probe
         with precision_context(self.run.precision, self.run.device):
             return credit_quality(self.net, TokenCrossEntropy(), x, y)
@@ -166,8 +168,8 @@ class LanguageModelTask(Task):
         """Return the final figures of the test and validation part: nats per token, and bits per character."""
         test = self._measure(self.text.test)
         return {
-            "bits_per_char": test.bits_per_char,
-            "test_loss": test.nats_per_token,
+            "bits_per_char": None if test is None else test.bits_per_char,
+            "test_loss": None if test is None else test.nats_per_token,
             "val_bits_per_char": curve[-1]["val_bits_per_char"],
             "val_loss": curve[-1]["val_loss"],
             "tokens_seen": self._tokens_seen(self.run.schedule.steps),
@@ -178,9 +180,22 @@ class LanguageModelTask(Task):
     def _tokens_seen(self, step: int) -> int:
         return step * self.run.schedule.batch_size * self.payload.context
 
-    def _measure(self, tokens: Tensor) -> TokenLoss:
+    @property
+    def _in_stages(self) -> bool:
+        return isinstance(self.trainer, StagesTrainer)
+
+    def flush(self) -> None:
+        """Gather the network at the end, if each process has trained a stage."""
+        if self._in_stages:
+            self.trainer.flush()
+
+    def _measure(self, tokens: Tensor) -> TokenLoss | None:
+        """Return the loss on a part of the text; None in a stage that is not the last. Stages pass activations on."""
+        context, batch_size = self.payload.context, self.run.schedule.batch_size
         with precision_context(self.run.precision, self.run.device):
-            return token_loss(self.net, self.text, tokens, self.payload.context, self.run.schedule.batch_size)
+            if isinstance(self.trainer, StagesTrainer):
+                return token_loss_of(self.trainer.predict, self.text, tokens, context, batch_size)
+            return token_loss(self.net, self.text, tokens, context, batch_size)
 
     def state_dict(self) -> dict[str, Any]:
         return {"losses": pack(self._losses)}
