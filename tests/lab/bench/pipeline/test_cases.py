@@ -13,9 +13,9 @@ from synthgrad.lab.bench.base import choose
 from synthgrad.lab.bench.declarations import PIPELINE
 from synthgrad.lab.bench.pipeline import bench
 from synthgrad.lab.bench.pipeline.bench import PipelineBench
-from synthgrad.lab.bench.pipeline.cases import DEFAULT, METHODS, Case, cases_of
+from synthgrad.lab.bench.pipeline.cases import DEFAULT, METHODS, SCHEDULES, Case, cases_of
 from synthgrad.lab.bench.pipeline.learn import goal_of
-from synthgrad.lab.bench.pipeline.network import Size, network, split_names
+from synthgrad.lab.bench.pipeline.network import Size, split_names, workload_of
 from synthgrad.lab.bench.pipeline.peers import owners_of
 
 SMOKE: Any = PIPELINE.tiers["smoke"]
@@ -26,7 +26,7 @@ def counts(cases: list[Case], method: str, variant: str | None = None) -> list[i
 
 
 def test_backprop_comes_first_and_each_schedule_has_several_microbatches() -> None:
-    cases = cases_of(METHODS, 2, 9, 256)
+    cases = cases_of(METHODS, 2, 8, 256)
     assert cases[0] == Case("backprop")
     assert list(dict.fromkeys(k.method for k in cases)) == list(METHODS)
     for method, variant in (
@@ -38,35 +38,47 @@ def test_backprop_comes_first_and_each_schedule_has_several_microbatches() -> No
         assert counts(cases, method, variant) == [2, 4, 8, 16]
     assert counts(cases, "backprop_microbatches") == [2, 4, 8, 16]
     assert [(k.observe_prob, k.wire_dtype) for k in cases if k.is_ours and k.rule == "cdni"] == [
-        (1.0, "float32"), (0.25, "float32"), (1.0, "bfloat16"), (0.25, "bfloat16"),
+        (1.0, "float32"), (0.25, "float32"), (1.0, "bfloat16"), (0.25, "bfloat16"), (1.0, "8 bits"),
     ]  # fmt: skip
-    assert [k.method for k in cases if k.rule == "local_loss"] == ["stages_local"]
+    assert [(k.method, k.wire_dtype) for k in cases if k.rule == "local_loss"] == [
+        ("stages_local", "float32"),
+        ("stages_local_bfloat16", "bfloat16"),
+        ("stages_local_8bits", "8 bits"),
+        ("stages_local_4bits", "4 bits"),
+    ]
+    encoded = {(k.method, k.schedule, k.wire_dtype) for k in cases if k.is_pipeline}
+    assert {found for found in encoded if found[0] not in SCHEDULES} == {
+        ("gpipe_bfloat16", "gpipe", "bfloat16"),
+        ("gpipe_8bits", "gpipe", "8 bits"),
+        ("1f1b_bfloat16", "1f1b", "bfloat16"),
+        ("1f1b_8bits", "1f1b", "8 bits"),
+    }
     assert len(set(cases)) == len(cases)
 
 
 def test_what_a_schedule_does_not_take_is_left_out() -> None:
-    assert counts(cases_of(METHODS, 4, 9, 256), "1f1b") == [4, 8, 16]  # as many microbatches as stages
-    assert counts(cases_of(METHODS, 3, 9, 48), "zero_bubble", "interleaved") == [
+    assert counts(cases_of(METHODS, 4, 8, 256), "1f1b") == [4, 8, 16]  # as many microbatches as stages
+    assert counts(cases_of(METHODS, 3, 8, 48), "zero_bubble", "interleaved") == [
         2,
         4,
         8,
     ]  # 16 are not 5 rounds
-    assert counts(cases_of(METHODS, 2, 9, 12), "gpipe") == [2, 4]  # 12 examples have no 8 equal parts
-    assert counts(cases_of(METHODS, 2, 9, 8), "gpipe") == [2, 4]  # BatchNorm needs two examples
+    assert counts(cases_of(METHODS, 2, 8, 12), "gpipe") == [2, 4]  # 12 examples have no 8 equal parts
+    assert counts(cases_of(METHODS, 2, 8, 8), "gpipe") == [2, 4]  # BatchNorm needs two examples
     assert not [
-        k for k in cases_of(METHODS, 2, 4, 256) if k.method == "zero_bubble"
+        k for k in cases_of(METHODS, 2, 3, 256) if k.method == "zero_bubble"
     ]  # 4 parts, 3 hidden layers
 
 
 def test_only_what_is_named_is_measured_beside_backprop() -> None:
-    assert cases_of(("stages",), 2, 9, 256) == [Case("backprop"), Case("stages", observe_prob=1.0)]
+    assert cases_of(("stages",), 2, 8, 256) == [Case("backprop"), Case("stages", observe_prob=1.0)]
 
 
 @pytest.mark.parametrize(
     ("layers", "parts", "sizes"), [(9, 2, [4, 5]), (9, 4, [2, 2, 2, 3]), (10, 2, [4, 6]), (3, 2, [1, 2])]
 )
 def test_parts_hold_every_layer_once(layers: int, parts: int, sizes: list[int]) -> None:
-    model = network(Size(8, layers, 4, 2, 1, 0))
+    model = workload_of(Size(8, layers, 4, 2, 1, 0)).model()
     found = split_names(model, parts)
     assert [len(names) for names in found] == sizes
     assert sum(found, []) == [name for name, _ in model.named_children()]
@@ -121,8 +133,11 @@ def test_a_link_that_is_not_permitted_is_refused_with_the_reason(monkeypatch: py
         ({"batch_sizes": (9,)}, "batch size 9 for 2 stages: expected a multiple of 2 from 4 to 10000"),
         ({"batch_sizes": (2,)}, "batch size 2"),
         ({"batch_sizes": (20_000,)}, "batch size 20000"),
-        ({"methods": ("zero_bubble",), "layers": (4,)}, "zero_bubble 5 layers"),
+        ({"methods": ("zero_bubble",), "layers": (4,)}, "zero_bubble two layers or blocks in each"),
         ({"link": "rtt=5"}, "unknown key 'rtt'"),
+        ({"arch": "gpt", "learn": True}, "--learn with --arch gpt, whose tokens are random: train it with"),
+        ({"arch": "gpt", "widths": (12,)}, "width 12 with 4 heads: expected a multiple of 8"),
+        ({"arch": "gpt", "stages": (6,), "batch_sizes": (12,)}, "6 stages of 5 blocks"),
     ],
 )
 def test_what_it_does_not_measure(changes: dict[str, Any], match: str) -> None:
@@ -142,7 +157,35 @@ def test_the_sizes_of_the_issue_are_the_defaults() -> None:
     )  # fmt: skip
     assert quick.rounds >= 5
     assert quick.methods == DEFAULT
-    assert set(METHODS) - set(DEFAULT) == {"stages_bfloat16", "stages_sparse_bfloat16"}
+    full: Any = PIPELINE.tiers["full"]
+    assert set(full.methods) - set(DEFAULT) == {"stages_bfloat16", "stages_sparse_bfloat16"}
+
+
+def test_a_gpt_has_sizes_and_lines_of_its_own() -> None:
+    quick: Any = PIPELINE.networks["gpt"]["quick"]
+    assert (quick.layers, quick.widths, quick.batch_sizes, quick.context) == ((4,), (128,), (32,), 64)
+    assert (quick.stages, quick.precision) == ((4,), "bfloat16")
+    (setting,) = PipelineBench().settings(quick)
+    found = {(line.method, line.cell["microbatches"]) for line in setting.lines}
+    assert {(method, 8) for method in ("1f1b", "1f1b_bfloat16", "1f1b_8bits", "gpipe_8bits")} <= found
+    assert {("stages_local_8bits", None), ("stages_8bits", None), ("stages_local_4bits", None)} <= found
+    for line in setting.lines:
+        assert (line.cell["arch"], line.cell["context"], line.cell["precision"]) == ("gpt", 64, "bfloat16")
+    (other,) = PipelineBench().settings(SMOKE)
+    assert not {"arch", "precision", "context"} & set(other.lines[0].cell)
+
+
+@pytest.mark.parametrize(("blocks", "parts"), [(4, 2), (4, 4), (5, 2)])
+def test_a_gpt_is_divided_between_blocks(blocks: int, parts: int) -> None:
+    model = workload_of(Size(16, blocks, 4, 2, 1, 0, arch="gpt", heads=2, context=8)).model()
+    found = split_names(model, parts)
+    assert found[0][0] == "embedding"
+    assert found[-1][-1] == "output"
+    assert sum(found, []) == [name for name, _ in model.named_children()]
+    assert {sum(name.startswith("block") for name in names) for names in found} <= {
+        blocks // parts,
+        -(-blocks // parts),
+    }
 
 
 def test_without_mnist_the_embedded_digits_are_learned(monkeypatch: pytest.MonkeyPatch) -> None:

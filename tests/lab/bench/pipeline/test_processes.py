@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -120,6 +121,36 @@ def test_schedules_compute_the_same_step_and_what_fails_takes_no_other_along(ses
     assert list(session.failed) == [broken]
 
 
+@pytest.mark.slow(reason="starts pipelines of processes")
+def test_pipelines_of_a_gpt_with_codecs_take_the_steps_of_backpropagation() -> None:
+    """As far as the codecs allow, and with the bytes that they say."""
+    size = Size(width=16, layers=4, batch_size=8, stages=2, threads=1, seed=0, arch="gpt", heads=2, context=8)
+    values = 2 * 8 * 8 * 16  # of the activation and of its gradient
+    with Session(size, 1e-2, None, None, timeout_s=60) as session:
+
+        def after_20(case: Case) -> tuple[float, float]:
+            assert session.build(case), session.failed
+            answers = session.run(case, 10, 10)
+            assert answers is not None, session.failed
+            sent = sum(a["after"]["sent_bytes"] - a["before"]["sent_bytes"] for a in answers)
+            return next(a["loss"] for a in answers if a["loss"] is not None), sent / 10
+
+        expected, _ = after_20(BACKPROP)
+        plain, sent = after_20(Case("1f1b", 2))
+        assert plain == pytest.approx(expected, rel=1e-5)
+        assert sent == values * 4
+        for wire, more, num_bytes in (("bfloat16", 1e-2, 2), ("8 bits", 2e-2, 66 / 64)):
+            loss, sent = after_20(Case(f"1f1b_{wire.replace(' ', '')}", 2, wire_dtype=wire))
+            assert loss == pytest.approx(expected, rel=more)
+            assert loss != pytest.approx(plain, rel=1e-7)
+            assert sent == values * num_bytes
+        for case in (Case("stages_8bits", observe_prob=1.0, wire_dtype="8 bits"),
+                     Case("stages_local_4bits", observe_prob=1.0, wire_dtype="4 bits", rule="local_loss")):  # fmt: skip
+            loss, sent = after_20(case)
+            assert loss == pytest.approx(expected, rel=0.2)
+            assert sent < values * 1.2
+
+
 @pytest.mark.slow(reason="starts processes, each of which loads PyTorch")
 def test_gradients_of_microbatches_add_up_to_that_of_the_batch(session: Session) -> None:
     losses = []
@@ -153,7 +184,8 @@ def test_a_process_that_dies_is_said_and_replaced(session: Session) -> None:
     assert session._workers is not None
     session._workers._processes[1].kill()
     assert session.run(OURS, 1, 1) is None
-    assert "process 1 ended (exit status -9)" in session.failed[OURS]
+    # The program that has started it may see that, or the other stage.
+    assert re.search(r"process 1 ended \(exit status -9\)|stage 1 \(rank 1\) has ended", session.failed[OURS])
     assert session.run(BACKPROP, 1, 1) is not None
     assert session.num_starts == 2
 

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ....core import ConfigError
 from ....core.errors import DataError
 from ...tasks import load
+from ...tasks.gpt import gpt
 from ...wan import Link, parse_link, unavailable_reason
 from ..base import Bench, Figures
 from ..declarations import PIPELINE, PipelineScope
@@ -60,12 +63,15 @@ class PipelineBench(Bench[PipelineScope, PipelineSize, Case]):
     }
 
     def check(self, scope: PipelineScope) -> None:
+        what, part = ("blocks", "block") if scope.arch == "gpt" else ("layers", "hidden layer")
         for stages, layers in itertools.product(scope.stages, scope.layers):
-            if not 2 <= stages <= min(layers - 1, _MOST_STAGES):
+            if not 2 <= stages <= min(_most_parts(scope.arch, layers), _MOST_STAGES):
                 raise ConfigError(
-                    f"{stages} stages of {layers} layers: expected 2 stages or more, at most {_MOST_STAGES}, and a "
-                    "hidden layer for each; give --stages or --layers that fit"
+                    f"{stages} stages of {layers} {what}: expected 2 stages or more, at most {_MOST_STAGES}, and a "
+                    f"{part} for each; give --stages or --layers that fit"
                 )
+        if scope.arch == "gpt":
+            self._check_gpt(scope)
         for stages, batch_size in itertools.product(scope.stages, scope.batch_sizes):
             if batch_size % stages or not 2 * stages <= batch_size <= _TRAIN_SIZE:
                 raise ConfigError(
@@ -75,27 +81,48 @@ class PipelineBench(Bench[PipelineScope, PipelineSize, Case]):
         if scope.link is not None and parse_link(scope.link) and (reason := unavailable_reason()) is not None:
             raise ConfigError(reason)
 
+    def _check_gpt(self, scope: PipelineScope) -> None:
+        if scope.learn:
+            raise ConfigError(
+                "--learn with --arch gpt, whose tokens are random: train it with synthgrad compare --arch gpt, and leave "
+                "--learn out"
+            )
+        for width in scope.widths:
+            with torch.device("meta"):
+                gpt(1, width=width, blocks=1, heads=scope.heads, context=1)
+
     def sizes(self, scope: PipelineScope) -> Iterable[PipelineSize]:
         link = None if scope.link is None else parse_link(scope.link)
         goal = goal_of(scope.schedule, _learning_data(scope)) if scope.learn else None
         for values in itertools.product(*(getattr(scope, name) for name in self.axes.values())):
-            size = Size(threads=scope.threads, **dict(zip(self.axes, values, strict=True)))
+            of_gpt = {"heads": scope.heads, "context": scope.context} if scope.arch == "gpt" else {}
+            size = Size(
+                threads=scope.threads,
+                **dict(zip(self.axes, values, strict=True)),
+                arch=scope.arch,
+                precision=scope.precision,
+                **of_gpt,
+            )
             yield PipelineSize(size, link, goal)
 
     def cases(self, scope: PipelineScope, size: PipelineSize) -> Sequence[Case]:
         layers, stages, batch_size = size.size.layers, size.size.stages, size.size.batch_size
-        found = cases_of(scope.methods, stages, layers, batch_size)
+        found = cases_of(scope.methods, stages, _most_parts(scope.arch, layers), batch_size)
         if not {case.method for case in found} & {*scope.methods}:
             raise ConfigError(
                 f"none of {', '.join(scope.methods)} can be measured with {layers} layers, {stages} stages and batches "
-                f"of {batch_size}: schedules need an even batch, and zero_bubble {2 * stages + 1} layers; give these, "
+                f"of {batch_size}: schedules need an even batch, and zero_bubble two layers or blocks in each; give these, "
                 "or name other methods"
             )
         return found
 
     def cell(self, scope: PipelineScope, size: PipelineSize, case: Case) -> Mapping[str, Any]:
         made, link = size.size, size.link
+        of_gpt = {"arch": "gpt", "heads": made.heads, "context": made.context} if made.arch == "gpt" else {}
+        unusual = {} if made.precision == "float32" else {"precision": made.precision}
         return {
+            **of_gpt,
+            **unusual,
             "width": made.width,
             "layers": made.layers,
             "batch_size": made.batch_size,
@@ -126,8 +153,9 @@ class PipelineBench(Bench[PipelineScope, PipelineSize, Case]):
         over = "loopback" if link is None else f"round trip {link.rtt_ms:g} ms"
         if link is not None and link.mbit_s is not None:
             over += f", {link.mbit_s:g} Mbit/s"
+        what = "blocks" if made.arch == "gpt" else "layers"
         return (
-            f"{made.layers} layers × {made.width}, batch {made.batch_size}, "
+            f"{made.layers} {what} × {made.width}, batch {made.batch_size}, "
             f"{made.stages} stages of {made.threads} threads, {over}"
         )
 
@@ -143,6 +171,11 @@ class PipelineBench(Bench[PipelineScope, PipelineSize, Case]):
         )
         for case in cases:
             yield Figures(metrics.get(case, {}), failed.get(case))
+
+
+def _most_parts(arch: str, layers: int) -> int:
+    """Return into how many parts a network can be divided, a block or a hidden layer in each."""
+    return layers if arch == "gpt" else layers - 1
 
 
 def _learning_data(scope: PipelineScope) -> str:

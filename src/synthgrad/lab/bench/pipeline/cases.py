@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["DEFAULT", "METHODS", "SCHEDULES", "SPARSE_PROB", "Case", "cases_of"]
+__all__ = ["DEFAULT", "EVERY", "GPT_DEFAULT", "METHODS", "SCHEDULES", "SPARSE_PROB", "Case", "cases_of"]
 
 #: Schedules of ``torch.distributed.pipelining``, with the variants of each.
 SCHEDULES = {"gpipe": (None,), "1f1b": (None,), "zero_bubble": ("interleaved", "zbv")}
+
+#: The same with a codec around the modules of their stages.
+_ENCODED = {
+    f"{schedule}_{wire.replace(' ', '')}": (schedule, wire)
+    for schedule in ("gpipe", "1f1b")
+    for wire in ("bfloat16", "8 bits")
+}
 
 _MICROBATCHES = (2, 4, 8, 16)
 #: Share of the true messages that the sparse ones of our methods send.
@@ -21,6 +28,10 @@ _OURS = {
     "stages_local": (1.0, "float32", "local_loss"),
     "stages_bfloat16": (1.0, "bfloat16", "cdni"),
     "stages_sparse_bfloat16": (SPARSE_PROB, "bfloat16", "cdni"),
+    "stages_8bits": (1.0, "8 bits", "cdni"),
+    "stages_local_bfloat16": (1.0, "bfloat16", "local_loss"),
+    "stages_local_8bits": (1.0, "8 bits", "local_loss"),
+    "stages_local_4bits": (1.0, "4 bits", "local_loss"),
 }
 
 #: Two of them are bounds, no way to train one network: ``backprop_microbatches`` says what cutting a batch costs one
@@ -32,10 +43,19 @@ METHODS = (
     "independent",
     "ddp",
     *SCHEDULES,
+    *_ENCODED,
     *_OURS,
 )
 #: Those that are measured unless others are named.
-DEFAULT = tuple(method for method in METHODS if not method.endswith("bfloat16"))
+DEFAULT = tuple(method for method in METHODS if not method.endswith(("bfloat16", "bits")))
+#: Those of the full tier.
+EVERY = (*DEFAULT, "stages_bfloat16", "stages_sparse_bfloat16")
+#: The same for a GPT, of which links of a low rate are asked for.
+GPT_DEFAULT = tuple(
+    method
+    for method in METHODS
+    if method not in ("zero_bubble", "ddp", "stages_sparse", "stages_sparse_bfloat16")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +67,7 @@ class Case:
         microbatches: parts of a batch; None for methods that do not cut it.
         variant: name of the variant, of a schedule that has several.
         observe_prob: share of the true messages that are sent; None for methods that need all.
-        wire_dtype: precision of what our methods send.
+        wire_dtype: what is sent: a dtype, or bits of a codec.
         rule: of our methods, ``cdni`` or ``local_loss``.
     """
 
@@ -75,7 +95,18 @@ class Case:
     @property
     def is_pipeline(self) -> bool:
         """Whether it is a synchronous pipeline."""
-        return self.method in SCHEDULES
+        return self.schedule is not None
+
+    @property
+    def schedule(self) -> str | None:
+        """The schedule of a synchronous pipeline."""
+        return (
+            _ENCODED[self.method][0]
+            if self.method in _ENCODED
+            else self.method
+            if self.method in SCHEDULES
+            else None
+        )
 
     @property
     def is_ours(self) -> bool:
@@ -92,8 +123,10 @@ class Case:
         return 2 if self.method == "zero_bubble" else 1
 
 
-def cases_of(methods: Sequence[str], stages: int, layers: int, batch_size: int) -> list[Case]:
+def cases_of(methods: Sequence[str], stages: int, most_parts: int, batch_size: int) -> list[Case]:
     """Return what is measured: backpropagation first, then what is named, as far as it can be made.
+
+    ``most_parts`` is the number of parts into which the network can be divided.
 
     A schedule is left out where the network has too few layers for its parts, and of the numbers of microbatches those
     that it does not take, or that leave no two examples for BatchNorm.
@@ -102,14 +135,15 @@ def cases_of(methods: Sequence[str], stages: int, layers: int, batch_size: int) 
     for method in METHODS[1:]:
         if method not in methods:
             continue
-        if method in SCHEDULES:
+        if method in SCHEDULES or method in _ENCODED:
+            schedule, wire = _ENCODED.get(method, (method, "float32"))
             found = [
-                Case(method, count, variant)
-                for variant in SCHEDULES[method]
+                Case(method, count, variant, wire_dtype=wire)
+                for variant in SCHEDULES[schedule]
                 for count in _counts(batch_size)
-                if _takes(method, variant, count, stages)
+                if _takes(schedule, variant, count, stages)
             ]
-            cases += [case for case in found if case.chunks_per_stage * stages < layers]
+            cases += [case for case in found if case.chunks_per_stage * stages <= most_parts]
         elif method == "backprop_microbatches":
             cases += [Case(method, count) for count in _counts(batch_size)]
         elif method in _OURS:

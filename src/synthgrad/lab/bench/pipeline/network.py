@@ -1,19 +1,25 @@
-"""The network that all methods train, and its parts."""
+"""What all methods train: digits by a fully connected network, or tokens by a GPT, and how both are divided."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from ....core import Rule
+from ....rules import LocalLoss, SyntheticGradient, heads
 from ...tasks import fully_connected
-from ..batches import CLASSES
+from ...tasks.gpt import gpt
+from ..batches import CLASSES, Batches, digits
 
-__all__ = ["CLASSES", "IN_SHAPE", "Size", "adam", "network", "split_names"]
+__all__ = ["Size", "Workload", "split_names", "workload_of"]
 
-IN_SHAPE = (1, 28, 28)
+_VOCABULARY = 65  # characters of Shakespeare's plays
+_NUM_BATCHES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +27,14 @@ class Size:
     """What is trained.
 
     Attributes:
-        width, layers, batch_size: of the network, the output layer included, and of all processes' batch together.
+        width, layers, batch_size: of the network (blocks of a GPT; else layers, the output layer included), and of all
+            processes' batch together.
         stages: number of processes.
         threads: threads of each process.
         seed: seed of weights and data.
+        arch: ``fcn`` or ``gpt``.
+        heads, context: of a GPT.
+        precision: ``float32``, or ``bfloat16`` under autocast.
     """
 
     width: int
@@ -33,28 +43,148 @@ class Size:
     stages: int
     threads: int
     seed: int
+    arch: str = "fcn"
+    heads: int = 4
+    context: int = 64
+    precision: str = "float32"
 
 
-def network(size: Size) -> nn.Sequential:
-    """Return the whole network, with the same weights in every process."""
-    with torch.random.fork_rng():
-        torch.manual_seed(size.seed)
-        return fully_connected(IN_SHAPE, CLASSES, size.layers, size.width)
+class Workload(Protocol):
+    """What is trained, in the words of all methods."""
+
+    @property
+    def size(self) -> Size:
+        """What is trained."""
+        ...
+
+    def model(self) -> nn.Sequential:
+        """Return the whole network, with the same weights in every process."""
+        ...
+
+    def batches(self) -> Batches:
+        """Return the batches that are trained on in turn, the same in every process."""
+        ...
+
+    def example(self, rows: int) -> Tensor:
+        """Return inputs of some rows, whose values mean nothing."""
+        ...
+
+    def at_end(self, part: int, parts: int, rows: int) -> Tensor:
+        """Return what a part of the network makes of some rows; its values mean nothing."""
+        ...
+
+    def criterion(self) -> Any:
+        """Return the criterion: takes output and target, returns the mean loss."""
+        ...
+
+    def optimizer(self, parameters: Any, lr: float) -> torch.optim.Optimizer:
+        """Return the optimizer that all methods have."""
+        ...
+
+    def rule(self, name: str) -> tuple[Rule, str]:
+        """Return a rule for the ends of stages, and the reduction that goes with the criterion."""
+        ...
+
+    def arithmetic(self) -> AbstractContextManager[Any]:
+        """Return a context in which a step computes in the precision of the size."""
+        ...
+
+
+def workload_of(size: Size) -> Workload:
+    """Return what a size trains."""
+    return _Tokens(size) if size.arch == "gpt" else _Digits(size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Digits:
+    size: Size
+
+    def model(self) -> nn.Sequential:
+        with torch.random.fork_rng():
+            torch.manual_seed(self.size.seed)
+            return fully_connected((1, 28, 28), CLASSES, self.size.layers, self.size.width)
+
+    def batches(self) -> Batches:
+        return digits(self.size.batch_size, self.size.seed, "cpu")
+
+    def example(self, rows: int) -> Tensor:
+        return torch.empty(rows, 1, 28, 28)
+
+    def at_end(self, part: int, parts: int, rows: int) -> Tensor:
+        return torch.empty(rows, CLASSES if part + 1 == parts else self.size.width)
+
+    def criterion(self) -> Any:
+        return nn.CrossEntropyLoss()
+
+    def optimizer(self, parameters: Any, lr: float) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters, lr, fused=True)
+
+    def rule(self, name: str) -> tuple[Rule, str]:
+        local = name == "local_loss"
+        return LocalLoss(CLASSES) if local else SyntheticGradient(context=CLASSES, learned_table=True), "mean"
+
+    def arithmetic(self) -> AbstractContextManager[Any]:
+        return _in_precision(self.size.precision)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """Tokens are drawn at random: what a step costs does not depend on them."""
+
+    size: Size
+
+    def model(self) -> nn.Sequential:
+        size = self.size
+        with torch.random.fork_rng():
+            torch.manual_seed(size.seed)
+            return gpt(
+                _VOCABULARY, width=size.width, blocks=size.layers, heads=size.heads, context=size.context
+            )
+
+    def batches(self) -> Batches:
+        drawn = torch.Generator().manual_seed(self.size.seed)
+        shape = (self.size.batch_size, self.size.context + 1)
+        windows = [torch.randint(_VOCABULARY, shape, generator=drawn) for _ in range(_NUM_BATCHES)]
+        return [(w[:, :-1].contiguous(), w[:, 1:].contiguous()) for w in windows]
+
+    def example(self, rows: int) -> Tensor:
+        return torch.zeros(rows, self.size.context, dtype=torch.int64)
+
+    def at_end(self, part: int, parts: int, rows: int) -> Tensor:
+        return torch.empty(rows, self.size.context, _VOCABULARY if part + 1 == parts else self.size.width)
+
+    def criterion(self) -> Any:
+        return _token_loss
+
+    def optimizer(self, parameters: Any, lr: float) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(parameters, lr, (0.9, 0.95), fused=True)
+
+    def rule(self, name: str) -> tuple[Rule, str]:
+        local = LocalLoss(_VOCABULARY, heads.token_head(0))
+        return local if name == "local_loss" else SyntheticGradient(context=_VOCABULARY), "tokens"
+
+    def arithmetic(self) -> AbstractContextManager[Any]:
+        return _in_precision(self.size.precision)
+
+
+def _token_loss(scores: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(scores.flatten(0, 1).float(), targets.flatten())
+
+
+def _in_precision(precision: str) -> AbstractContextManager[Any]:
+    """Return autocast for the steps of a method; the weights that it casts are cast once a step."""
+    return nullcontext() if precision == "float32" else torch.autocast("cpu", torch.bfloat16)
 
 
 def split_names(model: nn.Sequential, parts: int) -> list[list[str]]:
-    """Return the names of the layers of each part: as many hidden layers in each, later ones have one more.
+    """Return the names of the layers or blocks of each part: as many in each, later ones have one more.
 
-    The output layer costs next to nothing and is of the last part.
+    The output layer is of the last part, the embedding of a GPT of the first.
     """
     names = [name for name, _ in model.named_children()]
-    hidden = len(names) - 1
-    ends = [hidden * (k + 1) // parts for k in range(parts)]
+    first = 1 if names[0] == "embedding" else 0
+    hidden = len(names) - 1 - first
+    ends = [first + hidden * (k + 1) // parts for k in range(parts)]
     found = [names[a:b] for a, b in zip([0, *ends], ends, strict=False)]
     found[-1].append(names[-1])
     return found
-
-
-def adam(parameters: Any, lr: float) -> torch.optim.Optimizer:
-    """Return the optimizer that all methods have."""
-    return torch.optim.Adam(parameters, lr, fused=True)

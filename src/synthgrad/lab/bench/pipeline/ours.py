@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from ....core import decouple
 from ....engines.stages import Stages
-from ....rules import LocalLoss, SyntheticGradient
 from ...training.snapshot_file import Fingerprint, write_snapshot
 from .cases import Case
-from .network import CLASSES, IN_SHAPE, Size, adam, network, split_names
+from .network import Workload, split_names
+from .wires import codec_of
 
 __all__ = ["RULES", "DecoupledStages"]
 
@@ -31,26 +31,23 @@ class DecoupledStages:
     What is sent is counted, headers included. How long a snapshot takes is measured once, between two blocks of steps.
     """
 
-    def __init__(self, case: Case, size: Size, lr: float, timeout_s: float) -> None:
+    def __init__(self, case: Case, work: Workload, lr: float, timeout_s: float) -> None:
         assert case.observe_prob is not None
-        model = network(size)
+        model, size = work.model(), work.size
         cuts = [names[-1] for names in split_names(model, size.stages)[:-1]]
-        example = next(model.parameters()).new_zeros(2, *IN_SHAPE)
-        rule = (
-            LocalLoss(CLASSES)
-            if case.rule == "local_loss"
-            else SyntheticGradient(context=CLASSES, learned_table=True)
-        )
-        net = decouple(model, cuts, rule, example)
+        rule, reduction = work.rule(case.rule)
+        with work.arithmetic():
+            net = decouple(model, cuts, rule, torch.zeros_like(work.example(2)), reduction=reduction)  # pyright: ignore[reportArgumentType]
         self._stages = Stages(
             net,
-            nn.CrossEntropyLoss(),
-            partial(adam, lr=lr),
+            work.criterion(),
+            partial(work.optimizer, lr=lr),
             observe_prob=case.observe_prob,
-            wire_dtype=getattr(torch, case.wire_dtype),
+            codec=codec_of(case.wire_dtype),
             timeout_s=timeout_s,
             seed=size.seed,
         )
+        self._arithmetic = work.arithmetic
         self.rows = slice(None)
         self.threads = size.threads
         self.reads_input = dist.get_rank() == 0
@@ -58,7 +55,8 @@ class DecoupledStages:
         self._snapshot_s: float | None = None
 
     def step(self, x: Tensor | None, y: Tensor) -> Tensor | None:
-        loss = self._stages.step(x, y).loss
+        with self._arithmetic():
+            loss = self._stages.step(x, y).loss
         return loss if isinstance(loss, Tensor) else None
 
     def predict(self, x: Tensor) -> Tensor | None:

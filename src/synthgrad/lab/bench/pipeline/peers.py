@@ -22,8 +22,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ....core.modes import evaluating
 from .cases import Case
-from .network import CLASSES, IN_SHAPE, Size, adam, network, split_names
+from .network import Workload, split_names
 from .program import forward_through
+from .wires import Wired, codec_of, on_wire
 
 __all__ = ["OneProcess", "DataParallel", "PipelineSchedule", "owners_of"]
 
@@ -38,12 +39,13 @@ class OneProcess:
 
     reads_input = True
 
-    def __init__(self, size: Size, lr: float, *, threads: int, microbatches: int = 1) -> None:
+    def __init__(self, work: Workload, lr: float, *, threads: int, microbatches: int = 1) -> None:
         self.rows = slice(None)
         self.threads = threads
-        self._model = network(size)
-        self._optimizer = adam(self._model.parameters(), lr)
-        self._criterion = nn.CrossEntropyLoss()
+        self._model = work.model()
+        self._optimizer = work.optimizer(self._model.parameters(), lr)
+        self._criterion = work.criterion()
+        self._arithmetic = work.arithmetic
         self._microbatches = microbatches
 
     def step(self, x: Tensor | None, y: Tensor) -> Tensor | None:
@@ -51,10 +53,11 @@ class OneProcess:
         count = self._microbatches
         self._optimizer.zero_grad()
         losses: list[Tensor] = []
-        for part, target in zip(x.chunk(count), y.chunk(count), strict=True):
-            loss = self._criterion(self._model(part), target)
-            (loss / count if count > 1 else loss).backward()
-            losses.append(loss.detach())
+        with self._arithmetic():
+            for part, target in zip(x.chunk(count), y.chunk(count), strict=True):
+                loss = self._criterion(self._model(part), target)
+                (loss / count if count > 1 else loss).backward()
+                losses.append(loss.detach())
         self._optimizer.step()
         return torch.stack(losses).mean() if count > 1 else losses[0]
 
@@ -77,23 +80,26 @@ class DataParallel:
 
     reads_input = True
 
-    def __init__(self, size: Size, lr: float) -> None:
+    def __init__(self, work: Workload, lr: float) -> None:
+        size = work.size
         share = size.batch_size // size.stages
         self._rank = dist.get_rank()
         self.rows = slice(self._rank * share, (self._rank + 1) * share)
         self.threads = size.threads
-        model = network(size)
+        model = work.model()
         self._model = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
-        self._optimizer = adam(self._model.parameters(), lr)
-        self._criterion = nn.CrossEntropyLoss()
+        self._optimizer = work.optimizer(self._model.parameters(), lr)
+        self._criterion = work.criterion()
+        self._arithmetic = work.arithmetic
         num_bytes = _FLOAT_BYTES * sum(p.numel() for p in model.parameters())
         self._bytes_per_step = 2 * (size.stages - 1) * num_bytes // size.stages
         self._steps = 0
 
     def step(self, x: Tensor | None, y: Tensor) -> Tensor | None:
         self._optimizer.zero_grad()
-        loss = self._criterion(self._model(x), y)
-        loss.backward()
+        with self._arithmetic():
+            loss = self._criterion(self._model(x), y)
+            loss.backward()
         self._optimizer.step()
         self._steps += 1
         return loss.detach() if self._rank == 0 else None
@@ -123,65 +129,71 @@ def owners_of(case: Case, stages: int) -> list[int]:
 class PipelineSchedule:
     """A schedule of ``torch.distributed.pipelining``.
 
-    What is sent is the activation of every example at each boundary between processes, and its gradient back.
+    What is sent is the activation of every example at each boundary between processes, and its gradient back; by a codec, if
+    the case has one, around the modules.
     """
 
-    def __init__(self, case: Case, size: Size, lr: float) -> None:
+    def __init__(self, case: Case, work: Workload, lr: float) -> None:
         assert case.microbatches is not None
-        rank = dist.get_rank()
+        rank, size, codec = dist.get_rank(), work.size, codec_of(case.wire_dtype)
         self._owners = owners_of(case, size.stages)
         count = len(self._owners)
-        model = network(size)
+        model = work.model()
         layers = dict(model.named_children())
         self._modules: dict[int, nn.Module] = {
             k: nn.Sequential(*(layers[name] for name in names))
             for k, names in enumerate(split_names(model, count))
             if self._owners[k] == rank
         }
-        self._widths = [size.width] * (count - 1) + [CLASSES]
         rows = size.batch_size // case.microbatches
+        ends = [work.at_end(k, count, rows) for k in range(count)]
+        self._at_end = [work.at_end(k, count, 1) for k in range(count)]
+        crosses = [*(on_wire(codec, end) for end in ends[:-1]), ends[-1]]
         stages = [
             PipelineStage(
-                module,
+                module
+                if codec is None
+                else Wired(module, codec, ends[k - 1].shape if k else None, encodes=k + 1 < count),
                 k,
                 count,
                 torch.device("cpu"),
                 # Shapes are given, so that no time goes by for finding them out.
-                input_args=torch.empty(rows, size.width, requires_grad=True)
-                if k
-                else torch.empty(rows, *IN_SHAPE),
-                output_args=torch.empty(rows, self._widths[k], requires_grad=True),
+                input_args=crosses[k - 1].clone().requires_grad_() if k else work.example(rows),
+                output_args=crosses[k].clone().requires_grad_(),
             )
             for k, module in self._modules.items()
         ]
-        self._schedule: Any = _schedule(case, stages)
-        self._optimizer = adam([p for m in self._modules.values() for p in m.parameters()], lr)
+        self._schedule: Any = _schedule(case, stages, work.criterion())
+        parameters = [p for m in self._modules.values() for p in m.parameters()]
+        self._optimizer = work.optimizer(parameters, lr)
+        self._arithmetic = work.arithmetic
         self.rows = slice(None)
         self.threads = size.threads
         self.reads_input = self._owners[0] == rank
         self._has_output = self._owners[-1] == rank
-        ends = zip(self._owners, self._owners[1:], strict=False)
-        crossings = sum(
-            1 for a, b in ends if a != b and rank in (a, b)
-        )  # up from the one, down from the other
-        self._bytes_per_step = crossings * size.batch_size * size.width * _FLOAT_BYTES
+        between = zip(self._owners, self._owners[1:], strict=False)
+        crossings = [k for k, (a, b) in enumerate(between) if a != b and rank in (a, b)]
+        # Up from the one, down from the other.
+        sent = sum(crosses[k].numel() for k in crossings)
+        self._bytes_per_step = sent * case.microbatches * _FLOAT_BYTES
         self._steps = 0
 
     def step(self, x: Tensor | None, y: Tensor) -> Tensor | None:
         self._optimizer.zero_grad()
         losses: list[Tensor] = []
-        self._schedule.step(
-            *((x,) if self.reads_input else ()),
-            target=y if self._has_output else None,
-            losses=losses if self._has_output else None,
-            return_outputs=False,
-        )
+        with self._arithmetic():
+            self._schedule.step(
+                *((x,) if self.reads_input else ()),
+                target=y if self._has_output else None,
+                losses=losses if self._has_output else None,
+                return_outputs=False,
+            )
         self._optimizer.step()
         self._steps += 1
         return torch.stack([loss.detach() for loss in losses]).mean() if losses else None
 
     def predict(self, x: Tensor) -> Tensor | None:
-        return forward_through(x, self._modules, self._owners, self._widths)
+        return forward_through(x, self._modules, self._owners, self._at_end)
 
     def facts(self) -> dict[str, Any]:
         return {"sent_bytes": self._steps * self._bytes_per_step}
@@ -190,12 +202,12 @@ class PipelineSchedule:
         pass
 
 
-def _schedule(case: Case, stages: list[PipelineStage]) -> Any:
-    criterion, count = nn.CrossEntropyLoss(), case.microbatches
+def _schedule(case: Case, stages: list[PipelineStage], criterion: Any) -> Any:
+    count = case.microbatches
     assert count is not None
-    if case.method == "gpipe":
+    if case.schedule == "gpipe":
         return ScheduleGPipe(stages[0], count, criterion)
-    if case.method == "1f1b":
+    if case.schedule == "1f1b":
         return Schedule1F1B(stages[0], count, criterion)
     made = {"interleaved": ScheduleInterleavedZeroBubble, "zbv": ScheduleZBVZeroBubble}[case.variant or ""]
     return made([*stages], count, criterion)

@@ -46,7 +46,7 @@ class Program(Protocol):
 
 @torch.no_grad()
 def forward_through(
-    x: Tensor, modules: Mapping[int, nn.Module], owners: Sequence[int], widths: Sequence[int]
+    x: Tensor, modules: Mapping[int, nn.Module], owners: Sequence[int], at_end: Sequence[Tensor]
 ) -> Tensor | None:
     """Run forward through parts that lie in several processes; return the output in the last part's process.
 
@@ -54,14 +54,14 @@ def forward_through(
         x: inputs, ``(B, ...)``, in all processes.
         modules: parts of this process, by number.
         owners: rank of each part.
-        widths: units at the end of each part.
+        at_end: what is at the end of each part, of one row.
     """
     rank = dist.get_rank()
     for k, owner in enumerate(owners):
         if owner != rank:
             continue
         if k and owners[k - 1] != rank:
-            x = torch.empty(len(x), widths[k - 1])
+            x = torch.empty(len(x), *at_end[k - 1].shape[1:])
             dist.recv(x, owners[k - 1])
         with evaluating(modules[k]):
             x = modules[k](x)

@@ -18,12 +18,11 @@ from torch import Tensor
 from ....engines.stages import join
 from ...tasks import LabelledData, load
 from ...training.machine import configure_process
-from ..batches import digits
 from ..memory.probe import Memory
 from ..workers import serve
 from .cases import Case
 from .learn import Goal, train
-from .network import Size
+from .network import Size, workload_of
 from .ours import DecoupledStages
 from .peers import DataParallel, OneProcess, PipelineSchedule
 from .program import Program
@@ -53,7 +52,8 @@ class Worker:
         self._size = size
         self._data_dir = None if data_dir is None else Path(data_dir)
         self._timeout_s = timeout_s
-        self._batches = digits(size.batch_size, size.seed, "cpu")  # the same for all, and nobody's memory
+        self._work = workload_of(size)
+        self._batches = self._work.batches()  # the same for all, and nobody's memory
         self._built: dict[str, _FedProgram] = {}
         self._images: dict[str, LabelledData] = {}
 
@@ -111,17 +111,17 @@ class Worker:
         return found
 
     def _program(self, case: Case, lr: float) -> Program:
-        size = self._size
+        size, work = self._size, self._work
         if case.is_alone:
             threads = case.threads(size.stages, size.threads)
-            return OneProcess(size, lr, threads=threads, microbatches=case.microbatches or 1)
+            return OneProcess(work, lr, threads=threads, microbatches=case.microbatches or 1)
         if case.method == "independent":
-            return OneProcess(size, lr, threads=size.threads)
+            return OneProcess(work, lr, threads=size.threads)
         if case.method == "ddp":
-            return DataParallel(size, lr)
+            return DataParallel(work, lr)
         if case.observe_prob is not None:
-            return DecoupledStages(case, size, lr, self._timeout_s)
-        return PipelineSchedule(case, size, lr)
+            return DecoupledStages(case, work, lr, self._timeout_s)
+        return PipelineSchedule(case, work, lr)
 
 
 def _set_up(settings: dict[str, Any]) -> Mapping[str, Callable[..., dict[str, Any]]]:
