@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from torch import Tensor
@@ -90,6 +90,34 @@ class InFlight:
     def waits(self) -> bool:
         """Does the module below wait for the answer?"""
         return self.release is not None
+
+    def of_rows(self, rows: Tensor) -> InFlight:
+        """Return what has crossed of some rows of the batch, for an answer that is of these rows alone.
+
+        Args:
+            rows: ``(n,)`` int64, on any device.
+        """
+        rows, num_rows, info = rows.to(self.h.device), len(self.h), self.info
+
+        def some(t: Tensor | None) -> Tensor | None:
+            if t is None or not t.ndim or len(t) != num_rows:
+                return t
+            return t[rows.to(t.device)]
+
+        chosen = replace(
+            info,
+            context=some(info.context),
+            ids=some(info.ids),
+            inputs=some(info.inputs),
+            receiver=some(info.receiver),
+        )
+        batch = Batch(chosen, entered=self.batch.entered, shares=some(self.batch.shares))
+        credit = self.credit
+        if credit is not None:
+            credit = replace(
+                credit, delta=some(credit.delta), value=some(credit.value), pending=(), loss=None
+            )
+        return replace(self, batch=batch, h=self.h[rows], credit=credit, fed=None, message=None)
 
     def settle(self) -> None:
         """Drop the rule's own prediction, which is outdated, or must be made anew after a resume too."""

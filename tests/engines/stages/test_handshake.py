@@ -59,6 +59,7 @@ def _with_settings(place: Place, settings: tuple[dict[str, Any], ...]) -> None:
             ({}, {}, {"message_codec": top_k(0.5)}),
             "rank 0 and rank 2 differ in message_codec: None against largest 50 % with error feedback",
         ),
+        (({}, {"observe_rows": 0.5}, {}), "rank 0 and rank 1 differ in observe_rows: 1.0 against 0.5"),
         (({}, {"accumulate": 2}, {}), "rank 0 and rank 1 differ in accumulate: 1 against 2"),
     ],
 )

@@ -221,6 +221,7 @@ def connect(
             "codec": None if settings.codec is None else settings.codec.name,
             "message_codec": None if settings.message_codec is None else settings.message_codec.name,
             "observe_prob": settings.observe_prob,
+            "observe_rows": settings.observe_rows,
             "deterministic": settings.deterministic,
             "seed": settings.seed,
             "targets that travel": None if target is None else f"{tuple(target.shape[1:])} {target.dtype}",

@@ -79,6 +79,9 @@ class Stages:
             learns from the answer for batch ``t − window``. Two runs then give the same weights, which are
             those of `InProcess` with ``Lag(observe=window)``.
         observe_prob: the share of the batches whose true message is sent back.
+        observe_rows: the share of a batch's rows (its first dimension) for which the message is sent, and which the rule
+            learns from. With 0.25 a rule sees a quarter of every batch, in place of every fourth batch, for the same bytes
+            and products; which rows they are depends on ``seed`` and the number of the step.
         wire_dtype: the dtype in which tensors are sent, such as ``torch.bfloat16``; None for the network's
             own. Short for ``codecs.cast``.
         codec: the codec of activations, and of messages unless these have their own; see `codecs`.
@@ -108,7 +111,7 @@ class Stages:
             finite, before anything learns from it. ``Guard(skip=True)`` skips it, counts it, and continues.
         timeline: records what happens in this stage, in order; None to record nothing.
         timeout_s: how long a stage waits for another before it gives up, in seconds.
-        seed: the seed of the draws for ``observe_prob``.
+        seed: the seed of the draws for ``observe_prob`` and ``observe_rows``.
         transport: how the processes reach each other; None for the process group of ``torch.distributed``.
 
     Attributes:
@@ -132,6 +135,7 @@ class Stages:
         window: int | WindowPlan | None = None,
         deterministic: bool = False,
         observe_prob: float = 1.0,
+        observe_rows: float = 1.0,
         wire_dtype: torch.dtype | None = None,
         codec: Codec | None = None,
         message_codec: Codec | None = None,
@@ -155,7 +159,7 @@ class Stages:
         settings = StageSettings(
             planned_window(window),
             *(deterministic, observe_prob, wire_dtype, target, timeout_s, seed),
-            *(codec, accumulate, message_codec),
+            *(codec, accumulate, message_codec, observe_rows),
         )
         settings.check()
         check_criterion(criterion)
@@ -232,6 +236,8 @@ class Stages:
                 copies=copies,
                 penalty=penalties.function(self._name),
                 updates=self._updates,
+                observe_rows=observe_rows,
+                seed=seed,
                 # With clipping there is one norm per step over all stages, so a step cannot have a second update.
                 apart=self._clip is None,
             )

@@ -53,6 +53,7 @@ class StageSettings:
         deterministic: whether lags are counted in steps: the answer of step ``t − window`` is received in
             step ``t``.
         observe_prob: the share of the true messages that are sent.
+        observe_rows: the share of a batch's rows for which its message is sent.
         wire_dtype: the dtype in which activations and messages are sent; None for that of the network, or if
             there is a codec.
         target: a batch of targets, if these are sent along with the activations; None if each process has its
@@ -75,6 +76,7 @@ class StageSettings:
     codec: Codec | None = None
     accumulate: int | None = None
     message_codec: Codec | None = None
+    observe_rows: float = 1.0
 
     @property
     def wire(self) -> Codec | None:
@@ -104,6 +106,12 @@ class StageSettings:
             check_whole("accumulate", self.accumulate, 1, "number of steps of an update")
         if not 0 <= self.observe_prob <= 1:
             raise ConfigError(f"observe_prob={self.observe_prob}: expected a probability from 0 to 1")
+        rows = self.observe_rows
+        if isinstance(rows, bool) or not isinstance(rows, int | float) or not 0 < rows <= 1:
+            raise ConfigError(
+                f"observe_rows={brief(rows)}: expected a share of the rows of a batch, above 0 up to 1; for no messages give "
+                "observe_prob=0"
+            )
         if self.wire_dtype not in (None, torch.float32, torch.bfloat16, torch.float64):
             raise ConfigError(
                 f"wire_dtype={self.wire_dtype}: expected torch.float32, torch.bfloat16, or None for that of the network"
@@ -191,6 +199,11 @@ def check_rules(net: Decoupled, settings: StageSettings, replicas: int) -> None:
         if settings.observe_prob != 1:
             raise ConfigError(
                 f"observe_prob={settings.observe_prob}: the rule at interface '{name}' waits for every message; use 1"
+            )
+        if settings.observe_rows != 1:
+            raise ConfigError(
+                f"observe_rows={settings.observe_rows:g}: the module below interface '{name}' waits for its message, which has "
+                "to be that of all rows; use 1"
             )
         if settings.window and replicas > 1:
             raise ConfigError(

@@ -43,6 +43,7 @@ from ..updates import Updates
 from .checksum import batch_checksum, check_same_examples
 from .late import LateInput
 from .links import AboveLink, Answer, BelowLink
+from .rows import chosen_rows
 from .window import Window
 from .wire import ParcelKind
 
@@ -84,6 +85,8 @@ class Stage:
             if the caller steps the optimizers.
         apart: whether a step may have two updates: from a batch that learns at once, and from one that has waited for its
             answer.
+        observe_rows: the share of a batch's rows for which messages are sent.
+        seed: of the choice of rows; equal in all processes.
 
     Attributes:
         learned_from: the step of the batch that the module has learned from last.
@@ -108,6 +111,8 @@ class Stage:
         penalty: Callable[[], Tensor | None] | None = None,
         updates: Updates | None = None,
         apart: bool = True,
+        observe_rows: float = 1.0,
+        seed: int = 0,
     ) -> None:
         self.part = part
         self.rule = rule
@@ -126,6 +131,8 @@ class Stage:
         self._penalty = penalty
         self._updates = updates
         self._apart = apart
+        self._observe_rows = observe_rows
+        self._seed = seed
         self._stash: WeightStash | None = None
         self._made: int | None = None  # the updates that the module had made by then
         # Answers that must wait for the answer of an earlier batch: gradient, losses, and output error if a rule needs it.
@@ -327,6 +334,9 @@ class Stage:
             self.backward(step, made.out, port.learned_from(flight), made.penalty)
         self.answer(batch, made.leaf, credit.value)
 
+    def _chosen_rows(self, num_rows: int, step: int) -> Tensor | None:
+        return chosen_rows(self._observe_rows, num_rows, step, self._seed)
+
     def _present_weights(self, module: nn.Module) -> WeightStash:
         """Return a copy of the weights, which batches share between which there was no update."""
         made = None if self._updates is None else self._updates.made[0]
@@ -370,6 +380,8 @@ class Stage:
                 "was never sent; do all processes run the same program?"
             )
         if answer.gradient is not None:
+            rows = self._chosen_rows(len(flight.h), answer.step)
+            flight = flight if rows is None else flight.of_rows(rows)
             port.receive(flight, Message(answer.gradient, answer.loss, answer.output_error))
             port.observe(flight, step, share)
             port.release(flight)
@@ -414,6 +426,11 @@ class Stage:
         gradient = None
         if leaf is not None and leaf.grad is not None:
             gradient = self._units.with_shares(batch.shares).to_example_(leaf.grad)
+            rows = self._chosen_rows(len(gradient), batch.entered)
+            if rows is not None:
+                gradient, values, output_error = (
+                    None if t is None else t[rows.to(t.device)] for t in (gradient, values, output_error)
+                )
         self._ready[batch.entered] = (
             (gradient, values) if output_error is None else (gradient, values, output_error)
         )
