@@ -139,6 +139,8 @@ def test_without_a_weight_it_is_found_by_how_well_the_credit_agreed(
         found = rule.correction(delta, Message(gradient), INFO)[1]
         assert rule.last_weight == found * share
         assert found == pytest.approx(weight, abs=1e-12 if dtype == torch.float64 else 0.03)
+        older = rule.correction(delta, Message(gradient, age=15), INFO)[1]
+        assert older == pytest.approx(found / 2, rel=1e-6)
     assert str(rule).count("weight=by agreement") == 1
 
 

@@ -32,13 +32,14 @@ class LateCorrection(Wrapper):
 
     Without a ``weight`` it is found for every message, by how well the credit agreed with it::
 
-        weight = share · ⟨δ̂, δ⟩ / (‖δ‖ ‖δ − δ̂‖), the fraction at least 0 and at most 1
+        weight = share · ⟨δ̂, δ⟩ / (‖δ‖ ‖δ − δ̂‖) / (1 + age)^¼, the first fraction at least 0 and at most 1
 
-    The fraction is the part of the credit that points along the message, over the size of what it lacked. So no correction
+    That fraction is the part of the credit that points along the message, over the size of what it lacked. So no correction
     is larger than the useful part of what came at once, whatever the share, and that is what keeps a late part from
     swinging: descent along ``a θ(t) + b θ(t - lag)`` is stable at every lag, for small enough rates, if ``|b| < a``. A
-    credit that is nearly right is corrected in full, one that points elsewhere not at all. The rule is ours;
-    ``synthgrad run gpt_search`` holds it against constant weights.
+    credit that is nearly right is corrected in full, one that points elsewhere not at all. Optimizers with momentum are late
+    themselves, so that old messages count for less: the age is in updates of the module, where the engine tells it. The
+    rule is ours, and the root was chosen by held-out text: ``synthgrad run gpt_search`` holds it against constant weights.
 
     Args:
         rule: gives the credit; any that gives it at once.
@@ -154,7 +155,7 @@ class LateCorrection(Wrapper):
         true = self.rule.accept(message, info)
         lacked = true - delta
         if self.weight is None:
-            weight = self.share * _by_agreement(delta, true, lacked)
+            weight = self.share * _by_agreement(delta, true, lacked) / (1 + (message.age or 0)) ** 0.25
         else:
             weight = self._weight_at(message.age)
         self.last_weight = weight

@@ -288,7 +288,7 @@ class RuleSettings(Settings):
             "Factor on the correction of late_correction.",
             kind=float,
             metavar="X",
-            default="found for each message by how well the credit agreed with it",
+            default="found for each message by how well the credit agreed with it, and by its age",
         ),
     )
     share: float = setting(
