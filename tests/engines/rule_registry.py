@@ -60,6 +60,8 @@ RULES: dict[str, MakeRule] = _distinct(_of_methods()) | {
     "cdni-normed": lambda: sg.SyntheticGradient(
         (6,), CLASSES
     ),  # counts what it predicts, in BatchNorm's statistics
+    "cdni-rank": lambda: sg.SyntheticGradient(context=CLASSES, model=rules.models.class_means(rank=2)),
+    "cdni-diagonal": lambda: sg.SyntheticGradient(context=CLASSES, model=rules.models.class_means(rank=0)),
     "stale-average": lambda: rules.StaleGradient(EXAMPLES, decay=0.5, max_age=5),
     "sobolev-value": lambda: rules.Sobolev(CLASSES, (6,), critic="value", value_weight=0.5),
     "least_squares": lambda: rules.LeastSquaresGradient(CLASSES),

@@ -72,6 +72,43 @@ def test_the_formula() -> None:
     torch.testing.assert_close(other.credit(drawn(), Info(context=LABELS)).delta, expected)
 
 
+def test_the_formula_of_a_low_rank_and_of_a_diagonal() -> None:
+    torch.manual_seed(0)
+    low = bound(random=True, model=models.class_means(rank=2)).model
+    assert (low.weight.shape, low.down.shape) == ((H, 2), (2, H))
+    expected = 3 * H**0.5 / 2 * drawn() @ (low.weight @ low.down).t() + low.table[LABELS]
+    torch.testing.assert_close(low(drawn(), LABELS), expected)
+    assert not bound(model=models.class_means(rank=2)).model.weight.any()  # so that the first credit is zero
+    diagonal = bound(random=True, model=models.class_means(rank=0)).model
+    expected = 3 * drawn() * diagonal.weight / H**0.5 + diagonal.table[LABELS]
+    torch.testing.assert_close(diagonal(drawn(), LABELS), expected)
+    assert sum(p.numel() for p in diagonal.parameters()) == H
+    for rank, words in ((2, "rank=2"), (0, "diagonal"), (None, "gain=3)")):
+        assert words in str(bound(model=models.class_means(rank=rank)).model)
+
+
+@pytest.mark.parametrize("shape", [(B, 4, H), (B, H)])
+def test_a_low_rank_learns_what_a_low_rank_can_say(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    truth = torch.outer(drawn(H), drawn(H, seed=1))
+    labels = LABELS if len(shape) == 2 else LABELS.unsqueeze(1).expand(B, 4)
+    left = {}
+    for rank in (1, 0):
+        rule = bound(shape, model=models.class_means(rank=rank))
+        optimizer = torch.optim.Adam(rule.parameters(), 0.02)
+        for step in range(400):
+            h = drawn(*shape, seed=step)
+            credit = rule.credit(h, Info(context=labels))
+            loss = (credit.pending[0] - h @ truth).square().mean()
+            grads = torch.autograd.grad(loss, list(rule.parameters()))
+            for p, grad in zip(rule.parameters(), grads, strict=True):
+                p.grad = grad
+            optimizer.step()
+        left[rank] = float(loss.detach()) / float((h @ truth).square().mean())
+    assert left[1] < 1e-3
+    assert left[0] > 0.3  # a diagonal cannot
+
+
 @pytest.mark.parametrize("rate", [1.0, 0.25])
 def test_means_move_first_and_the_weight_learns_from_what_is_left(rate: float) -> None:
     rule, h, message = bound(random=True, model=models.class_means(rate=rate)), drawn(), drawn(seed=1)
@@ -174,10 +211,18 @@ def test_a_snapshot_of_a_learned_table_is_loaded_as_the_same_function() -> None:
     assert torch.equal(again.model.table, new.model.table)
 
 
-@pytest.mark.parametrize("wrong", [{"rate": 0.0}, {"rate": 1.5}, {"gain": 0.0}, {"gain": float("inf")}])
-def test_numbers_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [{"rate": 0.0}, {"rate": 1.5}, {"gain": 0.0}, {"gain": float("inf")}, {"rank": -1}, {"rank": 1.5}],
+)
+def test_numbers_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         models.class_means(**wrong)
+
+
+def test_a_rank_above_the_features_is_refused() -> None:
+    with pytest.raises(ConfigError, match="interface 'cut': rank=7 for messages of 6 features"):
+        bound(model=models.class_means(rank=7))
 
 
 def test_means_need_a_context() -> None:

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...core import ConfigError
+from ...core.given import check_whole
 from ..context_input import add_up, check_context, look_up
 from .base import GradientModel
 
-__all__ = ["ClassMeansModel", "check_gain", "check_rate", "mean_error"]
+__all__ = ["ClassMeansModel", "check_gain", "check_rank", "check_rate", "mean_error"]
 
 #: Share of a batch's rows from which the mean of a class counts in full: of 128 rows, four. Of fewer it is taken as if the
 #: missing ones had no error.
@@ -23,6 +24,9 @@ _MOST_ONE_HOT = 256
 
 class ClassMeansModel(GradientModel):
     """Linear ``M(h, c) = gain · h Wᵀ / √H + t_c`` on the features of ``h``, place by place.
+
+    With a rank ``W`` is a product, ``W = U V · H / rank`` with ``U (H, rank)`` and ``V (rank, H)``, which takes ``2 rank / H`` of the
+    arithmetic; with rank 0 it is diagonal and takes next to none.
 
     These are the functions of a linear `DenseModel`; what differs is how they are learned. ``t_c`` is no parameter but
     a buffer: when the messages of a batch come, it moves by ``rate`` times the mean error of the rows of class ``c``,
@@ -43,6 +47,7 @@ class ClassMeansModel(GradientModel):
         width: number of classes, or context features; at least 1.
         rate: share of a batch's mean error that is taken away, above 0 up to 1.
         gain: factor on the linear part, above 0.
+        rank: of ``W``, 1 to ``H``; 0 for a diagonal; None for a matrix without constraints.
         features_at: the dimension of ``h`` that holds the features; -1 for the last one.
         name: name of the interface.
 
@@ -61,12 +66,19 @@ class ClassMeansModel(GradientModel):
         *,
         rate: float = 1.0,
         gain: float = 3.0,
+        rank: int | None = None,
         features_at: int = -1,
         name: str = "?",
     ) -> None:
         super().__init__(width, name)
         check_rate(rate)
         check_gain(gain)
+        check_rank(rank)
+        if rank is not None and rank > features:
+            raise ConfigError(
+                f"interface '{name}': rank={rank} for messages of {features} features: expected at most as many; take a "
+                "smaller rank, or None"
+            )
         if not width:
             raise ConfigError(
                 f"interface '{name}': means of classes need a context; give the rule context=, or use models.dense()"
@@ -76,11 +88,18 @@ class ClassMeansModel(GradientModel):
         self.gain = gain
         self.features_at = features_at
         self.scale = gain * features**-0.5
-        self.weight = nn.Parameter(torch.zeros(features, features))
+        self.rank = rank
+        self.down: nn.Parameter | None = None
+        if rank:
+            self.scale *= features / rank
+            self.down = nn.Parameter(torch.randn(rank, features) * features**-0.5)
+        shape = (features,) if rank == 0 else (features, features if rank is None else rank)
+        self.weight = nn.Parameter(torch.zeros(shape))
         self.register_buffer("table", torch.zeros(width, features))
 
     def extra_repr(self) -> str:
-        return f"{self.features} features, {self.width} classes, rate={self.rate:g}, gain={self.gain:g}"
+        rank = "" if self.rank is None else f", rank={self.rank}" if self.rank else ", diagonal"
+        return f"{self.features} features, {self.width} classes, rate={self.rate:g}, gain={self.gain:g}{rank}"
 
     def check(self, h: Tensor, c: Tensor | None) -> None:
         at = self.features_at
@@ -95,7 +114,10 @@ class ClassMeansModel(GradientModel):
         return self.learned(h, c) + offset
 
     def learned(self, h: Tensor, c: Tensor | None = None, s: Tensor | None = None) -> Tensor:
-        return self._first(F.linear(self._last(h), self.weight) * self.scale)
+        rows = self._last(h)
+        rows = rows if self.down is None else F.linear(rows, self.down)
+        found = rows * self.weight if self.rank == 0 else F.linear(rows, self.weight)
+        return self._first(found * self.scale)
 
     def offset(self, h: Tensor, c: Tensor | None) -> Tensor:
         assert c is not None
@@ -161,7 +183,7 @@ class ClassMeansModel(GradientModel):
     ) -> None:
         """Load the state of this model, or that of a linear `DenseModel`, which is the same function."""
         learned = state_dict.get(f"{prefix}first.weight")
-        if learned is not None and f"{prefix}weight" not in state_dict:
+        if learned is not None and f"{prefix}weight" not in state_dict and self.rank is None:
             state_dict[f"{prefix}weight"] = state_dict.pop(f"{prefix}first.weight") / self.scale
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
@@ -192,6 +214,12 @@ def check_rate(rate: float) -> None:
         raise ConfigError(
             f"rate={rate!r}: expected a number above 0 up to 1, the share of the error to take away"
         )
+
+
+def check_rank(rank: int | None) -> None:
+    """Raise a `ConfigError` unless ``rank`` is a whole number from 0, or None."""
+    if rank is not None:
+        check_whole("rank", rank, 0, "rank of the linear part, 0 for a diagonal")
 
 
 def check_gain(gain: float) -> None:

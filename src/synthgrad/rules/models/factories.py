@@ -12,7 +12,7 @@ from ...core import CutError, Site
 from ...core.given import widths_of
 from ..spatial import NORMS, kernel_of, num_space_dims
 from .base import Activation, GradientModel, ModelFactory
-from .class_means_model import ClassMeansModel, check_gain, check_rate
+from .class_means_model import ClassMeansModel, check_gain, check_rank, check_rate
 from .convolutional_model import ConvolutionalModel
 from .dense_model import DenseModel
 
@@ -46,6 +46,7 @@ class _Dense:
 class _ClassMeans:
     rate: float = 1.0
     gain: float = 3.0
+    rank: int | None = None
 
     def __call__(self, site: Site, width: int) -> GradientModel:
         at = site.features_at
@@ -54,6 +55,7 @@ class _ClassMeans:
             width,
             rate=self.rate,
             gain=self.gain,
+            rank=self.rank,
             features_at=-1 if at == len(site.shape) - 1 else at,
             name=site.name,
         )
@@ -120,19 +122,21 @@ def dense(hidden: Sequence[int] = (), *, norm: bool = True, activation: Activati
     return _Dense(widths_of(hidden), norm, activation)
 
 
-def class_means(*, rate: float = 1.0, gain: float = 3.0) -> ModelFactory:
+def class_means(*, rate: float = 1.0, gain: float = 3.0, rank: int | None = None) -> ModelFactory:
     """Return a factory of `ClassMeansModel`: linear, with a running mean of the messages of each class.
 
     Args:
         rate: share of a batch's mean error that is taken away, above 0 up to 1.
         gain: factor on the linear part, above 0.
+        rank: of the linear part, which then takes ``2 rank / H`` of the products; 0 for a diagonal; None for any matrix.
 
     Raises:
         ConfigError: if a number is out of its range.
     """
     check_rate(rate)
     check_gain(gain)
-    return _ClassMeans(rate, gain)
+    check_rank(rank)
+    return _ClassMeans(rate, gain, rank)
 
 
 def convolutional(

@@ -62,7 +62,8 @@ def linear_models(rules: Sequence[Rule]) -> list[DenseModel] | list[ClassMeansMo
     found = _all_of(DenseModel, models) or _all_of(ClassMeansModel, models)
     if found is None or not all(p.requires_grad for m in found for p in m.parameters()):
         return None
-    return None if any(isinstance(m, DenseModel) and not _is_linear(m) for m in found) else found
+    fits = all(_is_linear(m) if isinstance(m, DenseModel) else m.rank is None for m in found)
+    return found if fits else None
 
 
 def _all_of(kind: type[_Model], models: Sequence[nn.Module | None]) -> list[_Model] | None:
