@@ -261,8 +261,14 @@ class PipelineScope(Scope):
     link: str | None = option(
         None,
         help="Emulate this link between the processes; on Linux, as root.",
-        metavar="rtt_ms=X,mbit_s=Y",
+        metavar="rtt_ms=X,mbit_s=Y,…",
         default="the loopback device",
+    )
+    slow: str | None = option(
+        None,
+        help="Let stages sleep, so that they take so many times as long; methods stages… alone.",
+        metavar="STAGE:FACTOR,…",
+        default="none",
     )
     learn: bool = option(False, help=f"{_LEARN[:-1]}; fully connected networks only.", kind=bool)
     arch: str = option(

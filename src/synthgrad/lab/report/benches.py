@@ -241,6 +241,12 @@ _COLUMNS: Mapping[str, Sequence[BenchColumn]] = {
         _LEARNED[0],
         _figure("ratio to backprop", "ratio_to_backprop", late=True),
         _figure("of it for microbatches", "microbatch_overhead_ms", late=True, optional=True),
+        Column(
+            "pace over the slowest stage's",
+            lambda r: unit("ratio", r.metrics.number("pace_ratio")),
+            late=True,
+            optional=True,
+        ),
         _figure("sent", "sent_bytes_per_step", late=True),
         _figure("peak memory", "peak_bytes", late=True, optional=True),
         _figure("a snapshot", "snapshot_ms", late=True, optional=True),

@@ -190,10 +190,9 @@ def _missing() -> str | None:
 
 
 def _bundle_bytes(link: Link) -> int:
-    """Return the size of the bundles that TCP sends at once: 5 ms at the link's rate, from two segments to 64 KiB."""
-    if link.bytes_per_s is None:
-        return 65_536
-    return min(65_536, max(3_000, round(link.bytes_per_s * 5e-3)))
+    """Return the size of the bundles that TCP sends at once: 5 ms at the link's lower rate, from two segments to 64 KiB."""
+    rates = [rate for rate in (link.bytes_per_s, link.down_bytes_per_s) if rate is not None]
+    return min(65_536, max(3_000, round(min(rates) * 5e-3))) if rates else 65_536
 
 
 def _lladdr(rank: int) -> str:

@@ -65,8 +65,9 @@ class RelayProcess:
             "num_ports": num_workers,
             "settings": dict(settings),
             "delay_s": link.delay_s,
-            "bytes_per_s": link.bytes_per_s,
-            "limit_bytes": link.queue_bytes,
+            "jitter_s": link.jitter_ms * 1e-3,
+            "bytes_per_s": (link.bytes_per_s, link.down_bytes_per_s),
+            "limit_bytes": (link.queue_bytes, link.down_queue_bytes),
         }
         here = str(Path(__file__).resolve().parent)
         self._unread = b""

@@ -84,6 +84,23 @@ def test_parts_hold_every_layer_once(layers: int, parts: int, sizes: list[int]) 
     assert sum(found, []) == [name for name, _ in model.named_children()]
 
 
+def test_what_is_slow_and_unequal_stands_in_the_cell() -> None:
+    changes: dict[str, Any] = {"slow": "1:2.5", "methods": ("stages",), "stages": (2,)}
+    (setting,) = PipelineBench().settings(replace(SMOKE, **changes))
+    assert setting.lines[-1].cell["slow"] == [1.0, 2.5]
+    (setting,) = PipelineBench().settings(replace(SMOKE, methods=("stages",)))
+    assert not {"slow", "down_mbit_s", "jitter_ms"} & set(setting.lines[-1].cell)
+
+
+def test_an_unequal_link_stands_in_the_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "unavailable_reason", lambda: None)
+    link = "rtt_ms=5,mbit_s=20,down_mbit_s=2,jitter_ms=1"
+    (setting,) = PipelineBench().settings(replace(SMOKE, link=link))
+    cell = setting.lines[0].cell
+    assert (cell["mbit_s"], cell["down_mbit_s"], cell["jitter_ms"]) == (20, 2, 1)
+    assert "round trip 5 ms, jitter 1 ms, 20 and 2 Mbit/s" in setting.label
+
+
 def test_parts_lie_in_processes_as_the_schedules_want_them() -> None:
     assert owners_of(Case("gpipe", 2), 3) == [0, 1, 2]
     assert owners_of(Case("zero_bubble", 2, "interleaved"), 2) == [0, 1, 0, 1]
@@ -135,6 +152,14 @@ def test_a_link_that_is_not_permitted_is_refused_with_the_reason(monkeypatch: py
         ({"batch_sizes": (20_000,)}, "batch size 20000"),
         ({"methods": ("zero_bubble",), "layers": (4,)}, "zero_bubble two layers or blocks in each"),
         ({"link": "rtt=5"}, "unknown key 'rtt'"),
+        (
+            {"slow": "1:2"},
+            "--slow with method 'backprop': stages that sleep are measured with the methods stages",
+        ),
+        ({"slow": "4:2", "methods": ("stages",)}, "--slow names stage 4: expected 0 to 1"),
+        ({"slow": "1:0.5", "methods": ("stages",)}, "'1:0.5' is no stage with a factor of at least 1"),
+        ({"slow": "1=2", "methods": ("stages",)}, "'1=2' is no stage with a factor"),
+        ({"slow": "1:2,1:3", "methods": ("stages",)}, "stage 1 is given twice"),
         ({"arch": "gpt", "learn": True}, "--learn with --arch gpt, whose tokens are random: train it with"),
         ({"arch": "gpt", "widths": (12,)}, "width 12 with 4 heads: expected a multiple of 8"),
         ({"arch": "gpt", "stages": (6,), "batch_sizes": (12,)}, "6 stages of 5 blocks"),

@@ -56,3 +56,18 @@ def test_without_a_rate_the_limit_holds_for_what_is_under_way() -> None:
 def test_nothing_to_take() -> None:
     with pytest.raises(IndexError):
         Line(0.0, None, 1).pop()
+
+
+def test_jitter_adds_to_the_delay_and_keeps_the_order() -> None:
+    line, twin, other = (Line(1.0, None, 1 << 20, 0.5, seed=seed) for seed in (1, 1, 2))
+    for made in (line, twin, other):
+        for n in range(200):
+            assert made.offer(bytes([n]), 1, n * 0.01)
+    found = arrivals(line)
+    assert [frame for _, frame in found] == [bytes([n]) for n in range(200)]
+    late = [due - (n * 0.01 + 1.0) for n, (due, _) in enumerate(found)]
+    assert all(0 <= x <= 0.5 for x in late)
+    assert max(late) > 0.4
+    assert [due for due, _ in found] == sorted(due for due, _ in found)
+    assert arrivals(twin) == found
+    assert arrivals(other) != found

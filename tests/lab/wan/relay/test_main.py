@@ -52,7 +52,7 @@ def pass_all(relay: Relay, taps: list[int]) -> None:
 
 def test_a_frame_reaches_the_worker_that_it_is_for(ends: Any) -> None:
     workers, taps = ends
-    relay = Relay(taps, 0.0, None, 10_000)
+    relay = Relay(taps, 0.0, (None, None), (10_000, 10_000))
     workers[0].send(frame(address_of(2), b"one"))
     workers[0].send(frame(address_of(2), b"two"))
     workers[2].send(frame(address_of(1), b"three"))
@@ -65,7 +65,7 @@ def test_a_frame_reaches_the_worker_that_it_is_for(ends: Any) -> None:
 
 def test_a_broadcast_reaches_all_others_and_a_stranger_nobody(ends: Any) -> None:
     workers, taps = ends
-    relay = Relay(taps, 0.0, None, 10_000)
+    relay = Relay(taps, 0.0, (None, None), (10_000, 10_000))
     workers[1].send(frame(b"\xff" * 6, b"all"))
     workers[1].send(frame(address_of(9), b"stranger"))
     workers[1].send(frame(address_of(1), b"myself"))
@@ -75,7 +75,7 @@ def test_a_broadcast_reaches_all_others_and_a_stranger_nobody(ends: Any) -> None
 
 def test_a_slow_line_holds_up_no_other(ends: Any) -> None:
     workers, taps = ends
-    relay = Relay(taps, 0.0, 20.0, 100)
+    relay = Relay(taps, 0.0, (20.0, 20.0), (100, 100))
     for text in (b"a", b"b"):
         workers[0].send(frame(address_of(1), text * 60))  # 74 bytes: 3.7 s
     workers[2].send(frame(address_of(1), b""))  # 14 bytes: 0.7 s
@@ -92,7 +92,7 @@ def test_it_sleeps_answers_and_ends(ends: Any, monkeypatch: pytest.MonkeyPatch) 
     said: list[dict[str, Any]] = []
     monkeypatch.setattr(main, "send_line", said.append)
     control, ask = os.pipe()
-    relay = Relay(taps, 0.05, None, 10_000)
+    relay = Relay(taps, 0.05, (None, None), (10_000, 10_000))
     thread = threading.Thread(target=relay.run, args=(control,))
     try:
         workers[0].setblocking(True)

@@ -25,6 +25,7 @@ from .cases import Case, cases_of
 from .learn import Goal, goal_of
 from .network import Size
 from .ours import RULES
+from .slow import check_slow, parse_slow
 from .timing import LR, OTHER_LR, measure
 
 __all__ = ["BENCHMARK", "PipelineBench"]
@@ -72,6 +73,14 @@ class PipelineBench(Bench[PipelineScope, PipelineSize, Case]):
                 )
         if scope.arch == "gpt":
             self._check_gpt(scope)
+        if scope.slow is not None:
+            for stages in scope.stages:
+                check_slow(parse_slow(scope.slow), stages)
+            if others := [name for name in scope.methods if not name.startswith("stages")]:
+                raise ConfigError(
+                    f"--slow with method '{others[0]}': stages that sleep are measured with the methods stages… alone; name "
+                    "these with --methods"
+                )
         for stages, batch_size in itertools.product(scope.stages, scope.batch_sizes):
             if batch_size % stages or not 2 * stages <= batch_size <= _TRAIN_SIZE:
                 raise ConfigError(
@@ -96,11 +105,14 @@ class PipelineBench(Bench[PipelineScope, PipelineSize, Case]):
         goal = goal_of(scope.schedule, _learning_data(scope)) if scope.learn else None
         for values in itertools.product(*(getattr(scope, name) for name in self.axes.values())):
             of_gpt = {"heads": scope.heads, "context": scope.context} if scope.arch == "gpt" else {}
+            slow = parse_slow(scope.slow) if scope.slow is not None else {}
+            stages = dict(zip(self.axes, values, strict=True))["stages"]
             size = Size(
                 threads=scope.threads,
                 **dict(zip(self.axes, values, strict=True)),
                 arch=scope.arch,
                 precision=scope.precision,
+                slow=tuple(slow.get(k, 1.0) for k in range(stages)) if slow else (),
                 **of_gpt,
             )
             yield PipelineSize(size, link, goal)
@@ -120,6 +132,7 @@ class PipelineBench(Bench[PipelineScope, PipelineSize, Case]):
         made, link = size.size, size.link
         of_gpt = {"arch": "gpt", "heads": made.heads, "context": made.context} if made.arch == "gpt" else {}
         unusual = {} if made.precision == "float32" else {"precision": made.precision}
+        unusual |= {"slow": [*made.slow]} if made.slow else {}
         return {
             **of_gpt,
             **unusual,
@@ -136,6 +149,7 @@ class PipelineBench(Bench[PipelineScope, PipelineSize, Case]):
             "link": "loopback" if link is None else "emulated",
             "rtt_ms": 0.0 if link is None else link.rtt_ms,
             "mbit_s": None if link is None else link.mbit_s,
+            **_unusual(link),
             "lr": LR,
         }
 
@@ -150,9 +164,7 @@ class PipelineBench(Bench[PipelineScope, PipelineSize, Case]):
 
     def label(self, scope: PipelineScope, size: PipelineSize) -> str:
         made, link = size.size, size.link
-        over = "loopback" if link is None else f"round trip {link.rtt_ms:g} ms"
-        if link is not None and link.mbit_s is not None:
-            over += f", {link.mbit_s:g} Mbit/s"
+        over = "loopback" if link is None else link.words
         what = "blocks" if made.arch == "gpt" else "layers"
         return (
             f"{made.layers} {what} × {made.width}, batch {made.batch_size}, "
@@ -171,6 +183,12 @@ class PipelineBench(Bench[PipelineScope, PipelineSize, Case]):
         )
         for case in cases:
             yield Figures(metrics.get(case, {}), failed.get(case))
+
+
+def _unusual(link: Link | None) -> dict[str, float]:
+    """Return what a cell holds of a link with unequal directions, or with jitter."""
+    found = {} if link is None else {"down_mbit_s": link.down_mbit_s, "jitter_ms": link.jitter_ms or None}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _most_parts(arch: str, layers: int) -> int:

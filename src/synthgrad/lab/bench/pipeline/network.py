@@ -35,6 +35,7 @@ class Size:
         arch: ``fcn`` or ``gpt``.
         heads, context: of a GPT.
         precision: ``float32``, or ``bfloat16`` under autocast.
+        slow: how many times as long our stages take, by sleeping: a factor for each; none if all are as fast as they are.
     """
 
     width: int
@@ -47,6 +48,7 @@ class Size:
     heads: int = 4
     context: int = 64
     precision: str = "float32"
+    slow: tuple[float, ...] = ()
 
 
 class Workload(Protocol):

@@ -17,6 +17,7 @@ from ....engines.stages import Stages
 from ...training.snapshot_file import Fingerprint, write_snapshot
 from .cases import Case
 from .network import Workload, split_names
+from .slow import Slowdown
 from .wires import codec_of
 
 __all__ = ["RULES", "DecoupledStages"]
@@ -48,6 +49,8 @@ class DecoupledStages:
             seed=size.seed,
         )
         self._arithmetic = work.arithmetic
+        rank = dist.get_rank()
+        self._slowdown = Slowdown(self._stages.module, size.slow[rank] if size.slow else 1.0)
         self.rows = slice(None)
         self.threads = size.threads
         self.reads_input = dist.get_rank() == 0
@@ -55,8 +58,10 @@ class DecoupledStages:
         self._snapshot_s: float | None = None
 
     def step(self, x: Tensor | None, y: Tensor) -> Tensor | None:
+        before = self._stages.busy_s
         with self._arithmetic():
             loss = self._stages.step(x, y).loss
+        self._slowdown.record(self._stages.busy_s - before)
         return loss if isinstance(loss, Tensor) else None
 
     def predict(self, x: Tensor) -> Tensor | None:

@@ -218,7 +218,8 @@ def _stages(timings: _Timings) -> dict[str, Any]:
                 for turn in timings.turns
             ]
             found[f"{name}_ms_stage{stage}"] = 1e3 * median(spent) / timings.steps
-    return found
+    slowest = max(value for name, value in found.items() if name.startswith("busy_ms_stage"))
+    return found | {"pace_ratio": slowest / median(timings.times_ms)}
 
 
 def _link(timings: _Timings) -> dict[str, Any]:

@@ -35,12 +35,18 @@ class Relay:
     Args:
         taps: non-blocking descriptor of each worker's device, by rank; each read returns one frame.
         delay_s: delay from end to end.
-        bytes_per_s: rate of each line; None for no limit.
-        limit_bytes: size of the queue before each line.
+        bytes_per_s: rate of a line to a higher rank, and to a lower one; None for no limit.
+        limit_bytes: size of the queue before each.
+        jitter_s: what is added to the delay of a frame, at most.
     """
 
     def __init__(
-        self, taps: Sequence[int], delay_s: float, bytes_per_s: float | None, limit_bytes: int
+        self,
+        taps: Sequence[int],
+        delay_s: float,
+        bytes_per_s: tuple[float | None, float | None],
+        limit_bytes: tuple[int, int],
+        jitter_s: float = 0.0,
     ) -> None:
         self._ranks = {tap: rank for rank, tap in enumerate(taps)}
         # The lines that leave each rank, by destination address; and all lines with the device at their end.
@@ -49,7 +55,8 @@ class Relay:
         for source in range(len(taps)):
             for target, tap in enumerate(taps):
                 if source != target:
-                    line = Line(delay_s, bytes_per_s, limit_bytes)
+                    way = int(source > target)
+                    line = Line(delay_s, bytes_per_s[way], limit_bytes[way], jitter_s, seed=len(self._lines))
                     self._leaving[source][address_of(target)] = line
                     self._lines.append((line, tap))
         self.num_frames = self.num_bytes = self.num_dropped = 0
