@@ -12,10 +12,7 @@ from typing import Any
 from ..names import METHODS, RECURRENT
 from ..options import option
 from .declaration import Declaration, Scope, batch_sizes, by_tier, layers, methods, rounds, widths
-from .pipeline.cases import DEFAULT as PIPELINE_DEFAULT
-from .pipeline.cases import EVERY as PIPELINE_EVERY
-from .pipeline.cases import GPT_DEFAULT as PIPELINE_GPT_DEFAULT
-from .pipeline.cases import METHODS as PIPELINE_METHODS
+from .pipeline.declared import CODECS, PIPELINE, PipelineScope
 
 __all__ = [
     "BENCHMARKS",
@@ -241,89 +238,6 @@ LAYER_PARALLEL = Declaration(
         schedule=["smoke", "quick", "quick"],
     ),
     examples=("", "--width 64 --layers 4,16,64", "--layers 16 --learn"),
-)
-
-# -- pipeline ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PipelineScope(Scope):
-    """Parameters of ``bench pipeline``."""
-
-    widths: tuple[int, ...] = widths()
-    layers: tuple[int, ...] = layers(3)
-    batch_sizes: tuple[int, ...] = batch_sizes(4)
-    stages: tuple[int, ...] = option(
-        help="Processes that the network is divided among.", kind=int, listed=True, least=2
-    )
-    methods: tuple[str, ...] = methods(PIPELINE_METHODS)
-    rounds: int = rounds()
-    link: str | None = option(
-        None,
-        help="Emulate this link between the processes; on Linux, as root.",
-        metavar="rtt_ms=X,mbit_s=Y,…",
-        default="the loopback device",
-    )
-    slow: str | None = option(
-        None,
-        help="Let stages sleep, so that they take so many times as long; methods stages… alone.",
-        metavar="STAGE:FACTOR,…",
-        default="none",
-    )
-    learn: bool = option(False, help=f"{_LEARN[:-1]}; fully connected networks only.", kind=bool)
-    arch: str = option(
-        "fcn",
-        help="Network: fully connected, or a GPT on random tokens.",
-        choices=("fcn", "gpt"),
-        default="fcn",
-    )
-    precision: str = _precision()
-    heads: int = 4
-    context: int = 64
-    seconds: float = 1.0
-    schedule: str = "quick"
-
-
-_FCN_PIPELINE = by_tier(
-    PipelineScope,
-    widths=[(16,), (512,), (512,)],
-    layers=[(5,), (9,), (9,)],
-    batch_sizes=[(8,), (256,), (256, 2048)],
-    stages=(2,),
-    methods=[PIPELINE_DEFAULT, PIPELINE_DEFAULT, PIPELINE_EVERY],
-    rounds=[2, 5, 7],
-    seconds=[0.02, 1.0, 3.0],
-    schedule=["smoke", "quick", "full"],
-)
-_GPT_PIPELINE = by_tier(
-    PipelineScope,
-    arch="gpt",
-    precision=["float32", "bfloat16", "bfloat16"],
-    widths=[(16,), (128,), (768,)],
-    layers=[(4,), (4,), (12,)],
-    heads=[2, 4, 12],
-    context=[8, 64, 512],
-    batch_sizes=[(8,), (32,), (16,)],
-    stages=[(2,), (4,), (4,)],
-    methods=PIPELINE_GPT_DEFAULT,
-    rounds=[2, 5, 7],
-    seconds=[0.02, 3.0, 10.0],
-    schedule=["smoke", "quick", "full"],
-)
-
-PIPELINE = Declaration(
-    "pipeline",
-    "throughput of stages over a link, beside backprop, data parallel and pipeline schedules",
-    "pipeline.bench",
-    _FCN_PIPELINE,
-    {"fcn": _FCN_PIPELINE, "gpt": _GPT_PIPELINE},
-    (
-        "",
-        "--stages 2,4 --methods gpipe,stages",
-        "--link rtt_ms=50,mbit_s=1000",
-        "--arch gpt --link rtt_ms=50,mbit_s=20",
-    ),
-    cpu_only=True,
 )
 
 # -- gpt --------------------------------------------------------------------------------------------------
@@ -595,7 +509,7 @@ FAULTS_BENCH = Declaration(
 BENCHMARKS: Mapping[str, Declaration] = {
     each.name: each
     for each in (
-        *(STEP, MEMORY, UNROLL, LAYER_PARALLEL, PIPELINE, GPT, TOKEN_HEAD, PLAN, NETWORKS_BENCH),
+        *(STEP, MEMORY, UNROLL, LAYER_PARALLEL, PIPELINE, CODECS, GPT, TOKEN_HEAD, PLAN, NETWORKS_BENCH),
         *(KILLS, DAMAGE, FAULTS_BENCH),
     )
 }

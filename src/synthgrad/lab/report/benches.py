@@ -259,6 +259,17 @@ _COLUMNS: Mapping[str, Sequence[BenchColumn]] = {
         _figure("with the other rate", "time_to_accuracy_other_lr_s", late=True, optional=True),
         *_LEARNED[1:],
     ),
+    "codecs": (
+        _METHOD,
+        _key("width", _count("width")),
+        *(_key("tokens", _count("tokens")), _THREADS),
+        Column("bytes per token", lambda r: _rounded(r.metrics.number("sent_bytes_per_token"), 5)),
+        Column("bits per value", lambda r: _rounded(r.metrics.number("bits_per_value"))),
+        Column("relative error", lambda r: _rounded(r.metrics.number("relative_error"))),
+        Column("encode, µs per kB", lambda r: _rounded(r.metrics.number("encode_us_per_kilobyte"))),
+        Column("decode, µs per kB", lambda r: _rounded(r.metrics.number("decode_us_per_kilobyte"))),
+        Column("worth it below", lambda r: _rate(r.metrics.number("worth_below_mbit_s"))),
+    ),
     "gpt": (
         *(_METHOD, _LAYERS),
         _key("tokens", _tokens),
@@ -298,6 +309,14 @@ _COLUMNS: Mapping[str, Sequence[BenchColumn]] = {
         Column("they say", lambda r: text(r.metrics.sentence or DASH, 400)),
     ),
 }
+
+
+def _rounded(value: float | None, digits: int = 3) -> str:
+    return DASH if value is None else f"{value:.{digits}g}"
+
+
+def _rate(value: float | None) -> str:
+    return DASH if value is None else f"{value:,.0f} Mbit/s"
 
 
 def _generic(records: Sequence[Record]) -> list[BenchColumn]:

@@ -1,0 +1,136 @@
+"""``bench codecs``: what the codecs of activations and messages cost, in bytes, in time and in error.
+
+Tensors are drawn at random, one standard deviation in every feature. Each is encoded and decoded in turn with those of
+all other codecs. What a codec does to a training is another matter: this says what it does to a step and to a wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...engines.stages import codecs
+from ...engines.stages.codecs import Codec
+from .base import Bench, Figures, reason_of
+from .pipeline.declared import CODECS, CodecsScope
+from .turns import TimedStep, median_and_spread, take_turns, warmed_up
+
+__all__ = ["BENCHMARK", "CodecsBench", "CodecSize", "codec_named"]
+
+_FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodecSize:
+    """The size of a tensor.
+
+    Attributes:
+        seed: seed of its values.
+        width: features of a token.
+        tokens: tokens in a batch.
+    """
+
+    seed: int
+    width: int
+    tokens: int
+
+
+def codec_named(name: str) -> Codec:
+    """Return a codec by its name in the benchmark."""
+    made: Mapping[str, Callable[[], Codec]] = {
+        "float32": lambda: codecs.cast(torch.float32),
+        "bfloat16": lambda: codecs.cast(torch.bfloat16),
+        "8_bits": lambda: codecs.blocks(8),
+        "4_bits": lambda: codecs.blocks(4),
+        "subspace_32": lambda: codecs.subspace(32),
+        "subspace_32_8_bits": lambda: codecs.subspace(32, inner=codecs.blocks(8)),
+        "largest_1_16": lambda: codecs.top_k(1 / 16),
+        "largest_1_64": lambda: codecs.top_k(1 / 64),
+    }
+    return made[name]()
+
+
+class CodecsBench(Bench[CodecsScope, CodecSize, str]):
+    """Every codec on a tensor of ``(tokens, width)`` in float32."""
+
+    declared = CODECS
+    axes = {"seed": "seeds", "width": "widths", "tokens": "tokens"}
+    size = CodecSize
+    optimizer = ""
+
+    def cases(self, scope: CodecsScope, size: CodecSize) -> Sequence[str]:
+        """Return the names of the codecs."""
+        return scope.methods
+
+    def cell(self, scope: CodecsScope, size: CodecSize, case: str) -> Mapping[str, Any]:
+        return {
+            "width": size.width,
+            "tokens": size.tokens,
+            "threads": scope.threads,
+            "codec": codec_named(case).name,
+        }
+
+    def config(self, scope: CodecsScope, size: CodecSize, case: str) -> Mapping[str, Any]:
+        return {"seconds": scope.seconds}
+
+    def label(self, scope: CodecsScope, size: CodecSize) -> str:
+        return f"{size.tokens} tokens of {size.width} features"
+
+    def measure(self, scope: CodecsScope, size: CodecSize, cases: Sequence[str]) -> Iterator[Figures]:
+        torch.set_num_threads(scope.threads)
+        drawn = torch.Generator().manual_seed(size.seed)
+        t = torch.randn(size.tokens, size.width, generator=drawn).to(scope.device)
+        timed: dict[tuple[str, str], TimedStep] = {}
+        failed: dict[tuple[str, str], str] = {}
+        errors: dict[str, float] = {}
+        for name in cases:
+            codec = codec_named(name)
+            try:
+                data = codec.encode(t)
+                errors[name] = float((_decoded(codec, data, t) - t).norm() / t.norm())
+                steps = {"encode": partial(codec.encode, t), "decode": partial(_decoded, codec, data, t)}
+                for what, step in steps.items():
+                    timed[name, what] = warmed_up(step, scope.seconds, scope.device)
+            except Exception as error:  # a codec that fails is a line that says so
+                failed[name, "encode"] = reason_of(error)
+        failed |= take_turns(timed, scope.rounds, scope.device)
+        for name in cases:
+            reason = failed.get((name, "encode"), failed.get((name, "decode")))
+            yield Figures(error=reason) if reason else Figures(_figures(name, size, timed, errors[name]))
+
+
+def _decoded(codec: Codec, data: Tensor, like: Tensor) -> Tensor:
+    return codec.decode(data, like.shape, like.device, like.dtype)
+
+
+def _figures(
+    name: str, size: CodecSize, timed: Mapping[tuple[str, str], TimedStep], error: float
+) -> dict[str, Any]:
+    num_bytes = codec_named(name).num_bytes((size.tokens, size.width))
+    kilobytes = _FLOAT_BYTES * size.tokens * size.width / 1000
+    found: dict[str, Any] = {
+        "sent_bytes_per_token": num_bytes / size.tokens,
+        "bits_per_value": 8 * num_bytes / (size.tokens * size.width),
+        "relative_error": error,
+    }
+    for what in ("encode", "decode"):
+        middle, low, high = median_and_spread(timed[name, what].times_ms)
+        found |= {
+            f"{what}_ms_median": middle,
+            f"{what}_ms_p10": low,
+            f"{what}_ms_p90": high,
+            f"{what}_us_per_kilobyte": 1e3 * middle / kilobytes,
+        }
+    both_s = (found["encode_ms_median"] + found["decode_ms_median"]) * 1e-3
+    saved_bits = 8 * (_FLOAT_BYTES * size.tokens * size.width - num_bytes)
+    # Below this rate what is saved on the wire takes longer than encoding and decoding.
+    found["worth_below_mbit_s"] = saved_bits / both_s / 1e6 if saved_bits > 0 else None
+    return found
+
+
+BENCHMARK = CodecsBench()
