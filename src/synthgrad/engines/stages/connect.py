@@ -174,7 +174,17 @@ class StageLinks:
     @property
     def sent_bytes(self) -> int:
         """The number of bytes that this process has sent so far."""
-        return sum(link.outgoing.sent_bytes for link in self.links)
+        return self.sent_up_bytes + self.sent_down_bytes
+
+    @property
+    def sent_up_bytes(self) -> int:
+        """The number of bytes that this process has sent to the stage above so far."""
+        return 0 if self.above is None else self.above.outgoing.sent_bytes
+
+    @property
+    def sent_down_bytes(self) -> int:
+        """The number of bytes that this process has sent to the stage below so far."""
+        return 0 if self.below is None else self.below.outgoing.sent_bytes
 
 
 def connect(

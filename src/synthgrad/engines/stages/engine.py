@@ -454,6 +454,16 @@ class Stages:
         return self._links.sent_bytes
 
     @property
+    def sent_up_bytes(self) -> int:
+        """Of these, the number of bytes that were sent to the stage above: activations, and what goes along."""
+        return self._links.sent_up_bytes
+
+    @property
+    def sent_down_bytes(self) -> int:
+        """Of these, the number of bytes that were sent to the stage below: messages."""
+        return self._links.sent_down_bytes
+
+    @property
     def num_synthetic(self) -> int:
         """The number of batches so far that this stage has trained on synthetic inputs."""
         return 0 if self._stage.late is None else self._stage.late.num_synthetic

@@ -248,6 +248,14 @@ _COLUMNS: Mapping[str, Sequence[BenchColumn]] = {
             optional=True,
         ),
         _figure("sent", "sent_bytes_per_step", late=True),
+        Column(
+            "bytes of a row, up and down",
+            lambda r: _each_way(
+                r.metrics.number("sent_up_bytes_per_row"), r.metrics.number("sent_down_bytes_per_row")
+            ),
+            late=True,
+            optional=True,
+        ),
         _figure("peak memory", "peak_bytes", late=True, optional=True),
         _figure("a snapshot", "snapshot_ms", late=True, optional=True),
         Column(
@@ -309,6 +317,10 @@ _COLUMNS: Mapping[str, Sequence[BenchColumn]] = {
         Column("they say", lambda r: text(r.metrics.sentence or DASH, 400)),
     ),
 }
+
+
+def _each_way(up: float | None, down: float | None) -> str:
+    return DASH if up is None or down is None else f"{up:,.0f} and {down:,.0f}"
 
 
 def _rounded(value: float | None, digits: int = 3) -> str:

@@ -81,6 +81,9 @@ def test_the_command_measures_every_method(
     tensor_bytes = 8 * 16 * 4
     assert found["backprop"]["sent_bytes_per_step"] == found["independent"]["sent_bytes_per_step"] == 0
     assert found["1f1b"]["sent_bytes_per_step"] == 2 * tensor_bytes  # up and down once
+    assert found["1f1b"]["sent_up_bytes_per_row"] == found["1f1b"]["sent_down_bytes_per_row"] == 16 * 4
+    assert 16 * 4 < found["stages_local"]["sent_up_bytes_per_row"] < 2 * 16 * 4
+    assert found["stages_local"]["sent_down_bytes_per_row"] < 16 * 4 / 2  # headers alone
     assert found["zero_bubble"]["sent_bytes_per_step"] == 4 * tensor_bytes  # zbv: twice, the tip is not sent
     assert found["ddp"]["sent_bytes_per_step"] == 2 * 4 * num_parameters()
     headers = 2 * 11 * 8  # eight numbers, and the sizes of a matrix and of a vector

@@ -73,6 +73,8 @@ class DecoupledStages:
             self._snapshot_s = self._save()
         return {
             "sent_bytes": stages.sent_bytes,
+            "sent_up_bytes": stages.sent_up_bytes,
+            "sent_down_bytes": stages.sent_down_bytes,
             "waited_s": stages.waited_s,
             "busy_s": stages.busy_s,
             "window": stages.window,

@@ -171,11 +171,17 @@ class PipelineSchedule:
         self.threads = size.threads
         self.reads_input = self._owners[0] == rank
         self._has_output = self._owners[-1] == rank
-        between = zip(self._owners, self._owners[1:], strict=False)
-        crossings = [k for k, (a, b) in enumerate(between) if a != b and rank in (a, b)]
-        # Up from the one, down from the other.
-        sent = sum(crosses[k].numel() for k in crossings)
-        self._bytes_per_step = sent * case.microbatches * _FLOAT_BYTES
+        between = list(zip(self._owners, self._owners[1:], strict=False))
+        up, down = (
+            sum(
+                crosses[k].numel()
+                for k, pair in enumerate(between)
+                if pair[0] != pair[1] and rank == pair[end]
+            )
+            for end in (0, 1)
+        )
+        self._up_bytes_per_step = up * case.microbatches * _FLOAT_BYTES
+        self._down_bytes_per_step = down * case.microbatches * _FLOAT_BYTES
         self._steps = 0
 
     def step(self, x: Tensor | None, y: Tensor) -> Tensor | None:
@@ -196,7 +202,8 @@ class PipelineSchedule:
         return forward_through(x, self._modules, self._owners, self._at_end)
 
     def facts(self) -> dict[str, Any]:
-        return {"sent_bytes": self._steps * self._bytes_per_step}
+        up, down = self._steps * self._up_bytes_per_step, self._steps * self._down_bytes_per_step
+        return {"sent_bytes": up + down, "sent_up_bytes": up, "sent_down_bytes": down}
 
     def close(self) -> None:
         pass

@@ -164,7 +164,7 @@ def _metrics(timings: dict[Case, _Timings], size: Size) -> dict[Case, dict[str, 
             metrics |= _cut(timings, case, size)
         elif case.method == "backprop_microbatches" and best is not None:
             metrics["is_best"] = case.microbatches == best.microbatches  # the one to compare with
-        found[case] = metrics | _sent(s) | _memory(s) | _stages(s) | _link(s)
+        found[case] = metrics | _sent(s) | _each_way(s, size) | _memory(s) | _stages(s) | _link(s)
     return found
 
 
@@ -191,6 +191,20 @@ def _sent(timings: _Timings) -> dict[str, Any]:
         "sent_bytes_per_step": total / (len(timings.turns) * timings.steps),
         "train_loss_last": losses[-1] if losses else None,
     }
+
+
+def _each_way(timings: _Timings, size: Size) -> dict[str, Any]:
+    """Return the bytes that cross a link each way for a token, or for an example; the mean over the links."""
+    if "sent_up_bytes" not in timings.turns[-1][0]["after"]:
+        return {}
+    tokens = size.batch_size * (size.context if size.arch == "gpt" else 1)
+    steps = len(timings.turns) * timings.steps
+    found: dict[str, Any] = {}
+    for way in ("up", "down"):
+        name = f"sent_{way}_bytes"
+        total = sum(a["after"][name] - a["before"][name] for turn in timings.turns for a in turn)
+        found[f"{name}_per_row"] = total / steps / tokens / (size.stages - 1)
+    return found
 
 
 def _memory(timings: _Timings) -> dict[str, Any]:
