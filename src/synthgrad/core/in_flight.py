@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .rule import Credit, Info, Message
@@ -136,6 +137,8 @@ class InFlight:
             "credited": credit is not None,
             "final": credit is not None and credit.final,
             "part": None if part is None else part.clone(),
+            # What a wire has made of ``h``; without a wire it is ``h`` itself.
+            "fed": None if fed is None or torch.equal(fed, self.h) else fed.detach(),
             "missing": self.missing,
             "reads": self.reads,
             "gradient": None if message is None else message.gradient,
@@ -163,6 +166,7 @@ class InFlight:
             made=state.get("made", 0),
         )
         if found.missing:
-            found.fed = found.h.clone().requires_grad_()
-            found.fed.grad = state["part"]
+            came = state.get("fed")
+            fed = (found.h if came is None else came).clone().requires_grad_()
+            fed.grad, found.fed = state["part"], fed
         return found

@@ -15,6 +15,7 @@ everything else about them stands here, once. `InputPort` is the mirror image, f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -28,7 +29,19 @@ from .quality import is_finite
 from .rule import Credit, Info, Message, Rule
 from .units import Units
 
-__all__ = ["InputPort", "Port", "refuse_network_reader", "refuse_second_messages", "run_backward"]
+__all__ = ["InputPort", "Port", "Wire", "refuse_network_reader", "refuse_second_messages", "run_backward"]
+
+
+class Wire(Protocol):
+    """What becomes of activations and messages on their way between two modules, where that is not nothing."""
+
+    def up(self, h: Tensor) -> Tensor:
+        """Return an activation ``(B, ...)`` as the module above receives it."""
+        ...
+
+    def down(self, message: Tensor) -> Tensor:
+        """Return a message ``(B, ...)`` as the module below receives it."""
+        ...
 
 
 class Port:
@@ -39,11 +52,18 @@ class Port:
         units: how the criterion reduces; of the batch at hand, or, where batches are in flight, of any: see `units_of`.
         instruments: of the engine; none if nothing looks on.
         name: of the interface, where the rule serves another one than that for which it was bound.
+        wire: that activations and messages cross; None for none.
     """
 
     def __init__(
-        self, rule: Rule, units: Units, instruments: Instruments | None = None, name: str | None = None
+        self,
+        rule: Rule,
+        units: Units,
+        instruments: Instruments | None = None,
+        name: str | None = None,
+        wire: Wire | None = None,
     ) -> None:
+        self.wire = wire
         self.rule = rule
         self.units = units
         self.instruments = Instruments() if instruments is None else instruments
@@ -130,7 +150,8 @@ class Port:
             learns: False where they run forward only.
         """
         wanted = learns and self.wants_answer(flight)
-        flight.fed = flight.h.detach().requires_grad_(wanted)
+        came = flight.h if self.wire is None else self.wire.up(flight.h)
+        flight.fed = came.detach().requires_grad_(wanted)
         flight.missing = readers if wanted else 0
         return flight.fed
 
@@ -155,7 +176,8 @@ class Port:
             DivergedError: if it is not finite.
         """
         flight.fed, flight.missing = None, 0
-        self.receive(flight, Message(self.units_of(flight.batch).to_example_(gradient), loss, output_error))
+        made = self.units_of(flight.batch).to_example_(gradient)
+        self.receive(flight, Message(made if self.wire is None else self.wire.down(made), loss, output_error))
 
     def receive(self, flight: InFlight, message: Message) -> None:
         """Take the answer, in per-example units already. What is not finite is never learned from.

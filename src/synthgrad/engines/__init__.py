@@ -53,6 +53,7 @@ if not TYPE_CHECKING:
         "base": ("Criterion", "StepRecord"),
         "carry": ("Carry",),
         "credits": ("credit_quality",),
+        "codecs": (),
         "clocked": ("Clocked", "ClockedRecord", "Edge", "Node"),
         "in_process": ("InProcess", "Lag"),
         "layer_parallel": ("LayerParallel",),

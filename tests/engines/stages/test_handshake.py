@@ -12,8 +12,8 @@ from torch import nn
 from synthgrad import SyntheticGradient, decouple
 from synthgrad.core import ConfigError, StageError
 from synthgrad.engines import Stages
+from synthgrad.engines.codecs import top_k
 from synthgrad.engines.stages import coordinator
-from synthgrad.engines.stages.codecs import top_k
 from tests.engines.stages import programs
 from tests.engines.stages.places import InMemory, Place
 

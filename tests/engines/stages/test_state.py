@@ -11,7 +11,7 @@ from torch import Tensor
 
 from synthgrad import SyntheticGradient, decouple
 from synthgrad.engines import Stages
-from synthgrad.engines.stages.codecs import blocks, top_k
+from synthgrad.engines.codecs import blocks, top_k
 from synthgrad.engines.stages.transport import Link
 from synthgrad.rules import SyntheticInput
 from tests.engines.stages import programs

@@ -32,7 +32,7 @@ from ...core.in_flight import Batch, InFlight
 from ...core.instruments import Instruments
 from ...core.interface import Interface
 from ...core.outputs import output_of, tensors_in
-from ...core.port import InputPort, Port
+from ...core.port import InputPort, Port, Wire
 from ..base import Criterion, StepRecord, check_loss, reduce_loss
 from ..penalty import Penalties
 from ..replay import ForwardReplay, replaying
@@ -64,6 +64,7 @@ class CutHandler:
         penalties: the penalties of the modules.
         instruments: the guard, monitor and timeline.
         sparse: whether modules draw in each step if they update.
+        wires: by interface, what activations and messages cross; nothing for the others.
     """
 
     def __init__(
@@ -77,12 +78,15 @@ class CutHandler:
         instruments: Instruments,
         *,
         sparse: bool,
+        wires: Mapping[str, Wire],
     ) -> None:
         graph = net.graph
         self.net = net
         self.criterion = criterion
         self.instruments = instruments
-        self._ports = {n: Port(i.rule, net.units, instruments) for n, i in net.interfaces.items()}
+        self._ports = {
+            n: Port(i.rule, net.units, instruments, wire=wires.get(n)) for n, i in net.interfaces.items()
+        }
         self._input_ports = {
             n: InputPort(i.input_rule, instruments)
             for n, i in net.interfaces.items()

@@ -29,6 +29,8 @@ from ...core.instruments import Instruments
 from ..base import Criterion, StepRecord, explain_load_errors, forward_args, restore_buffers_after_skips
 from ..carry import carried_states, set_carried_states
 from ..checks import check_criterion, check_draws, check_first_batch, check_unlockable, warn_of_evaluation
+from ..codecs import Codec, check_codecs
+from ..codecs.wire import CodecWire
 from ..optimizers import (
     OptimizerFactory,
     clear_autocast_cache,
@@ -76,6 +78,10 @@ class InProcess:
             graph goes back through the current weights, and an update is made as soon as its last gradient has come
             (PACI, arXiv 2606.07881). A run with one version that is resumed runs what was in flight forward once more,
             with the weights of the snapshot.
+        codec: what is lost on the way at every interface, as if a link were there: activations are encoded and decoded, see
+            `codecs`. None for nothing. With ``Lag(observe=w)`` the result is that of `Stages` with the same codecs,
+            ``window=w`` and ``deterministic=True``, bit for bit.
+        message_codec: the same of messages; None for that of activations.
         penalty: a term of the loss that does not depend on the output, such as a weight penalty: takes the
             parameters of a module, returns a scalar. A mapping gives terms to some modules by name: a
             balancing loss, say, which that module has left in an attribute in this step.
@@ -108,6 +114,8 @@ class InProcess:
         lags: Mapping[str, Lag] | None = None,
         accumulate: int = 1,
         versions: int | None = None,
+        codec: Codec | None = None,
+        message_codec: Codec | None = None,
         penalty: Penalty | None = None,
         monitor: Monitor | None = None,
         guard: bool | Guard = True,
@@ -127,6 +135,7 @@ class InProcess:
                 f"accumulate={accumulate} with update_prob={update_prob}: an update is made of all microbatches, or modules "
                 "skip some; use one of the two"
             )
+        self._wires = _wires(net, codec, message_codec)
         self.net = net
         self.update_prob = update_prob
         self._generator = generator
@@ -168,6 +177,7 @@ class InProcess:
             Penalties(net, penalty),
             self._instruments,
             sparse=update_prob < 1,
+            wires=self._wires,
         )
         self._step = 0
 
@@ -285,6 +295,7 @@ class InProcess:
             "generator": None if self._generator is None else self._generator.get_state(),
             "carried": carried_states(self.net.model),
             "updates": self._updates.state_dict(),
+            "wires": {name: wire.state_dict() for name, wire in self._wires.items()},
             **self._mailboxes.state_dict(),
         }
 
@@ -300,6 +311,8 @@ class InProcess:
         set_carried_states(self.net.model, state["carried"])
         if "updates" in state:  # states of earlier versions have none
             self._updates.load_state_dict(state["updates"])
+        for name, wire in self._wires.items():
+            wire.load_state_dict(state.get("wires", {}).get(name, {}))
         self._mailboxes.load_state_dict(state, self._cuts.rebuild, self._cuts.turns.take_turn)
 
     def _draw(self) -> list[bool]:
@@ -307,3 +320,17 @@ class InProcess:
         if self.update_prob == 1:
             return [True] * n
         return (torch.rand(n, generator=self._generator) < self.update_prob).tolist()
+
+
+def _wires(net: Decoupled, codec: Codec | None, message_codec: Codec | None) -> dict[str, CodecWire]:
+    """Return a wire for every interface; none without codecs."""
+    check_codecs([site.shape for site in net.graph.sites.values()], codec=codec, message_codec=message_codec)
+    if codec is None and message_codec is None:
+        return {}
+    supplied = [name for name, interface in net.interfaces.items() if interface.input_rule is not None]
+    if supplied:
+        raise ConfigError(
+            f"interface '{supplied[0]}' has synthetic inputs, and a codec was given: in one process no activation is late; use "
+            "Stages, or decouple without inputs"
+        )
+    return {name: CodecWire(codec, message_codec) for name in net.interfaces}

@@ -2,10 +2,10 @@
 
 Start with ``engine.py``. ``schedule.py`` offers the same in the form of ``torch.distributed.pipelining``. The
 processes exchange messages over ``transport/``, which uses ``torch.distributed`` or the memory of one
-process; ``codecs/`` defines how tensors are sent.
+process; ``engines/codecs/`` defines how tensors are sent.
 """
 
-from . import codecs, transport
+from . import transport
 from .assemble import AssembledRun, assemble
 from .engine import Stages
 from .schedule import ScheduleDecoupled
@@ -18,7 +18,6 @@ __all__ = [
     "ScheduleDecoupled",
     "Stages",
     "assemble",
-    "codecs",
     "join",
     "run_in_memory",
     "transport",

@@ -25,6 +25,7 @@ from ..base import (
     restore_buffers_after_skips,
 )
 from ..checks import check_criterion, warn_of_evaluation
+from ..codecs import Codec, check_codecs
 from ..optimizers import (
     OptimizerFactory,
     clear_autocast_cache,
@@ -36,7 +37,6 @@ from ..updates import Updates
 from ..watch import GradientWatch, check_loss_once
 from .assemble import optimizers_by_name
 from .clip import Clip
-from .codecs import Codec
 from .connect import StageLinks, connect
 from .coordinator import Coordinator
 from .gather import Gather
@@ -164,6 +164,9 @@ class Stages:
         settings.check()
         check_criterion(criterion)
         check_rules(net, settings, replicas)
+        check_codecs(
+            [site.shape for site in net.graph.sites.values()], codec=codec, message_codec=message_codec
+        )
         self.net = net
         transport = distributed() if transport is None else transport
         self._clock = transport.clock

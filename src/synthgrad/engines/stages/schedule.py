@@ -17,9 +17,9 @@ from ...core.given import instance_of
 from ...core.port import refuse_second_messages
 from ...core.units import Reduction, Units
 from ..checks import refuse_output_error
+from ..codecs import Codec
 from ..optimizers import clear_autocast_cache
 from ..parts import Part
-from .codecs import Codec
 from .connect import StageLinks, connect
 from .coordinator import Coordinator
 from .layout import RankLayout

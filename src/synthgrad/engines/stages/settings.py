@@ -13,7 +13,7 @@ from ...core import ConfigError, Decoupled
 from ...core.given import brief, check_whole
 from ...core.port import refuse_network_reader, refuse_second_messages
 from ...rules import HandOver
-from .codecs import Codec, cast
+from ..codecs import Codec, cast, check_codecs
 
 __all__ = ["StageSettings", "WindowPlan", "check_rules", "learning_delays", "planned_window"]
 __all__ += ["usual_accumulate"]
@@ -121,9 +121,7 @@ class StageSettings:
                 f"wire_dtype={self.wire_dtype} is the short form of a codec, and codec='{self.codec.name}' was given too: "
                 "give one of them"
             )
-        for what, codec in (("codec", self.codec), ("message_codec", self.message_codec)):
-            if codec is not None and not isinstance(codec, Codec):
-                raise ConfigError(f"{what}={brief(codec)}: expected a codec, such as codecs.blocks(8)")
+        check_codecs(codec=self.codec, message_codec=self.message_codec)
         if not self.timeout_s > 0:
             raise ConfigError(f"timeout_s={self.timeout_s}: expected seconds over 0")
 

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from ...core import CutError, Decoupled, Site, StageError
-from .codecs import Codec, KeepingCodec
-from .codecs.casting import Cast
+from ..codecs import Codec, KeepingCodec
+from ..codecs.casting import Cast
 from .transport import ALIGNED, Line, RawParcel, Sender
 
 __all__ = ["FORMAT", "Incoming", "Outgoing", "Parcel", "ParcelKind", "ParcelSlot", "output_slot", "slot_for"]

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...engines.stages import codecs
-from ...engines.stages.codecs import Codec
+from ...engines import codecs
+from ...engines.codecs import Codec
 from .base import Bench, Figures, reason_of
 from .pipeline.declared import CODECS, CodecsScope
 from .turns import TimedStep, median_and_spread, take_turns, warmed_up

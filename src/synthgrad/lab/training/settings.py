@@ -221,6 +221,8 @@ class RuleSettings(Settings):
             `synthgrad.rules.models.class_means`; 0 for a table that the optimizer learns. An ``M`` with hidden layers has
             no means.
         gain: factor on the linear part of such an ``M``.
+        codec: how activations cross an interface, by the name of a codec, see `codec_names`.
+        message_codec: how messages cross it; None for as activations do.
     """
 
     hidden: tuple[int, ...] = ()
@@ -314,6 +316,22 @@ class RuleSettings(Settings):
         ),
     )
     gain: float = setting(GAIN)
+    codec: str = setting(
+        "float32",
+        option=Option(
+            "What crosses an interface: float32, bfloat16, 8bits, 4bits, subspace:RANK, subspace:RANK:8bits.",
+            metavar="CODEC",
+            default="float32",
+        ),
+    )
+    message_codec: str | None = setting(
+        None,
+        option=Option(
+            "The same of messages alone; largest:SHARE sends the largest values of each.",
+            metavar="CODEC",
+            default="that of activations",
+        ),
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_rate <= 1:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from ...core import ConfigError, Monitor, decouple
 from ...engines import InProcess, Lag, LayerParallel, Locked, Stages, StepRecord
+from ...engines.codecs import cast
+from .codec_names import codec_from
 from .in_stages import StagesTrainer
 from .methods import DataFacts, Method
 from .optimizers import optimizer_factory
@@ -117,6 +119,7 @@ def make_trainer(
         SynthgradError: if the network cannot be cut there, or the engine cannot train it.
     """
     method, settings, lr = spec.method, spec.settings, spec.lr
+    wires = _wires(spec)
     loss_of = TokenCrossEntropy if spec.tokens else CrossEntropy
     criterion = loss_of(reduction="none" if method.per_example_loss else "mean")
     generator = torch.Generator().manual_seed(spec.seed)
@@ -184,6 +187,7 @@ def make_trainer(
                 deterministic=window is not None,
                 accumulate=spec.accumulate,
                 seed=spec.seed,
+                **wires,
             )
         )
     return net, InProcess(
@@ -198,4 +202,25 @@ def make_trainer(
         monitor=spec.monitor,
         **accumulate,
         **versions,
+        **wires,
     )
+
+
+def _wires(spec: TrainerSpec) -> dict[str, Any]:
+    """Return the codecs of what crosses interfaces, as engines take them; nothing where it crosses as it is.
+
+    Raises:
+        ConfigError: if there is no such codec, or nothing crosses anything.
+    """
+    codec, message_codec = spec.settings.codec, spec.settings.message_codec
+    if spec.method.rule is None or (codec == "float32" and message_codec is None):
+        return {}
+    found = {"codec": codec_from(codec), "message_codec": None}
+    if message_codec is not None:
+        found["message_codec"] = codec_from(message_codec) or cast(torch.float32)
+    if spec.engine not in ("in-process", "stages"):
+        raise ConfigError(
+            f"codec '{codec if message_codec is None else message_codec}' with the {spec.engine} engine: only in-process and "
+            "stages have wires; use one of these, or leave it out"
+        )
+    return found

@@ -15,8 +15,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ....engines.stages import codecs
-from ....engines.stages.codecs import Codec
+from ....engines import codecs
+from ....engines.codecs import Codec
 
 __all__ = ["Wired", "codec_of", "on_wire"]
 

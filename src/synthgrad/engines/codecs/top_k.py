@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ....core import ConfigError
-from ....core.given import brief
+from ...core import ConfigError
+from ...core.given import brief
 from .base import Codec
 
 __all__ = ["TopK", "top_k"]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ....core import ConfigError
-from ....core.given import check_whole
+from ...core import ConfigError
+from ...core.given import check_whole
 from .base import Codec
 
 __all__ = ["Blocks", "blocks"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from synthgrad.core import ConfigError
-from synthgrad.engines.stages.codecs import Codec, blocks
+from synthgrad.engines.codecs import Codec, blocks
 
 CPU = torch.device("cpu")
 SHAPES = [(3, 64), (1,), (2, 3, 5), (7, 10), (1, 0), (4, 3, 8, 8)]

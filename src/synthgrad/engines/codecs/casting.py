@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ....core import ConfigError
+from ...core import ConfigError
 from .base import Codec
 
 __all__ = ["Cast", "cast"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from synthgrad.core import ConfigError
 from synthgrad.engines import Stages
-from synthgrad.engines.stages.codecs import Codec, KeepingCodec, blocks, cast, top_k
+from synthgrad.engines.codecs import Codec, KeepingCodec, blocks, cast, top_k
 from tests.engines.stages import programs
 from tests.engines.stages.places import InMemory, Place
 

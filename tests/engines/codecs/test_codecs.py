@@ -12,7 +12,7 @@ from torch import Tensor
 
 from synthgrad.core import ConfigError
 from synthgrad.engines import Stages
-from synthgrad.engines.stages.codecs import Codec, cast
+from synthgrad.engines.codecs import Codec, cast
 from tests.engines.stages import programs
 from tests.engines.stages.places import InMemory, Place
 

@@ -5,10 +5,10 @@ numbers of 8 or 4 bits with a scale for every block, `subspace` a projection ont
 of messages.
 """
 
-from .base import Codec, KeepingCodec
+from .base import Codec, KeepingCodec, check_codecs
 from .blocks import blocks
 from .casting import cast
 from .subspace import subspace
 from .top_k import top_k
 
-__all__ = ["Codec", "KeepingCodec", "blocks", "cast", "subspace", "top_k"]
+__all__ = ["Codec", "KeepingCodec", "blocks", "cast", "check_codecs", "subspace", "top_k"]

@@ -9,8 +9,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ....core import ConfigError, StageError
-from ....core.given import check_whole
+from ...core import ConfigError
+from ...core.given import check_whole
 from .base import Codec
 from .casting import Cast
 
@@ -48,7 +48,7 @@ class Subspace:
     def _within(self, shape: Sequence[int]) -> tuple[int, ...]:
         features = shape[-1]
         if features < self.rank:
-            raise StageError(
+            raise ConfigError(
                 f"codec '{self.name}' was given messages of {features} features, the last dimension of {tuple(shape)}: "
                 "expected as many as the subspace has, or more; take a smaller rank"
             )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-__all__ = ["Codec", "KeepingCodec"]
+from ...core import ConfigError
+from ...core.given import brief
+
+__all__ = ["Codec", "KeepingCodec", "check_codecs"]
 
 
 @runtime_checkable
@@ -67,3 +70,22 @@ class KeepingCodec(Codec, Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what `state_dict` returned."""
         ...
+
+
+def check_codecs(shapes: Iterable[Sequence[int]] = (), /, **given: object) -> None:
+    """Refuse what is no codec, and codecs that cannot encode what crosses.
+
+    Args:
+        shapes: of the messages at all interfaces.
+        given: what was given, by the name of the argument.
+
+    Raises:
+        ConfigError: naming the argument.
+    """
+    for what, codec in given.items():
+        if codec is None:
+            continue
+        if not isinstance(codec, Codec):
+            raise ConfigError(f"{what}={brief(codec)}: expected a codec, such as codecs.blocks(8)")
+        for shape in shapes:
+            codec.num_bytes(shape)  # a codec that is too wide says so

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from synthgrad.core import ConfigError, StageError
-from synthgrad.engines.stages.codecs import Codec, blocks, subspace
+from synthgrad.core import ConfigError
+from synthgrad.engines.codecs import Codec, blocks, subspace
 
 CPU = torch.device("cpu")
 
@@ -58,7 +58,7 @@ def test_bytes_are_those_of_the_codec_inside() -> None:
 
 
 def test_what_cannot_be_is_told() -> None:
-    with pytest.raises(StageError, match=r"messages of 8 features.*expected as many as the subspace has"):
+    with pytest.raises(ConfigError, match=r"messages of 8 features.*expected as many as the subspace has"):
         subspace(9).num_bytes((2, 8))
     with pytest.raises(ConfigError, match="rank=0: expected"):
         subspace(0)
