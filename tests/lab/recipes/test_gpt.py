@@ -162,13 +162,13 @@ def test_what_is_not_a_text_is_refused() -> None:
         experiment_named("gpt").runs("smoke", choice=Choice(data=("my.npz",)))
 
 
-@pytest.mark.parametrize("name", ["gpt", "gpt_search", "gpt_trials"])
+@pytest.mark.parametrize("name", ["gpt", "gpt_codecs", "gpt_search", "gpt_trials"])
 def test_progress_tells_every_run_from_the_others(name: str) -> None:
     made = experiment_named(name).runs("quick")
     assert len(set(run_names(made).values())) == len(made)
 
 
-@pytest.mark.parametrize("name", ["gpt", "gpt_search", "gpt_trials"])
+@pytest.mark.parametrize("name", ["gpt", "gpt_codecs", "gpt_search", "gpt_trials"])
 def test_every_run_of_smoke_can_begin(name: str) -> None:
     made = experiment_named(name).runs("smoke")
     assert rehearse_all(made) == made
@@ -236,3 +236,23 @@ def test_the_reference_has_no_late_gradients_to_correct() -> None:
 def test_a_vocabulary_is_chosen_for_byte_pairs_only() -> None:
     assert comparison(methods=["cdni"], arch="gpt", tokens="bpe")[0].payload.vocabulary == 512
     assert comparison(methods=["cdni"], arch="gpt", tokens="bytes")[0].payload.vocabulary is None
+
+
+# Codecs
+
+
+def test_codecs_are_held_against_the_same_rows_without() -> None:
+    made = experiment_named("gpt_codecs").runs("quick")
+    found = {(run.method, run.rule.codec, run.rule.message_codec) for run in made if run.method != "backprop"}
+    assert {("delayed", "bfloat16", None), ("delayed", "8bits", None)} <= found
+    assert {("local_loss", codec, None) for codec in ("float32", "bfloat16", "8bits", "4bits")} <= found
+    assert ("cdni", "8bits", "largest:0.0625") in found
+    assert {run.payload.modules for run in made} == {4, None}
+    assert {run.rule.delay for run in made if run.method == "delayed"} == {0}  # a pipeline that waits
+    table = {row.method: row.rate for row in ROWS if row.optimizer == "muon"}
+    for run in made:
+        expected = 1.6e-2 if run.method == "delayed" else table[run.method]
+        assert run.schedule.lr == expected
+    assert {run.schedule.steps for run in made} == {3000}
+    wide = experiment_named("gpt_codecs").runs("full")[0]
+    assert wide.schedule.lr == pytest.approx(1.6e-2 / 6)
