@@ -85,20 +85,20 @@ ROWS: tuple[Row, ...] = (
     Row("delayed", _rates(2e-3, 1.6e-2), 8e-3, _late(4)),
     Row("delayed", _rates(1e-3, 1.6e-2), 8e-3, _late(16)),
     # Nothing from above: a linear head, or private blocks before it.
-    Row("local_loss", _rates(2e-3, 8e-3), 4e-3, _head(blocks=2), "adamw"),
+    Row("local_loss", _rates(2e-3, 8e-3), 4e-3, _head(blocks=2), "adamw", claimed=True),
     Row("local_loss", _rates(8e-3, 3.2e-2), 1.6e-2, _head(blocks=0), claimed=True, again=True),
     Row("local_loss", _rates(8e-3, 1.6e-2), 1.6e-2, _head(blocks=1), claimed=True),
     Row("local_loss", _rates(8e-3, 3.2e-2), 1.6e-2, _head(blocks=2)),
     Row("local_loss", _rates(8e-3, 3.2e-2), 1.6e-2, _head(blocks=0), modules=4, claimed=True, again=True),
     Row("local_loss", _rates(8e-3, 1.6e-2), 1.6e-2, _head(blocks=1), modules=4),
-    Row("local_loss", _rates(2e-3, 8e-3), 4e-3, _head(blocks=1), "adamw", modules=4),
+    Row("local_loss", _rates(2e-3, 8e-3), 4e-3, _head(blocks=1), "adamw", modules=4, claimed=True),
     # The same with the network's own unembedding in the heads, which is little, and comes from above.
     Row("local_loss", _rates(8e-3, 1.6e-2), 1.6e-2, _head(blocks=0, unembedding="network")),
     Row("local_loss", _rates(8e-3, 1.6e-2), 1.6e-2, _head(blocks=0, unembedding="network"), modules=4),
     # Other credit at once.
     Row("cdni", _rates(2e-3, 1.6e-2), 4e-3, RuleSettings(label_rate=1.0)),
     Row("interlocked", _rates(8e-3, 1.6e-2), 1.6e-2, _head(blocks=0), modules=4, claimed=True),
-    Row("interlocked", _rates(8e-3, 1.6e-2), 1.6e-2, _head(blocks=1), modules=4),
+    Row("interlocked", _rates(8e-3, 1.6e-2), 1.6e-2, _head(blocks=1), modules=4, claimed=True),
     Row("head_gradient", _rates(8e-3, 1.6e-2), 1.6e-2, _head(blocks=0)),
     # Credit at once, corrected by late messages with the weight that the rule itself finds; all of them, or a quarter.
     Row("late_correction", (1.6e-2,), 1.6e-2, _corrected(1)),
