@@ -315,7 +315,7 @@ def staged(transport: Transport, make: Callable[[], Rule], window: int) -> Timel
     model = nn.Sequential(nn.Linear(6, 7), nn.Linear(7, 7), nn.Linear(7, CLASSES)).double()
     net = sg.decouple(model, ["0", "1"], make(), batches[0][0])
     options: dict[str, Any] = {"window": window, "deterministic": True, "timeline": timeline}
-    with Stages(net, case.criterion, sgd, transport=transport, **options) as stages:
+    with Stages(net, case.criterion, sgd, transport=transport, accumulate=1, **options) as stages:
         for x, y in batches:
             stages.step(x if transport.rank == 0 else None, y)
     return timeline

@@ -135,9 +135,8 @@ def test_with_random_feedback_it_is_the_formula() -> None:
 
 def _stage(transport: Any, window: int) -> dict[str, Tensor]:
     net = cut(linear(), DirectFeedback(jacobians(linear())))
-    with Stages(
-        net, F.cross_entropy, sgd, window=window, deterministic=True, timeout_s=60, transport=transport
-    ) as stages:
+    how: dict[str, Any] = {"window": window, "deterministic": True, "accumulate": 1, "timeout_s": 60}
+    with Stages(net, F.cross_entropy, sgd, transport=transport, **how) as stages:
         for k in range(6):
             stages.step(*batch(k))
         stages.gather()

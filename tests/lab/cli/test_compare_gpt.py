@@ -61,7 +61,7 @@ def test_it_trains_on_a_text_of_ones_own(tmp_path: Path, capsys: pytest.CaptureF
         ("--unembedding other", ["unembedding 'other'", "own, network"]),
         ("--share 1.5", ["share 1.5", "above 0 up to 1"]),
         ("--heads 3", ["width 16 with 3 heads"]),
-        ("--engine stages", ["engine 'stages'", "in-process, plain"]),
+        ("--engine layer-parallel", ["engine 'layer-parallel'", "in-process, plain, stages"]),
         ("--engine plain --methods delayed", ["'delayed'", "plain loop", "in-process"]),
         ("--engine plain --methods interlocked", ["'interlocked'", "plain engine", "--engine in-process"]),
         ("--methods stale", ["method 'stale' is not for --arch gpt", "local_loss"]),
@@ -94,7 +94,7 @@ def test_it_refuses(given: str, words: list[str], tmp_path: Path, capsys: pytest
         ("--tied", ["--tied is for --arch gpt"]),
         ("--engine layer-parallel --accumulate 2", ["layer-parallel", "in-process"]),
         ("--engine stages --methods late_correction", ["'late_correction'", "stages engine", "in-process"]),
-        ("--engine stages --error-feedback", ["error feedback", "in-process"]),
+        ("--engine plain --error-feedback", ["error feedback", "in-process or stages"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "says",
 )

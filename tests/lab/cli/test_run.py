@@ -117,7 +117,7 @@ def test_resume_goes_cell_by_cell(tmp_path: Path, capsys: pytest.CaptureFixture[
         ("stale --methods backprop,magic", ["--methods magic"]),
         ("table1 --layers 1", ["--layers", "at least 2"]),
         ("table1 --precision half", ["precision 'half'", "float32, bfloat16"]),
-        ("tabel1", ["'tabel1'", "budgets, cdni_defaults, charlm, copy, gpt, gpt_trials, lag"]),
+        ("tabel1", ["'tabel1'", "budgets, cdni_defaults, charlm, copy, gpt, gpt_codecs, gpt_trials, lag"]),
     ],
 )
 def test_what_the_experiment_has_not(
