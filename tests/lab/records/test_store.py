@@ -330,6 +330,27 @@ def test_of_many_changed_records_ten_are_named(tmp_path: Path) -> None:
     assert problems[10:] == [f"{path}: and 2 more lines, kept"]
 
 
+@pytest.mark.parametrize("written", [0, 10, None])
+def test_an_interrupt_in_the_middle_of_a_line_takes_it_back_and_one_at_its_end_does_not(
+    written: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / FILE
+    append(path, _record())
+    before = path.read_bytes()
+
+    def interrupted(file: Any, content: bytes) -> None:
+        file.write(content[:written])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "_write_all", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        append(path, _record(seed=1))
+    records, problems = read(path)
+    assert problems == []
+    assert [r.seed for r in records] == ([0, 1] if written is None else [0])
+    assert path.read_bytes().startswith(before)
+
+
 def test_an_interrupt_while_the_disk_is_waited_for_loses_no_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,10 +91,13 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
             # A killed program may have left half a line: the new record must not be joined to it.
             if size and _last_byte(file) != b"\n":
                 text = "\n" + text
+            data = text.encode()
             try:
-                _write_all(file, text.encode())
+                _write_all(file, data)
             except BaseException:
-                file.truncate(size)
+                # An interrupt may come when all has been written: then the record is whole, and stays.
+                if file.seek(0, os.SEEK_END) != size + len(data):
+                    file.truncate(size)
                 raise
             try:
                 os.fsync(file.fileno())
