@@ -134,3 +134,29 @@ def _refused(place: Place, what: str) -> None:
         transport=place.transport,
         **options,
     )
+
+
+def _with_nan(place: Place, what: str) -> None:
+    """Have a number in the activation or in the message of the third batch that is not finite."""
+    net, data = programs.network(2, "cdni"), programs.batches(6)
+    how: dict[str, Any] = {
+        "window": 1,
+        "deterministic": True,
+        "codec": blocks(8),
+        "message_codec": top_k(0.5),
+    }
+    with Stages(net, programs.per_example, programs.adam, transport=place.transport, **how) as stages:
+        for n, (x, y) in enumerate(data):
+            if n == 2 and what == "activation":
+                x[0, 0] = math.nan
+            if n == 2 and what == "message" and place.rank == 1:
+                stages.module.register_full_backward_hook(lambda m, sent, came: (sent[0] * math.nan,))
+            stages.step(x if place.rank == 0 else None, y)
+
+
+@pytest.mark.parametrize("what", ["activation", "message"])
+def test_a_block_that_is_not_finite_is_named_with_interface_and_step(two: InMemory, what: str) -> None:
+    first, last = two.outcomes(_with_nan, what)
+    step = 2 if what == "activation" else 3  # it comes a step later
+    assert f"the {what} at interface '0' was not finite at step {step}" in (first.error or "")
+    assert "not finite" in (last.error or "")
