@@ -165,8 +165,8 @@ class InFlight:
             finite=state["finite"],
             made=state.get("made", 0),
         )
-        if found.missing:
-            came = state.get("fed")
-            fed = (found.h if came is None else came).clone().requires_grad_()
+        came = state.get("fed")
+        if found.missing or came is not None:
+            fed = (found.h if came is None else came).clone().requires_grad_(bool(found.missing))
             fed.grad, found.fed = state["part"], fed
         return found

@@ -123,6 +123,35 @@ def test_a_run_with_codecs_that_is_saved_goes_on_bit_by_bit(rule: str, codecs: s
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=0, msg=name)
 
 
+def test_a_module_that_waits_is_built_again_from_what_the_wire_has_made() -> None:
+    """Also where nobody below it wants its message."""
+
+    def made(weights: Any = None, state: Any = None) -> tuple[Any, InProcess]:
+        plain, (x, _) = programs.network(3, "local_loss").model, programs.batches(1)[0]
+        rules = {"0": LocalLoss(programs.CLASSES), "1": TrueGradient()}
+        net = decouple(plain, ["0", "1"], rules, x)
+        if weights is not None:
+            net.load_state_dict(weights)
+        lags = {"1": Lag(observe=2)}
+        engine = InProcess(net, programs.per_example, programs.adam, lags=lags, codec=blocks(4))
+        if state is not None:
+            engine.load_state_dict(state)
+        return net, engine
+
+    (net, engine), data = made(), programs.batches(10)
+    for x, y in data[:5]:
+        engine.step(x, y)
+    file = io.BytesIO()
+    torch.save({"net": net.state_dict(), "engine": engine.state_dict()}, file)
+    saved = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+    other, resumed = made(saved["net"], saved["engine"])
+    for x, y in data[5:]:
+        engine.step(x, y)
+        resumed.step(x, y)
+    for name, value in net.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], value, rtol=0, atol=0, msg=name)
+
+
 def test_a_late_correction_hears_of_the_wire() -> None:
     """What is lost on the way is part of the message, and so of the correction."""
     found = [_corrected(codec) for codec in (None, blocks(4))]
