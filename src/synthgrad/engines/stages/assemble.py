@@ -75,8 +75,8 @@ class AssembledRun:
     def hand_to(self, trainer: _Trainer) -> None:
         """Continue the run in an engine: set the state of its optimizers, and the number of steps.
 
-        Messages that were in flight are lost, so with late messages the run gives other results than an
-        uninterrupted one.
+        Messages that were in flight are lost, and so are gradients of an update that was not complete. With late messages,
+        or updates of several steps, the run therefore gives other results than an uninterrupted one.
 
         Args:
             trainer: `Stages` or `InProcess`, built with optimizers of the same kinds, after `load_into`.

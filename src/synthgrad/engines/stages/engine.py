@@ -90,7 +90,7 @@ class Stages:
             that waits ``d`` steps for its answers makes its update ``ceil(d / accumulate)`` updates late. None for the
             smallest number with which no gradient is more than one update late: 1 where credit comes at once, and where
             stages wait, the window times the number of waits in a row. (A rule that hands over waits at first only,
-            and has 1.)
+            and has 1.) The steps of an update that is not complete are not learned from, at the end of training either.
         target: a batch of targets, for shape and dtype, if targets are to be sent along with the activations
             from the first stage. None if every process has its own, in the same order.
         replicas: the number of copies of every stage, which average their gradients (data parallel). Each has
@@ -157,9 +157,17 @@ class Stages:
         if not isinstance(net, Decoupled):
             raise ConfigError(f"got a {type(net).__name__}, expected what synthgrad.decouple returned")
         settings = StageSettings(
-            planned_window(window),
-            *(deterministic, observe_prob, wire_dtype, target, timeout_s, seed),
-            *(codec, accumulate, message_codec, observe_rows),
+            window=planned_window(window),
+            deterministic=deterministic,
+            observe_prob=observe_prob,
+            wire_dtype=wire_dtype,
+            target=target,
+            timeout_s=timeout_s,
+            seed=seed,
+            codec=codec,
+            accumulate=accumulate,
+            message_codec=message_codec,
+            observe_rows=observe_rows,
         )
         settings.check()
         check_criterion(criterion)

@@ -110,7 +110,12 @@ class ScheduleDecoupled:
         transport: Transport | None = None,
     ) -> None:
         settings = StageSettings(
-            *(window, deterministic, observe_prob, wire_dtype, None, timeout_s, seed),
+            window=window,
+            deterministic=deterministic,
+            observe_prob=observe_prob,
+            wire_dtype=wire_dtype,
+            timeout_s=timeout_s,
+            seed=seed,
             codec=codec,
             message_codec=message_codec,
         )

@@ -6,7 +6,7 @@ all other codecs. What a codec does to a training is another matter: this says w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...engines import codecs
-from ...engines.codecs import Codec
+from ...engines.codecs import Codec, cast
+from ..training.codec_names import codec_from
 from .base import Bench, Figures, reason_of
 from .pipeline.declared import CODECS, CodecsScope
 from .turns import TimedStep, median_and_spread, take_turns, warmed_up
@@ -23,6 +23,15 @@ from .turns import TimedStep, median_and_spread, take_turns, warmed_up
 __all__ = ["BENCHMARK", "CodecsBench", "CodecSize", "codec_named"]
 
 _FLOAT_BYTES = 4
+#: What the laboratory calls them, where it has another name.
+_NAMES = {
+    "8_bits": "8bits",
+    "4_bits": "4bits",
+    "subspace_32": "subspace:32",
+    "subspace_32_8_bits": "subspace:32:8bits",
+    "largest_1_16": f"largest:{1 / 16}",
+    "largest_1_64": f"largest:{1 / 64}",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,17 +51,7 @@ class CodecSize:
 
 def codec_named(name: str) -> Codec:
     """Return a codec by its name in the benchmark."""
-    made: Mapping[str, Callable[[], Codec]] = {
-        "float32": lambda: codecs.cast(torch.float32),
-        "bfloat16": lambda: codecs.cast(torch.bfloat16),
-        "8_bits": lambda: codecs.blocks(8),
-        "4_bits": lambda: codecs.blocks(4),
-        "subspace_32": lambda: codecs.subspace(32),
-        "subspace_32_8_bits": lambda: codecs.subspace(32, inner=codecs.blocks(8)),
-        "largest_1_16": lambda: codecs.top_k(1 / 16),
-        "largest_1_64": lambda: codecs.top_k(1 / 64),
-    }
-    return made[name]()
+    return codec_from(_NAMES.get(name, name)) or cast(torch.float32)
 
 
 class CodecsBench(Bench[CodecsScope, CodecSize, str]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from ...core import ConfigError
 from ...engines import codecs
 from ...engines.codecs import Codec
@@ -21,8 +23,6 @@ def codec_from(name: str) -> Codec | None:
     >>> codec_from("subspace:16:8bits").name
     'subspace of 16 features, seed 0, 8 bits in blocks of 64'
     """
-    import torch
-
     kind, _, rest = name.partition(":")
     plain = {
         "bfloat16": lambda: codecs.cast(torch.bfloat16),

@@ -15,21 +15,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ....engines import codecs
 from ....engines.codecs import Codec
+from ...training.codec_names import codec_from
 
 __all__ = ["Wired", "codec_of", "on_wire"]
 
 
 def codec_of(wire: str) -> Codec | None:
     """Return the codec for the name of a wire; None to send float32 as it is."""
-    known = {
-        "float32": None,
-        "bfloat16": codecs.cast(torch.bfloat16),
-        "8 bits": codecs.blocks(8),
-        "4 bits": codecs.blocks(4),
-    }
-    return known[wire]
+    return codec_from(wire.replace(" ", ""))
 
 
 def on_wire(codec: Codec | None, like: Tensor) -> Tensor:
