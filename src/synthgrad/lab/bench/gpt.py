@@ -27,8 +27,8 @@ from .steps import HAND_WRITTEN
 __all__ = ["BENCHMARK", "GptBench", "GptCase", "GptSize", "make", "observe"]
 
 _LR = 3e-4
-#: The lag of corrections, in batches; `gpt_trials` has the same.
-_LATE = 4
+#: The lags of corrections, in batches; the experiment `gpt` has the same.
+_LATE, _LATER = 4, 16
 _VERSIONS = {None: "all versions", 2: "2BW", 1: "PACI"}
 
 
@@ -91,12 +91,7 @@ class GptCase:
     def settings(self) -> RuleSettings:
         """Return the settings of the rule."""
         blocks = {} if self.blocks is None else {"blocks": self.blocks}
-        # The lines keep the settings that are on record: the weight of a correction changes nothing in time and memory, and
-        # M learns the table of the tokens.
-        known = RuleSettings()
-        usual = method_named(self.method).settings("", "gpt")
-        usual = replace(usual, weight=known.weight, label_rate=known.label_rate)
-        return replace(usual, delay=self.delay, **blocks)
+        return replace(method_named(self.method).settings("", "gpt"), delay=self.delay, **blocks)
 
 
 _REFERENCE = GptCase("backprop", HAND_WRITTEN)
@@ -107,10 +102,14 @@ _CASES: Mapping[str, Sequence[GptCase]] = {
     "backprop": (_BACKPROP,),
     "delayed": (GptCase("delayed", delay=1),),
     "cdni": (GptCase("cdni"),),
-    "local_loss": (GptCase("local_loss", blocks=0), GptCase("local_loss", blocks=1)),
-    "interlocked": (GptCase("interlocked", blocks=1),),
-    "head_gradient": (GptCase("head_gradient", blocks=1),),
-    "late_correction": (GptCase("late_correction", delay=_LATE, blocks=1),),
+    "local_loss": tuple(GptCase("local_loss", blocks=blocks) for blocks in (0, 1, 2)),
+    "interlocked": tuple(GptCase("interlocked", blocks=blocks) for blocks in (0, 1)),
+    "head_gradient": (GptCase("head_gradient", blocks=0),),
+    "late_correction": (
+        GptCase("late_correction", delay=_LATE, blocks=0),
+        GptCase("late_correction", delay=_LATE, blocks=1),
+        GptCase("late_correction", delay=_LATER, blocks=0),
+    ),
 }
 #: Methods that are measured where an update is made of several batches.
 _ACCUMULATED = ("backprop", "delayed")
