@@ -263,9 +263,7 @@ def test_ratios_are_taken_to_the_loop_and_not_to_the_engine(monkeypatch: pytest.
         return {"saved_bytes_peak": held, "peak_bytes": held, "step_ms_median": held}
 
     monkeypatch.setattr(probing, "in_own_process", measured)
-    (setting,) = GptBench().settings(
-        choose(GPT, "smoke", accumulate=(1,), methods=("backprop", "delayed"))
-    )
+    (setting,) = GptBench().settings(choose(GPT, "smoke", accumulate=(1,), methods=("backprop", "delayed")))
     assert [r.metrics["ratio_step_to_backprop"] for r in setting.measure()] == [1.0, 2.0, 1.5]
 
 

@@ -44,7 +44,7 @@ __all__ = [
 #: Options that may be given without leaving the tier: lines name them, or they say on what and how to measure.
 _FREE = (
     *("seeds", "device", "threads", "data_dir"),
-    *("methods", "arch", "precision", "learn", "link"),
+    *("methods", "arch", "precision", "optimizer", "learn", "link", "losses", "target_bits"),
 )
 
 

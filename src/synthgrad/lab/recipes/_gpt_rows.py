@@ -6,13 +6,13 @@ A row's rate has the lowest validation loss in `gpt_search`, which trains for a 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..training.settings import RuleSettings
+from ..training.settings import RuleSettings, Schedule
 from ._experiment import Variant
 
-__all__ = ["ROWS", "WEIGHTS", "Row", "chosen", "row_of", "searched", "weights"]
+__all__ = ["ROWS", "WEIGHTS", "Row", "chosen", "in_microbatches", "row_of", "searched", "weights"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +138,18 @@ def row_of(method: str, optimizer: str, *, delay: int = 0, error_feedback: bool 
 def chosen(rows: Iterable[Row]) -> list[Variant]:
     """Return rows with the rates that the search chose."""
     return [row.variant(row.rate) for row in rows]
+
+
+def in_microbatches(schedule: Schedule, count: int) -> Schedule:
+    """Return a schedule of the same updates, each of several microbatches."""
+    return replace(
+        schedule,
+        steps=count * schedule.steps,
+        batch_size=schedule.batch_size // count,
+        eval_every=count * schedule.eval_every,
+        lr_warm_up=count * schedule.lr_warm_up,
+        accumulate=count,
+    )
 
 
 def searched(rows: Iterable[Row]) -> list[Variant]:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from ..training.payloads import LanguageModel
 from ..training.settings import RuleSettings, Schedule
 from ._experiment import Experiment, Group, Variant
-from ._gpt_rows import ROWS, chosen, row_of
+from ._gpt_rows import ROWS, chosen, in_microbatches, row_of
 
 __all__ = ["EXPERIMENT"]
 
@@ -29,18 +29,6 @@ _SEARCHED_WIDTH = 128
 
 _CLAIMED = [row for row in ROWS if row.claimed]
 _AGAIN = [row for row in ROWS if row.again]
-
-
-def _in_microbatches(schedule: Schedule) -> Schedule:
-    """Return a schedule of the same updates, each of several microbatches."""
-    return replace(
-        schedule,
-        steps=_MICROBATCHES * schedule.steps,
-        batch_size=schedule.batch_size // _MICROBATCHES,
-        eval_every=_MICROBATCHES * schedule.eval_every,
-        lr_warm_up=_MICROBATCHES * schedule.lr_warm_up,
-        accumulate=_MICROBATCHES,
-    )
 
 
 def _one_update_late() -> list[Variant]:
@@ -101,7 +89,9 @@ _FULL = replace(_QUICK, batch_size=16)
 def _smoke(seed: int) -> list[Group]:
     rows = ROWS if seed == 0 else _CLAIMED
     found = [Group(_TINY, _SMOKE, chosen(rows))]
-    return found if seed else [*found, Group(_TINY, _in_microbatches(_SMOKE), _one_update_late())]
+    return (
+        found if seed else [*found, Group(_TINY, in_microbatches(_SMOKE, _MICROBATCHES), _one_update_late())]
+    )
 
 
 def _quick(seed: int) -> list[Group]:
@@ -114,7 +104,7 @@ def _quick(seed: int) -> list[Group]:
         Group(_SMALL, _QUICK, chosen(others), precision="bfloat16"),
         Group(_SMALL, _QUICK, [_with_same_compute()], precision="bfloat16"),
         Group(_PENN, _QUICK, chosen(_AGAIN), precision="bfloat16"),
-        Group(_SMALL, _in_microbatches(_QUICK), _one_update_late(), precision="bfloat16"),
+        Group(_SMALL, in_microbatches(_QUICK, _MICROBATCHES), _one_update_late(), precision="bfloat16"),
     ]
 
 
@@ -123,7 +113,10 @@ def _full(seed: int) -> list[Group]:
     width = _LARGE.width
     return [
         Group(_LARGE, _FULL, _at_width(chosen(rows), width), precision="bfloat16"),
-        Group(*(_LARGE, _in_microbatches(_FULL), _at_width(_one_update_late(), width)), precision="bfloat16"),
+        Group(
+            *(_LARGE, in_microbatches(_FULL, _MICROBATCHES), _at_width(_one_update_late(), width)),
+            precision="bfloat16",
+        ),
     ]
 
 

@@ -2,7 +2,8 @@
 
 Four modules of a block each, as four stages have them, trained in one process, with the weights that stages would have. With
 a delay of 0 the true gradient is backpropagation whose activations and gradients cross the same wires: what a synchronous
-pipeline with a codec computes. Learning rates are those of `gpt`::
+pipeline with a codec computes. With a delay of 2 microbatches at each interface it is one update late in the lowest module:
+what stages with late gradients compute. Learning rates are those of `gpt`::
 
     synthgrad run gpt_codecs --seeds 0,1,2 --threads 1 --out DIR
 """
@@ -15,6 +16,7 @@ from typing import Any
 from ..training.payloads import LanguageModel
 from ..training.settings import RuleSettings, Schedule
 from ._experiment import Experiment, Group, Variant
+from ._gpt_rows import in_microbatches
 
 __all__ = ["EXPERIMENT"]
 
@@ -25,6 +27,7 @@ _CDNI: dict[str, Any] = {"optimizer": "muon", "lr": 4e-3}
 #: Of a synchronous pipeline, of a local loss, and of synthetic gradients, whose messages have a codec of their own.
 _PIPELINE = ("bfloat16", "8bits")
 _LOCAL = ("float32", "bfloat16", "8bits", "4bits", "subspace:32:8bits")
+_LATE = ("float32", "8bits")
 _MESSAGES = (("float32", None), ("8bits", None), ("8bits", "largest:0.0625"))
 
 
@@ -40,6 +43,14 @@ _VARIANTS = [
         _variant("cdni", RuleSettings(label_rate=1.0, delay=1, codec=codec, message_codec=messages), _CDNI)
         for codec, messages in _MESSAGES
     ),
+]
+
+#: Microbatches of an update, where gradients are one update late: three interfaces of two each, and some to spare.
+_MICROBATCHES = 8
+
+_ONE_UPDATE_LATE = [
+    _variant("delayed", RuleSettings(delay=2, codec=codec), {**_MUON, "error_feedback": True})
+    for codec in _LATE
 ]
 
 _TINY = LanguageModel(
@@ -59,11 +70,21 @@ def _at_width(variant: Variant) -> Variant:
     return replace(variant, schedule={**variant.schedule, "lr": lr})
 
 
+def _groups(
+    network: LanguageModel, schedule: Schedule, *, precision: str = "float32", at_width: bool = False
+) -> list[Group]:
+    late = in_microbatches(schedule, _MICROBATCHES)
+    return [
+        Group(network, made, [_at_width(v) for v in found] if at_width else found, precision=precision)
+        for made, found in ((schedule, _VARIANTS), (late, _ONE_UPDATE_LATE))
+    ]
+
+
 EXPERIMENT = Experiment(
     "a language model over wires of few bits: bits per character by codec, beside a pipeline with the same codecs",
     {
-        "smoke": [Group(_TINY, _SMOKE, _VARIANTS)],
-        "quick": [Group(_SMALL, _QUICK, _VARIANTS, precision="bfloat16")],
-        "full": [Group(_LARGE, _FULL, [_at_width(v) for v in _VARIANTS], precision="bfloat16")],
+        "smoke": _groups(_TINY, _SMOKE),
+        "quick": _groups(_SMALL, _QUICK, precision="bfloat16"),
+        "full": _groups(_LARGE, _FULL, precision="bfloat16", at_width=True),
     },
 )

@@ -164,6 +164,18 @@ def _target(record: Record) -> str:
     return DASH if target is None else f"{target:g} %"
 
 
+def _updates_to_loss(record: Record) -> str:
+    updates = record.metrics.number("steps_to_loss")
+    if updates is not None:
+        return f"{updates:,.0f}"
+    return "not reached" if record.metrics.number("num_loss_runs") else DASH
+
+
+def _target_bits(record: Record) -> str:
+    bits = record.metrics.number("target_val_bits")
+    return DASH if bits is None else f"{bits:.3f} bits"
+
+
 _METHOD = _key("method", bench_label)
 _BATCH = _key("batch", lambda r: text(r.cell.batch_size, 12))
 _THREADS = _key("threads", _threads)
@@ -239,6 +251,9 @@ _COLUMNS: Mapping[str, Sequence[BenchColumn]] = {
         _figure("throughput", "examples_per_s"),
         *_ratio("ratio to best pipeline", "ratio_to_best_pipeline"),
         _LEARNED[0],
+        _figure("time to the loss", "time_to_loss_s", optional=True),
+        Column("updates to it", _updates_to_loss, optional=True),
+        Column("the loss", _target_bits, optional=True),
         _figure("ratio to backprop", "ratio_to_backprop", late=True),
         _figure("of it for microbatches", "microbatch_overhead_ms", late=True, optional=True),
         Column(

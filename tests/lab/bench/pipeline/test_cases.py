@@ -70,6 +70,17 @@ def test_what_a_schedule_does_not_take_is_left_out() -> None:
     ]  # 4 parts, 3 hidden layers
 
 
+def test_late_gradients_have_several_microbatches_and_are_one_update_late() -> None:
+    late = [k for k in cases_of(("stages_late_8bits",), 4, 8, 256) if k.is_ours]
+    assert [(k.microbatches, k.window(4)) for k in late] == [(4, 1), (8, 2), (16, 5)]
+    assert {(k.rule, k.wire_dtype, k.schedule) for k in late} == {("delayed", "8 bits", None)}
+    assert Case("stages", observe_prob=1.0).window(4) is None
+    changes: dict[str, Any] = {"methods": ("stages_late",), "stages": (2,), "batch_sizes": (16,)}
+    (setting,) = PipelineBench().settings(replace(SMOKE, **changes))
+    assert [line.cell["window"] for line in setting.lines[1:]] == [2, 4, 8]
+    assert setting.lines[-1].config["rule"] == "true gradient, one update late"
+
+
 def test_only_what_is_named_is_measured_beside_backprop() -> None:
     assert cases_of(("stages",), 2, 8, 256) == [Case("backprop"), Case("stages", observe_prob=1.0)]
 
@@ -196,8 +207,9 @@ def test_a_gpt_has_sizes_and_lines_of_its_own() -> None:
     assert {("stages_local_8bits", None), ("stages_8bits", None), ("stages_local_4bits", None)} <= found
     for line in setting.lines:
         assert (line.cell["arch"], line.cell["context"], line.cell["precision"]) == ("gpt", 64, "bfloat16")
+        assert line.cell["optimizer"] == "muon"
     (other,) = PipelineBench().settings(SMOKE)
-    assert not {"arch", "precision", "context"} & set(other.lines[0].cell)
+    assert not {"arch", "precision", "context", "optimizer"} & set(other.lines[0].cell)
 
 
 @pytest.mark.parametrize(("blocks", "parts"), [(4, 2), (4, 4), (5, 2)])

@@ -147,6 +147,11 @@ def test_pipelines_of_a_gpt_with_codecs_take_the_steps_of_backpropagation() -> N
             assert loss == pytest.approx(expected, rel=more)
             assert loss != pytest.approx(plain, rel=1e-7)
             assert sent == values * num_bytes
+        late = Case("stages_late", 4, observe_prob=1.0, rule="delayed")
+        loss, sent = after_20(late)
+        assert loss == pytest.approx(expected, rel=0.1)
+        assert loss != pytest.approx(plain, rel=1e-3)  # one update late
+        assert sent < values * 4 * 1.2  # the same as a pipeline, and headers
         for case in (Case("stages_8bits", observe_prob=1.0, wire_dtype="8 bits"),
                      Case("stages_local_4bits", observe_prob=1.0, wire_dtype="4 bits", rule="local_loss")):  # fmt: skip
             loss, sent = after_20(case)

@@ -7,6 +7,7 @@ each schedule several numbers of microbatches are measured, and the best is mark
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from .network import Size
 from .ours import RULES
 from .slow import check_slow, parse_slow
 from .timing import LR, OTHER_LR, measure
+from .to_loss import loss_runs
 
 __all__ = ["BENCHMARK", "PipelineBench"]
 
@@ -71,6 +73,7 @@ class PipelineBench(Bench[PipelineScope, PipelineSize, Case]):
                     f"{stages} stages of {layers} {what}: expected 2 stages or more, at most {_MOST_STAGES}, and a "
                     f"{part} for each; give --stages or --layers that fit"
                 )
+        self._check_losses(scope)
         if scope.arch == "gpt":
             self._check_gpt(scope)
         if scope.slow is not None:
@@ -89,6 +92,20 @@ class PipelineBench(Bench[PipelineScope, PipelineSize, Case]):
                 )
         if scope.link is not None and parse_link(scope.link) and (reason := unavailable_reason()) is not None:
             raise ConfigError(reason)
+
+    @staticmethod
+    def _check_losses(scope: PipelineScope) -> None:
+        if scope.losses is None:
+            if scope.target_bits is not None:
+                raise ConfigError(
+                    f"--target-bits {scope.target_bits:g} without --losses: give the records of runs that reach it"
+                )
+        elif scope.arch != "gpt":
+            raise ConfigError(
+                "--losses is for --arch gpt; a fully connected network learns here, with --learn"
+            )
+        elif scope.target_bits is not None and not 0 < scope.target_bits < math.inf:
+            raise ConfigError(f"--target-bits {scope.target_bits:g}: expected bits per character, above 0")
 
     def _check_gpt(self, scope: PipelineScope) -> None:
         if scope.learn:
@@ -112,6 +129,7 @@ class PipelineBench(Bench[PipelineScope, PipelineSize, Case]):
                 **dict(zip(self.axes, values, strict=True)),
                 arch=scope.arch,
                 precision=scope.precision,
+                optimizer=scope.optimizer,
                 slow=tuple(slow.get(k, 1.0) for k in range(stages)) if slow else (),
                 **of_gpt,
             )
@@ -126,12 +144,15 @@ class PipelineBench(Bench[PipelineScope, PipelineSize, Case]):
                 f"of {batch_size}: schedules need an even batch, and zero_bubble two layers or blocks in each; give these, "
                 "or name other methods"
             )
+        if scope.losses is not None:
+            loss_runs(scope.losses, found, size.size, scope.target_bits)  # before anything is measured
         return found
 
     def cell(self, scope: PipelineScope, size: PipelineSize, case: Case) -> Mapping[str, Any]:
         made, link = size.size, size.link
         of_gpt = {"arch": "gpt", "heads": made.heads, "context": made.context} if made.arch == "gpt" else {}
         unusual = {} if made.precision == "float32" else {"precision": made.precision}
+        unusual |= {} if made.optimizer == "adam" else {"optimizer": made.optimizer}
         unusual |= {"slow": [*made.slow]} if made.slow else {}
         return {
             **of_gpt,
@@ -144,7 +165,7 @@ class PipelineBench(Bench[PipelineScope, PipelineSize, Case]):
             "microbatches": case.microbatches,
             "variant": case.variant,
             "observe_prob": case.observe_prob,
-            "window": "follows the link" if case.is_ours else None,
+            "window": _window(case, made.stages),
             "wire_dtype": case.wire_dtype,
             "link": "loopback" if link is None else "emulated",
             "rtt_ms": 0.0 if link is None else link.rtt_ms,
@@ -157,6 +178,8 @@ class PipelineBench(Bench[PipelineScope, PipelineSize, Case]):
         found: dict[str, Any] = {"backend": "gloo", "seconds": scope.seconds}
         if case.is_ours:
             found["rule"] = RULES[case.rule]
+        if scope.losses is not None:
+            found |= {"losses": scope.losses, "target_bits": scope.target_bits}
         if (goal := size.goal) is not None:
             found["learn"] = f"{goal.accuracy_pct:g} % on {goal.data} in {goal.most_steps} steps"
             found["other_lr"] = None if case.is_ours or case.is_bound else OTHER_LR
@@ -172,6 +195,9 @@ class PipelineBench(Bench[PipelineScope, PipelineSize, Case]):
         )
 
     def measure(self, scope: PipelineScope, size: PipelineSize, cases: Sequence[Case]) -> Iterator[Figures]:
+        losses = (
+            None if scope.losses is None else loss_runs(scope.losses, cases, size.size, scope.target_bits)
+        )
         metrics, failed = measure(
             cases,
             size.size,
@@ -182,7 +208,17 @@ class PipelineBench(Bench[PipelineScope, PipelineSize, Case]):
             data_dir=scope.data_dir,
         )
         for case in cases:
-            yield Figures(metrics.get(case, {}), failed.get(case))
+            found = metrics.get(case, {})
+            to_loss = {} if losses is None or not found else losses.times(case, found)
+            yield Figures(found | to_loss, failed.get(case))
+
+
+def _window(case: Case, stages: int) -> int | str | None:
+    """Return how many steps a stage waits at the most, in words if that follows from the link; None for other methods."""
+    if not case.is_ours:
+        return None
+    found = case.window(stages)
+    return "follows the link" if found is None else found
 
 
 def _unusual(link: Link | None) -> dict[str, float]:

@@ -32,6 +32,9 @@ _OURS = {
     "stages_local_bfloat16": (1.0, "bfloat16", "local_loss"),
     "stages_local_8bits": (1.0, "8 bits", "local_loss"),
     "stages_local_4bits": (1.0, "4 bits", "local_loss"),
+    "stages_late": (1.0, "float32", "delayed"),
+    "stages_late_bfloat16": (1.0, "bfloat16", "delayed"),
+    "stages_late_8bits": (1.0, "8 bits", "delayed"),
 }
 
 #: Two of them are bounds, no way to train one network: ``backprop_microbatches`` says what cutting a batch costs one
@@ -47,7 +50,7 @@ METHODS = (
     *_OURS,
 )
 #: Those that are measured unless others are named.
-DEFAULT = tuple(method for method in METHODS if not method.endswith(("bfloat16", "bits")))
+DEFAULT = tuple(method for method in METHODS if not method.endswith(("bfloat16", "bits", "late")))
 #: Those of the full tier.
 EVERY = (*DEFAULT, "stages_bfloat16", "stages_sparse_bfloat16")
 #: The same for a GPT, of which links of a low rate are asked for.
@@ -68,7 +71,7 @@ class Case:
         variant: name of the variant, of a schedule that has several.
         observe_prob: share of the true messages that are sent; None for methods that need all.
         wire_dtype: what is sent: a dtype, or bits of a codec.
-        rule: of our methods, ``cdni`` or ``local_loss``.
+        rule: of our methods, ``cdni``, ``local_loss``, or ``delayed``, with which an update is made of the microbatches.
     """
 
     method: str
@@ -113,6 +116,13 @@ class Case:
         """Whether it is one of our methods."""
         return self.observe_prob is not None
 
+    def window(self, stages: int) -> int | None:
+        """Return for how many microbatches a stage waits: as many as make the lowest one update late; None if it never waits."""
+        if self.rule != "delayed":
+            return None
+        assert self.microbatches is not None
+        return self.microbatches // (stages - 1)
+
     def threads(self, stages: int, threads: int) -> int:
         """Return how many threads each of its processes has, where others have ``threads``."""
         return stages * threads if self.method == "backprop_all_threads" else threads
@@ -148,7 +158,11 @@ def cases_of(methods: Sequence[str], stages: int, most_parts: int, batch_size: i
             cases += [Case(method, count) for count in _counts(batch_size)]
         elif method in _OURS:
             prob, dtype, rule = _OURS[method]
-            cases.append(Case(method, observe_prob=prob, wire_dtype=dtype, rule=rule))
+            late = [count for count in _counts(batch_size) if count >= stages - 1]
+            cases += [
+                Case(method, count, observe_prob=prob, wire_dtype=dtype, rule=rule)
+                for count in (late if rule == "delayed" else [None])
+            ]
         else:
             cases.append(Case(method))
     return cases

@@ -38,6 +38,19 @@ class PipelineScope(Scope):
     learn: bool = option(
         False, help="Also train to an accuracy, and time that; fully connected networks only.", kind=bool
     )
+    losses: str | None = option(
+        None,
+        help="Records of runs of the same GPT, such as those of gpt_codecs: add the time to a validation loss.",
+        metavar="DIR",
+        default="none",
+    )
+    target_bits: float | None = option(
+        None,
+        help="That loss, in bits per character.",
+        kind=float,
+        metavar="X",
+        default="the lowest that all of these runs reach",
+    )
     arch: str = option(
         "fcn",
         help="Network: fully connected, or a GPT on random tokens.",
@@ -46,6 +59,12 @@ class PipelineScope(Scope):
     )
     precision: str = option(
         "float32", help="Precision of the arithmetic.", choices=("float32", "bfloat16"), default="float32"
+    )
+    optimizer: str = option(
+        "adam",
+        help="Optimizer of all methods.",
+        choices=("adam", "adamw", "muon"),
+        default="adam; muon for a GPT",
     )
     heads: int = 4
     context: int = 64
@@ -68,6 +87,7 @@ _GPT_PIPELINE = by_tier(
     PipelineScope,
     arch="gpt",
     precision=["float32", "bfloat16", "bfloat16"],
+    optimizer="muon",
     widths=[(16,), (128,), (768,)],
     layers=[(4,), (4,), (12,)],
     heads=[2, 4, 12],

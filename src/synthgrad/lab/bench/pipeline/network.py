@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ....core import Rule
-from ....rules import LocalLoss, SyntheticGradient, heads
+from ....engines import OptimizerFactory
+from ....rules import LocalLoss, SyntheticGradient, TrueGradient, heads
 from ...tasks import fully_connected
 from ...tasks.gpt import gpt
+from ...training.optimizers import optimizer_factory
 from ..batches import CLASSES, Batches, digits
 
-__all__ = ["Size", "Workload", "split_names", "workload_of"]
+__all__ = ["Size", "Workload", "optimizers_of", "split_names", "workload_of"]
 
 _VOCABULARY = 65  # characters of Shakespeare's plays
 _NUM_BATCHES = 16
@@ -35,6 +37,7 @@ class Size:
         arch: ``fcn`` or ``gpt``.
         heads, context: of a GPT.
         precision: ``float32``, or ``bfloat16`` under autocast.
+        optimizer: name of the optimizer that all methods have.
         slow: how many times as long our stages take, by sleeping: a factor for each; none if all are as fast as they are.
     """
 
@@ -48,6 +51,7 @@ class Size:
     heads: int = 4
     context: int = 64
     precision: str = "float32"
+    optimizer: str = "adam"
     slow: tuple[float, ...] = ()
 
 
@@ -77,10 +81,6 @@ class Workload(Protocol):
 
     def criterion(self) -> Any:
         """Return the criterion: takes output and target, returns the mean loss."""
-        ...
-
-    def optimizer(self, parameters: Any, lr: float) -> torch.optim.Optimizer:
-        """Return the optimizer that all methods have."""
         ...
 
     def rule(self, name: str) -> tuple[Rule, str]:
@@ -118,10 +118,9 @@ class _Digits:
     def criterion(self) -> Any:
         return nn.CrossEntropyLoss()
 
-    def optimizer(self, parameters: Any, lr: float) -> torch.optim.Optimizer:
-        return torch.optim.Adam(parameters, lr, fused=True)
-
     def rule(self, name: str) -> tuple[Rule, str]:
+        if name == "delayed":
+            return TrueGradient(), "mean"
         local = name == "local_loss"
         return LocalLoss(CLASSES) if local else SyntheticGradient(context=CLASSES, learned_table=True), "mean"
 
@@ -158,15 +157,19 @@ class _Tokens:
     def criterion(self) -> Any:
         return _token_loss
 
-    def optimizer(self, parameters: Any, lr: float) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(parameters, lr, (0.9, 0.95), fused=True)
-
     def rule(self, name: str) -> tuple[Rule, str]:
+        if name == "delayed":
+            return TrueGradient(), "tokens"
         local = LocalLoss(_VOCABULARY, heads.token_head(0))
         return local if name == "local_loss" else SyntheticGradient(context=_VOCABULARY), "tokens"
 
     def arithmetic(self) -> AbstractContextManager[Any]:
         return _in_precision(self.size.precision)
+
+
+def optimizers_of(size: Size, net: nn.Module, lr: float, *, late: bool = False) -> OptimizerFactory:
+    """Return what makes the optimizers of some parameters of a network; gradients that come late have error feedback."""
+    return optimizer_factory(size.optimizer, lr, net, error_feedback=late)
 
 
 def _token_loss(scores: Tensor, targets: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,24 @@ from ....core import decouple
 from ....engines.stages import Stages
 from ...training.snapshot_file import Fingerprint, write_snapshot
 from .cases import Case
-from .network import Workload, split_names
+from .network import Workload, optimizers_of, split_names
 from .slow import Slowdown
 from .wires import codec_of
 
 __all__ = ["RULES", "DecoupledStages"]
 
 #: The rules at the ends of stages, in words. A linear classifier costs next to nothing and needs no message.
-RULES = {"cdni": "cdni, linear M", "local_loss": "local loss"}
+RULES = {
+    "cdni": "cdni, linear M",
+    "local_loss": "local loss",
+    "delayed": "true gradient, one update late",
+}
 
 
 class DecoupledStages:
     """One stage in each process; at its end cDNI with a linear ``M``, or a local loss. The window follows the link.
+
+    With late gradients a step is an update of the microbatches, each of which is a step of the stages.
 
     What is sent is counted, headers included. How long a snapshot takes is measured once, between two blocks of steps.
     """
@@ -42,13 +48,16 @@ class DecoupledStages:
         self._stages = Stages(
             net,
             work.criterion(),
-            partial(work.optimizer, lr=lr),
+            optimizers_of(size, net, lr, late=case.rule == "delayed"),
+            window=case.window(size.stages),
+            accumulate=case.microbatches or 1,
             observe_prob=case.observe_prob,
             codec=codec_of(case.wire_dtype),
             timeout_s=timeout_s,
             seed=size.seed,
         )
         self._arithmetic = work.arithmetic
+        self._parts = case.microbatches or 1
         rank = dist.get_rank()
         self._slowdown = Slowdown(self._stages.module, size.slow[rank] if size.slow else 1.0)
         self.rows = slice(None)
@@ -58,11 +67,22 @@ class DecoupledStages:
         self._snapshot_s: float | None = None
 
     def step(self, x: Tensor | None, y: Tensor) -> Tensor | None:
+        losses = [
+            self._step(part, target)
+            for part, target in zip(self._split(x), y.chunk(self._parts), strict=True)
+        ]
+        known = [loss for loss in losses if isinstance(loss, Tensor)]
+        return torch.stack(known).mean() if known else None
+
+    def _split(self, x: Tensor | None) -> Sequence[Tensor | None]:
+        return [None] * self._parts if x is None else x.chunk(self._parts)
+
+    def _step(self, x: Tensor | None, y: Tensor) -> object:
         before = self._stages.busy_s
         with self._arithmetic():
             loss = self._stages.step(x, y).loss
         self._slowdown.record(self._stages.busy_s - before)
-        return loss if isinstance(loss, Tensor) else None
+        return loss
 
     def predict(self, x: Tensor) -> Tensor | None:
         return self._stages.predict(x if self.reads_input else None)

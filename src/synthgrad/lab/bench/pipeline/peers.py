@@ -6,6 +6,7 @@ and data parallel processes each their part: on the same data the losses of meth
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -22,13 +23,30 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ....core.modes import evaluating
 from .cases import Case
-from .network import Workload, split_names
+from .network import Size, Workload, optimizers_of, split_names
 from .program import forward_through
 from .wires import Wired, codec_of, on_wire
 
 __all__ = ["OneProcess", "DataParallel", "PipelineSchedule", "owners_of"]
 
 _FLOAT_BYTES = 4
+
+
+class Together:
+    """The optimizers of some parameters of a network, in the loop that everybody writes."""
+
+    def __init__(self, size: Size, net: nn.Module, parameters: Iterable[nn.Parameter], lr: float) -> None:
+        made = optimizers_of(size, net, lr)([*parameters])
+        listed = made if isinstance(made, Sequence) else [made]
+        self._optimizers = [optimizer for optimizer in listed if optimizer is not None]
+
+    def zero_grad(self) -> None:
+        for optimizer in self._optimizers:
+            optimizer.zero_grad()
+
+    def step(self) -> None:
+        for optimizer in self._optimizers:
+            optimizer.step()
 
 
 class OneProcess:
@@ -43,7 +61,7 @@ class OneProcess:
         self.rows = slice(None)
         self.threads = threads
         self._model = work.model()
-        self._optimizer = work.optimizer(self._model.parameters(), lr)
+        self._optimizer = Together(work.size, self._model, self._model.parameters(), lr)
         self._criterion = work.criterion()
         self._arithmetic = work.arithmetic
         self._microbatches = microbatches
@@ -88,7 +106,7 @@ class DataParallel:
         self.threads = size.threads
         model = work.model()
         self._model = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
-        self._optimizer = work.optimizer(self._model.parameters(), lr)
+        self._optimizer = Together(size, model, self._model.parameters(), lr)
         self._criterion = work.criterion()
         self._arithmetic = work.arithmetic
         num_bytes = _FLOAT_BYTES * sum(p.numel() for p in model.parameters())
@@ -165,7 +183,7 @@ class PipelineSchedule:
         ]
         self._schedule: Any = _schedule(case, stages, work.criterion())
         parameters = [p for m in self._modules.values() for p in m.parameters()]
-        self._optimizer = work.optimizer(parameters, lr)
+        self._optimizer = Together(size, model, parameters, lr)
         self._arithmetic = work.arithmetic
         self.rows = slice(None)
         self.threads = size.threads

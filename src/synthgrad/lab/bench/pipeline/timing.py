@@ -21,6 +21,7 @@ from .cases import Case
 from .learn import Goal
 from .network import Size
 from .session import Session
+from .to_loss import steady
 
 __all__ = ["LR", "OTHER_LR", "measure"]
 
@@ -158,8 +159,8 @@ def _metrics(timings: dict[Case, _Timings], size: Size) -> dict[Case, dict[str, 
             metrics |= ratios(s.times_ms, timings[best].times_ms, "best_pipeline")
         num_examples = size.batch_size * case.batches(size.stages)
         metrics["examples_per_s"] = num_examples / (metrics["step_ms_median"] * 1e-3)
-        if case.is_pipeline:
-            rivals = [k for k in pipelines if (k.method, k.variant) == (case.method, case.variant)]
+        if case.is_pipeline or (case.is_ours and case.microbatches is not None):
+            rivals = [k for k in timings if (k.method, k.variant) == (case.method, case.variant)]
             metrics["is_best"] = case == min(rivals, key=middle.__getitem__)
             metrics |= _cut(timings, case, size)
         elif case.method == "backprop_microbatches" and best is not None:
@@ -180,7 +181,11 @@ def _cut(timings: dict[Case, _Timings], case: Case, size: Size) -> dict[str, Any
 
 def _times(times_ms: Sequence[float]) -> dict[str, Any]:
     step_ms, p10, p90 = median_and_spread(times_ms)
-    return {"step_ms_median": step_ms, "step_ms_p10": p10, "step_ms_p90": p90}
+    found = {"step_ms_median": step_ms, "step_ms_p10": p10, "step_ms_p90": p90}
+    steadiest = steady(times_ms)
+    if steadiest is not None:
+        found |= {"steady_step_ms": steadiest[0], "steady_spread_pct": steadiest[1]}
+    return found
 
 
 def _sent(timings: _Timings) -> dict[str, Any]:
