@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["DEFAULT", "EVERY", "GPT_DEFAULT", "METHODS", "SCHEDULES", "SPARSE_PROB", "Case", "cases_of"]
+__all__ = [
+    "DEFAULT",
+    "EVERY",
+    "GPT_DEFAULT",
+    "LOW_RANK_ROWS",
+    "METHODS",
+    "RANK",
+    "SCHEDULES",
+    "SPARSE_PROB",
+    "Case",
+    "cases_of",
+]
 
 #: Schedules of ``torch.distributed.pipelining``, with the variants of each.
 SCHEDULES = {"gpipe": (None,), "1f1b": (None,), "zero_bubble": ("interleaved", "zbv")}
@@ -20,6 +31,8 @@ _ENCODED = {
 _MICROBATCHES = (2, 4, 8, 16)
 #: Share of the true messages that the sparse ones of our methods send.
 SPARSE_PROB = 0.25
+#: Share of the rows of a batch whose message is sent to an ``M`` of low rank, and that rank.
+LOW_RANK_ROWS, RANK = 0.25, 32
 
 #: Our methods: the share of the true messages that is sent, the precision of what crosses, and the rule.
 _OURS = {
@@ -32,6 +45,7 @@ _OURS = {
     "stages_local_bfloat16": (1.0, "bfloat16", "local_loss"),
     "stages_local_8bits": (1.0, "8 bits", "local_loss"),
     "stages_local_4bits": (1.0, "4 bits", "local_loss"),
+    "stages_low_rank": (1.0, "float32", "low_rank"),
     "stages_late": (1.0, "float32", "delayed"),
     "stages_late_bfloat16": (1.0, "bfloat16", "delayed"),
     "stages_late_8bits": (1.0, "8 bits", "delayed"),
@@ -50,7 +64,7 @@ METHODS = (
     *_OURS,
 )
 #: Those that are measured unless others are named.
-DEFAULT = tuple(method for method in METHODS if not method.endswith(("bfloat16", "bits", "late")))
+DEFAULT = tuple(method for method in METHODS if not method.endswith(("bfloat16", "bits", "late", "low_rank")))
 #: Those of the full tier.
 EVERY = (*DEFAULT, "stages_bfloat16", "stages_sparse_bfloat16")
 #: The same for a GPT, of which links of a low rate are asked for.
@@ -71,7 +85,7 @@ class Case:
         variant: name of the variant, of a schedule that has several.
         observe_prob: share of the true messages that are sent; None for methods that need all.
         wire_dtype: what is sent: a dtype, or bits of a codec.
-        rule: of our methods, ``cdni``, ``local_loss``, or ``delayed``, with which an update is made of the microbatches.
+        rule: of our methods, ``cdni``, ``low_rank`` (the same with a cheaper ``M``), ``local_loss``, or ``delayed``, with which an update is made of the microbatches.
     """
 
     method: str
@@ -80,6 +94,11 @@ class Case:
     observe_prob: float | None = None
     wire_dtype: str = "float32"
     rule: str = "cdni"
+
+    @property
+    def observe_rows(self) -> float:
+        """The share of the rows of a batch whose true message is sent."""
+        return LOW_RANK_ROWS if self.rule == "low_rank" else 1.0
 
     @property
     def is_alone(self) -> bool:

@@ -13,10 +13,12 @@ from torch.nn import functional as F
 from ....core import Rule
 from ....engines import OptimizerFactory
 from ....rules import LocalLoss, SyntheticGradient, TrueGradient, heads
+from ....rules.models import class_means
 from ...tasks import fully_connected
 from ...tasks.gpt import gpt
 from ...training.optimizers import optimizer_factory
 from ..batches import CLASSES, Batches, digits
+from .cases import RANK
 
 __all__ = ["Size", "Workload", "optimizers_of", "split_names", "workload_of"]
 
@@ -121,6 +123,8 @@ class _Digits:
     def rule(self, name: str) -> tuple[Rule, str]:
         if name == "delayed":
             return TrueGradient(), "mean"
+        if name == "low_rank":
+            return SyntheticGradient(context=CLASSES, model=class_means(rank=RANK)), "mean"
         local = name == "local_loss"
         return LocalLoss(CLASSES) if local else SyntheticGradient(context=CLASSES, learned_table=True), "mean"
 
@@ -160,6 +164,8 @@ class _Tokens:
     def rule(self, name: str) -> tuple[Rule, str]:
         if name == "delayed":
             return TrueGradient(), "tokens"
+        if name == "low_rank":
+            return SyntheticGradient(context=_VOCABULARY, model=class_means(rank=RANK)), "tokens"
         local = LocalLoss(_VOCABULARY, heads.token_head(0))
         return local if name == "local_loss" else SyntheticGradient(context=_VOCABULARY), "tokens"
 

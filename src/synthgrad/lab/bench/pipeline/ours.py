@@ -15,7 +15,7 @@ from torch import Tensor
 from ....core import decouple
 from ....engines.stages import Stages
 from ...training.snapshot_file import Fingerprint, write_snapshot
-from .cases import Case
+from .cases import LOW_RANK_ROWS, RANK, Case
 from .network import Workload, optimizers_of, split_names
 from .slow import Slowdown
 from .wires import codec_of
@@ -25,6 +25,7 @@ __all__ = ["RULES", "DecoupledStages"]
 #: The rules at the ends of stages, in words. A linear classifier costs next to nothing and needs no message.
 RULES = {
     "cdni": "cdni, linear M",
+    "low_rank": f"cdni, means of classes, M of rank {RANK}, {LOW_RANK_ROWS:.0%} of the rows",
     "local_loss": "local loss",
     "delayed": "true gradient, one update late",
 }
@@ -52,6 +53,7 @@ class DecoupledStages:
             window=case.window(size.stages),
             accumulate=case.microbatches or 1,
             observe_prob=case.observe_prob,
+            observe_rows=case.observe_rows,
             codec=codec_of(case.wire_dtype),
             timeout_s=timeout_s,
             seed=size.seed,
