@@ -79,8 +79,12 @@ def check_first_batch(net: nn.Module, passed: ForwardArgs) -> None:
             raise ConfigError(f"the batch cannot be run through the network: {why}")
 
 
-def check_unlockable(net: Decoupled) -> None:
+def check_unlockable(net: Decoupled, *, tied: bool = False) -> None:
     """Refuse a network whose modules cannot learn independently.
+
+    Args:
+        net: the network.
+        tied: whether several modules may use a parameter, because it is updated apart from them.
 
     Raises:
         ConfigError: naming the parameter, the module or the interface.
@@ -98,11 +102,12 @@ def check_unlockable(net: Decoupled) -> None:
                 "which hides its parameters; use use_reentrant=False, or train in the plain loop"
             )
         for name in module.parameters:
-            if name in owner:
+            if name in owner and not tied:
                 raise ConfigError(
                     f"parameter '{name}' is used by two modules, '{owner[name]}' and '{module.name}': "
                     "without locks each would update it behind the other's back; untie it, cut so that both "
-                    "uses fall into one module, or train in the plain loop"
+                    "uses fall into one module, or train in the plain loop; InProcess and Stages update it from both with "
+                    "tied_lag=…"
                 )
             owner[name] = module.name
     for name, interface in net.interfaces.items():

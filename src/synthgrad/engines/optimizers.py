@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -248,7 +248,9 @@ def clear_autocast_cache() -> None:
         torch.clear_autocast_cache()
 
 
-def parameters_by_role(net: Decoupled, module: Module, position: int) -> tuple[Sequence[Named], ...]:
+def parameters_by_role(
+    net: Decoupled, module: Module, position: int, *, but: Container[str] = ()
+) -> tuple[Sequence[Named], ...]:
     """Return names and parameters of a module, of its rules and of its input rules.
 
     All that is updated with the module.
@@ -261,6 +263,7 @@ def parameters_by_role(net: Decoupled, module: Module, position: int) -> tuple[S
         net: the decoupled network.
         module: one of ``net.graph.modules``.
         position: its position there.
+        but: names of parameters of the module to leave out.
     """
     interfaces, consumers = net.interfaces, net.graph.consumers
     ends = [n for n in module.ends if n != OUTPUT]
@@ -271,7 +274,7 @@ def parameters_by_role(net: Decoupled, module: Module, position: int) -> tuple[S
         if interfaces[n].rule.learns_from_messages and consumers(n)[-1] == position
     ]
     supplies = [rule for n in ends if (rule := interfaces[n].input_rule) is not None]
-    own = [(n, net.model.get_parameter(n)) for n in module.parameters]
+    own = [(n, net.model.get_parameter(n)) for n in module.parameters if n not in but]
     return own, _named(rules, "rules"), _named(supplies, "inputs")
 
 

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from ..core import ConfigError
 from ..optim import ErrorFeedback
 from .optimizers import has_gradient, step_optimizers
+from .ties import Ties
 
 __all__ = ["Updates"]
 
@@ -30,6 +31,7 @@ class Updates:
         optimizers: the optimizers of each module.
         delays: the steps after which each module learns, see `learning_delays`.
         size: number of microbatches in an update.
+        ties: take the gradients of parameters that several modules use; None if there are none.
         before: called before each update is made, with the gradients in place: to clip or to average them. Also where there
             is nothing to learn from, so that processes which call it together stay together.
         versions: number of versions of the weights: 1, 2, or None for as many as are in use.
@@ -50,8 +52,10 @@ class Updates:
         size: int,
         versions: int | None,
         before: Callable[[], object] | None = None,
+        ties: Ties | None = None,
     ) -> None:
         self._before = before
+        self._ties = ties
         self._own = own
         self._own_ids = [{id(p) for p in ps} for ps in own]
         self._optimizers = optimizers
@@ -79,6 +83,10 @@ class Updates:
         """Whether an update is made of more than one microbatch."""
         return self._size > 1
 
+    def made_by(self, k: int) -> int:
+        """Return how often the weights of a module have changed, those included that it shares with others."""
+        return self.made[k] + (0 if self._ties is None else self._ties.made)
+
     def correct(self, k: int, grads: Sequence[Tensor | None]) -> None:
         """Add the gradients of a correction to what the module learns from in its next update.
 
@@ -104,17 +112,18 @@ class Updates:
         Returns:
             Whether an update was made.
         """
-        optimizers = self._optimizers[k]
-        if not optimizers:
+        if not self._optimizers[k] and self._ties is None:
             return False
         if not self.accumulates:
             if complete:
                 learned |= bool(self._corrections[k])
                 self._add_corrections(k)
                 self._mark(k, late=forward_step < step)
+            self._take_tied(k)
             if self._before is not None:
                 self._before()
             return learned and self._make(k)
+        self._take_tied(k)
         if learned:
             self.take(k, forward_step)
         fresh = complete and not self._delays[k]
@@ -122,6 +131,7 @@ class Updates:
 
     def add_apart(self, k: int) -> bool:
         """Update a module from a batch of this step, before it learns from one that is late; not for several microbatches."""
+        self._take_tied(k)
         if not has_gradient(self._optimizers[k]):
             return False
         self._mark(k, late=False)
@@ -157,6 +167,7 @@ class Updates:
             k: the module.
             forward_step: the step of the forward pass that they belong to.
         """
+        self._take_tied(k)
         group = 0 if self._versions == 1 else forward_step // self._size
         for p in self._parameters(k):
             if p.grad is not None:
@@ -176,6 +187,7 @@ class Updates:
         for p in self._parameters(k):
             p.grad = sums.get(id(p), rules.get(id(p)))
         self._add_corrections(k)
+        self._take_tied(k)
         for p in self._parameters(k):
             if p.grad is not None:
                 p.grad.div_(self._size)
@@ -192,7 +204,13 @@ class Updates:
                     p.grad = extra if p.grad is None else p.grad.add_(extra)
             corrections.clear()
 
+    def _take_tied(self, k: int) -> None:
+        if self._ties is not None:
+            self._ties.take(k)
+
     def _make(self, k: int) -> bool:
+        if not self._optimizers[k]:
+            return False
         step_optimizers(self._optimizers[k])
         self.made[k] += 1
         return True

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from synthgrad.engines import Stages
+from synthgrad.engines.stages.transport import distributed
+from tests.engines import test_ties
 from tests.engines.stages import programs
 from tests.engines.stages.places import Place
 from tests.engines.stages.processes import Processes
@@ -56,6 +58,22 @@ def test_a_narrower_wire(two_processes: Processes) -> None:
     header = 8 * (8 + 2 + 1)
     assert first["sent_bytes"] == 13 * (160 + header)
     assert last["sent_bytes"] == 12 * (160 + 80 + header)
+
+
+def _tied(place: Place, world: int, number: int) -> dict[str, torch.Tensor]:
+    return test_ties.stage(distributed(), test_ties.local_loss, number, cuts=world - 1, window=2, tied_lag=3)[
+        0
+    ]
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_tied_weights_have_a_line_of_their_own(
+    two_processes: Processes, four_processes: Processes, world: int
+) -> None:
+    expected = test_ties.in_process(test_ties.local_loss, 2, 9, cuts=world - 1, tied_lag=3)
+    processes = two_processes if world == 2 else four_processes
+    for weights in processes.run(_tied, world, 9):
+        same(weights, expected)
 
 
 def test_random_delays_end_without_deadlock(four_processes: Processes) -> None:

@@ -40,6 +40,7 @@ from ..optimizers import (
 )
 from ..penalty import Penalties, Penalty
 from ..replay import ForwardReplay, WeightStash
+from ..ties import Ties, TiesOf, check_tied_lag
 from ..updates import Updates
 from .cuts import CutHandler, StopForward
 from .lags import Lag
@@ -78,6 +79,10 @@ class InProcess:
             graph goes back through the current weights, and an update is made as soon as its last gradient has come
             (PACI, arXiv 2606.07881). A run with one version that is resumed runs what was in flight forward once more,
             with the weights of the snapshot.
+        tied_lag: updates a parameter that several modules use (an embedding that also makes the scores) from the gradients of
+            all of them, with an optimizer of its own, at the end of an update: with 0 of that one, as the plain loop
+            does, with ``n`` of the one ``n`` updates before, as `Stages` do, whose first and last stage send each other
+            these gradients. None to refuse such parameters.
         codec: what is lost on the way at every interface, as if a link were there: activations are encoded and decoded, see
             `codecs`. None for nothing. With ``Lag(observe=w)`` the result is that of `Stages` with the same codecs,
             ``window=w`` and ``deterministic=True``, bit for bit.
@@ -96,7 +101,7 @@ class InProcess:
 
     Raises:
         ConfigError: if a setting is out of range; if the network cannot be trained without locks (two modules
-            share a parameter, checkpointing hides one, a rule's error flows into ``h``, or there is a loss
+            share a parameter and ``tied_lag`` is not given, checkpointing hides one, a rule's error flows into ``h``, or there is a loss
             scale); if two versions of the weights do not suffice; or if an optimizer needs a closure, or leaves a
             parameter out.
     """
@@ -114,6 +119,7 @@ class InProcess:
         lags: Mapping[str, Lag] | None = None,
         accumulate: int = 1,
         versions: int | None = None,
+        tied_lag: int | None = None,
         codec: Codec | None = None,
         message_codec: Codec | None = None,
         penalty: Penalty | None = None,
@@ -135,12 +141,18 @@ class InProcess:
                 f"accumulate={accumulate} with update_prob={update_prob}: an update is made of all microbatches, or modules "
                 "skip some; use one of the two"
             )
+        check_tied_lag(tied_lag)
+        if tied_lag is not None and penalty is not None:
+            raise ConfigError(
+                "tied_lag and penalty were given: the penalty of a tied parameter would count once for each module that uses "
+                "it; untie it, or let the optimizer's weight decay do it"
+            )
         self._wires = _wires(net, codec, message_codec)
         self.net = net
         self.update_prob = update_prob
         self._generator = generator
         self._instruments = Instruments(Guard.of(guard), monitor, timeline)
-        check_unlockable(net)
+        check_unlockable(net, tied=tied_lag is not None)
         self._mailboxes = Mailboxes(net, lags or {})
         delays = learning_delays(net, self._mailboxes.lags)
         # A graph that is used after an update must not see that update, so it saves a copy of the weights. A module may
@@ -149,11 +161,19 @@ class InProcess:
         self._stashes = any(delays) or any(rule.corrects for rule in rules)
         keeps = any(delays) or any(rule.corrects and not rule.recomputes for rule in rules)
         self._copies = keeps and versions != 1
+        tied = TiesOf.made(net, optimizer, tied_lag, late=any(delays))
+        self._ties = Ties(tied, accumulate, tied_lag or 0)
+        self._tied_optimizers = tied.optimizers
+        names = {t.name for t in tied.tied}
         self._optimizers = [
             make_optimizers(
                 optimizer,
                 m.name,
-                *zip(parameters_by_role(net, m, k), (None, rule_options, input_options), strict=True),
+                *zip(
+                    parameters_by_role(net, m, k, but=names),
+                    (None, rule_options, input_options),
+                    strict=True,
+                ),
                 late=delays[k] > 0,
             )
             for k, m in enumerate(net.graph.modules)
@@ -165,13 +185,14 @@ class InProcess:
             delays,
             accumulate,
             versions,
+            ties=self._ties if tied.tied else None,
         )
         self._stash: WeightStash | None = None
         self._made: list[int] = []  # the updates that the modules had made by then
         self._cuts = CutHandler(
             net,
             criterion,
-            self._optimizers,
+            [*self._optimizers, *([tied.optimizers] if tied.optimizers else [])],
             self._mailboxes,
             self._updates,
             Penalties(net, penalty),
@@ -192,8 +213,8 @@ class InProcess:
 
     @property
     def optimizers(self) -> list[Optimizer]:
-        """The optimizers of the modules, in the order of the forward pass."""
-        return [o for own in self._optimizers for o in own]
+        """The optimizers of the modules, in the order of the forward pass; then those of tied parameters."""
+        return [*(o for own in self._optimizers for o in own), *self._tied_optimizers]
 
     def step(
         self,
@@ -229,6 +250,7 @@ class InProcess:
             passed, Batch(info, y, self._step, self.net.units.shares_of(passed[1], c, y))
         )
         if entering is None:  # a module that is ahead needs newer batches than have been given yet
+            self._ties.end_of_step(self._step)
             self._step += 1
             return record
         (args, kwargs), batch = entering
@@ -242,7 +264,7 @@ class InProcess:
             if self._stashes:
                 devices = cuda_devices(self.net)
                 # Updates are counted, because fused optimizers do not tell that they have changed a tensor.
-                made = list(self._updates.made)
+                made = [*self._updates.made, self._ties.made]
                 self._stash = WeightStash(
                     self.net.model,
                     like=self._stash if made == self._made else None,
@@ -265,10 +287,12 @@ class InProcess:
         except BaseException:
             for optimizer in self.optimizers:
                 zero_grad(optimizer)  # what this step has begun must not leak into the next
+            self._ties.forget()
             raise
         finally:
             torch.set_grad_enabled(grad_mode)
             cuts.end()
+        self._ties.end_of_step(self._step)
         self._step += 1
         return record
 
@@ -295,6 +319,7 @@ class InProcess:
             "generator": None if self._generator is None else self._generator.get_state(),
             "carried": carried_states(self.net.model),
             "updates": self._updates.state_dict(),
+            "ties": self._ties.state_dict(),
             "wires": {name: wire.state_dict() for name, wire in self._wires.items()},
             **self._mailboxes.state_dict(),
         }
@@ -311,6 +336,8 @@ class InProcess:
         set_carried_states(self.net.model, state["carried"])
         if "updates" in state:  # states of earlier versions have none
             self._updates.load_state_dict(state["updates"])
+        if "ties" in state:
+            self._ties.load_state_dict(state["ties"])
         for name, wire in self._wires.items():
             wire.load_state_dict(state.get("wires", {}).get(name, {}))
         self._mailboxes.load_state_dict(state, self._cuts.rebuild, self._cuts.turns.take_turn)

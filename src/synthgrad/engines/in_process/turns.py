@@ -299,6 +299,8 @@ class Turns:
             return True
         for optimizer in self._optimizers[k]:
             zero_grad(optimizer)
+        for p in self._own[k]:
+            p.grad = None  # those that other modules use too are in none of its optimizers
         return False
 
     def _value(self, module_step: ModuleStep, name: str) -> Tensor | None:

@@ -51,7 +51,7 @@ class Part:
         return self.module(h, tensors)
 
 
-def split_network(net: Decoupled, example: ForwardArgs | None = None) -> list[Part]:
+def split_network(net: Decoupled, example: ForwardArgs | None = None, *, tied: bool = False) -> list[Part]:
     """Split a decoupled network into parts that run alone, in order.
 
     An ``nn.Sequential`` is split into its children. Of any other network, each part runs the network's own
@@ -61,13 +61,14 @@ def split_network(net: Decoupled, example: ForwardArgs | None = None) -> list[Pa
         net: a decoupled network.
         example: a batch of arguments that is representative of all; None for the example that `decouple` was
             given.
+        tied: whether several modules may use a parameter.
 
     Raises:
         ConfigError: if modules branch, share parameters, or cannot learn independently.
         CutError: if something besides the message crosses a cut, or the parts do not give the network's
             output.
     """
-    check_unlockable(net)
+    check_unlockable(net, tied=tied)
     if not net.graph.is_chain:
         raise ConfigError(
             "the network's modules are not a chain: two batches would meet where branches join, and a part cannot run "

@@ -199,6 +199,7 @@ def connect(
     *,
     monitored: bool = False,
     output: ParcelSlot | None = None,
+    around: bool = False,
 ) -> StageLinks:
     """Run the handshake, create the lines, measure them, and start to receive.
 
@@ -216,6 +217,7 @@ def connect(
         monitored: whether the credits at the end of this stage are measured; then answers are needed whatever
             the rule.
         output: the slot of the output error, if it is sent down with the messages.
+        around: whether the first stage and the last one have a line of their own.
     """
     settings.check()
     target = settings.target
@@ -248,7 +250,7 @@ def connect(
         all_facts = handshake(coordinator, facts, settings.timeout_s)
         stages = [all_facts[k * layout.num_replicas + layout.replica] for k in range(layout.num_stages)]
         limit = coordinator.wait_limit(settings.timeout_s, layout.rank(layout.stage))
-        lines = coordinator.transport.lines(layout, device, limit)
+        lines = coordinator.transport.lines(layout, device, limit, around=around)
         round_trip_s = lines.round_trip_s()
         travels = crossings, inputs, output
         below, above = _links(coordinator, layout, lines, travels, settings, stages, device)

@@ -49,11 +49,13 @@ from .settings import (
     StageSettings,
     WindowPlan,
     check_rules,
+    check_ties,
     learning_delays,
     planned_window,
     usual_accumulate,
 )
 from .stage import Stage
+from .tied_line import StageTies
 from .transport import Transport, distributed
 from .wire import ParcelSlot, output_slot, slot_for
 
@@ -91,6 +93,11 @@ class Stages:
             smallest number with which no gradient is more than one update late: 1 where credit comes at once, and where
             stages wait, the window times the number of waits in a row. (A rule that hands over waits at first only,
             and has 1.) The steps of an update that is not complete are not learned from, at the end of training either.
+        tied_lag: updates a parameter that the first and the last stage both use (an embedding that also makes the scores)
+            from the gradients of both, each of which has a copy: they send each other what they have learned, as it is,
+            on a line of their own, and apply the sum that many updates later, so that the copies stay equal. 0 makes the
+            first stage wait for the last in every update; as many updates as batches may be under way between
+            them let it run ahead. None to refuse such parameters.
         target: a batch of targets, for shape and dtype, if targets are to be sent along with the activations
             from the first stage. None if every process has its own, in the same order.
         replicas: the number of copies of every stage, which average their gradients (data parallel). Each has
@@ -140,6 +147,7 @@ class Stages:
         codec: Codec | None = None,
         message_codec: Codec | None = None,
         accumulate: int | None = None,
+        tied_lag: int | None = None,
         target: Tensor | None = None,
         replicas: int = 1,
         rule_options: Mapping[str, Any] | None = None,
@@ -168,10 +176,12 @@ class Stages:
             accumulate=accumulate,
             message_codec=message_codec,
             observe_rows=observe_rows,
+            tied_lag=tied_lag,
         )
         settings.check()
         check_criterion(criterion)
         check_rules(net, settings, replicas)
+        check_ties(net, settings, replicas, {"clip_norm": clip_norm, "penalty": penalty})
         check_codecs(
             [site.shape for site in net.graph.sites.values()], codec=codec, message_codec=message_codec
         )
@@ -187,10 +197,13 @@ class Stages:
         try:
             self._instruments = Instruments(Guard.of(guard), monitor, timeline)
             late = delays[layout.stage] > 0
-            own = make_local_part(net, layout, example, optimizer, rule_options, input_options, late=late)
+            own = make_local_part(
+                net, layout, example, optimizer, rule_options, input_options, late=late, tied_lag=tied_lag
+            )
             self._name, self._rule, part, supplies = own.name, own.rule, own.part, own.supplies
             self.module = part.module
-            self.optimizers: list[Optimizer] = own.optimizers
+            self._own_optimizers = own.optimizers
+            self.optimizers: list[Optimizer] = [*own.optimizers, *own.ties.optimizers]
             penalties = Penalties(net, penalty)
             self._clip = (
                 None if clip_norm is None else Clip(clip_norm, part.module, replicas, coordinator, timeout_s)
@@ -208,13 +221,25 @@ class Stages:
             [slot_for(site) for site in sites],
             own.rule,
             settings,
-            {"the network": describe_state(net), "clip_norm": clip_norm, "accumulate": self._accumulate},
+            {
+                "the network": describe_state(net),
+                "clip_norm": clip_norm,
+                "accumulate": self._accumulate,
+                "tied_lag": tied_lag,
+            },
             device,
             []
             if inputs is None
             else [ParcelSlot((None,) * max(f.ndim - 1, 0), f.dtype, shape_only=not f.needed) for f in inputs],
             monitored=monitor is not None,
             output=output_slot(net),
+            around=tied_lag is not None,
+        )
+        around = self._links.lines.around
+        self._ties = (
+            None
+            if around is None
+            else StageTies(own.ties, self._accumulate, tied_lag or 0, around, layout, coordinator, timeout_s)
         )
         below = self._links.below
         copies = layout.stage > 0 and part.inputs is None and sites[layout.stage - 1].name in net.graph.copies
@@ -222,11 +247,12 @@ class Stages:
         self._updates = Updates(
             [self._name],
             [list(part.module.parameters())],
-            [self.optimizers],
+            [own.optimizers],
             [delays[layout.stage]],
             self._accumulate,
             versions=None,
             before=self._before_update,
+            ties=self._ties,
         )
         with self._guarded():  # DistributedDataParallel waits for the replicas when it is created
             self._stage = Stage(
@@ -306,7 +332,10 @@ class Stages:
             passed = self._passed(x, inputs)
             with restore_buffers_after_skips(self._stage.part.module, self._instruments):
                 record.loss = self._stage.run(self._step, passed, y, context, ids).loss
-            if self._update():
+            updated = self._update()
+            if self._ties is not None:
+                self._ties.end_of_step(self._step)
+            if updated:
                 record.updated.append(self._name)
                 self._instruments.log("update", self._name, self._step)
             self._watch.check_after_step()
@@ -319,11 +348,13 @@ class Stages:
     def _update(self) -> bool:
         """Update module and rule, if it is time and there is anything to learn; return whether there was."""
         updates, step = self._updates, self._step
-        if not self.optimizers:
+        if not self._own_optimizers:
+            if self._ties is not None:
+                self._ties.take(0)
             if (step + 1) % self._accumulate == 0:
                 self._before_update()  # the others wait for it
             return False
-        learned = has_gradient(self.optimizers)
+        learned = has_gradient(self._own_optimizers)
         made = updates.add(0, step, self._stage.learned_from, learned=learned, complete=True)
         return made or updates.end_of_step(0, step)
 
@@ -379,7 +410,10 @@ class Stages:
         """
         with self._guarded():
             self._links.drain()
+            if self._ties is not None:
+                self._ties.drain(self._step)
         return {
+            "ties": None if self._ties is None else self._ties.state_dict(),
             "optimizers": [o.state_dict() for o in self.optimizers],
             "step": self._step,
             "passes": self._passes,
@@ -407,6 +441,8 @@ class Stages:
         self._stage.load_state_dict(state["module"])
         if "updates" in state:  # states of earlier versions have none
             self._updates.load_state_dict(state["updates"])
+        if self._ties is not None:
+            self._ties.load_state_dict(state["ties"])
 
     def begin_at(self, step: int) -> None:
         """Set the number of the first step, as `AssembledRun.hand_to` does. All must call it."""
@@ -429,6 +465,8 @@ class Stages:
             return
         with self._guarded():
             self._stage.catch_up()
+            if self._ties is not None:
+                self._ties.line.close()
             self._links.close(self._step)
 
     def __enter__(self) -> Stages:
@@ -448,11 +486,13 @@ class Stages:
         """Drop the gradients of a step that has failed."""
         for optimizer in self.optimizers:
             zero_grad(optimizer)
+        if self._ties is not None:
+            self._ties.forget()
 
     @property
     def waited_s(self) -> float:
         """The time that this stage has spent waiting for others so far, in seconds."""
-        return self._links.waited_s
+        return self._links.waited_s + (0.0 if self._ties is None else self._ties.line.waited_s)
 
     @property
     def busy_s(self) -> float:
@@ -461,8 +501,8 @@ class Stages:
 
     @property
     def sent_bytes(self) -> int:
-        """The number of bytes that this process has sent to its neighbours so far."""
-        return self._links.sent_bytes
+        """The number of bytes that this process has sent so far: to its neighbours, and gradients of tied parameters."""
+        return self._links.sent_bytes + (0 if self._ties is None else self._ties.line.sent_bytes)
 
     @property
     def sent_up_bytes(self) -> int:

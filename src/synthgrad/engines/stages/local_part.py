@@ -13,7 +13,9 @@ from ...core import Decoupled, InputRule, Rule
 from ..base import forward_args
 from ..optimizers import Named, OptimizerFactory, make_optimizers
 from ..parts import Part, hide_attributes, split_network
+from ..ties import TiesOf
 from .layout import RankLayout
+from .settings import check_tied_ends
 
 __all__ = ["LocalPart", "make_local_part"]
 
@@ -29,6 +31,7 @@ class LocalPart:
         rule: the rule at its end; None for the last stage.
         supplies: the input rule; None if the stage waits for its input.
         optimizers: the optimizers of module and rules; an empty list if there is nothing to train.
+        ties: the tied parameters that the module uses, with their optimizers.
     """
 
     parts: Sequence[Part]
@@ -37,6 +40,7 @@ class LocalPart:
     rule: Rule | None
     supplies: InputRule | None
     optimizers: list[Optimizer]
+    ties: TiesOf
 
 
 def make_local_part(
@@ -48,28 +52,35 @@ def make_local_part(
     input_options: Mapping[str, Any] | None,
     *,
     late: bool,
+    tied_lag: int | None = None,
 ) -> LocalPart:
     """Split a network, and return the part that a process trains; see `Stages` for the arguments.
 
-    ``late`` says whether its module learns a step or more after its forward pass.
+    ``late`` says whether its module learns a step or more after its forward pass, ``tied_lag`` how late tied parameters do.
 
     Raises:
         ConfigError, CutError: if it cannot be split.
     """
-    parts = split_network(net, None if example is None else forward_args(example, {}))
+    parts = split_network(
+        net, None if example is None else forward_args(example, {}), tied=tied_lag is not None
+    )
     hide_attributes(net, [part.attributes for part in parts], layout.stage)
     module, sites = net.graph.modules[layout.stage], list(net.graph.sites.values())
     rule = None if layout.is_last else net.interfaces[sites[layout.stage].name].rule
     supplies = None if layout.is_first else net.interfaces[sites[layout.stage - 1].name].input_rule
+    ties = TiesOf.made(net, optimizer, tied_lag, late=late)
+    check_tied_ends(ties.tied, layout)
+    tied = {t.name for t in ties.tied}
     optimizers = make_optimizers(
         optimizer,
         module.name,
-        ([(n, net.model.get_parameter(n)) for n in module.parameters], None),
+        ([(n, net.model.get_parameter(n)) for n in module.parameters if n not in tied], None),
         (_named("rule", rule), rule_options),
         (_named("input rule", supplies), input_options),
         late=late,
     )
-    return LocalPart(parts, parts[layout.stage], module.name, rule, supplies, optimizers)
+    ties = ties if layout.is_first or layout.is_last else TiesOf([], [])
+    return LocalPart(parts, parts[layout.stage], module.name, rule, supplies, optimizers, ties)
 
 
 def _named(what: str, rule: nn.Module | None) -> list[Named]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,9 +14,11 @@ from ...core.given import brief, check_whole
 from ...core.port import refuse_network_reader, refuse_second_messages
 from ...rules import HandOver
 from ..codecs import Codec, cast, check_codecs
+from ..ties import TiedParameter, check_tied_lag
+from .layout import RankLayout
 
-__all__ = ["StageSettings", "WindowPlan", "check_rules", "learning_delays", "planned_window"]
-__all__ += ["usual_accumulate"]
+__all__ = ["StageSettings", "WindowPlan", "check_rules", "check_tied_ends", "check_ties"]
+__all__ += ["learning_delays", "planned_window", "usual_accumulate"]
 
 
 class WindowPlan(Protocol):
@@ -64,6 +66,8 @@ class StageSettings:
         message_codec: the codec of messages; None for that of activations.
         accumulate: the number of steps of which an update is made; None for as many as an answer is late for which a stage
             waits.
+        observe_rows: the share of a batch's rows for which messages are sent.
+        tied_lag: after how many updates gradients of tied parameters are applied; None if there are none.
     """
 
     window: int | None = None
@@ -77,6 +81,7 @@ class StageSettings:
     accumulate: int | None = None
     message_codec: Codec | None = None
     observe_rows: float = 1.0
+    tied_lag: int | None = None
 
     @property
     def wire(self) -> Codec | None:
@@ -152,6 +157,47 @@ def learning_delays(net: Decoupled, window: int | None) -> list[int]:
     for interface in reversed(list(net.interfaces.values())):
         found.insert(0, found[0] + (window or 0) if interface.rule.waits else 0)
     return found
+
+
+def check_tied_ends(tied: Sequence[TiedParameter], layout: RankLayout) -> None:
+    """Refuse tied parameters of other stages than the first and the last, which have a line to each other.
+
+    Raises:
+        ConfigError: naming the parameter.
+    """
+    ends = (0, layout.num_stages - 1)
+    for parameter in tied:
+        if parameter.users != ends:
+            where = ", ".join(map(str, parameter.users))
+            raise ConfigError(
+                f"parameter '{parameter.name}' is used by stages {where}: with tied_lag expected the first and the last alone; "
+                "cut elsewhere, or untie it"
+            )
+
+
+def check_ties(net: Decoupled, settings: StageSettings, replicas: int, others: Mapping[str, object]) -> None:
+    """Refuse what does not go together with tied parameters.
+
+    Args:
+        net: the network.
+        settings: of the stages.
+        replicas: number of copies of every stage.
+        others: by name, arguments that must be None.
+
+    Raises:
+        ConfigError: naming the argument.
+    """
+    check_tied_lag(settings.tied_lag)
+    if settings.tied_lag is None:
+        return
+    given = [name for name, value in others.items() if value is not None]
+    given += ["replicas"] if replicas > 1 else []
+    given += ["synthetic inputs"] if any(i.input_rule is not None for i in net.interfaces.values()) else []
+    if given:
+        raise ConfigError(
+            f"tied_lag={settings.tied_lag} together with {given[0]}: stages do not support that; untie the parameter, or leave "
+            f"{given[0]} out"
+        )
 
 
 def _check_inputs(net: Decoupled, settings: StageSettings, replicas: int) -> None:

@@ -339,7 +339,7 @@ class Stage:
 
     def _present_weights(self, module: nn.Module) -> WeightStash:
         """Return a copy of the weights, which batches share between which there was no update."""
-        made = None if self._updates is None else self._updates.made[0]
+        made = None if self._updates is None else self._updates.made_by(0)
         # Updates are counted, because fused optimizers do not tell that they have changed a tensor.
         self._stash = WeightStash(module, like=self._stash if made == self._made else None)
         self._made = made

@@ -145,6 +145,11 @@ def _microbatches(record: Record) -> str:
     return "" if found in (None, 1) else f"{found:g}"
 
 
+def _tied_lag(record: Record) -> str:
+    found = record.config.number("tied_lag")
+    return f"{found:g}" if found else ""
+
+
 def _error_feedback(record: Record) -> str:
     return "yes" if record.config.get("error_feedback") else ""
 
@@ -187,6 +192,7 @@ FACETS = (
     SHARE,
     MICROBATCHES,
     Facet("versions of weights", _versions, str),
+    Facet("lag of tied weights", _tied_lag, "tied weights {} late".format),
     Facet("error feedback", _error_feedback, lambda _: "error feedback"),
 )
 #: None of these: names say it where nothing else tells two rows apart.

@@ -271,6 +271,7 @@ class LanguageModel(Payload):
         tokens: what a token is, one of `TOKENS`.
         vocabulary: number of byte-pair tokens; None for other tokens.
         tied: whether the scores are made with the weights of the embedding.
+        tied_lag: after how many updates these learn what the first and the last module have found.
         modules: number of modules of about equal numbers of blocks; None if ``at`` names the cuts, or there are none.
         at: names of the submodules after which to cut, instead of ``modules``.
         engine: ``in-process``, ``stages`` or ``plain``.
@@ -304,6 +305,16 @@ class LanguageModel(Payload):
     tied: bool = cell_field(
         False, option=Option("Make a GPT's scores with the weights of its embedding.", kind=bool)
     )
+    tied_lag: int = config_field(
+        0,
+        changed=True,
+        option=Option(
+            "Updates after which tied weights learn; stages run ahead of each other by as many at most.",
+            kind=int,
+            metavar="N",
+            default="0",
+        ),
+    )
     modules: int | None = cell_field(
         2,
         option=Option(
@@ -322,6 +333,11 @@ class LanguageModel(Payload):
         _check_positive(self, "layers", "width", "heads", "context")
         if self.arch != "gpt":
             refuse(f"network '{self.arch}' on a text: expected gpt")
+        if self.tied_lag < 0 or (self.tied_lag and not self.tied):
+            refuse(
+                f"tied_lag {self.tied_lag}{'' if self.tied else ' with weights that are not tied'}: expected a number of updates "
+                "from 0, with --tied"
+            )
         if self.engine not in _GPT_ENGINES:
             refuse(f"engine '{self.engine}' with a GPT: expected one of {', '.join(_GPT_ENGINES)}")
         if self.modules is not None and not 2 <= self.modules <= self.layers:

@@ -85,6 +85,7 @@ class TrainerSpec:
             the network afterwards.
         optimizer, error_feedback, accumulate, versions: as in `Schedule`.
         tokens: whether the network has scores ``(B, T, V)`` for tokens ``(B, T)``.
+        tied_lag: after how many updates weights learn that two modules share; None where there are none.
     """
 
     method: Method
@@ -102,6 +103,7 @@ class TrainerSpec:
     accumulate: int = 1
     versions: int | None = None
     tokens: bool = False
+    tied_lag: int | None = None
 
 
 def make_trainer(
@@ -126,6 +128,7 @@ def make_trainer(
     # Only if it is set, because not every engine takes it.
     accumulate: dict[str, Any] = {} if spec.accumulate == 1 else {"accumulate": spec.accumulate}
     versions: dict[str, Any] = {} if spec.versions is None else {"versions": spec.versions}
+    tied: dict[str, Any] = {} if spec.tied_lag is None else {"tied_lag": spec.tied_lag}
     if method.rule is None:
         optimizer = optimizer_factory(spec.optimizer, lr, model)
         return model, Locked(
@@ -187,6 +190,7 @@ def make_trainer(
                 deterministic=window is not None,
                 accumulate=spec.accumulate,
                 seed=spec.seed,
+                **tied,
                 **wires,
             )
         )
@@ -202,6 +206,7 @@ def make_trainer(
         monitor=spec.monitor,
         **accumulate,
         **versions,
+        **tied,
         **wires,
     )
 

@@ -238,6 +238,11 @@ class Lines(Protocol):
         ...
 
     @property
+    def around(self) -> Line | None:
+        """The line from the first stage to the last one, and back; None for others, or where it was not asked for."""
+        ...
+
+    @property
     def replicas(self) -> ProcessGroup | None:
         """The process group of the copies of this stage, for data parallel training; None without copies."""
         ...
@@ -287,7 +292,14 @@ class Transport(Protocol):
         """
         ...
 
-    def lines(self, layout: RankLayout, device: torch.device, limit: WaitLimit = WaitLimit()) -> Lines:
+    def lines(
+        self,
+        layout: RankLayout,
+        device: torch.device,
+        limit: WaitLimit = WaitLimit(),
+        *,
+        around: bool = False,
+    ) -> Lines:
         """Create the lines between neighbours. Blocks until all ranks have called it.
 
         Args:
@@ -295,6 +307,7 @@ class Transport(Protocol):
             device: the device of this rank's stage.
             limit: the limit of this wait and of all others for the lines: to measure them, and until there is
                 room to send.
+            around: whether to connect the first stage and the last one too, by a line of their own.
 
         Raises:
             ConfigError: if the transport cannot connect such a layout.

@@ -128,15 +128,17 @@ class GlooTransport(ProcessGroupTransport):
         self._all: GlooGroup | None = None  # a group of all ranks, created when it is first needed
         self._num_groups = 0
 
-    def _connect(self, lines: GroupLines, layout: RankLayout, device: torch.device, limit: WaitLimit) -> None:
+    def _connect(
+        self, lines: GroupLines, layout: RankLayout, device: torch.device, limit: WaitLimit, *, around: bool
+    ) -> None:
         peers, shared = self._peers_and_device()
 
-        def line(lower: int, upper: int) -> _GlooLine:
+        def line(lower: int, upper: int, what: str = "") -> _GlooLine:
             peer = upper if self.rank == lower else lower
             lines.announce_wait(peer)
             made: list[GlooDirection] = []
             for way in ("up", "down"):
-                name = f"{lower} {way} {upper}"
+                name = f"{what}{lower} {way} {upper}"
                 group = GlooGroup(name, peers, (lower, upper), self.rank, shared, limit)
                 made.append(GlooDirection(group, peer, is_lower=peer == lower))
             out, back = made if self.rank == lower else made[::-1]
@@ -146,6 +148,8 @@ class GlooTransport(ProcessGroupTransport):
             lines.below = line(layout.rank(layout.stage - 1), self.rank)
         if not layout.is_last:
             lines.above = line(self.rank, layout.rank(layout.stage + 1))
+        if around and (layout.is_first or layout.is_last):
+            lines.around = line(layout.rank(0), layout.rank(layout.num_stages - 1), "around ")
 
     def sum(self, tensor: Tensor, check: Callable[[], None]) -> Tensor:
         """See `Transport.sum`."""

@@ -250,6 +250,7 @@ class _MemoryLines:
     above: _MemoryLine | None
     time: VirtualTime
     rank: int
+    around: _MemoryLine | None = None
     replicas: None = None
 
     def close(self) -> None:
@@ -291,7 +292,14 @@ class MemoryTransport:
                 raise ConfigError(other_version_message(other, theirs, self.rank, greeting))
         return peers
 
-    def lines(self, layout: RankLayout, device: torch.device, limit: WaitLimit | None = None) -> _MemoryLines:
+    def lines(
+        self,
+        layout: RankLayout,
+        device: torch.device,
+        limit: WaitLimit | None = None,
+        *,
+        around: bool = False,
+    ) -> _MemoryLines:
         """See `Transport.lines`.
 
         Raises:
@@ -305,12 +313,18 @@ class MemoryTransport:
         engine, world, rank = self._next("lines"), self._world, self.rank
         world.meet(rank, f"the making of lines {engine}", None, None if limit is None else limit.check)
 
-        def line(peer: int) -> _MemoryLine:
-            return _MemoryLine(world.pipe(engine, rank, peer), world.pipe(engine, peer, rank), rank)
+        def line(peer: int, what: str = "") -> _MemoryLine:
+            out, back = (world.pipe(f"{what}{engine}", *ends) for ends in ((rank, peer), (peer, rank)))
+            return _MemoryLine(out, back, rank)
 
         below = None if layout.is_first else line(layout.rank(layout.stage - 1))
         above = None if layout.is_last else line(layout.rank(layout.stage + 1))
-        return _MemoryLines(below, above, world.time, rank)
+        ends = (0, layout.num_stages - 1)
+        other = ends[0] if layout.is_last else ends[1]
+        at_end = around and layout.stage in ends
+        return _MemoryLines(
+            below, above, world.time, rank, line(layout.rank(other), "around ") if at_end else None
+        )
 
     def sum(self, tensor: Tensor, check: Callable[[], None]) -> Tensor:
         """See `Transport.sum`: the sum is in the order of the ranks."""

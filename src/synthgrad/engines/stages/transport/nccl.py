@@ -98,25 +98,38 @@ class _NcclLine(GroupLine):
 class NcclTransport(ProcessGroupTransport):
     """The transport of processes with an accelerator each, which communicate over NCCL."""
 
-    def _connect(self, lines: GroupLines, layout: RankLayout, device: torch.device, limit: WaitLimit) -> None:
+    def _connect(
+        self, lines: GroupLines, layout: RankLayout, device: torch.device, limit: WaitLimit, *, around: bool
+    ) -> None:
         """Create the groups of all pairs, in one order, since all ranks must call `new_group`."""
+
+        def line(low: int, high: int, replica: int) -> _NcclLine | None:
+            """Return the line between two stages of a replica; None in all other processes."""
+            lower, upper = (stage * layout.num_replicas + replica for stage in (low, high))
+            lines.announce_wait(upper if self.rank == lower else lower)
+            # NCCL aborts whatever takes longer than the timeout of its group, and a receive may wait as long as a
+            # run lasts.
+            groups = [dist.new_group([lower, upper], timeout=FOREVER) for _ in range(2)]  # pyright: ignore
+            if self.rank not in (lower, upper):
+                return None
+            peer = upper if self.rank == lower else lower
+            up, down = (
+                _NcclDirection(group, peer) for group in groups if isinstance(group, dist.ProcessGroup)
+            )
+            ends = (up, down) if self.rank == lower else (down, up)
+            return _NcclLine(*ends, device, limit.timeout_s)
+
         for stage in range(layout.num_stages - 1):
             for replica in range(layout.num_replicas):
-                lower, upper = ((stage + k) * layout.num_replicas + replica for k in (0, 1))
-                lines.announce_wait(upper if self.rank == lower else lower)
-                # NCCL aborts whatever takes longer than the timeout of its group, and a receive may wait as long as a
-                # run lasts.
-                groups = [dist.new_group([lower, upper], timeout=FOREVER) for _ in range(2)]  # pyright: ignore
-                if self.rank not in (lower, upper):
-                    continue
-                peer = upper if self.rank == lower else lower
-                up, down = (
-                    _NcclDirection(group, peer) for group in groups if isinstance(group, dist.ProcessGroup)
-                )
-                if self.rank == lower:
-                    lines.above = _NcclLine(up, down, device, limit.timeout_s)
-                else:
-                    lines.below = _NcclLine(down, up, device, limit.timeout_s)
+                made = line(stage, stage + 1, replica)
+                if made is not None and layout.stage == stage:
+                    lines.above = made
+                elif made is not None:
+                    lines.below = made
+        for replica in range(layout.num_replicas if around else 0):
+            made = line(0, layout.num_stages - 1, replica)
+            if made is not None:
+                lines.around = made
 
     def _let_go(self) -> None:
         pass

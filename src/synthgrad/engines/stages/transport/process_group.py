@@ -142,6 +142,7 @@ class GroupLines:
         self._let_go = let_go
         self.below: GroupLine | None = None
         self.above: GroupLine | None = None
+        self.around: GroupLine | None = None
         self.replicas: dist.ProcessGroup | None = None
         self.is_closed = False
         self._limit = limit
@@ -149,7 +150,7 @@ class GroupLines:
 
     @property
     def _all(self) -> list[GroupLine]:
-        return [line for line in (self.below, self.above) if line is not None]
+        return [line for line in (self.below, self.above, self.around) if line is not None]
 
     def make(self, make: Callable[[GroupLines], None]) -> None:
         """Run a function that creates the lines, within the limit.
@@ -235,8 +236,10 @@ class ProcessGroupTransport(ABC):
         self._peers: Connections | None = None
 
     @abstractmethod
-    def _connect(self, lines: GroupLines, layout: RankLayout, device: torch.device, limit: WaitLimit) -> None:
-        """Create the lines to the neighbours.
+    def _connect(
+        self, lines: GroupLines, layout: RankLayout, device: torch.device, limit: WaitLimit, *, around: bool
+    ) -> None:
+        """Create the lines to the neighbours, and one between the first stage and the last.
 
         Blocks until all ranks have called it; runs in a thread of its own.
         """
@@ -250,12 +253,19 @@ class ProcessGroupTransport(ABC):
         self._peers = rendezvous(self._store, self.rank, self.world_size, greeting, timeout_s)
         return self._peers
 
-    def lines(self, layout: RankLayout, device: torch.device, limit: WaitLimit = WaitLimit()) -> GroupLines:  # noqa: B008
+    def lines(
+        self,
+        layout: RankLayout,
+        device: torch.device,
+        limit: WaitLimit = WaitLimit(),  # noqa: B008
+        *,
+        around: bool = False,
+    ) -> GroupLines:
         """See `Transport.lines`."""
         lines = GroupLines(limit, self._let_go)
 
         def make(lines: GroupLines) -> None:
-            self._connect(lines, layout, device, limit)
+            self._connect(lines, layout, device, limit, around=around)
             if layout.num_replicas > 1:
                 lines.announce_wait(layout.rank(layout.stage))
                 for stage in range(layout.num_stages):

@@ -111,17 +111,19 @@ class World:
         self.texts: dict[str, str] = {}
         self.ended: dict[int, float] = {}
         self.waits_for: dict[int, int | None] = {}
-        self._pipes: dict[tuple[int, int, int], Pipe] = {}
+        self._pipes: dict[tuple[str, int, int], Pipe] = {}
         self._peers_and_device: dict[
             str, dict[int, tuple[float, Any]]
         ] = {}  # meetings: who came when, and with what
         self._left: dict[str, int] = {}  # the number of ranks that have left a meeting
 
-    def pipe(self, engine: int, source: int, dest: int) -> Pipe:
-        """Return one direction between two neighbours, for the ``engine``-th lines between them."""
-        key = (engine, source, dest)
+    def pipe(self, name: str, source: int, dest: int) -> Pipe:
+        """Return one direction between two ranks, by a name; it has the delays of all links between them."""
+        key = (name, source, dest)
         if key not in self._pipes:
-            self._pipes[key] = Pipe(self.time, self._links[min(source, dest)])
+            links = self._links[min(source, dest) : max(source, dest)]
+            delay_s, rate = sum(link.delay_s for link in links), min(link.bytes_per_s for link in links)
+            self._pipes[key] = Pipe(self.time, Link(delay_s, rate))
         return self._pipes[key]
 
     def meet(self, rank: int, name: str, value: Any, check: Callable[[], None] | None = None) -> list[Any]:

@@ -102,6 +102,7 @@ class LanguageModelTask(Task):
             local_engine(payload.engine),
             precision=run.precision,
             tokens=True,
+            tied_lag=payload.tied_lag if payload.tied else None,
             **run.schedule.of_optimizer(),
         )
         cuts = list(payload.at) or (
