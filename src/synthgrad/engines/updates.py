@@ -87,6 +87,10 @@ class Updates:
         """Return how often the weights of a module have changed, those included that it shares with others."""
         return self.made[k] + (0 if self._ties is None else self._ties.made)
 
+    def turn(self, k: int, step: int) -> bool:
+        """Let a module make its update from the batch of a step before corrections of earlier ones come; return whether it did."""
+        return self.add(k, step, step, learned=has_gradient(self._optimizers[k]), complete=True)
+
     def correct(self, k: int, grads: Sequence[Tensor | None]) -> None:
         """Add the gradients of a correction to what the module learns from in its next update.
 

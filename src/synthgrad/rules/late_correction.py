@@ -27,8 +27,8 @@ class LateCorrection(Wrapper):
     ``share`` comes, credit and corrections sum to the late true gradient in expectation, whatever
     ``δ̂`` is. They then have all of its lateness too; a weight between 0 and 1 takes a part of both. The module keeps its
     graph until the message has come, and sends its own message down only then: what the modules below are corrected by
-    is made of ``δ`` itself, whatever the weight. The rule inside learns as it would alone. Only engines that keep graphs
-    take this rule.
+    is made of ``δ`` itself, whatever the weight. The rule inside learns as it would alone. `InProcess` takes this
+    rule, and `Stages` where the rule inside learns nothing from messages, all of them are wanted, and graphs are kept.
 
     Without a ``weight`` it is found for every message, by how well the credit agreed with it::
 

@@ -31,7 +31,7 @@ CASES = [
     *(
         StepCase(m, "plain")
         for m, method in METHODS.items()
-        if m not in ("backprop", "delayed") and method.inputs is None and not method.only_in_process
+        if m not in ("backprop", "delayed") and method.inputs is None and not method.engines
     ),
     StepCase("cdni", "in-process", update_prob=0.5),
 ]

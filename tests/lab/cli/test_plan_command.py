@@ -325,7 +325,7 @@ def test_names_are_those_of_what_plans() -> None:
     assert set(CODECS) == set(ALL_CODECS)
     for name in set(RULES) - {"none"}:
         assert METHODS[name].rule is not None
-        assert not METHODS[name].only_in_process
+        assert not METHODS[name].engines
 
 
 def test_help_does_not_load_pytorch() -> None:

@@ -241,7 +241,7 @@ def connect(
             "timeout_s": settings.timeout_s,
         },
         "listens": rule is not None and (rule.listens or rule.waits or monitored),
-        "waits": rule is not None and rule.waits,
+        "holds": rule is not None and (rule.waits or rule.corrects),
         "window": settings.window,
     }
     lines: Lines | None = None
@@ -279,13 +279,13 @@ def connect(
 def _window(stage: int, stages: Sequence[Mapping[str, Any]]) -> int | None:
     """Return the window of a stage.
 
-    If the stages above wait for their own answers, their windows are added.
+    If the stages above hold back their answers until their own have come, their windows are added.
     """
     if stages[stage]["window"] is None:
         return None
     total = int(stages[stage]["window"])
     for above in stages[stage + 1 :]:
-        if not above["waits"]:
+        if not above["holds"]:
             break
         total += int(above["window"])
     return total

@@ -48,6 +48,7 @@ from .replicas import average_gradients, wrap_in_ddp
 from .settings import (
     StageSettings,
     WindowPlan,
+    check_corrections,
     check_rules,
     check_ties,
     learning_delays,
@@ -181,6 +182,7 @@ class Stages:
         settings.check()
         check_criterion(criterion)
         check_rules(net, settings, replicas)
+        check_corrections(net, settings, replicas, clip_norm)
         check_ties(net, settings, replicas, {"clip_norm": clip_norm, "penalty": penalty})
         check_codecs(
             [site.shape for site in net.graph.sites.values()], codec=codec, message_codec=message_codec
@@ -348,6 +350,8 @@ class Stages:
     def _update(self) -> bool:
         """Update module and rule, if it is time and there is anything to learn; return whether there was."""
         updates, step = self._updates, self._step
+        if self._stage.had_turn:
+            return self._stage.updated or updates.end_of_step(0, step)
         if not self._own_optimizers:
             if self._ties is not None:
                 self._ties.take(0)

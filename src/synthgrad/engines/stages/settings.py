@@ -17,7 +17,7 @@ from ..codecs import Codec, cast, check_codecs
 from ..ties import TiedParameter, check_tied_lag
 from .layout import RankLayout
 
-__all__ = ["StageSettings", "WindowPlan", "check_rules", "check_tied_ends", "check_ties"]
+__all__ = ["StageSettings", "WindowPlan", "check_corrections", "check_rules", "check_tied_ends", "check_ties"]
 __all__ += ["learning_delays", "planned_window", "usual_accumulate"]
 
 
@@ -200,6 +200,41 @@ def check_ties(net: Decoupled, settings: StageSettings, replicas: int, others: M
         )
 
 
+def check_corrections(
+    net: Decoupled, settings: StageSettings, replicas: int, clip_norm: float | None
+) -> None:
+    """Refuse what does not go together with rules that correct their credit.
+
+    Raises:
+        ConfigError: naming the interface and the setting.
+    """
+    for name, interface in net.interfaces.items():
+        rule = interface.rule
+        if not rule.corrects:
+            continue
+        unfit = {
+            "window=None: corrections hold answers back, so say how many steps, as in window=4": settings.window
+            is None,
+            f"observe_prob={settings.observe_prob:g}: use 1": settings.observe_prob != 1,
+            f"observe_rows={settings.observe_rows:g}: use 1": settings.observe_rows != 1,
+            f"replicas={replicas}: use 1": replicas > 1,
+            f"clip_norm={clip_norm}: leave it out": clip_norm is not None,
+            "its graphs are made anew: give recompute=False": rule.recomputes,
+            "the rule inside learns from messages: take one that learns from a loss of its own, such as LocalLoss, or use "
+            "synthgrad.engines.InProcess": rule.learns_from_messages,
+            "its share of the messages is below 1: give share=1, or use synthgrad.engines.InProcess": getattr(
+                rule, "share", 1.0
+            )
+            != 1,
+        }
+        for reason, is_so in unfit.items():
+            if is_so:
+                raise ConfigError(
+                    f"the rule at interface '{name}', {type(rule).__name__}, corrects its credit when a message has come, and "
+                    f"stages cannot do that with {reason}"
+                )
+
+
 def _check_inputs(net: Decoupled, settings: StageSettings, replicas: int) -> None:
     supplied = [name for name, interface in net.interfaces.items() if interface.input_rule is not None]
     if not supplied:
@@ -226,9 +261,9 @@ def check_rules(net: Decoupled, settings: StageSettings, replicas: int) -> None:
     _check_inputs(net, settings, replicas)
     for name, interface in net.interfaces.items():
         rule = interface.rule
-        refuse_second_messages(rule, name)
+        refuse_second_messages(rule, name, corrections=True)
         refuse_network_reader(rule, name)
-        if rule.listens and rule.learns_at_once:
+        if rule.listens and rule.learns_at_once and not rule.corrects:
             raise ConfigError(
                 f"the rule at interface '{name}', {type(rule).__name__}, learns from a loss of its own and from messages: a "
                 "stage supports rules that do one of the two; use synthgrad.engines.InProcess"

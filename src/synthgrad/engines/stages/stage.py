@@ -18,7 +18,8 @@ its graph until the answer arrives.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -81,8 +82,8 @@ class Stage:
         copies: whether the module changes its input in place, and gets a copy.
         penalty: returns a term that is added to what the module learns from, a scalar with its graph; None
             for no penalty.
-        updates: makes the updates of the module and the rule, as its module 0. Needed if the module waits over steps. None
-            if the caller steps the optimizers.
+        updates: makes the updates of the module and the rule, as its module 0. Needed if the module waits over steps, or
+            is corrected. None if the caller steps the optimizers.
         apart: whether a step may have two updates: from a batch that learns at once, and from one that has waited for its
             answer.
         observe_rows: the share of a batch's rows for which messages are sent.
@@ -90,6 +91,8 @@ class Stage:
 
     Attributes:
         learned_from: the step of the batch that the module has learned from last.
+        had_turn: whether the module has had the turn of the present step, and need not be updated by the caller.
+        updated: whether it has made an update in that turn.
     """
 
     def __init__(
@@ -139,7 +142,10 @@ class Stage:
         self._ready: dict[int, tuple[Tensor | None, ...]] = {}
         self._flights: dict[int, InFlight] = {}  # batches without an answer so far
         self.learned_from = 0
-        self._stashes = rule is not None and rule.waits and not (deterministic and window.size == 0)
+        self.had_turn = self.updated = False
+        self._corrects = rule is not None and rule.corrects
+        at_once = deterministic and window.size == 0
+        self._stashes = self._corrects or (rule is not None and rule.waits and not at_once)
 
     def run(
         self,
@@ -165,6 +171,7 @@ class Stage:
             ConfigError, ContextError, ShapeError: if ids, labels or their shapes do not fit, or no label counts.
         """
         self._instruments.step = self.learned_from = step
+        self.had_turn = self.updated = False
         h, came, wanted = None, None, False
         own = batch_checksum(ids, target if target is not None else context)
         inputs = [] if passed is None else self._inputs(passed)
@@ -296,6 +303,7 @@ class Stage:
         h = state["h"]
         if h is not None:
             h = h.clone().requires_grad_(state["wanted"])
+            h.grad = state.get("part")  # of a credit that has still to be corrected
         module = self.part.module
         with replaying(module, state["held"], cuda_devices(module)) as replay:
             out = self.part(h.clone() if h is not None and self._copies else h, replay.passed)
@@ -330,9 +338,14 @@ class Stage:
         if credit.wait and flight.finite:
             flight.release = made
             return
+        corrected = self._corrects and credit.delta is not None and not credit.final and flight.finite
         if flight.finite:
-            self.backward(step, made.out, port.learned_from(flight), made.penalty)
-        self.answer(batch, made.leaf, credit.value)
+            self.backward(step, made.out, port.learned_from(flight), made.penalty, keeps=corrected)
+        if corrected:
+            flight.release = made
+            flight.made = 0 if self._updates is None else self._updates.made[0]
+        else:
+            self.answer(batch, made.leaf, credit.value)
 
     def _chosen_rows(self, num_rows: int, step: int) -> Tensor | None:
         return chosen_rows(self._observe_rows, num_rows, step, self._seed)
@@ -352,7 +365,15 @@ class Stage:
             step - self.window.size, step, deterministic=self._exact, on_step_time=self.window.record_above
         )
         listening = [a for a in answers if a.gradient is not None]
-        waited = [a.step for a in answers if a.step in self._flights and self._flights[a.step].waits]
+        if self._corrects:
+            assert self._updates is not None
+            # As in InProcess, the present batch updates the module first; corrections are for the next update.
+            self.had_turn, self.updated = True, self._updates.turn(0, step)
+        waited = (
+            []
+            if self._corrects
+            else [a.step for a in answers if a.step in self._flights and self._flights[a.step].waits]
+        )
         own, updates = self._flights.get(step), self._updates
         at_once = own is not None and not own.waits
         sums = updates if updates is not None and updates.accumulates else None
@@ -382,17 +403,51 @@ class Stage:
         if answer.gradient is not None:
             rows = self._chosen_rows(len(flight.h), answer.step)
             flight = flight if rows is None else flight.of_rows(rows)
-            port.receive(flight, Message(answer.gradient, answer.loss, answer.output_error))
+            message = Message(answer.gradient, answer.loss, answer.output_error)
+            port.receive(flight, message)
+            if self._corrects and self._updates is not None:
+                message.age = self._updates.made[0] - flight.made
+                message.age_s = time.monotonic() - flight.crossed_at
             port.observe(flight, step, share)
-            port.release(flight)
+            if self._corrects:
+                self._correct(port, flight)
+            else:
+                port.release(flight)
+        elif self._corrects:
+            self._correct(port, flight)  # no message came
         elif flight.waits:
             self.answer(flight.batch, None, answer.loss)  # it has waited, and no message came
 
-    def backward(self, step: int, out: Tensor, delta: Tensor | None, penalty: Tensor | None) -> None:
-        """Run the module's backward pass from its credit, or from the loss."""
+    def _correct(self, port: Port, flight: InFlight) -> None:
+        """Correct the credit that the module has learned from, now that the message has come, and answer the batch."""
+        pending, flight.release = flight.release, None
+        if pending is None:
+            return  # its credit was final, or not finite: it has been answered
+        assert isinstance(pending, _PendingBatch)
+        assert self._updates is not None
+        message = flight.message
+        if message is not None and flight.finite:
+            assert flight.credit is not None
+            assert flight.credit.delta is not None
+            difference, factor = port.rule.correction(flight.credit.delta, message, flight.info)
+            made = port.units_of(flight.batch).to_criterion(difference)
+            grads = pending.pulled_back(made, list(self.part.module.parameters()))
+            own = [None if g is None else g * factor for g in grads]
+            smallest = min((g for g in own if g is not None), key=Tensor.numel, default=None)
+            if smallest is None or self._instruments.check(self._name, smallest, "gradient"):
+                self._updates.correct(0, own)
+        loss, error = (None, None) if message is None else (message.loss, message.output_error)
+        self.answer(flight.batch, pending.leaf, loss, error)
+
+    def backward(
+        self, step: int, out: Tensor, delta: Tensor | None, penalty: Tensor | None, *, keeps: bool = False
+    ) -> None:
+        """Run the module's backward pass from its credit, or from the loss; keep the graph if a correction will need it."""
         ones = None if penalty is None else torch.ones_like(penalty)
         if run_backward(
-            [out] if penalty is None else [out, penalty], [delta] if penalty is None else [delta, ones]
+            [out] if penalty is None else [out, penalty],
+            [delta] if penalty is None else [delta, ones],
+            retain_graph=keeps,
         ):
             self._instruments.log("backward", self._name, step)
 
@@ -470,8 +525,19 @@ class _PendingBatch:
             self.stage.backward(self.batch.entered, self.out, gradient, self.penalty)
         self.stage.answer(self.batch, self.leaf, message.loss, message.output_error)
 
+    def pulled_back(self, gradient: Tensor, own: Sequence[Tensor]) -> list[Tensor | None]:
+        """Return the gradients of the module's parameters for another gradient of its output, and add that of its input."""
+        learn = [p for p in own if p.requires_grad]
+        leaves = [] if self.leaf is None else [self.leaf]
+        found = torch.autograd.grad([self.out], [*learn, *leaves], [gradient], allow_unused=True)
+        if self.leaf is not None and found[-1] is not None:
+            self.leaf.grad = found[-1] if self.leaf.grad is None else self.leaf.grad + found[-1]
+        by_id = {id(p): g for p, g in zip(learn, found, strict=False)}
+        return [by_id.get(id(p)) for p in own]
+
     def state_dict(self) -> dict[str, Any]:
         """Return the batch as plain containers of tensors."""
         assert self.replay is not None
         h = None if self.h is None else self.h.detach()
-        return {"held": self.replay.state_dict(), "h": h, "wanted": self.leaf is not None}
+        part = None if self.leaf is None or self.leaf.grad is None else self.leaf.grad.clone()
+        return {"held": self.replay.state_dict(), "h": h, "wanted": self.leaf is not None, "part": part}

@@ -59,7 +59,7 @@ class Method:
         per_example_loss: whether the rule learns from the loss of each example, which the criterion must then return.
         inputs: function that makes the input rule of each cut; None if modules get the real outputs of those below.
         unfit: kinds of networks that the method cannot train, each with the reason.
-        only_in_process: whether only the in-process engine can train with its rule.
+        engines: the engines that can train with its rule; empty if all can.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Method:
     per_example_loss: bool = False
     inputs: InputRuleFactory | None = None
     unfit: Mapping[str, str] = field(default_factory=dict[str, str])
-    only_in_process: bool = False
+    engines: tuple[str, ...] = ()
 
     @property
     def about(self) -> str:
@@ -91,10 +91,10 @@ class Method:
             raise ConfigError(
                 f"method '{self.name}' is not for --arch {arch}: {self.unfit[arch]}; use one of {', '.join(fitting)}"
             )
-        if self.only_in_process and engine != "in-process":
+        if self.engines and engine not in self.engines:
             raise ConfigError(
                 f"method '{self.name}' with the {engine} engine: its modules run backward more than once for a batch, which "
-                "only the in-process engine does; use --engine in-process"
+                f"only some engines do; use --engine {' or '.join(self.engines)}"
             )
 
     def make_rule(self, settings: RuleSettings, facts: DataFacts) -> Rule:
@@ -236,7 +236,7 @@ METHODS: dict[str, Method] = {
             "interlocked",
             lambda s, facts: InterlockedLoss(facts.classes, _head(s)),
             _HEADS,
-            only_in_process=True,
+            engines=("in-process",),
         ),
         Method("head_gradient", lambda s, facts: HeadGradient(facts.classes, _head(s)), _HEADS),
         Method(
@@ -245,7 +245,7 @@ METHODS: dict[str, Method] = {
                 LocalLoss(facts.classes, _head(s)), s.weight, s.share, recompute=s.recompute
             ),
             {network: replace(settings, delay=1, weight=None) for network, settings in _HEADS.items()},
-            only_in_process=True,
+            engines=("in-process", "stages"),
         ),
     )
 }
