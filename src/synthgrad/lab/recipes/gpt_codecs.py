@@ -24,7 +24,8 @@ _MODULES = 4
 _MUON: dict[str, Any] = {"optimizer": "muon", "lr": 1.6e-2}
 _CDNI: dict[str, Any] = {"optimizer": "muon", "lr": 4e-3}
 
-#: Of a synchronous pipeline, of a local loss, and of synthetic gradients, whose messages have a codec of their own.
+#: Of a synchronous pipeline, of a local loss, of synthetic gradients, whose messages have a codec of their own, and of
+#: gradients that come late.
 _PIPELINE = ("bfloat16", "8bits")
 _LOCAL = ("float32", "bfloat16", "8bits", "4bits", "subspace:32:8bits")
 _LATE = ("float32", "8bits")
@@ -42,6 +43,10 @@ _VARIANTS = [
     *(
         _variant("cdni", RuleSettings(label_rate=1.0, delay=1, codec=codec, message_codec=messages), _CDNI)
         for codec, messages in _MESSAGES
+    ),
+    *(
+        _variant("late_correction", RuleSettings(head="tokens", blocks=0, delay=4, weight=None, codec=codec))
+        for codec in _LATE
     ),
 ]
 

@@ -20,6 +20,7 @@ SIZE = Size(*(128, 4, 32, 4, 1, 0), arch="gpt", heads=4, context=64, precision="
 BACKPROP, OURS = Case("backprop"), Case("stages_8bits", observe_prob=1.0, wire_dtype="8 bits")
 LOCAL = Case("stages_local", observe_prob=1.0, rule="local_loss")
 ENCODED = Case("1f1b_8bits", 8, wire_dtype="8 bits")
+CORRECTED = Case("stages_corrected_8bits", observe_prob=1.0, wire_dtype="8 bits", rule="late_correction")
 LATE = Case("stages_late_8bits", 16, observe_prob=1.0, wire_dtype="8 bits", rule="delayed")
 
 
@@ -48,6 +49,9 @@ RUNS = [
     run("local_loss", {}, [1.0, 1.0]),  # with a private block
     run("cdni", {"codec": "8bits", "delay": 1, "message_codec": "largest:0.0625"}, [1.0]),
     run("cdni", {"codec": "8bits", "delay": 1}, [3.0, 2.0]),
+    run("late_correction", {"blocks": 0, "delay": 4, "weight": None, "codec": "8bits"}, [3.0, 2.0]),
+    run("late_correction", {"blocks": 0, "delay": 4, "weight": 0.5, "codec": "8bits"}, [1.0, 1.0]),
+    run("late_correction", {"blocks": 0, "delay": 16, "weight": None, "codec": "8bits"}, [1.0, 1.0]),
 ]
 
 
@@ -70,7 +74,7 @@ def test_updates_are_counted_between_evaluations(tmp_path: Path) -> None:
         pytest.approx(145),
         pytest.approx(190),
     ]
-    assert updates(folder, 2.5, LOCAL) == [None]
+    assert updates(folder, 2.5, LOCAL, CORRECTED) == [None, pytest.approx(150)]
     assert updates(folder, 3.5, LOCAL) == [100]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 __all__ = [
+    "CORRECTED_LATE",
     "DEFAULT",
     "EVERY",
     "GPT_DEFAULT",
@@ -33,6 +34,8 @@ _MICROBATCHES = (2, 4, 8, 16)
 SPARSE_PROB = 0.25
 #: Share of the rows of a batch whose message is sent to an ``M`` of low rank, and that rank.
 LOW_RANK_ROWS, RANK = 0.25, 32
+#: Steps that a correction may be late at each interface; the experiments `gpt` and `gpt_codecs` have the same.
+CORRECTED_LATE = 4
 
 #: Our methods: the share of the true messages that is sent, the precision of what crosses, and the rule.
 _OURS = {
@@ -49,6 +52,8 @@ _OURS = {
     "stages_late": (1.0, "float32", "delayed"),
     "stages_late_bfloat16": (1.0, "bfloat16", "delayed"),
     "stages_late_8bits": (1.0, "8 bits", "delayed"),
+    "stages_corrected": (1.0, "float32", "late_correction"),
+    "stages_corrected_8bits": (1.0, "8 bits", "late_correction"),
 }
 
 #: Two of them are bounds, no way to train one network: ``backprop_microbatches`` says what cutting a batch costs one
@@ -64,7 +69,9 @@ METHODS = (
     *_OURS,
 )
 #: Those that are measured unless others are named.
-DEFAULT = tuple(method for method in METHODS if not method.endswith(("bfloat16", "bits", "late", "low_rank")))
+DEFAULT = tuple(
+    method for method in METHODS if not method.endswith(("bfloat16", "bits", "late", "low_rank", "corrected"))
+)
 #: Those of the full tier.
 EVERY = (*DEFAULT, "stages_bfloat16", "stages_sparse_bfloat16")
 #: The same for a GPT, of which links of a low rate are asked for.
@@ -85,7 +92,8 @@ class Case:
         variant: name of the variant, of a schedule that has several.
         observe_prob: share of the true messages that are sent; None for methods that need all.
         wire_dtype: what is sent: a dtype, or bits of a codec.
-        rule: of our methods, ``cdni``, ``low_rank`` (the same with a cheaper ``M``), ``local_loss``, or ``delayed``, with which an update is made of the microbatches.
+        rule: of our methods, ``cdni``, ``low_rank`` (the same with a cheaper ``M``), ``local_loss``, ``late_correction`` of that, or ``delayed``, with which
+            an update is made of the microbatches.
     """
 
     method: str
@@ -136,7 +144,12 @@ class Case:
         return self.observe_prob is not None
 
     def window(self, stages: int) -> int | None:
-        """Return for how many microbatches a stage waits: as many as make the lowest one update late; None if it never waits."""
+        """Return how many steps an answer may be late; None if that follows the link.
+
+        Of late gradients a step is a microbatch, and they are as many as make the lowest stage one update late.
+        """
+        if self.rule == "late_correction":
+            return CORRECTED_LATE
         if self.rule != "delayed":
             return None
         assert self.microbatches is not None

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ....core import Rule
 from ....engines import OptimizerFactory
-from ....rules import LocalLoss, SyntheticGradient, TrueGradient, heads
+from ....rules import LateCorrection, LocalLoss, SyntheticGradient, TrueGradient, heads
 from ....rules.models import class_means
 from ...tasks import fully_connected
 from ...tasks.gpt import gpt
@@ -125,8 +125,10 @@ class _Digits:
             return TrueGradient(), "mean"
         if name == "low_rank":
             return SyntheticGradient(context=CLASSES, model=class_means(rank=RANK)), "mean"
-        local = name == "local_loss"
-        return LocalLoss(CLASSES) if local else SyntheticGradient(context=CLASSES, learned_table=True), "mean"
+        if name in ("local_loss", "late_correction"):
+            local = LocalLoss(CLASSES)
+            return local if name == "local_loss" else LateCorrection(local), "mean"
+        return SyntheticGradient(context=CLASSES, learned_table=True), "mean"
 
     def arithmetic(self) -> AbstractContextManager[Any]:
         return _in_precision(self.size.precision)
@@ -166,8 +168,10 @@ class _Tokens:
             return TrueGradient(), "tokens"
         if name == "low_rank":
             return SyntheticGradient(context=_VOCABULARY, model=class_means(rank=RANK)), "tokens"
-        local = LocalLoss(_VOCABULARY, heads.token_head(0))
-        return local if name == "local_loss" else SyntheticGradient(context=_VOCABULARY), "tokens"
+        if name in ("local_loss", "late_correction"):
+            local = LocalLoss(_VOCABULARY, heads.token_head(0))
+            return local if name == "local_loss" else LateCorrection(local), "tokens"
+        return SyntheticGradient(context=_VOCABULARY), "tokens"
 
     def arithmetic(self) -> AbstractContextManager[Any]:
         return _in_precision(self.size.precision)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ....core import decouple
 from ....engines.stages import Stages
 from ...training.snapshot_file import Fingerprint, write_snapshot
-from .cases import LOW_RANK_ROWS, RANK, Case
+from .cases import CORRECTED_LATE, LOW_RANK_ROWS, RANK, Case
 from .network import Workload, optimizers_of, split_names
 from .slow import Slowdown
 from .wires import codec_of
@@ -27,6 +27,7 @@ RULES = {
     "cdni": "cdni, linear M",
     "low_rank": f"cdni, means of classes, M of rank {RANK}, {LOW_RANK_ROWS:.0%} of the rows",
     "local_loss": "local loss",
+    "late_correction": f"local loss, corrected {CORRECTED_LATE} steps late",
     "delayed": "true gradient, one update late",
 }
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from ....core import ConfigError
 from ...records import Record, read
-from .cases import Case
+from .cases import CORRECTED_LATE, Case
 from .network import Size
 
 __all__ = ["LossRuns", "loss_runs", "steady"]
@@ -135,7 +135,13 @@ def _is_of(record: Record, case: Case, size: Size) -> bool:
     if case.rule == "delayed":
         # However many microbatches there are: all are learned from one update late.
         return record.method == "delayed" and late > 0 and (record.config.get("accumulate") or 1) > 1
-    linear = case.rule != "local_loss" or rule.get("blocks") == 0
+    linear = case.rule not in ("local_loss", "late_correction") or rule.get("blocks") == 0
+    if case.rule == "late_correction" and (late, rule.get("share"), rule.get("weight")) != (
+        CORRECTED_LATE,
+        None,
+        None,
+    ):
+        return False
     return record.method == case.rule and case.observe_prob == 1 and linear
 
 
