@@ -263,6 +263,7 @@ _COLUMNS: Mapping[str, Sequence[BenchColumn]] = {
             optional=True,
         ),
         _figure("sent", "sent_bytes_per_step", late=True),
+        _figure("the link alone", "link_alone_ms", late=True, optional=True),
         Column(
             "bytes of a row, up and down",
             lambda r: _each_way(

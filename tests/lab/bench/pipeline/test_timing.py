@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from synthgrad.lab.bench.pipeline import timing
 from synthgrad.lab.bench.pipeline.cases import Case
 from synthgrad.lab.bench.pipeline.learn import Goal
 from synthgrad.lab.bench.pipeline.network import Size
 from synthgrad.lab.bench.pipeline.session import Session
 from synthgrad.lab.bench.pipeline.timing import LR, OTHER_LR, measure
+from synthgrad.lab.wan import Link
 
 SIZE = Size(width=8, layers=5, batch_size=100, stages=2, threads=1, seed=0)
 GOAL = Goal("mnist", 98.0, 10, 5)
@@ -160,3 +162,21 @@ def test_what_is_best_learns_and_true_gradients_have_two_rates() -> None:
     assert "other_lr" not in metrics[OURS]
     assert metrics[OTHER]["learn_error"] == "it broke"
     assert "time_to_accuracy_s" not in metrics[SLOW]
+
+
+def test_the_bytes_of_a_step_bound_it_from_below() -> None:
+    size = Size(128, 4, 32, 4, 1, 0, arch="gpt", context=64)
+    metrics = {"sent_up_bytes_per_row": 66.0, "sent_down_bytes_per_row": 132.0, "step_ms_median": 200.0}
+    even = timing._link_alone(metrics, size, Link(50, 20.0))
+    # 2,048 rows of 132 bytes downwards, at 20 bits in a microsecond.
+    assert even == {"link_alone_ms": pytest.approx(108.1344), "link_alone_ratio": pytest.approx(0.540672)}
+    uneven = timing._link_alone(metrics, size, Link(50, 5.0, down_mbit_s=20.0))
+    assert uneven["link_alone_ms"] == pytest.approx(2048 * 66 * 8 / 5e3)
+    assert timing._link_alone(metrics, size, Link(50)) == {}
+    assert timing._link_alone({"step_ms_median": 1.0}, size, Link(50, 20.0)) == {}
+
+
+def test_the_steadiest_rounds_stand_in_the_metrics() -> None:
+    metrics, _, _ = measured()
+    assert metrics[OURS]["steady_step_ms"] == metrics[OURS]["step_ms_median"]
+    assert metrics[OURS]["steady_spread_pct"] >= 0

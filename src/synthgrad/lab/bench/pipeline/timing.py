@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from statistics import median
@@ -103,7 +103,7 @@ def measure(
                     time.sleep(_QUIET_ROUND_TRIPS * rtt_s)
                 _take_turn(session, case, timings[case], network)
         well = {case: s for case, s in timings.items() if case not in session.failed}
-        metrics = _metrics(well, size)
+        metrics = _metrics(well, size, link)
         if goal is not None:
             session.forget()
             for case in well:
@@ -145,7 +145,7 @@ def _take_turn(session: Session, case: Case, timings: _Timings, network: Network
 # -- figures --------------------------------------------------------------------------------------------
 
 
-def _metrics(timings: dict[Case, _Timings], size: Size) -> dict[Case, dict[str, Any]]:
+def _metrics(timings: dict[Case, _Timings], size: Size, link: Link | None) -> dict[Case, dict[str, Any]]:
     reference = next((s.times_ms for k, s in timings.items() if k.method == "backprop"), None)
     middle = {case: median(s.times_ms) for case, s in timings.items()}
     pipelines = [case for case in timings if case.is_pipeline]
@@ -165,7 +165,8 @@ def _metrics(timings: dict[Case, _Timings], size: Size) -> dict[Case, dict[str, 
             metrics |= _cut(timings, case, size)
         elif case.method == "backprop_microbatches" and best is not None:
             metrics["is_best"] = case.microbatches == best.microbatches  # the one to compare with
-        found[case] = metrics | _sent(s) | _each_way(s, size) | _memory(s) | _stages(s) | _link(s)
+        metrics |= _sent(s) | _each_way(s, size) | _memory(s) | _stages(s) | _link(s)
+        found[case] = metrics | _link_alone(metrics, size, link)
     return found
 
 
@@ -210,6 +211,16 @@ def _each_way(timings: _Timings, size: Size) -> dict[str, Any]:
         total = sum(a["after"][name] - a["before"][name] for turn in timings.turns for a in turn)
         found[f"{name}_per_row"] = total / steps / tokens / (size.stages - 1)
     return found
+
+
+def _link_alone(metrics: Mapping[str, Any], size: Size, link: Link | None) -> dict[str, Any]:
+    """Return how long the bytes of a step take over a link, the slower way: no step of these bytes can be shorter."""
+    if link is None or link.mbit_s is None or "sent_up_bytes_per_row" not in metrics:
+        return {}
+    rows = size.batch_size * (size.context if size.arch == "gpt" else 1)
+    rates = {"up": link.mbit_s, "down": link.down_mbit_s or link.mbit_s}
+    ms = max(8e-3 * rows * metrics[f"sent_{way}_bytes_per_row"] / rate for way, rate in rates.items())
+    return {"link_alone_ms": ms, "link_alone_ratio": ms / metrics["step_ms_median"]}
 
 
 def _memory(timings: _Timings) -> dict[str, Any]:
