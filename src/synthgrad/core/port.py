@@ -345,18 +345,17 @@ class InputPort:
         return True
 
 
-def refuse_second_messages(rule: Rule, name: str, *, corrections: bool = False) -> None:
+def refuse_second_messages(rule: Rule, name: str) -> None:
     """Refuse a rule for which a module would have to run backward more than once.
 
     Args:
         rule: the rule.
         name: of the interface.
-        corrections: whether the engine can run backward once more from the correction of a credit.
 
     Raises:
         ConfigError: if it sends ahead, or corrects its credit; naming the interface.
     """
-    if rule.sends_ahead or (rule.corrects and not corrections):
+    if rule.sends_ahead or rule.corrects:
         does = (
             "corrects its credit when the message has come"
             if rule.corrects

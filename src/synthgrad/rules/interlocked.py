@@ -22,7 +22,7 @@ class InterlockedLoss(LocalLoss):
     criterion. So a module waits for one forward and one backward pass of the module above, and no longer.
 
     The credit's ``delta`` is what the module would have learned from by `LocalLoss`; a monitor compares it with the
-    message. Engines that run each module backward once, or stages that are other processes, refuse this rule.
+    message. `InProcess` and `Stages` take this rule; engines that run each module backward once refuse it.
 
     Args:
         classes: as in `LocalLoss`, and so are the others.

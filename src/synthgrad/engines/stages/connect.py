@@ -241,7 +241,7 @@ def connect(
             "timeout_s": settings.timeout_s,
         },
         "listens": rule is not None and (rule.listens or rule.waits or monitored),
-        "holds": rule is not None and (rule.waits or rule.corrects),
+        "holds": rule is not None and ((rule.waits and not rule.sends_ahead) or rule.corrects),
         "window": settings.window,
     }
     lines: Lines | None = None

@@ -9,9 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ...core import ConfigError, Decoupled
+from ...core import ConfigError, Decoupled, Rule
 from ...core.given import brief, check_whole
-from ...core.port import refuse_network_reader, refuse_second_messages
+from ...core.port import refuse_network_reader
 from ...rules import HandOver
 from ..codecs import Codec, cast, check_codecs
 from ..ties import TiedParameter, check_tied_lag
@@ -147,15 +147,18 @@ def usual_accumulate(net: Decoupled, delays: Sequence[int]) -> int:
 def learning_delays(net: Decoupled, window: int | None) -> list[int]:
     """Return for each stage the steps from its forward pass until its own gradient is known, at the most.
 
-    A stage whose rule gives credit at once has 0. Where rules wait, the windows add up on the way down.
+    A stage whose rule gives credit at once has 0. Where rules wait, the windows add up on the way down, unless stages answer
+    ahead.
 
     Args:
         net: the decoupled network.
         window: the number of steps that an answer may be late; None for a window that adapts, with which no rule waits.
     """
-    found = [0]  # of the last stage
+    found, sends = [0], 0  # of the last stage: when it learns, and when it answers
     for interface in reversed(list(net.interfaces.values())):
-        found.insert(0, found[0] + (window or 0) if interface.rule.waits else 0)
+        rule = interface.rule
+        found.insert(0, sends + (window or 0) if rule.waits else 0)
+        sends = found[0] if rule.waits and not rule.sends_ahead else 0
     return found
 
 
@@ -197,6 +200,14 @@ def check_ties(net: Decoupled, settings: StageSettings, replicas: int, others: M
         raise ConfigError(
             f"tied_lag={settings.tied_lag} together with {given[0]}: stages do not support that; untie the parameter, or leave "
             f"{given[0]} out"
+        )
+
+
+def _refuse_sending_ahead(rule: Rule, name: str, replicas: int) -> None:
+    if rule.sends_ahead and replicas > 1:
+        raise ConfigError(
+            f"the rule at interface '{name}', {type(rule).__name__}, answers before the module below has learned, which data "
+            f"parallel replicas cannot do, and replicas={replicas}: use one replica"
         )
 
 
@@ -261,7 +272,7 @@ def check_rules(net: Decoupled, settings: StageSettings, replicas: int) -> None:
     _check_inputs(net, settings, replicas)
     for name, interface in net.interfaces.items():
         rule = interface.rule
-        refuse_second_messages(rule, name, corrections=True)
+        _refuse_sending_ahead(rule, name, replicas)
         refuse_network_reader(rule, name)
         if rule.listens and rule.learns_at_once and not rule.corrects:
             raise ConfigError(

@@ -308,7 +308,9 @@ class Stage:
         with replaying(module, state["held"], cuda_devices(module)) as replay:
             out = self.part(h.clone() if h is not None and self._copies else h, replay.passed)
             penalty = None if self._penalty is None else self._penalty()
-        return _PendingBatch(self, batch, out, h, h if state["wanted"] else None, penalty, replay)
+        leaf = h if state["wanted"] else None
+        has_sent = bool(state.get("has_sent"))
+        return _PendingBatch(self, batch, out, h, leaf, penalty, replay, has_sent)
 
     # -- parts of a step ----------------------------------------------------------------------------
 
@@ -337,6 +339,8 @@ class Stage:
         assert credit is not None
         if credit.wait and flight.finite:
             flight.release = made
+            if credit.sends is not None:
+                self._send_ahead(made, port.units_of(batch).to_criterion(credit.sends), credit.value)
             return
         corrected = self._corrects and credit.delta is not None and not credit.final and flight.finite
         if flight.finite:
@@ -346,6 +350,15 @@ class Stage:
             flight.made = 0 if self._updates is None else self._updates.made[0]
         else:
             self.answer(batch, made.leaf, credit.value)
+
+    def _send_ahead(self, made: _PendingBatch, gradient: Tensor, values: Tensor | None) -> None:
+        """Answer a batch at once, by what a gradient of the module's output says of its input; the module waits for its own."""
+        made.has_sent = True
+        if made.leaf is not None:
+            made.pulled_back(gradient, (), keeps=True)
+        self.answer(made.batch, made.leaf, values)
+        if made.leaf is not None:
+            made.leaf.grad = None  # what has been sent must not change when the module learns
 
     def _chosen_rows(self, num_rows: int, step: int) -> Tensor | None:
         return chosen_rows(self._observe_rows, num_rows, step, self._seed)
@@ -415,7 +428,7 @@ class Stage:
                 port.release(flight)
         elif self._corrects:
             self._correct(port, flight)  # no message came
-        elif flight.waits:
+        elif _holds_answers(flight):
             self.answer(flight.batch, None, answer.loss)  # it has waited, and no message came
 
     def _correct(self, port: Port, flight: InFlight) -> None:
@@ -491,9 +504,14 @@ class Stage:
         )
         while self._ready:
             first = min(self._ready)
-            if any(k < first and flight.waits for k, flight in self._flights.items()):
+            if any(k < first and _holds_answers(flight) for k, flight in self._flights.items()):
                 break
             self.below.answer(first, *self._ready.pop(first), busy_s=self.window.busy_s)
+
+
+def _holds_answers(flight: InFlight) -> bool:
+    """Return whether a batch waits for its answer before it is answered itself."""
+    return isinstance(flight.release, _PendingBatch) and not flight.release.has_sent
 
 
 @dataclass(slots=True, eq=False)
@@ -510,6 +528,7 @@ class _PendingBatch:
         leaf: the same tensor, if its gradient is to be sent; otherwise None.
         penalty: the penalty of the module, with its graph.
         replay: the conditions of the forward pass, if stages wait over steps.
+        has_sent: whether the batch has been answered ahead of what the module will learn from.
     """
 
     stage: Stage
@@ -519,17 +538,23 @@ class _PendingBatch:
     leaf: Tensor | None
     penalty: Tensor | None
     replay: ForwardReplay | None
+    has_sent: bool = False
 
     def __call__(self, gradient: Tensor | None, message: Message) -> None:
         if gradient is not None:
             self.stage.backward(self.batch.entered, self.out, gradient, self.penalty)
-        self.stage.answer(self.batch, self.leaf, message.loss, message.output_error)
+        if not self.has_sent:
+            self.stage.answer(self.batch, self.leaf, message.loss, message.output_error)
 
-    def pulled_back(self, gradient: Tensor, own: Sequence[Tensor]) -> list[Tensor | None]:
+    def pulled_back(
+        self, gradient: Tensor, own: Sequence[Tensor], *, keeps: bool = False
+    ) -> list[Tensor | None]:
         """Return the gradients of the module's parameters for another gradient of its output, and add that of its input."""
         learn = [p for p in own if p.requires_grad]
         leaves = [] if self.leaf is None else [self.leaf]
-        found = torch.autograd.grad([self.out], [*learn, *leaves], [gradient], allow_unused=True)
+        found = torch.autograd.grad(
+            [self.out], [*learn, *leaves], [gradient], retain_graph=keeps, allow_unused=True
+        )
         if self.leaf is not None and found[-1] is not None:
             self.leaf.grad = found[-1] if self.leaf.grad is None else self.leaf.grad + found[-1]
         by_id = {id(p): g for p, g in zip(learn, found, strict=False)}
@@ -540,4 +565,10 @@ class _PendingBatch:
         assert self.replay is not None
         h = None if self.h is None else self.h.detach()
         part = None if self.leaf is None or self.leaf.grad is None else self.leaf.grad.clone()
-        return {"held": self.replay.state_dict(), "h": h, "wanted": self.leaf is not None, "part": part}
+        return {
+            "held": self.replay.state_dict(),
+            "h": h,
+            "wanted": self.leaf is not None,
+            "part": part,
+            "has_sent": self.has_sent,
+        }

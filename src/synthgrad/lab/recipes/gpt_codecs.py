@@ -3,7 +3,7 @@
 Four modules of a block each, as four stages have them, trained in one process, with the weights that stages would have. With
 a delay of 0 the true gradient is backpropagation whose activations and gradients cross the same wires: what a synchronous
 pipeline with a codec computes. With a delay of 2 microbatches at each interface it is one update late in the lowest module:
-what stages with late gradients compute. Learning rates are those of `gpt`::
+what stages with late gradients compute. Interlocked losses come from the next module, and may be 8 microbatches late. Learning rates are those of `gpt`::
 
     synthgrad run gpt_codecs --seeds 0,1,2 --threads 1 --out DIR
 """
@@ -54,8 +54,12 @@ _VARIANTS = [
 _MICROBATCHES = 8
 
 _ONE_UPDATE_LATE = [
-    _variant("delayed", RuleSettings(delay=2, codec=codec), {**_MUON, "error_feedback": True})
+    _variant(method, rule, {**_MUON, "error_feedback": True})
     for codec in _LATE
+    for method, rule in (
+        ("delayed", RuleSettings(delay=2, codec=codec)),
+        ("interlocked", RuleSettings(head="tokens", delay=_MICROBATCHES, codec=codec)),
+    )
 ]
 
 _TINY = LanguageModel(

@@ -236,7 +236,7 @@ METHODS: dict[str, Method] = {
             "interlocked",
             lambda s, facts: InterlockedLoss(facts.classes, _head(s)),
             _HEADS,
-            engines=("in-process",),
+            engines=("in-process", "stages"),
         ),
         Method("head_gradient", lambda s, facts: HeadGradient(facts.classes, _head(s)), _HEADS),
         Method(

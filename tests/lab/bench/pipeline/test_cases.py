@@ -75,6 +75,8 @@ def test_late_gradients_have_several_microbatches_and_are_one_update_late() -> N
     assert [(k.microbatches, k.window(4)) for k in late] == [(4, 1), (8, 2), (16, 5)]
     assert {(k.rule, k.wire_dtype, k.schedule) for k in late} == {("delayed", "8 bits", None)}
     assert Case("stages", observe_prob=1.0).window(4) is None
+    near = [k for k in cases_of(("stages_interlocked",), 4, 8, 256) if k.is_ours]
+    assert [(k.microbatches, k.window(4)) for k in near] == [(2, 2), (4, 4), (8, 8), (16, 16)]
     changes: dict[str, Any] = {"methods": ("stages_late",), "stages": (2,), "batch_sizes": (16,)}
     (setting,) = PipelineBench().settings(replace(SMOKE, **changes))
     assert [line.cell["window"] for line in setting.lines[1:]] == [2, 4, 8]

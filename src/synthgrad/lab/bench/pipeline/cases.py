@@ -52,6 +52,8 @@ _OURS = {
     "stages_late": (1.0, "float32", "delayed"),
     "stages_late_bfloat16": (1.0, "bfloat16", "delayed"),
     "stages_late_8bits": (1.0, "8 bits", "delayed"),
+    "stages_interlocked": (1.0, "float32", "interlocked"),
+    "stages_interlocked_8bits": (1.0, "8 bits", "interlocked"),
     "stages_corrected": (1.0, "float32", "late_correction"),
     "stages_corrected_8bits": (1.0, "8 bits", "late_correction"),
 }
@@ -70,7 +72,9 @@ METHODS = (
 )
 #: Those that are measured unless others are named.
 DEFAULT = tuple(
-    method for method in METHODS if not method.endswith(("bfloat16", "bits", "late", "low_rank", "corrected"))
+    method
+    for method in METHODS
+    if not method.endswith(("bfloat16", "bits", "late", "low_rank", "corrected", "interlocked"))
 )
 #: Those of the full tier.
 EVERY = (*DEFAULT, "stages_bfloat16", "stages_sparse_bfloat16")
@@ -92,8 +96,8 @@ class Case:
         variant: name of the variant, of a schedule that has several.
         observe_prob: share of the true messages that are sent; None for methods that need all.
         wire_dtype: what is sent: a dtype, or bits of a codec.
-        rule: of our methods, ``cdni``, ``low_rank`` (the same with a cheaper ``M``), ``local_loss``, ``late_correction`` of that, or ``delayed``, with which
-            an update is made of the microbatches.
+        rule: of our methods, ``cdni``, ``low_rank`` (the same with a cheaper ``M``), ``local_loss``, ``late_correction`` of that, or ``delayed`` or
+            ``interlocked``, with which an update is made of the microbatches.
     """
 
     method: str
@@ -146,14 +150,14 @@ class Case:
     def window(self, stages: int) -> int | None:
         """Return how many steps an answer may be late; None if that follows the link.
 
-        Of late gradients a step is a microbatch, and they are as many as make the lowest stage one update late.
+        Of late gradients a step is a microbatch, and they are as many as make the lowest stage one update late. Those of
+        interlocked losses come from the next stage, and do not add up.
         """
         if self.rule == "late_correction":
             return CORRECTED_LATE
-        if self.rule != "delayed":
+        if self.microbatches is None or not self.is_ours:
             return None
-        assert self.microbatches is not None
-        return self.microbatches // (stages - 1)
+        return self.microbatches if self.rule == "interlocked" else self.microbatches // (stages - 1)
 
     def threads(self, stages: int, threads: int) -> int:
         """Return how many threads each of its processes has, where others have ``threads``."""
@@ -190,10 +194,13 @@ def cases_of(methods: Sequence[str], stages: int, most_parts: int, batch_size: i
             cases += [Case(method, count) for count in _counts(batch_size)]
         elif method in _OURS:
             prob, dtype, rule = _OURS[method]
-            late = [count for count in _counts(batch_size) if count >= stages - 1]
+            counts: dict[str, Sequence[int | None]] = {
+                "delayed": [count for count in _counts(batch_size) if count >= stages - 1],
+                "interlocked": _counts(batch_size),
+            }
             cases += [
                 Case(method, count, observe_prob=prob, wire_dtype=dtype, rule=rule)
-                for count in (late if rule == "delayed" else [None])
+                for count in counts.get(rule, [None])
             ]
         else:
             cases.append(Case(method))

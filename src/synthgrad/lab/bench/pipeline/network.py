@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ....core import Rule
 from ....engines import OptimizerFactory
-from ....rules import LateCorrection, LocalLoss, SyntheticGradient, TrueGradient, heads
+from ....rules import InterlockedLoss, LateCorrection, LocalLoss, SyntheticGradient, TrueGradient, heads
 from ....rules.models import class_means
 from ...tasks import fully_connected
 from ...tasks.gpt import gpt
@@ -123,6 +123,8 @@ class _Digits:
     def rule(self, name: str) -> tuple[Rule, str]:
         if name == "delayed":
             return TrueGradient(), "mean"
+        if name == "interlocked":
+            return InterlockedLoss(CLASSES), "mean"
         if name == "low_rank":
             return SyntheticGradient(context=CLASSES, model=class_means(rank=RANK)), "mean"
         if name in ("local_loss", "late_correction"):
@@ -166,6 +168,8 @@ class _Tokens:
     def rule(self, name: str) -> tuple[Rule, str]:
         if name == "delayed":
             return TrueGradient(), "tokens"
+        if name == "interlocked":
+            return InterlockedLoss(_VOCABULARY, heads.token_head(1)), "tokens"
         if name == "low_rank":
             return SyntheticGradient(context=_VOCABULARY, model=class_means(rank=RANK)), "tokens"
         if name in ("local_loss", "late_correction"):

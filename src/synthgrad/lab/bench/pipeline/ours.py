@@ -28,6 +28,7 @@ RULES = {
     "low_rank": f"cdni, means of classes, M of rank {RANK}, {LOW_RANK_ROWS:.0%} of the rows",
     "local_loss": "local loss",
     "late_correction": f"local loss, corrected {CORRECTED_LATE} steps late",
+    "interlocked": "loss of the stage above, one update late",
     "delayed": "true gradient, one update late",
 }
 
@@ -50,7 +51,7 @@ class DecoupledStages:
         self._stages = Stages(
             net,
             work.criterion(),
-            optimizers_of(size, net, lr, late=case.rule == "delayed"),
+            optimizers_of(size, net, lr, late=case.microbatches is not None),
             window=case.window(size.stages),
             accumulate=case.microbatches or 1,
             observe_prob=case.observe_prob,

@@ -132,9 +132,10 @@ def _is_of(record: Record, case: Case, size: Size) -> bool:
         return False
     if not case.is_ours:
         return record.method == "delayed" and not late
-    if case.rule == "delayed":
-        # However many microbatches there are: all are learned from one update late.
-        return record.method == "delayed" and late > 0 and (record.config.get("accumulate") or 1) > 1
+    if case.rule in ("delayed", "interlocked"):
+        # However many microbatches there are: all are learned from one update late. A head has a private block.
+        is_late = late > 0 and (record.config.get("accumulate") or 1) > 1
+        return record.method == case.rule and is_late and not rule.get("blocks")
     linear = case.rule not in ("local_loss", "late_correction") or rule.get("blocks") == 0
     if case.rule == "late_correction" and (late, rule.get("share"), rule.get("weight")) != (
         CORRECTED_LATE,
