@@ -281,3 +281,40 @@ def test_steps_of_a_probe_are_settled_before_they_are_timed_and_counted() -> Non
     found = probe(step, [weight], Memory("cpu"), rounds=2, settle=3)
     assert len(done) == 3 + 2 + 3
     assert found["saved_bytes_peak"] == 3 * 64 * 4
+
+
+def test_lines_take_turns_and_are_compared_with_the_reference_of_the_same_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The machine is twice as slow in the second turn, and half as slow again in the third."""
+    slower = iter([1.0] * 3 + [2.0] * 3 + [1.5] * 3)
+
+    def measured(observe: Any, scope: Any, size: Any, case: GptCase) -> dict[str, float | None]:
+        held = 2.0 if case.engine == HAND_WRITTEN else 3.0
+        return {"saved_bytes_peak": held, "peak_bytes": None, "step_ms_median": held * next(slower)}
+
+    monkeypatch.setattr(probing, "in_own_process", measured)
+    scope: Any = choose(GPT, "smoke", accumulate=(1,), methods=("backprop", "delayed"), turns=3)
+    (setting,) = GptBench().settings(scope)
+    loop, _, late = setting.measure()
+    assert (loop.metrics["step_ms_median"], late.metrics["step_ms_median"]) == (3.0, 4.5)
+    names = [f"ratio_step_to_backprop{end}" for end in ("", "_p10", "_p90")]
+    assert [late.metrics[name] for name in names] == [1.5] * 3
+    assert late.metrics["peak_bytes"] is None
+    assert late.metrics["ratio_to_backprop"] == 1.5
+
+
+def test_a_line_that_fails_in_one_turn_has_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = iter(range(6))
+
+    def measured(observe: Any, scope: Any, size: Any, case: GptCase) -> dict[str, float]:
+        if next(calls) == 4:
+            raise ValueError("no memory")
+        return {"saved_bytes_peak": 1.0, "peak_bytes": 1.0, "step_ms_median": 1.0}
+
+    monkeypatch.setattr(probing, "in_own_process", measured)
+    scope: Any = choose(GPT, "smoke", accumulate=(1,), methods=("delayed",), turns=3)
+    (setting,) = GptBench().settings(scope)
+    loop, late = setting.measure()
+    assert (loop.status, late.status) == ("failed", "ok") or (loop.status, late.status) == ("ok", "failed")
+    assert "no memory" in (loop.error or "") + (late.error or "")

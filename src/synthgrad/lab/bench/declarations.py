@@ -297,6 +297,7 @@ class GptScope(Scope):
     methods: tuple[str, ...] = methods(GPT_METHODS)
     precision: str = _precision()
     rounds: int = rounds("Updates that are timed.")
+    turns: int = option(3, help="Turns in which every line is measured anew.", kind=int, least=1)
 
 
 GPT = Declaration(
@@ -314,6 +315,7 @@ GPT = Declaration(
         modules=[(2,), (2, 4), (2, 4)],
         accumulate=(1, 4),
         rounds=[2, 10, 10],
+        turns=[1, 3, 3],
     ),
     examples=(
         "",

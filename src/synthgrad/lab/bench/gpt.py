@@ -219,6 +219,9 @@ class GptBench(OwnProcessBench[GptScope, GptSize, GptCase]):
     def is_reference(self, size: GptSize, case: GptCase) -> bool:
         return case == _REFERENCE
 
+    def turns(self, scope: GptScope) -> int:
+        return scope.turns
+
     def check(self, scope: GptScope) -> None:
         for width in scope.widths:
             with torch.device("meta"):
@@ -263,7 +266,7 @@ class GptBench(OwnProcessBench[GptScope, GptSize, GptCase]):
 
     def config(self, scope: GptScope, size: GptSize, case: GptCase) -> Mapping[str, Any]:
         has_rule = method_named(case.method).rule is not None
-        return {"rule": recorded_fields(case.settings()) if has_rule else None}
+        return {"rule": recorded_fields(case.settings()) if has_rule else None, "turns": scope.turns}
 
     def label(self, scope: GptScope, size: GptSize) -> str:
         parts = [f"{size.layers} blocks × {size.width}", f"{size.batch_size} × {size.context} tokens"]

@@ -98,9 +98,14 @@ def _ratio_of_steps(metric: str, *, late: bool = False) -> BenchColumn:
     def cell(record: Record) -> str:
         metrics = record.metrics
         ratio, median = metrics.number(metric), metrics.step_ms_median
+        _, *ends = _spread(record, metric)
         low, high = (
-            None if ratio is None or not median or time is None else ratio * time / median
-            for time in (metrics.step_ms_p10, metrics.step_ms_p90)
+            ends
+            if None not in ends
+            else (
+                None if ratio is None or not median or time is None else ratio * time / median
+                for time in (metrics.step_ms_p10, metrics.step_ms_p90)
+            )
         )
         return ratio_text(ratio, unsteady=is_unsteady(ratio, low, high, [record]))
 

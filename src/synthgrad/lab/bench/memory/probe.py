@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from statistics import median
 from typing import Any, ClassVar
 
 import torch
@@ -31,6 +32,9 @@ _RATIOS = {"ratio": "saved_bytes_peak", "ratio_peak": "peak_bytes", "ratio_step"
 class OwnProcessBench(Bench[ScopeT, SizeT, CaseT]):
     """A benchmark whose every line is measured in a process of its own.
 
+    Where a machine gets faster and slower in the course of minutes, lines take turns: each is measured several times, and
+    compared with the reference of the same turn.
+
     Attributes:
         reference: the method that the others are compared with; its line comes first.
         observe: takes scope, size and case, and measures in the process that calls it; a function of a module.
@@ -43,27 +47,54 @@ class OwnProcessBench(Bench[ScopeT, SizeT, CaseT]):
         """Return whether the other lines of the size are compared with this one."""
         return self.method(size, case) == self.reference
 
+    def turns(self, scope: ScopeT) -> int:
+        """Return how often each line is measured."""
+        return 1
+
     def measure(self, scope: ScopeT, size: SizeT, cases: Sequence[CaseT]) -> Iterator[Figures]:
-        known: Mapping[str, Any] = {}
-        for case in cases:
-            try:
-                found = in_own_process(type(self).observe, scope, size, case)
-            except BrokenProcessPool:
-                yield Figures(error="its process died without a word; the machine may be out of memory")
-                continue
-            except Exception as error:  # a case that fails is a line that says so
-                yield Figures(error=reason_of(error))
-                continue
-            if self.is_reference(size, case):
-                known = found
-            yield Figures(
-                found
-                | {
-                    f"{name}_to_{self.reference}": found[key] / known[key]
-                    for name, key in _RATIOS.items()
-                    if found[key] is not None and known.get(key)
-                }
-            )
+        if (turns := self.turns(scope)) == 1:
+            known: Mapping[str, Any] = {}
+            for case in cases:
+                found = self._measured(scope, size, case)
+                if self.is_reference(size, case):
+                    known = found.metrics
+                yield self._compared([found], [known])
+            return
+        of_turns = [[self._measured(scope, size, case) for case in cases] for _ in range(turns)]
+        at = next((k for k, case in enumerate(cases) if self.is_reference(size, case)), None)
+        references = [{} if at is None else turn[at].metrics for turn in of_turns]
+        for k in range(len(cases)):
+            yield self._compared([turn[k] for turn in of_turns], references)
+
+    def _measured(self, scope: ScopeT, size: SizeT, case: CaseT) -> Figures:
+        try:
+            return Figures(in_own_process(type(self).observe, scope, size, case))
+        except BrokenProcessPool:
+            return Figures(error="its process died without a word; the machine may be out of memory")
+        except Exception as error:  # a case that fails is a line that says so
+            return Figures(error=reason_of(error))
+
+    def _compared(self, found: Sequence[Figures], references: Sequence[Mapping[str, Any]]) -> Figures:
+        """Return the middle of what the turns have found, and of the ratios to the reference of each."""
+        failed = next((figures for figures in found if figures.error is not None), None)
+        if failed is not None:
+            return failed
+        metrics = {
+            name: None if None in (values := [f.metrics[name] for f in found]) else median(values)
+            for name in found[0].metrics
+        }
+        for name, key in _RATIOS.items():
+            ratios = [
+                f.metrics[key] / known[key]
+                for f, known in zip(found, references, strict=True)
+                if f.metrics.get(key) is not None and known.get(key)
+            ]
+            if ratios:
+                metrics[f"{name}_to_{self.reference}"] = median(ratios)
+            if name == "ratio_step" and len(ratios) > 1:
+                metrics[f"{name}_to_{self.reference}_p10"] = min(ratios)
+                metrics[f"{name}_to_{self.reference}_p90"] = max(ratios)
+        return Figures(metrics)
 
 
 def in_own_process(observe: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
@@ -99,8 +130,8 @@ def probe(
     with HeldBytes(alive) as held:
         for _ in range(settle):
             step()
-    median, p10, p90 = median_and_spread(times)
-    spread = {"step_ms_median": median, "step_ms_p10": p10, "step_ms_p90": p90}
+    middle, p10, p90 = median_and_spread(times)
+    spread = {"step_ms_median": middle, "step_ms_p10": p10, "step_ms_p90": p90}
     return {"saved_bytes_peak": held.peak, "peak_bytes": peak, **spread}
 
 
