@@ -93,7 +93,10 @@ def test_it_refuses(given: str, words: list[str], tmp_path: Path, capsys: pytest
         ("--arch cnn --context 8", ["--context is for --arch gpt"]),
         ("--tied", ["--tied is for --arch gpt"]),
         ("--engine layer-parallel --accumulate 2", ["layer-parallel", "in-process"]),
-        ("--engine stages --methods late_correction", ["'late_correction'", "stages engine", "in-process"]),
+        (
+            "--engine layer-parallel --methods late_correction",
+            ["'late_correction'", "layer-parallel engine", "in-process or stages"],
+        ),
         ("--engine plain --error-feedback", ["error feedback", "in-process or stages"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "says",
