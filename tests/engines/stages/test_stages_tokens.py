@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 import synthgrad as sg
-from synthgrad.core import Monitor
+from synthgrad.core import Monitor, Rule
 from synthgrad.engines import InProcess, Lag, Stages
-from synthgrad.rules import TrueGradient
+from synthgrad.rules import InterlockedLoss, LateCorrection, LocalLoss, TrueGradient, heads
 from tests.engines.stages.places import InMemory, Place
 from tests.engines.stages.processes import Processes
-from tests.engines.test_tokens import Ahead, Correcting, recorded
+from tests.engines.test_tokens import Correcting, recorded
 from tests.engines.token_toys import (
     CUTS,
     NONE,
@@ -69,6 +69,29 @@ def test_late_messages_are_those_of_the_in_process_engine(four: InMemory, rule: 
             torch.testing.assert_close(
                 value, expected, rtol=1e-9, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}"
             )
+
+
+def corrected() -> Rule:
+    torch.manual_seed(3)
+    return LateCorrection(LocalLoss(V, heads.token_head(0)))
+
+
+def interlocked() -> Rule:
+    torch.manual_seed(3)
+    return InterlockedLoss(V, heads.token_head(1))
+
+
+@pytest.mark.parametrize("rule", [corrected, interlocked])
+def test_rules_of_which_a_module_runs_backward_twice(four: InMemory, rule: Any) -> None:
+    net = decoupled(rule())
+    engine = InProcess(net, over_tokens, sgd, lags=dict.fromkeys(CUTS, Lag(observe=2)))
+    for x, y in batches(8):
+        engine.step(x, y)
+    start = decoupled(rule()).model
+    for weights in four.run(trained, rule, over_tokens, CUTS, 2, 8):
+        for name, value in weights.items():
+            assert torch.equal(value, net.model.get_parameter(name)), name
+            assert not torch.equal(value, start.get_parameter(name)), name
 
 
 def in_a_process(place: Place) -> Any:
@@ -153,13 +176,12 @@ def test_batches_in_flight_keep_their_shares(four: InMemory, rule: Any) -> None:
 # -- refused ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("rule", "does"), [(Ahead, "sends its message"), (Correcting, "corrects its credit")]
-)
-def test_rules_of_which_a_module_runs_backward_twice(two: InMemory, rule: Any, does: str) -> None:
-    for outcome in two.outcomes(trained, rule, over_tokens, CUTS[:1], 0, 1):
+def test_a_rule_that_corrects_and_learns_from_messages(two: InMemory) -> None:
+    for outcome in two.outcomes(trained, Correcting, over_tokens, CUTS[:1], 1, 1):
         assert outcome.error is not None
-        assert outcome.error.startswith(f"ConfigError: interface 'block1': its rule {rule.__name__} {does}")
+        assert outcome.error.startswith(
+            "ConfigError: the rule at interface 'block1', Correcting, corrects its credit"
+        )
 
 
 def fed(place: Place, x: Tensor, y: Tensor, given: dict[str, Any]) -> None:
