@@ -157,11 +157,21 @@ def test_what_is_refused_in_one_process(given: dict[str, Any], match: str) -> No
         InProcess(decoupled(), criterion, adamw, **given)
 
 
+def test_a_frozen_parameter_may_be_shared() -> None:
+    net = decoupled(local_loss)
+    net.model.get_parameter("embedding.weight").requires_grad_(False)
+    trainer = InProcess(net, criterion, adamw, tied_lag=0)
+    before = embedding(net).clone()
+    for x, y in batches(2):
+        trainer.step(x, y)
+    assert torch.equal(embedding(net), before)
+
+
 def test_a_network_without_tied_weights_has_no_lag_of_them() -> None:
     net = sg.decouple(
         nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2)), ["0"], TrueGradient(), torch.zeros(2, 3)
     )
-    with pytest.raises(ConfigError, match="no two modules of this network share a parameter"):
+    with pytest.raises(ConfigError, match="no two modules of this network share a parameter; leave it out"):
         InProcess(net, F.cross_entropy, adamw, tied_lag=0)
 
 
@@ -174,11 +184,12 @@ def stage(
     number: int = 6,
     state: Any = None,
     cuts: int = 2,
+    optimizer: Any = adamw,
     **given: Any,
 ) -> tuple[dict[str, Tensor], Any]:
     """Train as one of the stages; return all weights, gathered, and the state of this stage."""
     net = decoupled(rule, blocks(cuts))
-    with Stages(net, criterion, adamw, deterministic=True, transport=transport, **given) as stages:
+    with Stages(net, criterion, optimizer, deterministic=True, transport=transport, **given) as stages:
         done = 0
         if state is not None:
             net.load_state_dict(state[transport.rank][0])
@@ -195,11 +206,11 @@ def stage(
 
 
 def in_process(
-    rule: Callable[[], Rule], lag: int, number: int = 6, cuts: int = 2, **given: Any
+    rule: Callable[[], Rule], lag: int, number: int = 6, cuts: int = 2, optimizer: Any = adamw, **given: Any
 ) -> dict[str, Tensor]:
     net = decoupled(rule, blocks(cuts))
     lags = {name: Lag(observe=lag) for name in blocks(cuts)}
-    trainer = InProcess(net, criterion, adamw, lags=lags, **given)
+    trainer = InProcess(net, criterion, optimizer, lags=lags, **given)
     for x, y in batches(number):
         trainer.step(x, y)
     return net.model.state_dict()
@@ -221,6 +232,41 @@ def test_stages_give_the_bits_of_one_process(
         for name, value in expected.items():
             assert torch.equal(weights[name], value), name
     assert torch.equal(found[0][1][1], found[2][1][1]), "the copies differ"
+
+
+def fed_back(parameters: Any) -> torch.optim.Optimizer:
+    return ErrorFeedback(adamw(parameters))
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_copies_stay_equal_where_one_stage_alone_learns_late(lag: int) -> None:
+    given: dict[str, Any] = {"optimizer": fed_back, "tied_lag": lag}
+    expected = in_process(TrueGradient, 2, 8, **given)
+    found = run_in_memory(3, lambda t: stage(t, TrueGradient, 8, window=2, accumulate=1, **given))
+    assert torch.equal(found[0][1][1], found[2][1][1])
+    assert torch.equal(found[0][0]["embedding.weight"], expected["embedding.weight"])
+
+
+def test_optimizers_with_other_settings_are_refused_before_copies_differ() -> None:
+    def program(transport: Any) -> None:
+        net = decoupled(local_loss)
+        with Stages(net, criterion, adamw, window=1, tied_lag=1, transport=transport) as stages:
+            for k, (x, y) in enumerate(batches(8)):
+                if k == 3 and transport.rank == 2:
+                    for group in stages.optimizers[-1].param_groups:
+                        group["lr"] /= 10
+                stages.step(x, y)
+
+    with pytest.raises(ConfigError, match="update 3: the optimizers of tied parameters have other settings"):
+        run_in_memory(3, program)
+
+
+def test_more_parameters_than_a_header_has_bits_for_are_refused() -> None:
+    shared = nn.Sequential(*(nn.Linear(2, 2) for _ in range(31)))
+    layers = nn.Sequential(shared, nn.Linear(2, 2), nn.Sequential(*shared, nn.Linear(2, 2)))
+    net = sg.decouple(layers, ["0", "1"], TrueGradient(), torch.zeros(2, 2))
+    with pytest.raises(ConfigError, match="share 62 parameters, expected at most 60"):
+        run_in_memory(3, lambda t: Stages(net, F.cross_entropy, adamw, window=1, tied_lag=1, transport=t))
 
 
 def test_stages_go_on_bit_by_bit_with_tied_weights() -> None:

@@ -18,7 +18,7 @@ from ..core import ConfigError, Decoupled
 from ..core.given import check_whole
 from .optimizers import OptimizerFactory, make_optimizers, step_optimizers, zero_grad
 
-__all__ = ["Partner", "TiedParameter", "Ties", "TiesOf", "check_tied_lag", "tied_parameters"]
+__all__ = ["Partner", "TiedParameter", "Ties", "TiedParameters", "check_tied_lag", "tied_parameters"]
 
 #: What modules have learned: gradients by the numbers of the parameter and of the module.
 Gradients = dict[tuple[int, int], Tensor]
@@ -75,7 +75,7 @@ class Partner(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class TiesOf:
+class TiedParameters:
     """What `Ties` are made of, in an engine.
 
     Attributes:
@@ -87,8 +87,10 @@ class TiesOf:
     optimizers: list[Optimizer]
 
     @classmethod
-    def made(cls, net: Decoupled, factory: OptimizerFactory, tied_lag: int | None, *, late: bool) -> TiesOf:
-        """Return the tied parameters of a network with optimizers; none unless ``tied_lag`` is given.
+    def made(
+        cls, net: Decoupled, factory: OptimizerFactory, tied_lag: int | None, *, late: bool
+    ) -> TiedParameters:
+        """Return the tied parameters that learn, with optimizers; none unless ``tied_lag`` is given.
 
         Args:
             net: the network.
@@ -98,11 +100,12 @@ class TiesOf:
         """
         if tied_lag is None:
             return cls([], [])
-        tied = [t for t in tied_parameters(net) if t.parameter.requires_grad]
-        if not tied:
+        shared = tied_parameters(net)
+        if not shared:
             raise ConfigError(
-                f"tied_lag={tied_lag}: no two modules of this network share a parameter that learns; leave it out"
+                f"tied_lag={tied_lag}: no two modules of this network share a parameter; leave it out"
             )
+        tied = [t for t in shared if t.parameter.requires_grad]
         named = [(t.name, t.parameter) for t in tied]
         made = make_optimizers(factory, "tied parameters", (named, None), late=late or tied_lag > 0)
         return cls(tied, made)
@@ -123,7 +126,7 @@ class Ties:
     """
 
     def __init__(
-        self, of: TiesOf, size: int, lag: int, partner: Partner | None = None, first: int = 0
+        self, of: TiedParameters, size: int, lag: int, partner: Partner | None = None, first: int = 0
     ) -> None:
         self._of = of
         self._size = size

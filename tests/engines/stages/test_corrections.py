@@ -17,6 +17,7 @@ from synthgrad.rules import LateCorrection
 from tests.engines.stages import programs
 from tests.engines.stages.places import Place
 from tests.engines.stages.processes import Processes
+from tests.engines.stages.stretches import State, stretch
 
 STEPS, WIDTH, CUTS = 14, 8, ("0", "1")
 
@@ -40,25 +41,9 @@ def adam(parameters: Any) -> torch.optim.Optimizer:
 
 
 def stage(
-    transport: Any, weight: Any = None, state: Any = None, until: int = STEPS, **given: Any
+    transport: Any, weight: Any = None, state: State | None = None, until: int = STEPS, **given: Any
 ) -> tuple[dict[str, Tensor], Any]:
-    net = network(weight=weight)
-    with Stages(net, programs.per_example, adam, deterministic=True, transport=transport, **given) as stages:
-        done = 0
-        torch.manual_seed(5 + transport.rank)
-        if state is not None:
-            weights, engine, random = state[transport.rank]
-            net.load_state_dict(weights)
-            stages.load_state_dict(engine)
-            torch.set_rng_state(random)
-            done = engine["step"]
-        for x, y in data()[done:until]:
-            stages.step(x if transport.rank == 0 else None, y)
-        saved = stages.state_dict()
-        kept = {name: value.clone() for name, value in net.state_dict().items()}
-        random = torch.get_rng_state()
-        stages.gather()
-    return {n: v.clone() for n, v in net.state_dict().items()}, (kept, saved, random)
+    return stretch(transport, network(weight=weight), adam, data(until), state, **given)
 
 
 def in_process(lag: int, weight: Any = None, **given: Any) -> Decoupled:

@@ -17,6 +17,7 @@ from synthgrad.rules import InterlockedLoss, TrueGradient
 from tests.engines.stages import programs
 from tests.engines.stages.places import Place
 from tests.engines.stages.processes import Processes
+from tests.engines.stages.stretches import State, stretch
 
 STEPS, WIDTH = 14, 8
 CUTS = ("0", "1", "2")
@@ -36,25 +37,10 @@ def data() -> list[tuple[Tensor, Tensor]]:
     return [(x.float(), y) for x, y in programs.batches(STEPS)]
 
 
-def stage(transport: Any, state: Any = None, until: int = STEPS, **given: Any) -> tuple[Any, Any]:
-    net = network()
-    how: dict[str, Any] = {"deterministic": True, "transport": transport, **given}
-    with Stages(net, programs.per_example, programs.fed_back, **how) as stages:
-        done = 0
-        torch.manual_seed(5 + transport.rank)
-        if state is not None:
-            weights, engine, random = state[transport.rank]
-            net.load_state_dict(weights)
-            stages.load_state_dict(engine)
-            torch.set_rng_state(random)
-            done = engine["step"]
-        for x, y in data()[done:until]:
-            stages.step(x if transport.rank == 0 else None, y)
-        saved = stages.state_dict()
-        kept = {name: value.clone() for name, value in net.state_dict().items()}
-        random = torch.get_rng_state()
-        stages.gather()
-    return {n: v.clone() for n, v in net.state_dict().items()}, (kept, saved, random)
+def stage(
+    transport: Any, state: State | None = None, until: int = STEPS, **given: Any
+) -> tuple[dict[str, Tensor], Any]:
+    return stretch(transport, network(), programs.fed_back, data()[:until], state, **given)
 
 
 def in_process(lag: int, rule: Any = InterlockedLoss, **given: Any) -> dict[str, Tensor]:

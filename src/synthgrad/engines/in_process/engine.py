@@ -40,7 +40,7 @@ from ..optimizers import (
 )
 from ..penalty import Penalties, Penalty
 from ..replay import ForwardReplay, WeightStash
-from ..ties import Ties, TiesOf, check_tied_lag
+from ..ties import TiedParameters, Ties, check_tied_lag
 from ..updates import Updates
 from .cuts import CutHandler, StopForward
 from .lags import Lag
@@ -101,8 +101,8 @@ class InProcess:
 
     Raises:
         ConfigError: if a setting is out of range; if the network cannot be trained without locks (two modules
-            share a parameter and ``tied_lag`` is not given, checkpointing hides one, a rule's error flows into ``h``, or there is a loss
-            scale); if two versions of the weights do not suffice; or if an optimizer needs a closure, or leaves a
+            share a parameter and ``tied_lag`` is not given, checkpointing hides one, a rule's error flows into
+            ``h``, or there is a loss scale); if two versions of the weights do not suffice; or if an optimizer needs a closure, or leaves a
             parameter out.
     """
 
@@ -161,7 +161,7 @@ class InProcess:
         self._stashes = any(delays) or any(rule.corrects for rule in rules)
         keeps = any(delays) or any(rule.corrects and not rule.recomputes for rule in rules)
         self._copies = keeps and versions != 1
-        tied = TiesOf.made(net, optimizer, tied_lag, late=any(delays))
+        tied = TiedParameters.made(net, optimizer, tied_lag, late=any(delays))
         self._ties = Ties(tied, accumulate, tied_lag or 0)
         self._tied_optimizers = tied.optimizers
         names = {t.name for t in tied.tied}

@@ -240,7 +240,7 @@ def connect(
             "window": settings.window,
             "timeout_s": settings.timeout_s,
         },
-        "listens": rule is not None and (rule.listens or rule.waits or monitored),
+        "listens": rule is not None and (rule.listens or rule.waits or rule.corrects or monitored),
         "holds": rule is not None and ((rule.waits and not rule.sends_ahead) or rule.corrects),
         "window": settings.window,
     }

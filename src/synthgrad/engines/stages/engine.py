@@ -198,9 +198,8 @@ class Stages:
         self._accumulate = usual_accumulate(net, delays) if accumulate is None else accumulate
         try:
             self._instruments = Instruments(Guard.of(guard), monitor, timeline)
-            late = delays[layout.stage] > 0
             own = make_local_part(
-                net, layout, example, optimizer, rule_options, input_options, late=late, tied_lag=tied_lag
+                net, layout, example, optimizer, rule_options, input_options, delays=delays, tied_lag=tied_lag
             )
             self._name, self._rule, part, supplies = own.name, own.rule, own.part, own.supplies
             self.module = part.module

@@ -13,7 +13,7 @@ from ...core import Decoupled, InputRule, Rule
 from ..base import forward_args
 from ..optimizers import Named, OptimizerFactory, make_optimizers
 from ..parts import Part, hide_attributes, split_network
-from ..ties import TiesOf
+from ..ties import TiedParameters
 from .layout import RankLayout
 from .settings import check_tied_ends
 
@@ -40,7 +40,7 @@ class LocalPart:
     rule: Rule | None
     supplies: InputRule | None
     optimizers: list[Optimizer]
-    ties: TiesOf
+    ties: TiedParameters
 
 
 def make_local_part(
@@ -51,12 +51,12 @@ def make_local_part(
     rule_options: Mapping[str, Any] | None,
     input_options: Mapping[str, Any] | None,
     *,
-    late: bool,
+    delays: Sequence[int],
     tied_lag: int | None = None,
 ) -> LocalPart:
     """Split a network, and return the part that a process trains; see `Stages` for the arguments.
 
-    ``late`` says whether its module learns a step or more after its forward pass, ``tied_lag`` how late tied parameters do.
+    ``delays`` says how many steps after its forward pass each stage learns, ``tied_lag`` how late tied parameters do.
 
     Raises:
         ConfigError, CutError: if it cannot be split.
@@ -68,7 +68,8 @@ def make_local_part(
     module, sites = net.graph.modules[layout.stage], list(net.graph.sites.values())
     rule = None if layout.is_last else net.interfaces[sites[layout.stage].name].rule
     supplies = None if layout.is_first else net.interfaces[sites[layout.stage - 1].name].input_rule
-    ties = TiesOf.made(net, optimizer, tied_lag, late=late)
+    # Of any stage, and not of this one: copies stay equal only if their optimizers are.
+    ties = TiedParameters.made(net, optimizer, tied_lag, late=any(delays))
     check_tied_ends(ties.tied, layout)
     tied = {t.name for t in ties.tied}
     optimizers = make_optimizers(
@@ -77,9 +78,9 @@ def make_local_part(
         ([(n, net.model.get_parameter(n)) for n in module.parameters if n not in tied], None),
         (_named("rule", rule), rule_options),
         (_named("input rule", supplies), input_options),
-        late=late,
+        late=delays[layout.stage] > 0,
     )
-    ties = ties if layout.is_first or layout.is_last else TiesOf([], [])
+    ties = ties if layout.is_first or layout.is_last else TiedParameters([], [])
     return LocalPart(parts, parts[layout.stage], module.name, rule, supplies, optimizers, ties)
 
 

@@ -21,6 +21,10 @@ __all__ = ["StageSettings", "WindowPlan", "check_corrections", "check_rules", "c
 __all__ += ["learning_delays", "planned_window", "usual_accumulate"]
 
 
+#: A bit of a header for each.
+_MOST_TIED = 60
+
+
 class WindowPlan(Protocol):
     """A plan that says how late answers may be, such as one of `synthgrad.planner`."""
 
@@ -168,6 +172,11 @@ def check_tied_ends(tied: Sequence[TiedParameter], layout: RankLayout) -> None:
     Raises:
         ConfigError: naming the parameter.
     """
+    if len(tied) > _MOST_TIED:
+        raise ConfigError(
+            f"the first and the last stage share {len(tied)} parameters, expected at most {_MOST_TIED}; untie them, or use "
+            "InProcess"
+        )
     ends = (0, layout.num_stages - 1)
     for parameter in tied:
         if parameter.users != ends:

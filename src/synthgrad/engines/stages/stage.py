@@ -19,7 +19,7 @@ its graph until the answer arrives.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +44,7 @@ from ..updates import Updates
 from .checksum import batch_checksum, check_same_examples
 from .late import LateInput
 from .links import AboveLink, Answer, BelowLink
+from .pending import PendingBatch, holds_answers
 from .rows import chosen_rows
 from .window import Window
 from .wire import ParcelKind
@@ -222,7 +223,7 @@ class Stage:
         )
         # The target is not needed any more, and is kept out of what is in flight.
         kept = Batch(info, entered=step, shares=shares)
-        self._cross(self._port, kept, _PendingBatch(self, kept, out, h, leaf, penalty, replay))
+        self._cross(self._port, kept, PendingBatch(self, kept, out, h, leaf, penalty, replay))
         self._receive_answers(self._port, step)
         return StageOutput()
 
@@ -270,7 +271,7 @@ class Stage:
         flights = [
             {
                 **f.state_dict(),
-                "waits": f.release.state_dict() if isinstance(f.release, _PendingBatch) else None,
+                "waits": f.release.state_dict() if isinstance(f.release, PendingBatch) else None,
             }
             for f in self._flights.values()
         ]
@@ -299,7 +300,7 @@ class Stage:
         if self.late is not None:
             self.late.load_state_dict(state["late"])
 
-    def _built_again(self, batch: Batch, state: Mapping[str, Any]) -> _PendingBatch:
+    def _built_again(self, batch: Batch, state: Mapping[str, Any]) -> PendingBatch:
         h = state["h"]
         if h is not None:
             h = h.clone().requires_grad_(state["wanted"])
@@ -310,7 +311,7 @@ class Stage:
             penalty = None if self._penalty is None else self._penalty()
         leaf = h if state["wanted"] else None
         has_sent = bool(state.get("has_sent"))
-        return _PendingBatch(self, batch, out, h, leaf, penalty, replay, has_sent)
+        return PendingBatch(self, batch, out, h, leaf, penalty, replay, has_sent)
 
     # -- parts of a step ----------------------------------------------------------------------------
 
@@ -331,7 +332,7 @@ class Stage:
             )
         return self._units.shares_of(given, context, target)
 
-    def _cross(self, port: Port, batch: Batch, made: _PendingBatch) -> None:
+    def _cross(self, port: Port, batch: Batch, made: PendingBatch) -> None:
         """Learn from the rule's credit, or keep the graph until the answer arrives."""
         step = batch.entered
         flight = self._flights[step] = port.ask(made.out, batch, step)
@@ -351,7 +352,7 @@ class Stage:
         else:
             self.answer(batch, made.leaf, credit.value)
 
-    def _send_ahead(self, made: _PendingBatch, gradient: Tensor, values: Tensor | None) -> None:
+    def _send_ahead(self, made: PendingBatch, gradient: Tensor, values: Tensor | None) -> None:
         """Answer a batch at once, by what a gradient of the module's output says of its input; the module waits for its own."""
         made.has_sent = True
         if made.leaf is not None:
@@ -428,7 +429,7 @@ class Stage:
                 port.release(flight)
         elif self._corrects:
             self._correct(port, flight)  # no message came
-        elif _holds_answers(flight):
+        elif holds_answers(flight):
             self.answer(flight.batch, None, answer.loss)  # it has waited, and no message came
 
     def _correct(self, port: Port, flight: InFlight) -> None:
@@ -436,7 +437,7 @@ class Stage:
         pending, flight.release = flight.release, None
         if pending is None:
             return  # its credit was final, or not finite: it has been answered
-        assert isinstance(pending, _PendingBatch)
+        assert isinstance(pending, PendingBatch)
         assert self._updates is not None
         message = flight.message
         if message is not None and flight.finite:
@@ -504,71 +505,6 @@ class Stage:
         )
         while self._ready:
             first = min(self._ready)
-            if any(k < first and _holds_answers(flight) for k, flight in self._flights.items()):
+            if any(k < first and holds_answers(flight) for k, flight in self._flights.items()):
                 break
             self.below.answer(first, *self._ready.pop(first), busy_s=self.window.busy_s)
-
-
-def _holds_answers(flight: InFlight) -> bool:
-    """Return whether a batch waits for its answer before it is answered itself."""
-    return isinstance(flight.release, _PendingBatch) and not flight.release.has_sent
-
-
-@dataclass(slots=True, eq=False)
-class _PendingBatch:
-    """A batch that may wait for its answer.
-
-    The callback that an `InFlight` calls when the answer has arrived.
-
-    Attributes:
-        stage: the stage.
-        batch: the batch.
-        out: the output of the module, with its graph.
-        h: the input of the module, detached; None in the first stage.
-        leaf: the same tensor, if its gradient is to be sent; otherwise None.
-        penalty: the penalty of the module, with its graph.
-        replay: the conditions of the forward pass, if stages wait over steps.
-        has_sent: whether the batch has been answered ahead of what the module will learn from.
-    """
-
-    stage: Stage
-    batch: Batch
-    out: Tensor
-    h: Tensor | None
-    leaf: Tensor | None
-    penalty: Tensor | None
-    replay: ForwardReplay | None
-    has_sent: bool = False
-
-    def __call__(self, gradient: Tensor | None, message: Message) -> None:
-        if gradient is not None:
-            self.stage.backward(self.batch.entered, self.out, gradient, self.penalty)
-        if not self.has_sent:
-            self.stage.answer(self.batch, self.leaf, message.loss, message.output_error)
-
-    def pulled_back(
-        self, gradient: Tensor, own: Sequence[Tensor], *, keeps: bool = False
-    ) -> list[Tensor | None]:
-        """Return the gradients of the module's parameters for another gradient of its output, and add that of its input."""
-        learn = [p for p in own if p.requires_grad]
-        leaves = [] if self.leaf is None else [self.leaf]
-        found = torch.autograd.grad(
-            [self.out], [*learn, *leaves], [gradient], retain_graph=keeps, allow_unused=True
-        )
-        if self.leaf is not None and found[-1] is not None:
-            self.leaf.grad = found[-1] if self.leaf.grad is None else self.leaf.grad + found[-1]
-        by_id = {id(p): g for p, g in zip(learn, found, strict=False)}
-        return [by_id.get(id(p)) for p in own]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the batch as plain containers of tensors."""
-        assert self.replay is not None
-        h = None if self.h is None else self.h.detach()
-        part = None if self.leaf is None or self.leaf.grad is None else self.leaf.grad.clone()
-        return {
-            "held": self.replay.state_dict(),
-            "h": h,
-            "wanted": self.leaf is not None,
-            "part": part,
-            "has_sent": self.has_sent,
-        }

@@ -11,22 +11,23 @@ Both apply the same sum in the same update, so their copies of the parameters st
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...core import StageError
-from ..ties import TiedParameter, Ties, TiesOf
+from ...core import ConfigError, StageError
+from ..ties import TiedParameters, Ties
 from .coordinator import Coordinator
 from .layout import RankLayout
 from .transport import ALIGNED, Line
 
 __all__ = ["StageTies", "TiedLine"]
 
-#: Bytes, number of the update, and which parameters there are gradients of, as bits.
-_LENGTH = 3
+#: Bytes, number of the update, which parameters there are gradients of, as bits, and a checksum of the optimizers' settings.
+_LENGTH = 4
 #: In place of the number of an update: nothing follows.
 _END = -1
 _POLL_S = 1 / 8
@@ -38,7 +39,7 @@ class TiedLine:
 
     Args:
         line: between the two.
-        tied: the parameters, which the modules of both use.
+        of: the parameters, which the modules of both use, with their optimizers.
         layout: the place of this process, at one of the ends.
         coordinator: of all ranks.
         timeout_s: how long to wait for the other end, in seconds.
@@ -52,14 +53,17 @@ class TiedLine:
     def __init__(
         self,
         line: Line,
-        tied: Sequence[TiedParameter],
+        of: TiedParameters,
         layout: RankLayout,
         coordinator: Coordinator,
         timeout_s: float,
         lag: int,
     ) -> None:
         last = layout.num_stages - 1
-        self._parameters = [t.parameter for t in tied]
+        self._parameters = [t.parameter for t in of.tied]
+        self._optimizers = of.optimizers
+        self._lag = lag
+        self._settings: dict[int, int] = {}  # by update, until the other end's have come
         self._sizes = [p.numel() * p.element_size() for p in self._parameters]
         self._other = last if layout.is_first else 0
         self._peer = layout.rank(self._other)
@@ -70,7 +74,7 @@ class TiedLine:
         self._sender.make_room(lag + 2)
         self._receiver.make_room(lag + 2)
         self._receiver.start()
-        self._kept: dict[int, dict[tuple[int, int], Tensor]] = {}
+        self._kept: dict[int, tuple[dict[tuple[int, int], Tensor], int]] = {}
         self._next: int | None = None  # the update that comes next
         self.sent_bytes = 0
         self.waited_s = 0.0
@@ -79,6 +83,7 @@ class TiedLine:
         """Send the gradients of an update."""
         if self._next is None:
             self._next = update
+        self._settings[update] = settings = self._settings_now()
         present = sorted(grads)
         mask = sum(1 << n for n, _ in present)
         rows = [grads[key].detach().contiguous().reshape(-1).view(torch.uint8) for key in present]
@@ -87,7 +92,7 @@ class TiedLine:
         if rows and padding:
             rows.append(rows[0].new_zeros(padding))
         body = torch.cat(rows) if rows else None
-        self._sender.send((size + padding, update, mask), body, update)
+        self._sender.send((size + padding, update, mask, settings), body, update)
         self.sent_bytes += 8 * _LENGTH + size + padding
 
     def receive(self, update: int) -> dict[tuple[int, int], Tensor]:
@@ -95,10 +100,18 @@ class TiedLine:
 
         Raises:
             StageError: if another process has stopped, or the line is broken.
+            ConfigError: if the optimizers at the two ends have had other settings in that update.
         """
         while update not in self._kept:
             self._receive_next()
-        return self._kept.pop(update)
+        grads, theirs = self._kept.pop(update)
+        if theirs != self._settings.pop(update, theirs):
+            raise ConfigError(
+                f"update {update}: the optimizers of tied parameters have other settings (a learning rate, say) in the first "
+                "stage than in the last, so that their copies would no longer be equal; give both the same, and step schedulers "
+                "in all processes alike"
+            )
+        return grads
 
     def drain(self, num_updates: int) -> None:
         """Receive everything that the other end has sent, so that a state can be saved. Blocks.
@@ -111,7 +124,7 @@ class TiedLine:
 
     def close(self) -> None:
         """Part from the other end. Blocks."""
-        self._sender.send((0, _END, 0), None, 0)
+        self._sender.send((0, _END, 0, 0), None, 0)
         self._sender.flush()
         while self._get() is not None:
             pass  # what nobody needs any more
@@ -123,17 +136,22 @@ class TiedLine:
     def state_dict(self) -> dict[str, Any]:
         """Return what was received and not used, after `drain`."""
         return {
-            "kept": {update: dict(grads) for update, grads in self._kept.items()},
+            "kept": {update: (dict(grads), settings) for update, (grads, settings) in self._kept.items()},
             "next": self._next,
+            "settings": dict(self._settings),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what `state_dict` returned."""
         self._kept = {
-            update: {(n, k): g.to(self._parameters[n].device, copy=True) for (n, k), g in grads.items()}
-            for update, grads in state["kept"].items()
+            update: (
+                {(n, k): g.to(self._parameters[n].device, copy=True) for (n, k), g in grads.items()},
+                settings,
+            )
+            for update, (grads, settings) in state["kept"].items()
         }
         self._next = state["next"]
+        self._settings = dict(state["settings"])
 
     def _receive_next(self) -> None:
         found = self._get()
@@ -141,14 +159,29 @@ class TiedLine:
             raise StageError(
                 f"{_NAME}: the other end has closed its engine; give all ranks the same number of batches"
             )
-        update, grads = found
+        update, *held = found
         if update != self._next:
             raise StageError(f"{_NAME}: update {update} has come, expected update {self._next}")
-        self._kept[update] = grads
+        self._kept[update] = (held[0], held[1])
         self._next = update + 1
+        # Before it sent this one, the other end had applied what both sent so many updates before.
+        self._sender.arrived(update - self._lag - 1)
 
-    def _get(self) -> tuple[int, dict[tuple[int, int], Tensor]] | None:
-        """Return the next update and its gradients; None at the end of the line. Blocks."""
+    def _settings_now(self) -> int:
+        """Return a checksum of the settings of the optimizers, such as learning rates, which must be those of the other end."""
+        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
+        settings = [
+            {
+                name: float(v) if isinstance(v, Tensor) else v
+                for name, v in sorted(group.items())
+                if name != "params"
+            }
+            for group in groups
+        ]
+        return zlib.crc32(repr(settings).encode())
+
+    def _get(self) -> tuple[int, dict[tuple[int, int], Tensor], int] | None:
+        """Return the next update, its gradients and the checksum; None at the end of the line. Blocks."""
         coordinator = self._coordinator
         start = coordinator.transport.clock.now()
         limit = coordinator.wait_limit(self._timeout_s, self._peer)
@@ -163,7 +196,7 @@ class TiedLine:
         finally:
             limit.announce_wait(None)
             self.waited_s += coordinator.transport.clock.now() - start
-        _, update, mask = parcel.header
+        _, update, mask, settings = parcel.header
         if update == _END:
             return None
         grads: dict[tuple[int, int], Tensor] = {}
@@ -174,11 +207,11 @@ class TiedLine:
                 values = parcel.body[at : at + self._sizes[n]].clone().view(p.dtype).view(p.shape)
                 grads[n, self._other] = values.to(p.device)
                 at += self._sizes[n]
-        return update, grads
+        return update, grads, settings
 
     def _check(self, header: Sequence[int]) -> bool:
         """Refuse a header that was not agreed upon; return whether another follows."""
-        size, update, mask = header
+        size, update, mask, _ = header
         expected = sum(s for n, s in enumerate(self._sizes) if mask >> n & 1)
         if not 0 <= mask < 1 << len(self._sizes) or size != ALIGNED * math.ceil(expected / ALIGNED):
             raise StageError(f"{_NAME}: {size} bytes for the tied parameters {mask:b}, expected {expected}")
@@ -200,7 +233,7 @@ class StageTies(Ties):
 
     def __init__(
         self,
-        of: TiesOf,
+        of: TiedParameters,
         size: int,
         lag: int,
         line: Line,
@@ -208,7 +241,7 @@ class StageTies(Ties):
         coordinator: Coordinator,
         timeout_s: float,
     ) -> None:
-        self.line = TiedLine(line, of.tied, layout, coordinator, timeout_s, lag)
+        self.line = TiedLine(line, of, layout, coordinator, timeout_s, lag)
         super().__init__(of, size, lag, self.line, layout.stage)
 
     def drain(self, step: int) -> None:

@@ -169,6 +169,18 @@ def _target(record: Record) -> str:
     return DASH if target is None else f"{target:g} %"
 
 
+#: Rounds that differ by more percent than this are not steady.
+_STEADY_PCT = 1.0
+
+
+def _time_to_loss(record: Record) -> str:
+    """Return the time to a loss, marked where no rounds in a row were steady."""
+    said = unit("time_to_loss_s", record.metrics.number("time_to_loss_s"))
+    spread_pct = record.metrics.number("steady_spread_pct")
+    steady = spread_pct is not None and spread_pct <= _STEADY_PCT
+    return said if steady or said == DASH else f"{said} (unsteady)"
+
+
 def _updates_to_loss(record: Record) -> str:
     updates = record.metrics.number("steps_to_loss")
     if updates is not None:
@@ -256,7 +268,7 @@ _COLUMNS: Mapping[str, Sequence[BenchColumn]] = {
         _figure("throughput", "examples_per_s"),
         *_ratio("ratio to best pipeline", "ratio_to_best_pipeline"),
         _LEARNED[0],
-        _figure("time to the loss", "time_to_loss_s", optional=True),
+        Column("time to the loss", _time_to_loss, optional=True),
         Column("updates to it", _updates_to_loss, optional=True),
         Column("the loss", _target_bits, optional=True),
         _figure("ratio to backprop", "ratio_to_backprop", late=True),

@@ -104,6 +104,18 @@ def test_a_longer_run_of_the_same_method_is_left_out(tmp_path: Path) -> None:
     assert updates(folder, 2.5, BACKPROP) == [pytest.approx(150)]
 
 
+def test_of_several_settings_the_best_counts(tmp_path: Path) -> None:
+    folder = written(tmp_path, [run("backprop", None, [3.4, 3.2], lr=0.1), RUNS[0], RUNS[1]])
+    assert updates(folder, 2.5, BACKPROP) == [pytest.approx(168.75)]
+
+
+def test_runs_of_several_texts_are_refused(tmp_path: Path) -> None:
+    other = json.loads(json.dumps(RUNS[0]))
+    other["cell"]["data"] = "ptb"
+    with pytest.raises(ConfigError, match="its runs are of several texts .*ptb.* whose losses cannot be"):
+        loss_runs(written(tmp_path, [*RUNS, other]), [BACKPROP], SIZE, None)
+
+
 def test_runs_of_another_network_are_none(tmp_path: Path) -> None:
     other = json.loads(json.dumps(RUNS[0]))
     other["cell"]["width"] = 64

@@ -96,8 +96,8 @@ class Case:
         variant: name of the variant, of a schedule that has several.
         observe_prob: share of the true messages that are sent; None for methods that need all.
         wire_dtype: what is sent: a dtype, or bits of a codec.
-        rule: of our methods, ``cdni``, ``low_rank`` (the same with a cheaper ``M``), ``local_loss``, ``late_correction`` of that, or ``delayed`` or
-            ``interlocked``, with which an update is made of the microbatches.
+        rule: of our methods, ``cdni``, ``low_rank`` (the same with a cheaper ``M``), ``local_loss``,
+            ``late_correction`` of that, or ``delayed`` or ``interlocked``, with which an update is made of the microbatches.
     """
 
     method: str

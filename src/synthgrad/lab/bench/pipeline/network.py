@@ -121,16 +121,8 @@ class _Digits:
         return nn.CrossEntropyLoss()
 
     def rule(self, name: str) -> tuple[Rule, str]:
-        if name == "delayed":
-            return TrueGradient(), "mean"
-        if name == "interlocked":
-            return InterlockedLoss(CLASSES), "mean"
-        if name == "low_rank":
-            return SyntheticGradient(context=CLASSES, model=class_means(rank=RANK)), "mean"
-        if name in ("local_loss", "late_correction"):
-            local = LocalLoss(CLASSES)
-            return local if name == "local_loss" else LateCorrection(local), "mean"
-        return SyntheticGradient(context=CLASSES, learned_table=True), "mean"
+        table = SyntheticGradient(context=CLASSES, learned_table=True)
+        return table if name == "cdni" else _rule(name, CLASSES), "mean"
 
     def arithmetic(self) -> AbstractContextManager[Any]:
         return _in_precision(self.size.precision)
@@ -166,19 +158,25 @@ class _Tokens:
         return _token_loss
 
     def rule(self, name: str) -> tuple[Rule, str]:
-        if name == "delayed":
-            return TrueGradient(), "tokens"
-        if name == "interlocked":
-            return InterlockedLoss(_VOCABULARY, heads.token_head(1)), "tokens"
-        if name == "low_rank":
-            return SyntheticGradient(context=_VOCABULARY, model=class_means(rank=RANK)), "tokens"
-        if name in ("local_loss", "late_correction"):
-            local = LocalLoss(_VOCABULARY, heads.token_head(0))
-            return local if name == "local_loss" else LateCorrection(local), "tokens"
-        return SyntheticGradient(context=_VOCABULARY), "tokens"
+        head = heads.token_head(1 if name == "interlocked" else 0)
+        return _rule(name, _VOCABULARY, head), "tokens"
 
     def arithmetic(self) -> AbstractContextManager[Any]:
         return _in_precision(self.size.precision)
+
+
+def _rule(name: str, classes: int, head: heads.HeadFactory | None = None) -> Rule:
+    """Return a rule by its name in a case; ``head`` is that of rules with a local loss."""
+    if name == "cdni":
+        return SyntheticGradient(context=classes)
+    if name == "low_rank":
+        return SyntheticGradient(context=classes, model=class_means(rank=RANK))
+    if name == "delayed":
+        return TrueGradient()
+    if name == "interlocked":
+        return InterlockedLoss(classes, head)
+    local = LocalLoss(classes, head)
+    return LateCorrection(local) if name == "late_correction" else local
 
 
 def optimizers_of(size: Size, net: nn.Module, lr: float, *, late: bool = False) -> OptimizerFactory:

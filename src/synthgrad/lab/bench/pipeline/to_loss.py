@@ -7,6 +7,7 @@ evaluations, the updates do too, in the same proportion.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,14 +65,22 @@ def loss_runs(folder: str, cases: Sequence[Case], size: Size, target: float | No
         target: validation loss in bits per character; None for the lowest that all of the runs reach.
 
     Raises:
-        ConfigError: if the folder has no such run.
+        ConfigError: if the folder has no such run, or runs of several texts.
     """
     path = Path(folder) / "results.jsonl"
     if not path.is_file():
         raise ConfigError(f"--losses {folder}: expected a folder with the records of runs, results.jsonl")
     records, _ = read(path)
     fitting = [record for record in records if record.status in ("ok", "diverged") and _fits(record, size)]
-    found = {case: runs for case in cases if (runs := _shortest(r for r in fitting if _is_of(r, case, size)))}
+    texts = sorted({_text(record) for record in fitting})
+    if len(texts) > 1:
+        raise ConfigError(
+            f"--losses {folder}: its runs are of several texts ({'; '.join(texts)}), whose losses cannot be compared; give a "
+            "folder with runs of one"
+        )
+    found = {
+        case: runs for case in cases if (runs := _of_one_setting(r for r in fitting if _is_of(r, case, size)))
+    }
     if not found:
         raise ConfigError(
             f"--losses {folder}: none of its {len(records)} records is of a GPT of {size.layers} blocks × {size.width}, "
@@ -111,12 +120,27 @@ def _fits(record: Record, size: Size) -> bool:
     )
 
 
-def _shortest(runs: Iterable[Record]) -> list[Record]:
-    """Return the runs with the fewest updates, so that all have one schedule."""
-    by_updates: dict[float, list[Record]] = {}
+def _of_one_setting(runs: Iterable[Record]) -> list[Record]:
+    """Return the runs of one setting: of those with the fewest updates the best, by the mean of what its seeds reach."""
+    by_setting: dict[tuple[float, str], list[Record]] = {}
     for run in runs:
-        by_updates.setdefault((run.steps or 0) / (run.config.get("accumulate") or 1), []).append(run)
-    return by_updates[min(by_updates)] if by_updates else []
+        updates = (run.steps or 0) / (run.config.get("accumulate") or 1)
+        setting = json.dumps(dict(run.config), sort_keys=True)
+        by_setting.setdefault((updates, setting), []).append(run)
+    if not by_setting:
+        return []
+    fewest = min(updates for updates, _ in by_setting)
+    return min(
+        (found for (updates, _), found in by_setting.items() if updates == fewest),
+        key=lambda found: mean(min(_curve(run).values()) for run in found),
+    )
+
+
+def _text(record: Record) -> str:
+    """Return which text a run has learned, and as what: losses of others cannot be compared."""
+    cell = record.cell
+    parts = (cell.data, cell.get("tokens"), cell.get("vocabulary"), "tied" if cell.get("tied") else None)
+    return ", ".join(str(part) for part in parts if part is not None)
 
 
 def _is_of(record: Record, case: Case, size: Size) -> bool:
