@@ -159,10 +159,10 @@ class TiedLine:
             raise StageError(
                 f"{_NAME}: the other end has closed its engine; give all ranks the same number of batches"
             )
-        update, *held = found
+        update, grads, settings = found
         if update != self._next:
             raise StageError(f"{_NAME}: update {update} has come, expected update {self._next}")
-        self._kept[update] = (held[0], held[1])
+        self._kept[update] = grads, settings
         self._next = update + 1
         # Before it sent this one, the other end had applied what both sent so many updates before.
         self._sender.arrived(update - self._lag - 1)
