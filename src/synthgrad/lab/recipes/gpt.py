@@ -57,13 +57,13 @@ def _at_width(variants: Sequence[Variant], width: int) -> list[Variant]:
     return [replace(v, schedule={**v.schedule, "lr": v.schedule["lr"] * factor}) for v in variants]
 
 
-#: As many updates of backpropagation as take the time of 3,000 with a private block at each of three cuts, which is 1.8 times
-#: as long; see ``synthgrad bench gpt``.
+#: As many updates of backpropagation as make the work of 3,000 with a private block at each of three cuts: these compute seven
+#: blocks where backpropagation computes four.
 _SAME_COMPUTE = 5400
 
 
 def _with_same_compute() -> Variant:
-    """Return backpropagation with more updates, in the time that private blocks take."""
+    """Return backpropagation with more updates, with the work that private blocks make."""
     row = row_of("backprop", "muon")
     made = row.variant(row.rate)
     return replace(
