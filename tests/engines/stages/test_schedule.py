@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,7 +41,9 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: t.detach().clone() for name, t in module.state_dict().items()}
 
 
-def _schedule(place: Place, n: int, kind: str, steps: int) -> dict[str, Any]:
+def _schedule(
+    place: Place, n: int, kind: str, steps: int, how: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Run a program that uses schedules; only the line that makes one is different."""
     stage = pipeline_part(place)
     if kind == "1f1b":
@@ -57,6 +60,7 @@ def _schedule(place: Place, n: int, kind: str, steps: int) -> dict[str, Any]:
             window=1,
             deterministic=True,
             transport=place.transport,
+            **(how or {}),
         )
         parameters = list(schedule.parameters())
     optimizer = programs.adam(parameters)
@@ -110,6 +114,29 @@ def test_one_microbatch_equals_the_in_process_engine(where: str, request: pytest
     for k, outcome in enumerate(found):
         for name, value in outcome["weights"].items():
             torch.testing.assert_close(value, weights(net.model[k])[name], rtol=0, atol=0, msg=name)  # pyright: ignore
+
+
+def _stages(place: Place, steps: int, how: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Train the same network by the other engine; return the weights of this process."""
+    model = nn.Sequential(*halves())
+    data = programs.batches(steps)
+    torch.manual_seed(1)
+    net = decouple(model, ["0"], SyntheticGradient(context=4), data[0][0])
+    given: dict[str, Any] = {"window": 1, "deterministic": True, "transport": place.transport}
+    with Stages(net, F.cross_entropy, programs.adam, **given, **how) as stages:
+        for x, y in data:
+            stages.step(x if place.rank == 0 else None, y)
+        return weights(stages.module)
+
+
+def test_messages_of_some_rows_are_those_of_the_other_engine(two: InMemory) -> None:
+    how: dict[str, Any] = {"observe_rows": 0.5, "seed": 5}
+    ours, theirs = two.run(_schedule, 1, "ours", 10, how), two.run(_stages, 10, how)
+    every = two.run(_schedule, 1, "ours", 10)
+    for one, other in zip(ours, theirs, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one["weights"].values(), other.values(), strict=True))
+    first, of_all = ours[0]["weights"], every[0]["weights"]
+    assert any(not torch.equal(value, of_all[name]) for name, value in first.items())
 
 
 def _wrong(place: Place, how: str) -> None:

@@ -71,6 +71,7 @@ def test_it_trains_on_a_text_of_ones_own(tmp_path: Path, capsys: pytest.CaptureF
         ("--update-prob 0.5", ["--update-prob is not for --arch gpt"]),
         ("--compile", ["--compile is not for --arch gpt"]),
         ("--model a:b", ["--model is not for --arch gpt"]),
+        ("--free-running", ["free_running", "'in-process'", "--engine stages"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "says",
 )
@@ -92,6 +93,7 @@ def test_it_refuses(given: str, words: list[str], tmp_path: Path, capsys: pytest
         ("--data text:mine", ["'text:mine' is a text"]),
         ("--arch cnn --context 8", ["--context is for --arch gpt"]),
         ("--tied", ["--tied is for --arch gpt"]),
+        ("--free-running --engine stages", ["--free-running is for --arch gpt"]),
         ("--engine layer-parallel --accumulate 2", ["layer-parallel", "in-process"]),
         (
             "--engine layer-parallel --methods late_correction",

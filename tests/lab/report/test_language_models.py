@@ -135,6 +135,16 @@ def test_the_same_updates_of_microbatches_stand_in_the_same_table() -> None:
     assert len(language(gpt_run(), gpt_run(config={"accumulate": 4}, steps=240))) == 2
 
 
+def test_stages_that_run_free_have_a_row_of_their_own() -> None:
+    exact = late(4, cell={"engine": "stages"})
+    free = late(4, cell={"engine": "stages"}, config={"free_running": True})
+    assert _names(gpt_run(), exact, free) == [
+        "backprop",
+        "delayed (stages, delay 4)",
+        "delayed (stages, delay 4, free-running)",
+    ]
+
+
 def test_titles_say_network_and_updates() -> None:
     title = "gpt_trials · quick · shakespeare · gpt 4 blocks × 32, 2 heads · 30 updates of 8 × 16 characters"
     assert _sheet(gpt_run()).title == _sheet(gpt_run(config={"accumulate": 4})).title == title

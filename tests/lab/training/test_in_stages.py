@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
+import torch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from synthgrad.core import ConfigError
 from synthgrad.lab.recipes import comparison
-from synthgrad.lab.training import in_stages
+from synthgrad.lab.tasks.gpt import gpt
+from synthgrad.lab.training import in_stages, trainers
+from synthgrad.lab.training.methods import DataFacts, method_named
 from synthgrad.lab.training.train import train
+from synthgrad.lab.training.trainers import TrainerSpec, make_trainer
 from tests.lab.cli.helpers import call, records_in
 
 SHORT = [
@@ -72,6 +78,40 @@ def test_a_gpt_in_stages_has_the_weights_and_the_bits_of_one_process(tmp_path: P
         assert one["metrics"]["bits_per_char"] == other["metrics"]["bits_per_char"]
         ours, theirs = ([p["val_bits_per_char"] for p in r["curve"]] for r in (one, other))
         assert ours == theirs
+
+
+@pytest.mark.slow(reason="starts four processes for each run")
+def test_stages_that_run_free_learn_what_they_learn_at_exact_lags(tmp_path: Path) -> None:
+    asked = ["--arch", "gpt", "--data", "shakespeare-50k", "--methods", "late_correction", "--delay", "2"]
+    asked += ["--steps", "60", "--width", "16", "--context", "16", "--modules", "4", "--batch-size", "4"]
+    asked += ["--threads", "1", "--quiet", "--engine", "stages"]
+    found: list[Any] = []
+    for free in ([], ["--free-running"]):
+        assert call("compare", *asked, *free, "--out", str(tmp_path / f"{len(free)}")) == 0
+        found += records_in(tmp_path / f"{len(free)}")
+    exact, free = found
+    assert "free_running" not in exact["config"]
+    assert free["config"]["free_running"] is True
+    assert abs(exact["metrics"]["val_bits_per_char"] - free["metrics"]["val_bits_per_char"]) < 0.3
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_answers_are_learned_from_at_exact_lags_unless_stages_run_free(
+    free: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def made(net: Any, criterion: Any, optimizer: Any, **settings: Any) -> SimpleNamespace:
+        asked.update(settings)
+        return SimpleNamespace(optimizers=[])
+
+    monkeypatch.setattr(trainers, "Stages", made)
+    method = method_named("late_correction")
+    rule = replace(method.settings("shakespeare", "gpt"), delay=3, blocks=0)
+    spec = TrainerSpec(method, rule, DataFacts(11, 4), 1e-3, 0, "stages", tokens=True, free_running=free)
+    model = gpt(11, width=8, blocks=2, heads=2, context=4)
+    make_trainer(spec, model, ["block1"], torch.zeros(2, 4, dtype=torch.int64))
+    assert (asked["window"], asked["deterministic"]) == (3, not free)
 
 
 def test_a_run_that_cannot_begin_is_refused_before_any_process_starts(

@@ -74,6 +74,7 @@ class ScheduleDecoupled:
         window: the number of microbatches that an answer may be late; None to adapt it to the link.
         deterministic: whether lags are counted in microbatches instead of arrival times; see `Stages`.
         observe_prob: the share of the true messages that are sent back.
+        observe_rows: the share of a microbatch's rows for which they are sent; see `Stages`.
         wire_dtype: the dtype in which tensors are sent; None for the network's own. Short for
             ``codecs.cast``.
         codec: the codec of activations, and of messages unless these have their own; see `codecs`.
@@ -81,7 +82,7 @@ class ScheduleDecoupled:
         reduction: how ``loss_fn`` reduces; see `decouple`.
         guard: whether to stop with `DivergedError` at a message or loss that is not finite.
         timeout_s: how long a stage waits for another, in seconds.
-        seed: the seed of the draws for ``observe_prob``.
+        seed: the seed of the draws for ``observe_prob`` and ``observe_rows``.
         transport: how the processes reach each other; None for the process group of ``torch.distributed``.
 
     Raises:
@@ -100,6 +101,7 @@ class ScheduleDecoupled:
         window: int | None = None,
         deterministic: bool = False,
         observe_prob: float = 1.0,
+        observe_rows: float = 1.0,
         wire_dtype: torch.dtype | None = None,
         codec: Codec | None = None,
         message_codec: Codec | None = None,
@@ -113,6 +115,7 @@ class ScheduleDecoupled:
             window=window,
             deterministic=deterministic,
             observe_prob=observe_prob,
+            observe_rows=observe_rows,
             wire_dtype=wire_dtype,
             timeout_s=timeout_s,
             seed=seed,
@@ -174,6 +177,8 @@ class ScheduleDecoupled:
             instruments=self._instruments,
             name=f"stage {layout.stage}",
             copies=copies,
+            observe_rows=observe_rows,
+            seed=seed,
         )
         self._step = 0
 

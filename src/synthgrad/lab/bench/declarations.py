@@ -296,8 +296,7 @@ class GptScope(Scope):
     )
     methods: tuple[str, ...] = methods(GPT_METHODS)
     precision: str = _precision()
-    rounds: int = rounds("Updates that are timed.")
-    turns: int = option(3, help="Turns in which every line is measured anew.", kind=int, least=1)
+    rounds: int = rounds("Updates that are timed, in turns with one of the loop.")
 
 
 GPT = Declaration(
@@ -314,8 +313,7 @@ GPT = Declaration(
         batch_sizes=[(4,), (32,), (8,)],
         modules=[(2,), (2, 4), (2, 4)],
         accumulate=(1, 4),
-        rounds=[2, 10, 10],
-        turns=[1, 3, 3],
+        rounds=[2, 15, 10],
     ),
     examples=(
         "",

@@ -1,7 +1,7 @@
 """``bench gpt``: what each rule costs on a GPT, in time and in memory, over a loop of backpropagation.
 
 The loop is the one that anybody would write, on the same network with the same AdamW. Every line has a process of its
-own. Tokens are drawn at random: what a step costs does not depend on them. Where an update is made of several batches,
+own, in which it takes turns with the loop, update by update: a machine gets faster and slower within minutes. Tokens are drawn at random: what a step costs does not depend on them. Where an update is made of several batches,
 backpropagation is compared with late gradients by every number of versions of the weights; a step is still a batch.
 """
 
@@ -23,12 +23,15 @@ from ..training.trainers import TrainerSpec, make_trainer, precision_context
 from .declarations import GPT, GptScope
 from .memory.probe import Memory, OwnProcessBench, probe
 from .steps import HAND_WRITTEN
+from .turns import TimedStep, ratios, take_turns
 
 __all__ = ["BENCHMARK", "GptBench", "GptCase", "GptSize", "make", "observe"]
 
 _LR = 3e-4
 #: The lags of corrections, in batches; the experiment `gpt` has the same.
 _LATE, _LATER = 4, 16
+#: Updates over which the highest memory is taken.
+_COUNTED = 2
 _VERSIONS = {None: "all versions", 2: "2BW", 1: "PACI"}
 
 
@@ -116,7 +119,7 @@ _ACCUMULATED = ("backprop", "delayed")
 
 
 def observe(scope: GptScope, size: GptSize, case: GptCase) -> dict[str, Any]:
-    """Measure in this process: bytes held, and time and highest memory of updates before; times are those of a batch."""
+    """Measure in this process: bytes held, highest memory, and times in turns with the loop; they are those of a batch."""
     torch.set_num_threads(scope.threads)
     how: dict[str, Any] = {"heads": scope.heads, "device": scope.device, "precision": scope.precision}
     # Until the lowest module has learned once, and has made an update: from then on every update is like the last.
@@ -127,10 +130,15 @@ def observe(scope: GptScope, size: GptSize, case: GptCase) -> dict[str, Any]:
     del tiny
     memory = Memory(scope.device)
     update, alive = make(case, size, **how)
-    found = probe(update, alive, memory, scope.rounds, settle)
-    return found | {
-        name: value / size.accumulate for name, value in found.items() if name.startswith("step_ms")
-    }
+    held = probe(update, alive, memory, _COUNTED, settle)
+    loop, _ = make(_REFERENCE, size, **how)
+    loop()
+    own, reference = TimedStep(update, 1), TimedStep(loop, 1)
+    if failed := take_turns({"own": own, "reference": reference}, scope.rounds, scope.device):
+        raise RuntimeError(f"in turns with the loop: {', '.join(failed.values())}")
+    times = ratios(own.times_ms, reference.times_ms, GptBench.reference, what="ratio_step")
+    of_a_batch = {name: times[name] / size.accumulate for name in times if name.startswith("step_ms")}
+    return held | times | of_a_batch
 
 
 def make(
@@ -219,9 +227,6 @@ class GptBench(OwnProcessBench[GptScope, GptSize, GptCase]):
     def is_reference(self, size: GptSize, case: GptCase) -> bool:
         return case == _REFERENCE
 
-    def turns(self, scope: GptScope) -> int:
-        return scope.turns
-
     def check(self, scope: GptScope) -> None:
         for width in scope.widths:
             with torch.device("meta"):
@@ -266,7 +271,7 @@ class GptBench(OwnProcessBench[GptScope, GptSize, GptCase]):
 
     def config(self, scope: GptScope, size: GptSize, case: GptCase) -> Mapping[str, Any]:
         has_rule = method_named(case.method).rule is not None
-        return {"rule": recorded_fields(case.settings()) if has_rule else None, "turns": scope.turns}
+        return {"rule": recorded_fields(case.settings()) if has_rule else None}
 
     def label(self, scope: GptScope, size: GptSize) -> str:
         parts = [f"{size.layers} blocks × {size.width}", f"{size.batch_size} × {size.context} tokens"]

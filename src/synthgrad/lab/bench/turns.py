@@ -131,15 +131,17 @@ def median_and_spread(values: Sequence[float]) -> tuple[float, float, float]:
     return median, p10, p90
 
 
-def ratios(own: Sequence[float], reference: Sequence[float], name: str = "backprop") -> dict[str, Any]:
-    """Return the times of a step, and their ratio to a reference, taken in each round."""
+def ratios(
+    own: Sequence[float], reference: Sequence[float], name: str = "backprop", *, what: str = "ratio"
+) -> dict[str, Any]:
+    """Return the times of a step, and their ratio to a reference, taken in each round; it is called ``what``."""
     median, p10, p90 = median_and_spread(own)
     ratio, low, high = median_and_spread([a / b for a, b in zip(own, reference, strict=True)])
     return {
         "step_ms_median": median,
         "step_ms_p10": p10,
         "step_ms_p90": p90,
-        f"ratio_to_{name}": ratio,
-        f"ratio_to_{name}_p10": low,
-        f"ratio_to_{name}_p90": high,
+        f"{what}_to_{name}": ratio,
+        f"{what}_to_{name}_p10": low,
+        f"{what}_to_{name}_p90": high,
     }

@@ -150,6 +150,10 @@ def _tied_lag(record: Record) -> str:
     return f"{found:g}" if found else ""
 
 
+def _free_running(record: Record) -> str:
+    return "yes" if record.config.get("free_running") else ""
+
+
 def _error_feedback(record: Record) -> str:
     return "yes" if record.config.get("error_feedback") else ""
 
@@ -193,6 +197,7 @@ FACETS = (
     MICROBATCHES,
     Facet("versions of weights", _versions, str),
     Facet("lag of tied weights", _tied_lag, "tied weights {} late".format),
+    Facet("free-running", _free_running, lambda _: "free-running"),
     Facet("error feedback", _error_feedback, lambda _: "error feedback"),
 )
 #: None of these: names say it where nothing else tells two rows apart.

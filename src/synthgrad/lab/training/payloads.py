@@ -272,6 +272,7 @@ class LanguageModel(Payload):
         vocabulary: number of byte-pair tokens; None for other tokens.
         tied: whether the scores are made with the weights of the embedding.
         tied_lag: after how many updates these learn what the first and the last module have found.
+        free_running: whether stages learn from answers when they come; else each answer is as late as the delay says.
         modules: number of modules of about equal numbers of blocks; None if ``at`` names the cuts, or there are none.
         at: names of the submodules after which to cut, instead of ``modules``.
         engine: ``in-process``, ``stages`` or ``plain``.
@@ -315,6 +316,14 @@ class LanguageModel(Payload):
             default="0",
         ),
     )
+    free_running: bool = config_field(
+        False,
+        changed=True,
+        option=Option(
+            "With --engine stages: learn from answers when they come, at most as late as --delay. Runs then differ.",
+            kind=bool,
+        ),
+    )
     modules: int | None = cell_field(
         2,
         option=Option(
@@ -338,6 +347,11 @@ class LanguageModel(Payload):
                 f"tied_lag {self.tied_lag}{'' if self.tied else ' with weights that are not tied'}: expected a number of updates "
                 "from 0, with --tied"
             )
+        if self.free_running and self.engine != "stages":
+            refuse(
+                f"free_running with engine '{self.engine}', in which nothing is late but by a given number of steps: expected "
+                "--engine stages, or no --free-running"
+            )
         if self.engine not in _GPT_ENGINES:
             refuse(f"engine '{self.engine}' with a GPT: expected one of {', '.join(_GPT_ENGINES)}")
         if self.modules is not None and not 2 <= self.modules <= self.layers:
@@ -355,7 +369,9 @@ class LanguageModel(Payload):
 
         found = method_named(method)
         found.check(self.arch, self.engine)
-        return self if found.rule is not None else replace(self, engine="plain", at=(), modules=None)
+        if found.rule is not None:
+            return self
+        return replace(self, engine="plain", at=(), modules=None, free_running=False)
 
     def default_rule(self, method: str) -> Settings:
         from .methods import method_named

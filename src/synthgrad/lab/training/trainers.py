@@ -86,6 +86,7 @@ class TrainerSpec:
         optimizer, error_feedback, accumulate, versions: as in `Schedule`.
         tokens: whether the network has scores ``(B, T, V)`` for tokens ``(B, T)``.
         tied_lag: after how many updates weights learn that two modules share; None where there are none.
+        free_running: whether stages learn from answers when they come, at most as late as the rule's delay.
     """
 
     method: Method
@@ -104,6 +105,7 @@ class TrainerSpec:
     versions: int | None = None
     tokens: bool = False
     tied_lag: int | None = None
+    free_running: bool = False
 
 
 def make_trainer(
@@ -177,7 +179,7 @@ def make_trainer(
         )
     if spec.engine == "stages":
         rule_waits = any(interface.rule.waits for interface in net.interfaces.values())
-        # With a given delay a message is applied exactly that late, as the in-process engine does.
+        # With a given delay a message is applied exactly that late, as the in-process engine does, unless stages run free.
         window = settings.delay if rule_waits or settings.delay else None
         return net, StagesTrainer(
             Stages(
@@ -187,7 +189,7 @@ def make_trainer(
                 rule_options=options,
                 input_options=at_rate(input_lr_factor),
                 window=window,
-                deterministic=window is not None,
+                deterministic=window is not None and not spec.free_running,
                 accumulate=spec.accumulate,
                 seed=spec.seed,
                 **tied,

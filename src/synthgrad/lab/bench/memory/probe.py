@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from statistics import median
 from typing import Any, ClassVar
 
 import torch
@@ -32,12 +31,10 @@ _RATIOS = {"ratio": "saved_bytes_peak", "ratio_peak": "peak_bytes", "ratio_step"
 class OwnProcessBench(Bench[ScopeT, SizeT, CaseT]):
     """A benchmark whose every line is measured in a process of its own.
 
-    Where a machine gets faster and slower in the course of minutes, lines take turns: each is measured several times, and
-    compared with the reference of the same turn.
-
     Attributes:
         reference: the method that the others are compared with; its line comes first.
-        observe: takes scope, size and case, and measures in the process that calls it; a function of a module.
+        observe: takes scope, size and case, and measures in the process that calls it; a function of a module. What it has
+            compared itself stays.
     """
 
     reference: ClassVar[str]
@@ -47,24 +44,13 @@ class OwnProcessBench(Bench[ScopeT, SizeT, CaseT]):
         """Return whether the other lines of the size are compared with this one."""
         return self.method(size, case) == self.reference
 
-    def turns(self, scope: ScopeT) -> int:
-        """Return how often each line is measured."""
-        return 1
-
     def measure(self, scope: ScopeT, size: SizeT, cases: Sequence[CaseT]) -> Iterator[Figures]:
-        if (turns := self.turns(scope)) == 1:
-            known: Mapping[str, Any] = {}
-            for case in cases:
-                found = self._measured(scope, size, case)
-                if self.is_reference(size, case):
-                    known = found.metrics
-                yield self._compared([found], [known])
-            return
-        of_turns = [[self._measured(scope, size, case) for case in cases] for _ in range(turns)]
-        at = next((k for k, case in enumerate(cases) if self.is_reference(size, case)), None)
-        references = [{} if at is None else turn[at].metrics for turn in of_turns]
-        for k in range(len(cases)):
-            yield self._compared([turn[k] for turn in of_turns], references)
+        known: Mapping[str, Any] = {}
+        for case in cases:
+            found = self._measured(scope, size, case)
+            if self.is_reference(size, case):
+                known = found.metrics
+            yield Figures(self._compared(found.metrics, known), found.error)
 
     def _measured(self, scope: ScopeT, size: SizeT, case: CaseT) -> Figures:
         try:
@@ -74,27 +60,14 @@ class OwnProcessBench(Bench[ScopeT, SizeT, CaseT]):
         except Exception as error:  # a case that fails is a line that says so
             return Figures(error=reason_of(error))
 
-    def _compared(self, found: Sequence[Figures], references: Sequence[Mapping[str, Any]]) -> Figures:
-        """Return the middle of what the turns have found, and of the ratios to the reference of each."""
-        failed = next((figures for figures in found if figures.error is not None), None)
-        if failed is not None:
-            return failed
-        metrics = {
-            name: None if None in (values := [f.metrics[name] for f in found]) else median(values)
-            for name in found[0].metrics
+    def _compared(self, found: Mapping[str, Any], known: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the figures, with their ratios to those of the reference."""
+        ratios = {
+            f"{name}_to_{self.reference}": found[key] / known[key]
+            for name, key in _RATIOS.items()
+            if found.get(key) is not None and known.get(key)
         }
-        for name, key in _RATIOS.items():
-            ratios = [
-                f.metrics[key] / known[key]
-                for f, known in zip(found, references, strict=True)
-                if f.metrics.get(key) is not None and known.get(key)
-            ]
-            if ratios:
-                metrics[f"{name}_to_{self.reference}"] = median(ratios)
-            if name == "ratio_step" and len(ratios) > 1:
-                metrics[f"{name}_to_{self.reference}_p10"] = min(ratios)
-                metrics[f"{name}_to_{self.reference}_p90"] = max(ratios)
-        return Figures(metrics)
+        return {**ratios, **found}
 
 
 def in_own_process(observe: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:

@@ -103,6 +103,7 @@ class LanguageModelTask(Task):
             precision=run.precision,
             tokens=True,
             tied_lag=payload.tied_lag if payload.tied else None,
+            free_running=payload.free_running,
             **run.schedule.of_optimizer(),
         )
         cuts = list(payload.at) or (
