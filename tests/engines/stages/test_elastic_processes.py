@@ -121,6 +121,49 @@ def test_a_stage_that_freezes_is_gone_until_it_thaws(three: list[Process]) -> No
     assert above.lines[-1]["num_skipped"] > 20
 
 
+def held_at(port: int) -> subprocess.Popen[str]:
+    """Start a store in a process of its own."""
+    command = [sys.executable, "-m", "synthgrad", "store", "--port", str(port)]
+    held = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert held.stdout is not None
+    held.stdout.readline()
+    held.stdout.close()
+    return held
+
+
+def test_without_the_store_stages_go_on_and_with_another_they_make_lines_again() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    held = held_at(port)
+    made = [Process(stage, f"127.0.0.1:{port}", 1500).start() for stage in range(3)]
+    try:
+        below, middle, above = made
+        below.read(50)
+        held.kill()
+        held.wait()
+        below.read(150)
+        held = held_at(port)
+        below.read(300)
+        above.kill()
+        again = Process(2, f"127.0.0.1:{port}", 1500).start()
+        made.append(again)
+        for one in (below, middle, again):
+            one.read()
+            assert one.process.wait(60) == 0
+        assert below.numbers == middle.numbers == list(range(1500))
+        assert again.numbers == list(range(again.numbers[0], 1500))
+        assert 300 < again.numbers[0] < 1490
+        assert middle.lines[-1]["num_alone"] > 0
+    finally:
+        held.kill()
+        held.wait()
+        for one in made:
+            if one.process.poll() is None:
+                one.kill()
+            one.process.stdout.close()
+
+
 def test_a_place_is_not_taken_while_its_stage_lives(three: list[Process], store: str) -> None:
     three[0].read(5)
     other = Process(0, store, 10).start()

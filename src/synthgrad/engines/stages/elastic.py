@@ -101,9 +101,10 @@ class ElasticLinks:
         """Wait until a neighbour is there for the first time: who goes on alone, has been with it before."""
         start = self.clock.now()
         while not link.comes():
-            waited = self.clock.now() - start
-            come = self.membership.member(stage).life > 0
-            if waited > (self.patience_s if come else self.timeout_s):
+            waited, member = self.clock.now() - start, self.membership.member(stage)
+            # At the beginning of a run all come at about the same time. Later a neighbour may be dead.
+            is_later = max(member.life, self.membership.life) > 1 or member.silent_s > self.patience_s
+            if waited > (self.patience_s if member.life and is_later else self.timeout_s):
                 return
             self.clock.sleep(POLL_S)
 

@@ -11,6 +11,7 @@ Who has not changed what it writes for a while is dead, frozen or cut off. The s
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 import time
@@ -50,7 +51,8 @@ def serve_store(host: str, port: int) -> TCPStore:
     try:
         listener = socket.create_server((host, port), backlog=1024).detach()
     except OSError as error:
-        raise ConfigError(f"{host}:{port}: {error.strerror}; choose another address or port") from error
+        reason = os.strerror(error.errno or 0)
+        raise ConfigError(f"{host}:{port}: {reason}; choose another address or port") from error
     return TCPStore(host, port, None, True, wait_for_workers=False, master_listen_fd=listener)
 
 
@@ -145,6 +147,7 @@ class StoreMembership:
         self._seen = {other: _Seen() for other in others}
         self._lock = threading.Lock()
         self._bell = threading.Event()
+        self._read_at = time.monotonic()
         self._stopped = False
         self.problem: str | None = None
         self._thread = threading.Thread(target=self._run, name="synthgrad members", daemon=True)
@@ -163,7 +166,8 @@ class StoreMembership:
         """See `Membership.member`."""
         with self._lock:
             seen = self._seen[stage]
-            words, silent_s = seen.words, time.monotonic() - seen.at
+            # As long as the store cannot be read, nobody is known to be silent.
+            words, silent_s = seen.words, max(0.0, self._read_at - seen.at)
         return Member(words["life"], words["step"], words["ended"], silent_s)
 
     def sides(self, neighbour: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -215,9 +219,11 @@ class StoreMembership:
         store.set(f"member/{self._stage}", words)
         for other, seen in self._seen.items():
             found = _read(store, other)
-            if found is None:
-                continue
             with self._lock:
+                self._read_at = time.monotonic()
+                if found is None:  # it has not come, or not yet to this store
+                    seen.at = self._read_at
+                    continue
                 if (found["life"], found["beat"]) != (seen.words["life"], seen.words["beat"]):
-                    seen.at = time.monotonic()
+                    seen.at = self._read_at
                 seen.words = found

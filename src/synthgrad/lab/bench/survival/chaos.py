@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,11 @@ class ChaosBench(Bench[ChaosScope, ChaosSize, str]):
         }
 
     def config(self, scope: ChaosScope, size: ChaosSize, case: str) -> Mapping[str, Any]:
-        return {"data": scope.data, "patience_s": _PATIENCE_S, "snapshot_s": _SNAPSHOT_S, "backend": "gloo"}
+        how = {"data": scope.data, "patience_s": _PATIENCE_S, "snapshot_s": _SNAPSHOT_S, "backend": "gloo"}
+        if case != "with_faults":
+            return how
+        faults = drawn_faults(size.seed, size.stages, scope.seconds)
+        return {**how, "faults": [asdict(fault) for fault in faults]}
 
     def label(self, scope: ChaosScope, size: ChaosSize) -> str:
         return f"{size.stages} stages, {size.rule}, faults for {scope.seconds:g} s, seed {size.seed}"
@@ -105,8 +109,9 @@ class ChaosBench(Bench[ChaosScope, ChaosSize, str]):
         until = max(1, hit.steps_of(size.stages - 1))
         calm = _lived(scope, size, [], until=until)
         pace = calm.steps_per_s()
-        yield Figures(hit.figures(faults, pace) | {"test_error_pct": hit.error_pct}, hit.failure)
-        yield Figures(calm.figures([], pace) | {"test_error_pct": calm.error_pct}, calm.failure)
+        for story, happened in ((hit, faults), (calm, [])):
+            metrics = story.figures(happened, pace) | {"test_error_pct": story.error_pct}
+            yield Figures(metrics, story.failure, curve=story.timeline())
 
 
 def _lived(scope: ChaosScope, size: ChaosSize, faults: Sequence[Fault], until: int | None) -> Story:

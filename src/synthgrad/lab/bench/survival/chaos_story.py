@@ -14,6 +14,9 @@ from .chaos_faults import KINDS, Fault
 
 __all__ = ["Life", "Story", "story_of"]
 
+#: The time of a point of the timeline, in seconds.
+_BIN_S = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Life:
@@ -85,6 +88,7 @@ class Story:
         found["num_never_back"] = len(again) - len(returns)
         if returns:
             found |= {"return_s_median": median(returns), "return_s_max": max(returns)}
+        found["steps_last"] = self.steps_of(len(self.lives) - 1)
         for stage, lives in enumerate(self.lives):
             found[f"steps_stage{stage}"] = self.steps_of(stage)
             found[f"steps_per_s_stage{stage}"] = pace[stage]
@@ -92,11 +96,34 @@ class Story:
                 found[f"{name}_stage{stage}"] = sum(life.facts.get(name, 0) for life in lives)
         return found
 
+    def timeline(self) -> list[dict[str, float]]:
+        """Return the pace of each stage over time: seconds, and steps per second by stage, 0 where it made none."""
+        end = max((at for stage in self.lives for life in stage for at, _ in life.steps), default=0.0)
+        found: list[dict[str, float]] = []
+        for k in range(int(end // _BIN_S)):
+            begin, until = k * _BIN_S, (k + 1) * _BIN_S
+            point = {"elapsed_s": until}
+            for stage, lives in enumerate(self.lives):
+                made = sum(_made(life.steps, begin, until) for life in lives)
+                point[f"steps_per_s_stage{stage}"] = round(made / _BIN_S, 3)
+            found.append(point)
+        return found
+
     @staticmethod
     def _ratio(lives: Sequence[Life], fault: Fault, pace: float) -> float | None:
         """Return how fast a stage was from a fault to the next one, over its pace without faults."""
         own = _pace([point for life in lives for point in life.steps], fault.begin_s, fault.next_s)
         return None if own is None or not pace else own / pace
+
+
+def _made(points: Sequence[tuple[float, int]], begin_s: float, end_s: float) -> float:
+    """Return how many steps a process made between two moments; between two of its lines in proportion."""
+    made = 0.0
+    for (a, before), (b, after) in pairwise([(points[0][0] - _BIN_S, 0), *points] if points else []):
+        inside = min(b, end_s) - max(a, begin_s)
+        if inside > 0 and b > a:
+            made += (after - before) * inside / (b - a)
+    return made
 
 
 def _pace(points: Sequence[tuple[float, int]], begin_s: float, end_s: float) -> float | None:
