@@ -49,6 +49,8 @@ class Story:
         numbers: batches that it has trained on.
         times_s: when each was done.
         facts: figures of its engine at the end.
+        recovered: what `recover` has returned.
+        history: its weights after every number of steps, by that.
         error: what it has raised.
     """
 
@@ -56,6 +58,8 @@ class Story:
     times_s: list[float] = field(default_factory=list[float])
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
     weights: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    recovered: int | None = None
+    history: dict[int, dict[str, Tensor]] = field(default_factory=dict[int, dict[str, Tensor]])
     error: BaseException | None = None
 
 
@@ -101,6 +105,13 @@ def lived(
         )
         gives_input = life.stage == 0 or stages.net.interfaces["0"].input_rule is not None
         data = programs.batches(until)
+
+        def weights() -> dict[str, Tensor]:
+            return {n: t.detach().clone() for n, t in stages.module.state_dict().items()}
+
+        story.recovered = stages.recover(5.0)
+        if story.recovered is not None:
+            story.history[story.recovered] = weights()
         for number in stages.turns(until):
             if number == life.dies_at:
                 transport.die()
@@ -112,9 +123,10 @@ def lived(
             stages.step(x if gives_input else None, y)
             story.numbers.append(number)
             story.times_s.append(transport.clock.now())
+            story.history[number + 1] = weights()
         names = ("num_alone", "num_given_up", "num_skipped", "num_synthetic", "sent_bytes", "waited_s")
         story.facts = {name: getattr(stages, name) for name in names}
-        story.weights = {n: t.detach().clone() for n, t in stages.module.state_dict().items()}
+        story.weights = weights()
         stages.close()
 
     world.time.run([serve(k) for k in range(len(lives))])
@@ -263,6 +275,43 @@ def test_answers_of_one_that_has_come_back_are_not_learned_from_at_once() -> Non
     assert any(not torch.equal(a, b) for a, b in zip(later.values(), never.values(), strict=True))
 
 
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_a_neighbour_keeps_the_state_of_who_has_died(stage: int) -> None:
+    lives = [*everybody(), Life(stage, begin_s=4.0)]
+    lives[stage].dies_at = 100
+    stories = lived(lives, 300, copy_share=0.5)
+    raised(stories)
+    dead, back = stories[stage], stories[3]
+    assert back.recovered is not None
+    assert 20 < back.recovered <= 100
+    then, now = dead.history[back.recovered], back.history[back.recovered]
+    assert then.keys() == now.keys()
+    assert all(torch.equal(then[name], value) for name, value in now.items())
+    assert back.numbers == list(range(back.numbers[0], 300))
+    assert back.numbers[0] >= 100
+
+
+def test_without_copies_there_is_none_and_nobody_waits_for_it() -> None:
+    lives = [*everybody(), Life(1, begin_s=2.0)]
+    lives[1].dies_at = 10
+    stories = lived(lives, 200)
+    raised(stories)
+    assert [story.recovered for story in stories] == [None] * 4
+    assert stories[3].times_s[0] < 2.5
+
+
+def test_copies_take_their_share_of_the_bytes() -> None:
+    none, some = (lived(everybody(), 100, copy_share=share) for share in (0.0, 0.25))
+    raised([*none, *some])
+    for without, with_copies in zip(none[:2], some[:2], strict=True):
+        more = with_copies.facts["sent_bytes"] - without.facts["sent_bytes"]
+        assert more > 0
+        # The least part, beside so small a batch, is 1 KiB.
+        assert more <= 100 * (1024 + 256)
+    for one, other in zip(none, some, strict=True):
+        assert all(torch.equal(one.weights[name], t) for name, t in other.weights.items())
+
+
 def test_who_waits_too_long_for_the_stage_below_says_so() -> None:
     lives = everybody()
     lives[0].dies_at = 5
@@ -287,6 +336,7 @@ def test_a_place_is_not_taken_while_its_stage_lives() -> None:
         ({"net": lambda: three(TrueGradient())}, "without whose message"),
         ({"patience_s": 0.0}, "patience_s=0.0"),
         ({"settle_steps": -1}, "settle_steps"),
+        ({"copy_share": 1.5}, "copy_share=1.5"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

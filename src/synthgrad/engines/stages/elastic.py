@@ -13,6 +13,7 @@ import torch
 from ...core import ConfigError, Rule
 from .connect import agreed_facts, travelling_slots
 from .coordinator import greeting
+from .copies import COPY_SLOT, KeptCopy
 from .elastic_links import POLL_S, ElasticAbove, ElasticBelow, PatientInbox
 from .layout import RankLayout
 from .links import AboveLink, BelowLink
@@ -113,13 +114,45 @@ class ElasticLinks:
         near = [k for k in (self.layout.stage - 1, self.layout.stage + 1) if 0 <= k < self.layout.num_stages]
         return max((self.membership.member(k).step for k in near), default=0)
 
+    @property
+    def keeper(self) -> ElasticAbove | ElasticBelow:
+        """The link to the neighbour that keeps a copy of this stage: the one above, or of the last stage the one below."""
+        found = self.below if self.above is None else self.above
+        assert found is not None, "there are two stages or more"
+        return found
+
+    def fetched(self, timeout_s: float) -> KeptCopy | None:
+        """Return the copy of this stage that a neighbour keeps; None if there is none, or nobody comes in time."""
+        start = self.clock.now()
+        while self.clock.now() - start < timeout_s:
+            found = self.keeper.fetch()
+            if found is not None and found.data is not None:
+                return found
+            if found is not None and found.nothing_came:
+                return None
+            self.clock.sleep(POLL_S)
+        return None
+
     def close(self, num_batches: int) -> None:
-        """Tell the neighbours that nothing will follow, and disconnect. Waits for nobody."""
+        """Tell the neighbours that nothing will follow, and disconnect.
+
+        Waits until the stage above has trained on what it was sent, as long as it is there.
+        """
         for link in (self.above, self.below):
             if link is not None:
                 link.end(num_batches)
+        self._let_read(num_batches)
         self.membership.leave()
         self._disconnect()
+
+    def _let_read(self, num_batches: int) -> None:
+        start = self.clock.now()
+        while self.above is not None and self.above.is_there and self.clock.now() - start < self.timeout_s:
+            member = self.membership.member(self.layout.stage + 1)
+            if member.has_ended or member.step >= num_batches or member.silent_s > self.patience_s:
+                return
+            self.clock.sleep(POLL_S)
+            self.above.look()
 
     def fail(self, error: BaseException) -> None:
         """Disconnect; the neighbours find out that this process is gone. May be called twice."""
@@ -232,9 +265,15 @@ def connect_elastic(
         back: Sequence[ParcelSlot],
         name: str,
         patience_s: float | None,
+        kept: KeptCopy,
     ) -> tuple[Outgoing, Incoming, PatientInbox]:
-        incoming = Incoming(line, back, device, name)
-        return Outgoing(line.sender(), out), incoming, PatientInbox(incoming, crossing, clock, patience_s)
+        incoming = Incoming(line, [*back, COPY_SLOT], device, name)
+        inbox = PatientInbox(incoming, crossing, clock, patience_s, kept)
+        return Outgoing(line.sender(), [*out, COPY_SLOT]), incoming, inbox
+
+    def kept_of(link: ElasticAbove | ElasticBelow | None) -> KeptCopy:
+        assert link is not None, "a line is made for a link that there is"
+        return link.copies.kept
 
     k = layout.stage
     if not layout.is_first:
@@ -246,7 +285,9 @@ def connect_elastic(
             name = f"the link from stage {k - 1} to stage {k}"
             link = BelowLink(
                 # Without synthetic inputs there is nothing to do but to wait.
-                *ends(made.line, from_below, down, up, name, patience_s if synthetic else None),
+                *ends(
+                    made.line, from_below, down, up, name, patience_s if synthetic else None, kept_of(below)
+                ),
                 wanted=rules[k - 1].listens or rules[k - 1].corrects,
                 observe_prob=settings.observe_prob,
                 seed=settings.seed * 1_000_003 + k,
@@ -259,9 +300,12 @@ def connect_elastic(
             from_below,
             make_below,
             lambda: membership.member(k - 1).has_ended,
+            lambda: membership.problem,
             clock,
             settings.timeout_s,
             f"stage {k - 1}",
+            lambda: membership.member(k - 1).life,
+            settings.copy_share if layout.is_last else 0.0,
             sends_output_error=output is not None,
         )
     if not layout.is_last:
@@ -271,11 +315,19 @@ def connect_elastic(
 
         def make_above(made: MadeLine) -> AboveLink:
             name = f"the link from stage {k + 1} back to stage {k}"
-            link = AboveLink(*ends(made.line, to_above, up_above, down_above, name, patience_s))
+            inbox_of = ends(made.line, to_above, up_above, down_above, name, patience_s, kept_of(above))
+            link = AboveLink(*inbox_of)
             link.incoming.receiver.start()
             return link
 
-        above = ElasticAbove(to_above, make_above, window, settings.settle_steps)
+        above = ElasticAbove(
+            to_above,
+            make_above,
+            window,
+            settings.settle_steps,
+            lambda: membership.member(k + 1).life,
+            settings.copy_share,
+        )
     links = ElasticLinks(
         layout, membership, made_at, below, above, window, clock, patience_s, settings.timeout_s
     )

@@ -24,12 +24,13 @@ from typing import Any
 from torch import Tensor
 
 from ...core import StageError
+from .copies import KeptCopy, SentCopy
 from .inbox import Inbox
 from .links import AboveLink, Activation, Answer, BelowLink
 from .transport import BrokenLine, Clock
 from .transport.elastic import Crossing, MadeLine
 from .window import Window
-from .wire import Incoming, Parcel, ParcelKind
+from .wire import Incoming, Outgoing, Parcel, ParcelKind
 
 __all__ = ["POLL_S", "ElasticAbove", "ElasticBelow", "PatientInbox"]
 
@@ -60,15 +61,22 @@ class PatientInbox(Inbox):
         crossing: where the line was made.
         clock: the clock of this process.
         patience_s: how long to wait for a parcel; None for as long as the line stands.
+        kept: takes the parts of the neighbour's state that come between other parcels.
     """
 
     def __init__(
-        self, incoming: Incoming, crossing: Crossing, clock: Clock, patience_s: float | None
+        self,
+        incoming: Incoming,
+        crossing: Crossing,
+        clock: Clock,
+        patience_s: float | None,
+        kept: KeptCopy,
     ) -> None:
         self._incoming = incoming
         self._crossing = crossing
         self._clock = clock
         self._patience_s = patience_s
+        self._copy = kept
         self._kept: deque[Parcel] = deque()
         self.waited_s = 0.0
 
@@ -112,11 +120,39 @@ class PatientInbox(Inbox):
 
     def _get(self, timeout_s: float | None) -> Parcel | None:
         try:
-            return self._incoming.get(timeout_s)
+            while (parcel := self._incoming.get(timeout_s)) is not None and parcel.kind is ParcelKind.STATE:
+                self._copy.add(parcel)
+            return parcel
         except StageError:
             raise
         except Exception as error:
             raise LinkLost from error
+
+
+class _Copies:
+    """Copies of states between this stage and one neighbour.
+
+    Args:
+        life: returns which process the neighbour is.
+        share: of the bytes of what is sent to it that go to copies of this stage's state; 0 for none.
+
+    Attributes:
+        sent: of this stage.
+        kept: of the neighbour.
+    """
+
+    def __init__(self, life: Callable[[], int], share: float) -> None:
+        self._life = life
+        self._given_to = 1
+        self.sent = SentCopy(share)
+        self.kept = KeptCopy()
+
+    def begin(self, outgoing: Outgoing) -> None:
+        """Give the neighbour its copy, if it is another process than before; there is a new line to it."""
+        self.sent.forget()
+        if (life := self._life()) > self._given_to:
+            self._given_to = life
+            self.kept.give(outgoing)
 
 
 class ElasticAbove:
@@ -127,8 +163,11 @@ class ElasticAbove:
         make: makes the link of a line.
         window: the window for its answers.
         settle: answers after its return that are not learned from.
+        life: returns which process the stage above is.
+        share: see `SentCopy`.
 
     Attributes:
+        copies: of states.
         on_loss: called whenever there is nobody who would answer; gives up what is under way, and returns how many batches
             that is.
         num_lost: how often the neighbour was found to be gone.
@@ -142,7 +181,10 @@ class ElasticAbove:
         make: Callable[[MadeLine], AboveLink],
         window: Window,
         settle: int,
+        life: Callable[[], int],
+        share: float = 0.0,
     ) -> None:
+        self.copies = _Copies(life, share)
         self._crossing = crossing
         self._make = make
         self._window = window
@@ -175,13 +217,17 @@ class ElasticAbove:
         self, kind: ParcelKind, step: int, h: Tensor, target: Tensor | None, *args: Any, **more: Any
     ) -> None:
         """Send an activation, if there is somebody to receive it; see `AboveLink.send`."""
-        self._renew(step)
+        try:
+            self._renew(step)
+        except _LOST:
+            self._lose()
         if self._link is not None:
             try:
                 if step > self._sent + 1:
                     self._link.skip(self._sent + 1, step)
                 self._sent = step
                 self._link.send(kind, step, h, target, *args, **more)
+                self.copies.sent.send_part(self._link.outgoing, h.numel() * h.element_size())
             except _LOST:
                 self._lose()
         if self._link is None:
@@ -204,6 +250,24 @@ class ElasticAbove:
                 return [self._settled(answer) for answer in found]
         self.on_loss()
         return []
+
+    def fetch(self) -> KeptCopy | None:
+        """Return what the stage above keeps of this one, as far as it has come; None as long as nobody is there."""
+        try:
+            self._renew(0)
+            if self._link is None:
+                return None
+            assert isinstance(self._link.inbox, PatientInbox)
+            self._link.inbox.peek()
+        except _LOST:
+            self._lose()
+            return None
+        return self.copies.kept
+
+    def look(self) -> None:
+        """Find out whether the stage above is still there."""
+        if self._link is not None and self._crossing.is_void():
+            self._lose()
 
     def end(self, num_batches: int) -> None:
         """Tell the stage above that nothing will follow."""
@@ -231,6 +295,7 @@ class ElasticAbove:
         assert made is not None
         self._link = self._make(made)
         self._link.begin_at(step)
+        self.copies.begin(self._link.outgoing)
         self._sent = step - 1
         self._window.round_trip_s = made.round_trip_s
         if self._has_begun:  # the one above has come back, and is not what it was
@@ -253,12 +318,16 @@ class ElasticBelow:
         crossing: where its lines are made.
         make: makes the link of a line.
         has_ended: returns whether the stage below has ended in order.
+        problem: returns why nothing is known of it, or None.
         clock: the clock of this process.
         timeout_s: how long to wait until it is back, in seconds.
         name: of the stage below, for errors.
+        life: returns which process it is.
+        share: see `SentCopy`.
         sends_output_error: whether the output error is sent down with the messages.
 
     Attributes:
+        copies: of states.
         on_loss: called when it was found to be gone; gives up what it has not sent.
         num_lost: how often that was.
     """
@@ -268,15 +337,20 @@ class ElasticBelow:
         crossing: Crossing,
         make: Callable[[MadeLine], BelowLink],
         has_ended: Callable[[], bool],
+        problem: Callable[[], str | None],
         clock: Clock,
         timeout_s: float,
         name: str,
+        life: Callable[[], int],
+        share: float = 0.0,
         *,
         sends_output_error: bool = False,
     ) -> None:
+        self.copies = _Copies(life, share)
         self._crossing = crossing
         self._make = make
         self._has_ended = has_ended
+        self._problem = problem
         self._clock = clock
         self._timeout_s = timeout_s
         self._name = name
@@ -327,9 +401,10 @@ class ElasticBelow:
                 if self._link is None and self._has_ended():
                     return None
                 if self._link is None and self._clock.now() - start > self._timeout_s:
+                    why = self._problem()
                     raise StageError(
-                        f"{self._name} has been gone for {self._timeout_s:g} s; start it again with the same place, or give a "
-                        "longer timeout_s"
+                        f"{self._name} has been gone for {self._timeout_s:g} s{'' if why is None else f' ({why})'}; start it "
+                        "again with the same place, or give a longer timeout_s"
                     )
                 self._clock.sleep(POLL_S)
         finally:
@@ -408,8 +483,16 @@ class ElasticBelow:
                 step = self._due.popleft()
                 tensors, busy_s = self._held.pop(step, ((None, None, None), 0.0))
                 self._link.answer(step, *tensors, busy_s=busy_s)
+                gradient = tensors[0]
+                size = 0 if gradient is None else gradient.numel() * gradient.element_size()
+                self.copies.sent.send_part(self._link.outgoing, size)
         except _LOST:
             self._lose()
+
+    def fetch(self) -> KeptCopy | None:
+        """Return what the stage below keeps of this one, as far as it has come; None as long as nobody is there."""
+        self._peeked()
+        return None if self._link is None else self.copies.kept
 
     def _peeked(self) -> Parcel | None:
         try:
@@ -436,6 +519,10 @@ class ElasticBelow:
             made, self._next = self._next, None
             assert made is not None
             self._link = self._make(made)
+            try:
+                self.copies.begin(self._link.outgoing)
+            except _LOST:
+                self._lose()
 
     def _lose(self) -> None:
         assert self._link is not None

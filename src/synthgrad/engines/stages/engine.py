@@ -38,6 +38,7 @@ from ..watch import GradientWatch, check_loss_once
 from .assemble import optimizers_by_name
 from .clip import Clip
 from .coordinator import Coordinator
+from .copies import loaded_state, saved_state
 from .elastic import ElasticLinks
 from .figures import StageFigures
 from .gather import Gather
@@ -130,6 +131,8 @@ class Stages(StageFigures):
         patience_s: how long a stage that continues waits for a neighbour before it takes it for gone, in seconds. It then waits
             no more for it, until it is back.
         settle_steps: the number of answers that are not learned from when the stage above has come back.
+        copy_share: how many bytes for copies of this stage's state may go along with what it sends up, as a share of that. The
+            stage above keeps the last copy in memory (of the last stage the one below), for `recover`. 0 for no copies.
 
     Attributes:
         optimizers: the optimizers of this stage; an empty list if it has nothing to train.
@@ -174,6 +177,7 @@ class Stages(StageFigures):
         on_loss: str = "stop",
         patience_s: float = 1.0,
         settle_steps: int = 0,
+        copy_share: float = 0.0,
     ) -> None:
         if not isinstance(net, Decoupled):
             raise ConfigError(f"got a {type(net).__name__}, expected what synthgrad.decouple returned")
@@ -193,6 +197,7 @@ class Stages(StageFigures):
             on_loss=on_loss,
             patience_s=patience_s,
             settle_steps=settle_steps,
+            copy_share=copy_share,
         )
         settings.check()
         check_criterion(criterion)
@@ -359,7 +364,37 @@ class Stages(StageFigures):
         self._busy_s += busy_s
         self._step += 1
         self._links.advanced(self._step)
+        if isinstance(self._links, ElasticLinks) and (sent := self._links.keeper.copies.sent).is_done:
+            sent.take(self._step, saved_state(self._whole_state()))
         return record
+
+    def recover(self, timeout_s: float = 10.0) -> int | None:
+        """Load the copy of this stage that a neighbour keeps, if it is newer than what this process has loaded.
+
+        To be called before the first turn, in a process that takes the place of another. Waits until a neighbour is there.
+
+        Args:
+            timeout_s: how long to wait for it, in seconds.
+
+        Returns:
+            After how many steps the state was as it is now; None if there was no newer copy.
+        """
+        if not isinstance(self._links, ElasticLinks) or self._links.membership.life == 1:
+            return None
+        with self._guarded():
+            found = self._links.fetched(timeout_s)
+        if found is None or found.data is None or found.step is None or found.step <= self._step:
+            return None
+        state = loaded_state(found.data)
+        self.net.load_state_dict(state["net"], strict=False)
+        self.load_state_dict(state["trainer"])
+        return found.step
+
+    def _whole_state(self) -> dict[str, Any]:
+        """Return the weights of this stage, and what else its engine needs."""
+        own = set(self._gather.names(self.net, self.layout.stage))
+        weights = {name: t for name, t in self.net.state_dict().items() if name in own}
+        return {"net": weights, "trainer": self.state_dict()}
 
     def turns(self, until: int) -> Iterator[int]:
         """Yield the numbers of the batches that this stage trains on, up to but without ``until``.

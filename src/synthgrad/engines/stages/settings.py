@@ -78,6 +78,7 @@ class StageSettings:
         on_loss: what a stage does without its neighbours, ``stop`` or ``continue``.
         patience_s: how long a stage that continues waits for a neighbour until it takes it for gone, in seconds.
         settle_steps: answers that are not learned from when the stage above has come back.
+        copy_share: of the bytes that are sent to a neighbour, how many copies of this stage's state may add; 0 for no copies.
     """
 
     window: int | None = None
@@ -95,6 +96,7 @@ class StageSettings:
     on_loss: str = "stop"
     patience_s: float = 1.0
     settle_steps: int = 0
+    copy_share: float = 0.0
 
     @property
     def continues(self) -> bool:
@@ -132,6 +134,15 @@ class StageSettings:
         if isinstance(self.patience_s, bool) or not 0 < self.patience_s < math.inf:
             raise ConfigError(f"patience_s={brief(self.patience_s)}: expected seconds over 0")
         check_whole("settle_steps", self.settle_steps, 0, "number of answers")
+        share = self.copy_share
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise ConfigError(
+                f"copy_share={brief(share)}: expected a share of the bytes that are sent, from 0 to 1"
+            )
+        if share and not self.continues:
+            raise ConfigError(
+                f"copy_share={share:g} with on_loss='stop', where nobody takes a place; give on_loss='continue'"
+            )
         if not 0 <= self.observe_prob <= 1:
             raise ConfigError(f"observe_prob={self.observe_prob}: expected a probability from 0 to 1")
         rows = self.observe_rows

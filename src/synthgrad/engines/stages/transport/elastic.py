@@ -51,6 +51,11 @@ class Membership(Protocol):
         """The life of this process."""
         ...
 
+    @property
+    def problem(self) -> str | None:
+        """Why nothing is known of the others at present; None if something is."""
+        ...
+
     def announce(self, step: int) -> None:
         """Tell the others how many steps this process has made."""
         ...

@@ -97,6 +97,8 @@ class _CutPipe(Pipe):
 class _Members:
     """See `Membership`. Everybody knows everything at once."""
 
+    problem = None
+
     def __init__(self, shared: ElasticWorld, thread: int, stage: int) -> None:
         self._shared = shared
         self._thread = thread

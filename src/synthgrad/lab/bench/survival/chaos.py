@@ -34,6 +34,7 @@ __all__ = ["BENCHMARK", "ChaosBench", "ChaosSize"]
 _PORT = 29_400
 _PATIENCE_S = 0.4
 _SNAPSHOT_S = 5.0
+_COPY_SHARE = 0.05
 #: How long processes may take to come, and to end, in seconds.
 _LOADS_S, _ENDS_S = 120.0, 60.0
 #: A link without a delay: cuts need a network of its own for each stage.
@@ -94,7 +95,12 @@ class ChaosBench(Bench[ChaosScope, ChaosSize, str]):
         }
 
     def config(self, scope: ChaosScope, size: ChaosSize, case: str) -> Mapping[str, Any]:
-        how = {"data": scope.data, "patience_s": _PATIENCE_S, "snapshot_s": _SNAPSHOT_S, "backend": "gloo"}
+        how = {
+            "data": scope.data,
+            "patience_s": _PATIENCE_S,
+            "snapshot_s": _SNAPSHOT_S,
+            "copy_share": _COPY_SHARE,
+        }
         if case != "with_faults":
             return how
         faults = drawn_faults(size.seed, size.stages, scope.seconds)
@@ -141,6 +147,7 @@ def _lived(scope: ChaosScope, size: ChaosSize, faults: Sequence[Fault], until: i
             period_s=scope.period_ms * 1e-3,
             snapshot_s=_SNAPSHOT_S,
             patience_s=_PATIENCE_S,
+            copy_share=_COPY_SHARE,
         )
         with _Stages(net, settings) as stages:
             stages.suffer(faults, None if until is not None else scope.seconds)

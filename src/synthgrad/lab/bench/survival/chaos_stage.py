@@ -53,6 +53,7 @@ class ChaosStage:
         snapshot_s: the time between two snapshots, in seconds.
         patience_s: see `Stages`.
         settle_steps: see `Stages`.
+        copy_share: see `Stages`.
         rejoins: whether it takes the place of a process that was there before.
     """
 
@@ -73,6 +74,7 @@ class ChaosStage:
     snapshot_s: float
     patience_s: float
     settle_steps: int = 0
+    copy_share: float = 0.0
     rejoins: bool = False
 
 
@@ -136,12 +138,13 @@ def main(settings: ChaosStage) -> None:
         on_loss="continue",
         patience_s=settings.patience_s,
         settle_steps=settings.settle_steps,
+        copy_share=settings.copy_share,
         timeout_s=600.0,
         seed=settings.seed,
     )
     saves = _Saves(settings, net, trainer)
     if settings.rejoins:
-        say(snapshot=saves.load())
+        say(snapshot=saves.load(), recovered=trainer.recover())
     gives_input = settings.stage == 0 or settings.synthetic
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
