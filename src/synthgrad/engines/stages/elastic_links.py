@@ -284,9 +284,10 @@ class ElasticAbove:
         return replace(answer, gradient=None, loss=None, output_error=None)
 
     def comes(self) -> bool:
-        """Return whether there is a line to the stage above by now, of which nothing was used yet."""
-        self._next = self._next or self._crossing.made()
-        return self._next is not None
+        """Return whether there is a line to the stage above by now."""
+        if self._link is None:
+            self._next = self._next or self._crossing.made()
+        return self._link is not None or self._next is not None
 
     def _renew(self, step: int) -> None:
         if self._link is not None or not self.comes():
@@ -510,9 +511,10 @@ class ElasticBelow:
         return parcel
 
     def comes(self) -> bool:
-        """Return whether there is a line to the stage below by now, of which nothing was used yet."""
-        self._next = self._next or self._crossing.made()
-        return self._next is not None
+        """Return whether there is a line to the stage below by now."""
+        if self._link is None:
+            self._next = self._next or self._crossing.made()
+        return self._link is not None or self._next is not None
 
     def _renew(self) -> None:
         if self._link is None and self.comes():
