@@ -51,7 +51,7 @@ def offered(line: str) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("synthgrad ", ["compare", "run", "bench", "plan", "report", "list"]),
+        ("synthgrad ", ["compare", "run", "bench", "plan", "store", "report", "list"]),
         ("synthgrad re", ["report"]),
         ("synthgrad --debug li", ["list"]),
         ("synthgrad run ", list(experiments())),

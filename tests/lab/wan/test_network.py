@@ -54,6 +54,13 @@ import socket, sys
 with socket.create_connection((sys.argv[1], 5000), 20) as peer:
     peer.sendall(bytes(250_000))
 """
+_OPEN = """
+import socket, sys
+with socket.create_server((sys.argv[1], 5000)) as server:
+    print("ready", flush=True)
+    while True:
+        server.accept()[0].close()
+"""
 # Tells every other host its own address, and prints whom it heard.
 _MEET = """
 import socket, sys, time
@@ -189,6 +196,25 @@ def test_the_window_is_wide_and_the_device_is_the_only_one() -> None:
         assert network.congestion_control in shown(
             network, ["cat", "/proc/sys/net/ipv4/tcp_congestion_control"]
         )
+
+
+@pytest.mark.usefixtures("_permitted")
+def test_nothing_crosses_a_link_that_is_cut_until_it_is_mended() -> None:
+    asks = "import socket, sys; s = socket.socket(); s.settimeout(1.0); print(s.connect_ex((sys.argv[1], 5000)) == 0)"
+    with emulated(Link(), 3) as network:
+        server = start(network, 0, _OPEN, network.hosts[0])
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == "ready\n"
+            found: list[str] = []
+            for change in (None, network.cut, network.mend):
+                if change is not None:
+                    change(0, 1)
+                found += [said(start(network, rank, asks, network.hosts[0])).strip() for rank in (1, 2)]
+        finally:
+            server.kill()
+            server.communicate()
+    assert found == ["True", "True", "False", "True", "True", "True"]
 
 
 @pytest.mark.usefixtures("_permitted")

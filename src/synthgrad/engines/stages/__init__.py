@@ -11,14 +11,18 @@ from .engine import Stages
 from .schedule import ScheduleDecoupled
 from .start import join
 from .transport import Link, run_in_memory
+from .transport.elastic_gloo import ElasticGloo
+from .transport.members import serve_store
 
 __all__ = [
     "AssembledRun",
+    "ElasticGloo",
     "Link",
     "ScheduleDecoupled",
     "Stages",
     "assemble",
     "join",
     "run_in_memory",
+    "serve_store",
     "transport",
 ]

@@ -22,7 +22,7 @@ from .transport import Line, Lines
 from .window import Window
 from .wire import Incoming, Outgoing, ParcelKind, ParcelSlot
 
-__all__ = ["StageLinks", "connect"]
+__all__ = ["StageLinks", "agreed_facts", "connect", "travelling_slots"]
 
 
 @dataclass(slots=True)
@@ -132,6 +132,13 @@ class StageLinks:
         for link in self.links:
             link.inbox.drain()
 
+    def advanced(self, step: int) -> None:
+        """Do nothing: the neighbours see by what they receive how far this stage is."""
+
+    def next_number(self, step: int, *, synthetic: bool) -> int | None:
+        """Return the number of the next batch, which is the one that follows the last."""
+        return step
+
     def begin_at(self, step: int) -> None:
         """Set the number of the first batch, before anything has been sent."""
         if self.above is not None:
@@ -220,26 +227,8 @@ def connect(
         around: whether the first stage and the last one have a line of their own.
     """
     settings.check()
-    target = settings.target
     facts = {
-        "same": {
-            **same,
-            "stages": layout.num_stages,
-            "replicas": layout.num_replicas,
-            "what crosses": [str(slot) for slot in crossings],
-            "inputs that travel": [str(slot) for slot in inputs],
-            "output error": None if output is None else str(output),
-            "wire_dtype": str(settings.wire_dtype),
-            "codec": None if settings.codec is None else settings.codec.name,
-            "message_codec": None if settings.message_codec is None else settings.message_codec.name,
-            "observe_prob": settings.observe_prob,
-            "observe_rows": settings.observe_rows,
-            "deterministic": settings.deterministic,
-            "seed": settings.seed,
-            "targets that travel": None if target is None else f"{tuple(target.shape[1:])} {target.dtype}",
-            "window": settings.window,
-            "timeout_s": settings.timeout_s,
-        },
+        "same": agreed_facts(layout, crossings, settings, same, inputs, output),
         "listens": rule is not None and (rule.listens or rule.waits or rule.corrects or monitored),
         "holds": rule is not None and ((rule.waits and not rule.sends_ahead) or rule.corrects),
         "window": settings.window,
@@ -274,6 +263,37 @@ def connect(
     # A thread that is still waiting when the interpreter shuts down would crash the process.
     atexit.register(links.fail_at_exit)
     return links
+
+
+def agreed_facts(
+    layout: RankLayout,
+    crossings: Sequence[ParcelSlot],
+    settings: StageSettings,
+    same: Mapping[str, Any],
+    inputs: Sequence[ParcelSlot],
+    output: ParcelSlot | None,
+) -> dict[str, Any]:
+    """Return what must be equal in all processes, as JSON values; see `connect` for the arguments."""
+    target = settings.target
+    return {
+        **same,
+        "stages": layout.num_stages,
+        "replicas": layout.num_replicas,
+        "what crosses": [str(slot) for slot in crossings],
+        "inputs that travel": [str(slot) for slot in inputs],
+        "output error": None if output is None else str(output),
+        "wire_dtype": str(settings.wire_dtype),
+        "codec": None if settings.codec is None else settings.codec.name,
+        "message_codec": None if settings.message_codec is None else settings.message_codec.name,
+        "observe_prob": settings.observe_prob,
+        "observe_rows": settings.observe_rows,
+        "deterministic": settings.deterministic,
+        "seed": settings.seed,
+        "targets that travel": None if target is None else f"{tuple(target.shape[1:])} {target.dtype}",
+        "window": settings.window,
+        "timeout_s": settings.timeout_s,
+        "on_loss": settings.on_loss,
+    }
 
 
 def _window(stage: int, stages: Sequence[Mapping[str, Any]]) -> int | None:
@@ -311,7 +331,7 @@ def _links(
 
     k, below, above = layout.stage, None, None
     if lines.below is not None:
-        up, down = _slots(travels[0][k - 1], *travels[1:], settings)
+        up, down = travelling_slots(travels[0][k - 1], *travels[1:], settings)
         below = BelowLink(
             *ends(lines.below, down, up, k - 1, f"the link from stage {k - 1} to stage {k}"),
             wanted=stages[k - 1]["listens"],
@@ -320,13 +340,13 @@ def _links(
             sends_output_error=travels[2] is not None,
         )
     if lines.above is not None:
-        up, down = _slots(travels[0][k], *travels[1:], settings)
+        up, down = travelling_slots(travels[0][k], *travels[1:], settings)
         name = f"the link from stage {k + 1} back to stage {k}"
         above = AboveLink(*ends(lines.above, up, down, k + 1, name))
     return below, above
 
 
-def _slots(
+def travelling_slots(
     crossing: ParcelSlot, inputs: Sequence[ParcelSlot], output: ParcelSlot | None, settings: StageSettings
 ) -> tuple[list[ParcelSlot], list[ParcelSlot]]:
     """Return the slots of parcels upwards, and of parcels downwards."""

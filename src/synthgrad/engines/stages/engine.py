@@ -6,7 +6,7 @@ cuts. ``stage.py`` is a step, ``links.py`` says what is sent, and ``window.py`` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -37,17 +37,20 @@ from ..updates import Updates
 from ..watch import GradientWatch, check_loss_once
 from .assemble import optimizers_by_name
 from .clip import Clip
-from .connect import StageLinks, connect
 from .coordinator import Coordinator
+from .copies import loaded_state, saved_state
+from .elastic import ElasticLinks
+from .figures import StageFigures
 from .gather import Gather
-from .handshake import describe_state
 from .late import LateInput
 from .layout import RankLayout
 from .local_part import make_local_part
+from .made_links import make_links
 from .replicas import average_gradients, wrap_in_ddp
 from .settings import (
     StageSettings,
     WindowPlan,
+    check_continues,
     check_corrections,
     check_rules,
     check_ties,
@@ -58,12 +61,12 @@ from .settings import (
 from .stage import Stage
 from .tied_line import StageTies
 from .transport import Transport, distributed
-from .wire import ParcelSlot, output_slot, slot_for
+from .transport.elastic import ElasticTransport
 
 __all__ = ["Stages"]
 
 
-class Stages:
+class Stages(StageFigures):
     """Trains a decoupled network as stages, one in each process.
 
     All processes create it, and call `step`, `predict`, `gather` and `close` in the same order.
@@ -121,6 +124,15 @@ class Stages:
         timeout_s: how long a stage waits for another before it gives up, in seconds.
         seed: the seed of the draws for ``observe_prob`` and ``observe_rows``.
         transport: how the processes reach each other; None for the process group of ``torch.distributed``.
+        on_loss: what a stage does when a neighbour dies, freezes or is cut off. ``"stop"``: all stop, with the cause.
+            ``"continue"``: it goes on with the credit of its rule, without an upper neighbour, and on synthetic inputs, if it
+            has them, without a lower one, for which it else waits up to ``timeout_s``; until the neighbour is back, or another
+            process has taken its place. Needs an `ElasticGloo` as transport, and the numbers of batches from `turns`.
+        patience_s: how long a stage that continues waits for a neighbour before it takes it for gone, in seconds. It then waits
+            no more for it, until it is back.
+        settle_steps: the number of answers that are not learned from when the stage above has come back.
+        copy_share: how many bytes for copies of this stage's state may go along with what it sends up, as a share of that. The
+            stage above keeps the last copy in memory (of the last stage the one below), for `recover`. 0 for no copies.
 
     Attributes:
         optimizers: the optimizers of this stage; an empty list if it has nothing to train.
@@ -161,7 +173,11 @@ class Stages:
         timeline: Timeline | None = None,
         timeout_s: float = 300.0,
         seed: int = 0,
-        transport: Transport | None = None,
+        transport: Transport | ElasticTransport | None = None,
+        on_loss: str = "stop",
+        patience_s: float = 1.0,
+        settle_steps: int = 0,
+        copy_share: float = 0.0,
     ) -> None:
         if not isinstance(net, Decoupled):
             raise ConfigError(f"got a {type(net).__name__}, expected what synthgrad.decouple returned")
@@ -178,6 +194,10 @@ class Stages:
             message_codec=message_codec,
             observe_rows=observe_rows,
             tied_lag=tied_lag,
+            on_loss=on_loss,
+            patience_s=patience_s,
+            settle_steps=settle_steps,
+            copy_share=copy_share,
         )
         settings.check()
         check_criterion(criterion)
@@ -188,12 +208,19 @@ class Stages:
             [site.shape for site in net.graph.sites.values()], codec=codec, message_codec=message_codec
         )
         self.net = net
-        transport = distributed() if transport is None else transport
-        self._clock = transport.clock
-        self.layout = layout = RankLayout.of(
-            transport.rank, transport.world_size, len(net.graph.modules), replicas
+        check_continues(
+            net,
+            settings,
+            replicas,
+            {"clip_norm": clip_norm, "monitor": monitor},
+            can_renew=isinstance(transport, ElasticTransport),
         )
-        coordinator = Coordinator.of(transport, layout, timeout_s)
+        access = distributed() if transport is None else transport
+        self._clock = access.clock
+        self.layout = layout = RankLayout.of(access.rank, access.world_size, len(net.graph.modules), replicas)
+        coordinator = (
+            None if isinstance(access, ElasticTransport) else Coordinator.of(access, layout, timeout_s)
+        )
         delays = learning_delays(net, settings.window)
         self._accumulate = usual_accumulate(net, delays) if accumulate is None else accumulate
         try:
@@ -207,43 +234,34 @@ class Stages:
             self.optimizers: list[Optimizer] = [*own.optimizers, *own.ties.optimizers]
             penalties = Penalties(net, penalty)
             self._clip = (
-                None if clip_norm is None else Clip(clip_norm, part.module, replicas, coordinator, timeout_s)
+                None
+                if clip_norm is None or coordinator is None
+                else Clip(clip_norm, part.module, replicas, coordinator, timeout_s)
             )
         except Exception as error:
-            coordinator.alarm.ring(error)  # the other processes are waiting in the handshake
-            coordinator.peers.leave()
+            if coordinator is not None:
+                coordinator.alarm.ring(error)  # the other processes are waiting in the handshake
+                coordinator.peers.leave()
             raise
-        sites = list(net.graph.sites.values())
-        device = sites[min(layout.stage, len(sites) - 1)].device
-        inputs = None if part.inputs is None else part.inputs.tensor_specs
-        self._links: StageLinks = connect(
+        self._links = make_links(
+            access,
             coordinator,
+            net,
+            own,
             layout,
-            [slot_for(site) for site in sites],
-            own.rule,
             settings,
-            {
-                "the network": describe_state(net),
-                "clip_norm": clip_norm,
-                "accumulate": self._accumulate,
-                "tied_lag": tied_lag,
-            },
-            device,
-            []
-            if inputs is None
-            else [ParcelSlot((None,) * max(f.ndim - 1, 0), f.dtype, shape_only=not f.needed) for f in inputs],
+            {"clip_norm": clip_norm, "accumulate": self._accumulate},
             monitored=monitor is not None,
-            output=output_slot(net),
-            around=tied_lag is not None,
         )
         around = self._links.lines.around
         self._ties = (
             None
-            if around is None
+            if around is None or coordinator is None
             else StageTies(own.ties, self._accumulate, tied_lag or 0, around, layout, coordinator, timeout_s)
         )
         below = self._links.below
-        copies = layout.stage > 0 and part.inputs is None and sites[layout.stage - 1].name in net.graph.copies
+        names = list(net.graph.sites)
+        copies = layout.stage > 0 and part.inputs is None and names[layout.stage - 1] in net.graph.copies
         self._watch = GradientWatch(net, self.optimizers, self._name)
         self._updates = Updates(
             [self._name],
@@ -282,6 +300,7 @@ class Stages:
         self._gather = Gather(net, own.parts, coordinator, replicas, timeout_s)
         self._step = 0
         self._passes = 0
+        self._num_skipped = 0
         self._busy_s = 0.0
 
     @property
@@ -344,7 +363,64 @@ class Stages:
         self._links.window.record_step(busy_s)
         self._busy_s += busy_s
         self._step += 1
+        self._links.advanced(self._step)
+        if isinstance(self._links, ElasticLinks) and (sent := self._links.keeper.copies.sent).is_done:
+            sent.take(self._step, saved_state(self._whole_state()))
         return record
+
+    def recover(self, timeout_s: float = 10.0) -> int | None:
+        """Load the copy of this stage that a neighbour keeps, if it is newer than what this process has loaded.
+
+        To be called before the first turn, in a process that takes the place of another. Waits until a neighbour is there.
+
+        Args:
+            timeout_s: how long to wait for it, in seconds.
+
+        Returns:
+            After how many steps the state was as it is now; None if there was no newer copy.
+        """
+        if not isinstance(self._links, ElasticLinks) or self._links.membership.life == 1:
+            return None
+        with self._guarded():
+            found = self._links.fetched(timeout_s)
+        if found is None or found.data is None or found.step is None or found.step <= self._step:
+            return None
+        state = loaded_state(found.data)
+        self.net.load_state_dict(state["net"], strict=False)
+        self.load_state_dict(state["trainer"])
+        return found.step
+
+    def _whole_state(self) -> dict[str, Any]:
+        """Return the weights of this stage, and what else its engine needs."""
+        own = set(self._gather.names(self.net, self.layout.stage))
+        weights = {name: t for name, t in self.net.state_dict().items() if name in own}
+        return {"net": weights, "trainer": self.state_dict()}
+
+    def turns(self, until: int) -> Iterator[int]:
+        """Yield the numbers of the batches that this stage trains on, up to but without ``until``.
+
+        ::
+
+            for number in trainer.turns(10_000):
+                trainer.step(*batch(number))
+
+        They follow each other, unless stages go on without each other (``on_loss="continue"``): then the batch that comes from
+        below says which one is next. So a process that takes the place of another begins where its neighbours are, and data
+        has to be read by number, not in a row. Ends earlier if the stage below does.
+
+        Raises:
+            StageError: if the stage below has been gone for longer than ``timeout_s``.
+        """
+        synthetic = self._stage.late is not None
+        while True:
+            with self._guarded():
+                number = self._links.next_number(self._step, synthetic=synthetic)
+            if number is None or number >= until:
+                return
+            if number > self._step:
+                self._num_skipped += number - self._step
+                self._step = number
+            yield self._step
 
     def _update(self) -> bool:
         """Update module and rule, if it is time and there is anything to learn; return whether there was."""
@@ -388,6 +464,7 @@ class Stages:
         Raises:
             StageError: if another process has stopped, with the cause.
         """
+        self._needs_all("predict")
         self._passes += 1
         with self._guarded(), torch.no_grad(), evaluating(self.net, self._stage.part.module):
             return self._stage.predict(self._passes - 1, self._passed(x, inputs))
@@ -398,8 +475,16 @@ class Stages:
         Raises:
             StageError: if another process has stopped, with the cause.
         """
+        self._needs_all("gather")
         with self._guarded():
             self._gather()
+
+    def _needs_all(self, what: str) -> None:
+        if isinstance(self._links, ElasticLinks):
+            raise ConfigError(
+                f"{what}() needs all stages, and with on_loss='continue' some may be gone: save state_dict() of every process, "
+                "and put them together with stages.assemble"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that a resumed run needs, in addition to ``net.state_dict()``.
@@ -467,7 +552,8 @@ class Stages:
         if self._links.is_closed:
             return
         with self._guarded():
-            self._stage.catch_up()
+            if not isinstance(self._links, ElasticLinks):
+                self._stage.catch_up()
             if self._ties is not None:
                 self._ties.line.close()
             self._links.close(self._step)
@@ -491,43 +577,3 @@ class Stages:
             zero_grad(optimizer)
         if self._ties is not None:
             self._ties.forget()
-
-    @property
-    def waited_s(self) -> float:
-        """The time that this stage has spent waiting for others so far, in seconds."""
-        return self._links.waited_s + (0.0 if self._ties is None else self._ties.line.waited_s)
-
-    @property
-    def busy_s(self) -> float:
-        """The time that this stage has spent in steps without waiting so far, in seconds."""
-        return self._busy_s
-
-    @property
-    def sent_bytes(self) -> int:
-        """The number of bytes that this process has sent so far: to its neighbours, and gradients of tied parameters."""
-        return self._links.sent_bytes + (0 if self._ties is None else self._ties.line.sent_bytes)
-
-    @property
-    def sent_up_bytes(self) -> int:
-        """Of these, the number of bytes that were sent to the stage above: activations, and what goes along."""
-        return self._links.sent_up_bytes
-
-    @property
-    def sent_down_bytes(self) -> int:
-        """Of these, the number of bytes that were sent to the stage below: messages."""
-        return self._links.sent_down_bytes
-
-    @property
-    def num_synthetic(self) -> int:
-        """The number of batches so far that this stage has trained on synthetic inputs."""
-        return 0 if self._stage.late is None else self._stage.late.num_synthetic
-
-    @property
-    def window(self) -> int:
-        """The number of steps that an answer may be late now."""
-        return self._links.window.size
-
-    @property
-    def round_trip_s(self) -> float:
-        """The round trip to the stage above as measured at the start, in seconds; 0 for the last stage."""
-        return self._links.round_trip_s

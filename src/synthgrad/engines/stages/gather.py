@@ -19,7 +19,7 @@ class Gather:
     Args:
         net: the network.
         parts: the parts of the network, one for each stage.
-        coordinator: the coordinator of all ranks.
+        coordinator: the coordinator of all ranks; None if there is none, and nothing can be sent to all.
         num_replicas: the number of copies of every stage; the first copy sends.
         timeout_s: how long to wait for the others at each tensor, in seconds.
     """
@@ -28,7 +28,7 @@ class Gather:
         self,
         net: Decoupled,
         parts: Sequence[Part],
-        coordinator: Coordinator,
+        coordinator: Coordinator | None,
         num_replicas: int,
         timeout_s: float,
     ) -> None:
@@ -45,6 +45,7 @@ class Gather:
         return [name for name, t in state.items() if id(t) in own and name in saved]
 
     def __call__(self) -> None:
+        assert self._coordinator is not None
         for stage, owned in enumerate(self._owned):
             for tensor in owned():
                 check = self._coordinator.all_ranks_check(self._timeout_s, "gather")

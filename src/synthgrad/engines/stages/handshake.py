@@ -9,6 +9,7 @@ from torch import nn
 
 from ...core import ConfigError
 from .coordinator import Coordinator
+from .transport.base import difference
 
 __all__ = ["describe_state", "handshake"]
 
@@ -44,16 +45,7 @@ def handshake(coordinator: Coordinator, facts: Mapping[str, Any], timeout_s: flo
         for key, value in first.items():
             if theirs["same"].get(key) != value:
                 raise ConfigError(
-                    f"rank 0 and rank {other} differ in {key}: {_difference(value, theirs['same'].get(key))}; "
+                    f"rank 0 and rank {other} differ in {key}: {difference(value, theirs['same'].get(key))}; "
                     "start all processes with the same program and settings"
                 )
     return found
-
-
-def _difference(a: Any, b: Any) -> str:
-    if isinstance(a, list) and isinstance(b, list):
-        for one, two in zip(a, b, strict=False):
-            if one != two:
-                return f"{one} against {two}"
-        return f"{len(a)} entries against {len(b)}"
-    return f"{a} against {b}"

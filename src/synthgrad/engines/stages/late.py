@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...core import Batch, ConfigError, Info, InputPort, InputRule, Instruments, ShapeError
 from .checksum import check_same_examples
+from .elastic_links import ElasticBelow
 from .links import BelowLink
 
 __all__ = ["LateInput"]
@@ -36,7 +37,9 @@ class LateInput:
         num_synthetic: the number of batches so far that were trained on synthetic inputs.
     """
 
-    def __init__(self, rule: InputRule, below: BelowLink, instruments: Instruments | None = None) -> None:
+    def __init__(
+        self, rule: InputRule, below: BelowLink | ElasticBelow, instruments: Instruments | None = None
+    ) -> None:
         self._port = InputPort(rule, instruments)
         self._below = below
         # By step, the batch and checksum of each activation that is missing.
@@ -77,6 +80,8 @@ class LateInput:
         if real is not None:
             return real.detach()
         self.num_synthetic += 1
+        if not self._below.is_there:
+            self._missing.pop(step, None)  # it will not come
         return self._port.supply(batch).h.detach()
 
     def catch_up(self) -> None:
@@ -85,6 +90,11 @@ class LateInput:
             early, self._early = self._early, None
             number, *_ = early or self._below.receive_next(wait=True) or (0,)
             self._missing.pop(number)
+
+    def give_up(self) -> None:
+        """Wait no more for what the stage below has not sent."""
+        self._missing.clear()
+        self._early = None
 
     def _next(self, step: int) -> tuple[int, Tensor, int] | None:
         """Return the next activation up to that of this step, if it is here, or if too many are missing."""
@@ -97,6 +107,8 @@ class LateInput:
         return early
 
     def _learn(self, number: int, h: Tensor, checksum: int) -> None:
+        if number not in self._missing:
+            return  # it was given up
         batch, own = self._missing.pop(number)
         name, x = self._port.name, batch.info.inputs
         check_same_examples(number, checksum, own, name)

@@ -14,6 +14,7 @@ the messages is sent.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +75,7 @@ class AboveLink:
         self.incoming = incoming
         self.inbox = inbox
         self._answered = -1
+        self._skipped: deque[tuple[int, int]] = deque()
 
     @property
     def waited_s(self) -> float:
@@ -142,6 +144,7 @@ class AboveLink:
         if parcel.kind is not ParcelKind.MESSAGE or parcel.step != expected:
             raise self.inbox.unexpected_error(parcel, f"the message for batch {expected}")
         self._answered = expected
+        self._pass_skipped()
         self.outgoing.sender.arrived(expected)
         on_step_time(parcel.busy_us)
         return Answer(parcel.step, *parcel.tensors)
@@ -149,6 +152,15 @@ class AboveLink:
     def begin_at(self, step: int) -> None:
         """Expect the first answer for the batch of this number."""
         self._answered = step - 1
+
+    def skip(self, first: int, to: int) -> None:
+        """Expect no answers for the batches from ``first`` up to, but without, ``to``: they were not sent."""
+        self._skipped.append((first, to))
+        self._pass_skipped()
+
+    def _pass_skipped(self) -> None:
+        while self._skipped and self._skipped[0][0] == self._answered + 1:
+            self._answered = self._skipped.popleft()[1] - 1
 
     def state_dict(self) -> dict[str, Any]:
         """Return the parcels that were not used yet, and the number of the last answer.
@@ -181,7 +193,10 @@ class BelowLink:
 
     Attributes:
         window: the window of the stage below, as it was last sent; 0 before.
+        is_there: True: without its neighbours such a stage stops.
     """
+
+    is_there = True
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,7 +19,10 @@ from ..ties import TiedParameter, check_tied_lag
 from .layout import RankLayout
 
 __all__ = ["StageSettings", "WindowPlan", "check_corrections", "check_rules", "check_tied_ends", "check_ties"]
-__all__ += ["learning_delays", "planned_window", "usual_accumulate"]
+__all__ += ["ON_LOSS", "check_continues", "learning_delays", "planned_window", "usual_accumulate"]
+
+#: What a stage does without its neighbours.
+ON_LOSS = ("stop", "continue")
 
 
 #: A bit of a header for each.
@@ -59,7 +63,6 @@ class StageSettings:
         deterministic: whether lags are counted in steps: the answer of step ``t − window`` is received in
             step ``t``.
         observe_prob: the share of the true messages that are sent.
-        observe_rows: the share of a batch's rows for which its message is sent.
         wire_dtype: the dtype in which activations and messages are sent; None for that of the network, or if
             there is a codec.
         target: a batch of targets, if these are sent along with the activations; None if each process has its
@@ -72,6 +75,10 @@ class StageSettings:
             waits.
         observe_rows: the share of a batch's rows for which messages are sent.
         tied_lag: after how many updates gradients of tied parameters are applied; None if there are none.
+        on_loss: what a stage does without its neighbours, ``stop`` or ``continue``.
+        patience_s: how long a stage that continues waits for a neighbour until it takes it for gone, in seconds.
+        settle_steps: answers that are not learned from when the stage above has come back.
+        copy_share: of the bytes that are sent to a neighbour, how many copies of this stage's state may add; 0 for no copies.
     """
 
     window: int | None = None
@@ -86,6 +93,15 @@ class StageSettings:
     message_codec: Codec | None = None
     observe_rows: float = 1.0
     tied_lag: int | None = None
+    on_loss: str = "stop"
+    patience_s: float = 1.0
+    settle_steps: int = 0
+    copy_share: float = 0.0
+
+    @property
+    def continues(self) -> bool:
+        """Whether stages go on without each other."""
+        return self.on_loss == "continue"
 
     @property
     def wire(self) -> Codec | None:
@@ -113,6 +129,20 @@ class StageSettings:
             )
         if self.accumulate is not None:
             check_whole("accumulate", self.accumulate, 1, "number of steps of an update")
+        if self.on_loss not in ON_LOSS:
+            raise ConfigError(f"on_loss={brief(self.on_loss)}: expected 'stop' or 'continue'")
+        if isinstance(self.patience_s, bool) or not 0 < self.patience_s < math.inf:
+            raise ConfigError(f"patience_s={brief(self.patience_s)}: expected seconds over 0")
+        check_whole("settle_steps", self.settle_steps, 0, "number of answers")
+        share = self.copy_share
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise ConfigError(
+                f"copy_share={brief(share)}: expected a share of the bytes that are sent, from 0 to 1"
+            )
+        if share and not self.continues:
+            raise ConfigError(
+                f"copy_share={share:g} with on_loss='stop', where nobody takes a place; give on_loss='continue'"
+            )
         if not 0 <= self.observe_prob <= 1:
             raise ConfigError(f"observe_prob={self.observe_prob}: expected a probability from 0 to 1")
         rows = self.observe_rows
@@ -253,6 +283,45 @@ def check_corrections(
                     f"the rule at interface '{name}', {type(rule).__name__}, corrects its credit when a message has come, and "
                     f"stages cannot do that with {reason}"
                 )
+
+
+def check_continues(
+    net: Decoupled, settings: StageSettings, replicas: int, others: Mapping[str, object], *, can_renew: bool
+) -> None:
+    """Refuse what stages cannot do that go on without each other.
+
+    Args:
+        net: the network.
+        settings: how stages communicate.
+        replicas: copies of every stage.
+        others: further settings by name; all must be None.
+        can_renew: whether the transport makes lines anew.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    if settings.continues != can_renew:
+        raise ConfigError(
+            "on_loss='continue' needs links that can be made anew: give transport=stages.ElasticGloo(stage, stages, store)"
+            if settings.continues
+            else "a transport whose links are made anew was given, and on_loss='stop': give on_loss='continue', or no transport"
+        )
+    if not settings.continues:
+        return
+    unfit = [name for name, value in others.items() if value is not None]
+    unfit += ["deterministic=True"] if settings.deterministic else []
+    unfit += [f"replicas={replicas}"] if replicas > 1 else []
+    unfit += [f"tied_lag={settings.tied_lag}"] if settings.tied_lag is not None else []
+    if unfit:
+        raise ConfigError(
+            f"on_loss='continue' together with {unfit[0]}, which needs all stages; leave it out"
+        )
+    for name, interface in net.interfaces.items():
+        if interface.rule.waits:
+            raise ConfigError(
+                f"on_loss='continue' with the rule at interface '{name}', {type(interface.rule).__name__}, without whose message "
+                "the module below learns nothing: take a rule that gives credit at once, such as SyntheticGradient or LocalLoss"
+            )
 
 
 def _check_inputs(net: Decoupled, settings: StageSettings, replicas: int) -> None:

@@ -42,6 +42,7 @@ from ..parts import Part
 from ..replay import ForwardReplay, WeightStash, replaying
 from ..updates import Updates
 from .checksum import batch_checksum, check_same_examples
+from .elastic_links import ElasticAbove, ElasticBelow
 from .late import LateInput
 from .links import AboveLink, Answer, BelowLink
 from .pending import PendingBatch, holds_answers
@@ -103,8 +104,8 @@ class Stage:
         criterion: Criterion | None,
         rule: Rule | None,
         *,
-        below: BelowLink | None,
-        above: AboveLink | None,
+        below: BelowLink | ElasticBelow | None,
+        above: AboveLink | ElasticAbove | None,
         window: Window,
         deterministic: bool,
         instruments: Instruments,
@@ -147,6 +148,10 @@ class Stage:
         self._corrects = rule is not None and rule.corrects
         at_once = deterministic and window.size == 0
         self._stashes = self._corrects or (rule is not None and rule.waits and not at_once)
+        if isinstance(above, ElasticAbove):
+            above.on_loss = self._give_up
+        if isinstance(below, ElasticBelow):
+            below.on_loss = self._forget_answers
 
     def run(
         self,
@@ -261,6 +266,20 @@ class Stage:
             )
         return [] if first is None else [first]
 
+    def _give_up(self) -> int:
+        """Give up the batches whose answers will not come, and return how many they are."""
+        flights, self._flights = self._flights, {}
+        for flight in flights.values():
+            if holds_answers(flight):
+                self.answer(flight.batch, None, None)  # the stage below need not wait for it
+        return len(flights)
+
+    def _forget_answers(self) -> None:
+        """Forget what the stage below will not ask for any more."""
+        self._ready.clear()
+        if self.late is not None:
+            self.late.give_up()
+
     def catch_up(self) -> None:
         """Wait for activations that were late, so that they do not precede what comes next."""
         if self.late is not None:
@@ -276,6 +295,8 @@ class Stage:
             for f in self._flights.values()
         ]
         ready = dict(self._ready)
+        if isinstance(self.above, ElasticAbove) or isinstance(self.below, ElasticBelow):
+            flights, ready = [], {}  # who takes the place of this process, will get no answers to them
         return {
             "flights": flights,
             "ready": ready,

@@ -34,11 +34,14 @@ class Window:
     Args:
         size: the number of steps; None to adapt it to the link.
         round_trip_s: the round trip of the link, in seconds.
+
+    Attributes:
+        round_trip_s: the same; it changes when the link is another one.
     """
 
     def __init__(self, size: int | None, round_trip_s: float = 0.0) -> None:
         self._fixed = size
-        self._round_trip_s = round_trip_s
+        self.round_trip_s = round_trip_s
         self._own: deque[float] = deque(maxlen=_REMEMBERED)
         self._above_s = 0.0
 
@@ -66,7 +69,7 @@ class Window:
         slower = max(self.busy_s, self._above_s)
         if not slower:
             return _SLACK  # nothing is known yet
-        return min(math.ceil(self._round_trip_s / slower) + _SLACK, MOST)
+        return min(math.ceil(self.round_trip_s / slower) + _SLACK, MOST)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the recorded step times. Size and round trip belong to the run, and not to its state."""

@@ -29,7 +29,7 @@ from .transport import ALIGNED, Line, RawParcel, Sender
 __all__ = ["FORMAT", "Incoming", "Outgoing", "Parcel", "ParcelKind", "ParcelSlot", "output_slot", "slot_for"]
 
 #: The version of the wire format; it changes with headers, bodies, and the meaning of the kinds of parcels.
-FORMAT = 2
+FORMAT = 3
 
 _PREFIX = 8
 _MOST_ROWS = 1 << 24
@@ -45,6 +45,7 @@ class ParcelKind(IntEnum):
     PREDICT = 3  # upwards: an activation to run forward only
     END = 4  # both ways: nothing will follow; its step is the number of batches that the sender has processed
     MARK = 5  # both ways: what was sent before it belongs to the state that is being saved
+    STATE = 6  # both ways: a part of a stage's state, for a process that takes its place
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +236,13 @@ class Outgoing:
         header = [size, kind, step, rows, mask, busy_us, window, checksum, *shapes]
         self.sender.send(header, body, step)
         self.sent_bytes += 8 * len(header) + size
+
+    def send_last(
+        self, kind: ParcelKind, step: int, tensor: Tensor, *, busy_us: int = 0, checksum: int = 0
+    ) -> None:
+        """Send a parcel that has nothing but a tensor for the last slot; see `send`."""
+        before = [None] * (len(self._slots) - 1)
+        self.send(kind, step, [*before, tensor], busy_us=busy_us, checksum=checksum)
 
 
 class Incoming:

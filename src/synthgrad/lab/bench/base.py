@@ -17,6 +17,7 @@ from ..records import (
     Config,
     Env,
     Metrics,
+    Point,
     Record,
     append,
     finished,
@@ -85,11 +86,13 @@ class Figures:
         metrics: the figures; empty where there are none.
         error: why there are none, or what is wrong with them; None for nothing.
         failed: whether that is a failure; None for whether there is an error.
+        curve: measurements on the way.
     """
 
     metrics: Mapping[str, Any] = field(default_factory=dict[str, Any])
     error: str | None = None
     failed: bool | None = None
+    curve: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +220,7 @@ class Bench(ABC, Generic[ScopeT, SizeT, CaseT]):
             yield replace(
                 line,
                 metrics=Metrics(dict(found.metrics)),
+                curve=tuple(Point(dict(point)) for point in found.curve),
                 status="failed" if failed else "ok",
                 error=found.error,
                 env=Env(describe_environment(scope.device)),

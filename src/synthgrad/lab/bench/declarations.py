@@ -30,6 +30,7 @@ __all__ = [
     "PLAN_PARTS",
     "TOKEN_HEAD",
     "FaultsScope",
+    "ChaosScope",
     "GptScope",
     "KillsScope",
     "LayerParallelScope",
@@ -505,11 +506,45 @@ FAULTS_BENCH = Declaration(
     cpu_only=True,
 )
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChaosScope(Scope):
+    """Parameters of ``bench chaos``."""
+
+    stages: tuple[int, ...] = option(help="Processes of a run.", kind=int, listed=True, least=2)
+    methods: tuple[str, ...] = ("stages",)
+    rules: tuple[str, ...] = option(
+        ("cdni",), help="Rules at the ends of stages.", listed=True, choices=("cdni", "local_loss")
+    )
+    synthetic: bool = True
+    width: int = 128
+    layers: int = 8
+    batch_size: int = 64
+    period_ms: float = 20.0
+    data: str = "mnist"
+    rounds: int = 1
+
+
+CHAOS = Declaration(
+    "chaos",
+    "stages are killed, frozen and cut off, and the others go on: pace, time to return, and error",
+    "survival.chaos",
+    by_tier(
+        ChaosScope,
+        stages=[(3,), (4,), (4,)],
+        seconds=[30.0, 900.0, 900.0],
+        width=[16, 128, 512],
+        data=["mnist-10k", "mnist", "mnist"],
+    ),
+    examples=("", "--stages 3"),
+    cpu_only=True,
+)
+
 #: The benchmarks by name, in the order of lists.
 BENCHMARKS: Mapping[str, Declaration] = {
     each.name: each
     for each in (
         *(STEP, MEMORY, UNROLL, LAYER_PARALLEL, PIPELINE, CODECS, GPT, TOKEN_HEAD, PLAN, NETWORKS_BENCH),
-        *(KILLS, DAMAGE, FAULTS_BENCH),
+        *(KILLS, DAMAGE, FAULTS_BENCH, CHAOS),
     )
 }

@@ -16,6 +16,7 @@ from ...version import __version__
 from .bench_commands import bench_command
 from .commands import compare_command, list_command, report_command, run_command
 from .plan_command import plan_command
+from .store_command import store_command
 
 __all__ = ["main"]
 
@@ -67,7 +68,15 @@ def cli(debug: bool) -> None:
     """Decoupled neural interfaces: train network modules that do not wait for each other."""
 
 
-for _command in (compare_command, run_command, bench_command, plan_command, report_command, list_command):
+for _command in (
+    compare_command,
+    run_command,
+    bench_command,
+    plan_command,
+    store_command,
+    report_command,
+    list_command,
+):
     cli.add_command(_command)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..records import Record
 from .benches import bench_label, without_rivals
+from .chaos import chaos_groups
 from .plans import plan_groups
 from .plot import COLOURS, Group, Line, Plot, Point, thin
 from .words import key, text
@@ -95,6 +96,8 @@ def bench_plot_groups(name: str, records: Sequence[Record]) -> list[Group]:
     """
     if name.startswith("plan of "):
         return plan_groups(name.removeprefix("plan of "), records)
+    if name == "chaos":
+        return chaos_groups(records)
     found: list[Group] = []
     records = without_rivals(name, records)
     over, panels = _panels(records)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from ..records import Record
+from .chaos import chaos_sheet
 from .frame import figures, groups
 from .labels import is_bench
 from .measures import is_unsteady, ratio_text
@@ -503,4 +504,5 @@ _GATHERED: Mapping[str, Callable[[Sequence[Record]], Sheet]] = {
     "networks": networks_sheet,
     "kills": _kills_sheet,
     "damage": _damage_sheet,
+    "chaos": chaos_sheet,
 }

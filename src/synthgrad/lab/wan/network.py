@@ -22,6 +22,8 @@ _INTERFACE = "wan0"
 _MAX_WORKERS = 16
 _CONGESTION_CONTROL = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 _PROGRAMS = ("ip", "nsenter")
+#: The hardware address of nobody.
+_NOBODY = "02:00:00:00:ff:ff"
 _BUFFER_BYTES = 128 << 20
 _SETTINGS = {
     # IPv6 would add traffic that is not the workers'.
@@ -94,6 +96,38 @@ class Network:
         if not self._namespaces:
             raise LinkError("the emulated link is closed; start workers inside its context")
         return ["nsenter", f"--net=/proc/{os.getpid()}/fd/{self._namespaces[rank]}", "--", *argv]
+
+    def cut(self, one: int, other: int) -> None:
+        """Let nothing cross between two workers, either way, until `mend`. What was under way still arrives."""
+        self._address(one, other, _NOBODY)
+
+    def mend(self, one: int, other: int) -> None:
+        """Let everything cross between two workers again."""
+        self._address(one, other, None)
+
+    def _address(self, one: int, other: int, lladdr: str | None) -> None:
+        """Set the hardware address at which two workers reach each other; None for the true one."""
+        for rank, peer in ((one, other), (other, one)):
+            at = _lladdr(peer) if lladdr is None else lladdr
+            words = [
+                "ip",
+                "neigh",
+                "replace",
+                self.hosts[peer],
+                "lladdr",
+                at,
+                "dev",
+                _INTERFACE,
+                "nud",
+                "permanent",
+            ]
+            done = subprocess.run(
+                self.command(rank, words), capture_output=True, text=True, timeout=30, check=False
+            )
+            if done.returncode != 0:
+                raise LinkError(
+                    f"the link between workers {one} and {other} cannot be changed: {done.stderr.strip()}"
+                )
 
     def counts(self) -> Counts:
         """Return the counts of the traffic so far, or, after the context, of all traffic.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -343,3 +343,13 @@ def missing_rank_message(rank: int, timeout_s: float) -> str:
 def other_version_message(rank: int, theirs: str, own_rank: int, own: str) -> str:
     """Return the message of the error for a rank with another version."""
     return f"rank {rank} runs {theirs}, and rank {own_rank} {own}: install the same version for all processes"
+
+
+def difference(a: Any, b: Any) -> str:
+    """Return how two JSON values differ, in words; of lists the first entries that do."""
+    if isinstance(a, list) and isinstance(b, list):
+        for one, two in zip(a, b, strict=False):
+            if one != two:
+                return f"{one} against {two}"
+        return f"{len(a)} entries against {len(b)}"
+    return f"{a} against {b}"

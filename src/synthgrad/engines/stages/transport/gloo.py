@@ -27,7 +27,7 @@ from .gloo_group import GlooDirection, GlooGroup, gloo_device
 from .process_group import GroupLine, GroupLines, ProcessGroupTransport, wait_for_work
 from .timeout import call_with_timeout
 
-__all__ = ["GlooTransport"]
+__all__ = ["GlooLine", "GlooTransport"]
 
 _CPU = torch.device("cpu")
 
@@ -108,7 +108,9 @@ class _GlooReceiver(ThreadReceiver):
         return _Posted(self._direction.receive(tensor, tag), tensor)
 
 
-class _GlooLine(GroupLine):
+class GlooLine(GroupLine):
+    """Both directions to a neighbour, over a group of gloo's each."""
+
     def __init__(self, out: GlooDirection, back: GlooDirection, timeout_s: float) -> None:
         super().__init__(out, back, _CPU, timeout_s)
         self._incoming = back
@@ -133,7 +135,7 @@ class GlooTransport(ProcessGroupTransport):
     ) -> None:
         peers, shared = self._peers_and_device()
 
-        def line(lower: int, upper: int, what: str = "") -> _GlooLine:
+        def line(lower: int, upper: int, what: str = "") -> GlooLine:
             peer = upper if self.rank == lower else lower
             lines.announce_wait(peer)
             made: list[GlooDirection] = []
@@ -142,7 +144,7 @@ class GlooTransport(ProcessGroupTransport):
                 group = GlooGroup(name, peers, (lower, upper), self.rank, shared, limit)
                 made.append(GlooDirection(group, peer, is_lower=peer == lower))
             out, back = made if self.rank == lower else made[::-1]
-            return _GlooLine(out, back, limit.timeout_s)
+            return GlooLine(out, back, limit.timeout_s)
 
         if not layout.is_first:
             lines.below = line(layout.rank(layout.stage - 1), self.rank)

@@ -28,7 +28,14 @@ from .base import (
 from .virtual import VirtualTime
 from .world import Link, Pipe, World
 
-__all__ = ["MemoryTransport", "RankOutcome", "outcomes_in_memory", "run_in_memory"]
+__all__ = [
+    "MemoryClock",
+    "MemoryLine",
+    "MemoryTransport",
+    "RankOutcome",
+    "outcomes_in_memory",
+    "run_in_memory",
+]
 
 _PING_BYTES = 8
 
@@ -131,7 +138,7 @@ def outcomes_in_memory(
 
 
 @dataclass(frozen=True, slots=True)
-class _MemoryClock:
+class MemoryClock:
     """The virtual time of a rank; see `Clock`."""
 
     time: VirtualTime
@@ -222,7 +229,7 @@ class _MemoryReceiver:
 
 
 @dataclass(frozen=True, slots=True)
-class _MemoryLine:
+class MemoryLine:
     """See `Line`."""
 
     out: Pipe
@@ -246,11 +253,11 @@ class _MemoryLine:
 class _MemoryLines:
     """See `Lines`."""
 
-    below: _MemoryLine | None
-    above: _MemoryLine | None
+    below: MemoryLine | None
+    above: MemoryLine | None
     time: VirtualTime
     rank: int
-    around: _MemoryLine | None = None
+    around: MemoryLine | None = None
     replicas: None = None
 
     def close(self) -> None:
@@ -276,7 +283,7 @@ class MemoryTransport:
         self._count: dict[str, int] = {}
         self.rank = rank
         self.world_size = world.num_ranks
-        self.clock = _MemoryClock(world.time, rank)
+        self.clock = MemoryClock(world.time, rank)
 
     def peers(self, greeting: str, timeout_s: float = 300.0) -> _MemoryPeers:
         """See `Transport.peers`."""
@@ -313,9 +320,9 @@ class MemoryTransport:
         engine, world, rank = self._next("lines"), self._world, self.rank
         world.meet(rank, f"the making of lines {engine}", None, None if limit is None else limit.check)
 
-        def line(peer: int, what: str = "") -> _MemoryLine:
+        def line(peer: int, what: str = "") -> MemoryLine:
             out, back = (world.pipe(f"{what}{engine}", *ends) for ends in ((rank, peer), (peer, rank)))
-            return _MemoryLine(out, back, rank)
+            return MemoryLine(out, back, rank)
 
         below = None if layout.is_first else line(layout.rank(layout.stage - 1))
         above = None if layout.is_last else line(layout.rank(layout.stage + 1))

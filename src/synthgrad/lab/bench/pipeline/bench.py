@@ -34,6 +34,8 @@ __all__ = ["BENCHMARK", "PipelineBench"]
 
 _TRAIN_SIZE = 10_000  # of the embedded digits, on which steps are timed
 _MOST_STAGES = 16
+#: As records have them, beside the usual one.
+_OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,8 @@ class PipelineBench(Bench[PipelineScope, PipelineSize, Case]):
 
     def config(self, scope: PipelineScope, size: PipelineSize, case: Case) -> Mapping[str, Any]:
         found: dict[str, Any] = {"backend": "gloo", "seconds": scope.seconds}
+        if scope.optimizer != "adam":
+            found["optimizer"] = _OPTIMIZERS[scope.optimizer]
         if case.is_ours:
             found["rule"] = RULES[case.rule]
         if scope.losses is not None:

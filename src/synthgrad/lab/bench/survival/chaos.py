@@ -1,0 +1,295 @@
+"""``bench chaos``: stages are killed, frozen and cut off every half minute, and the others go on.
+
+Two lines are held against each other: a run with faults, which lasts a time, and one without, which has as many steps of the
+last stage. Every stage has a pace of its own, so that one that is dead makes no other faster. Each stage is a process in a
+network of its own, and the store is another. Faults are drawn by a seed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ....core import ConfigError
+from ...tasks import fully_connected
+from ...training.snapshot_file import Fingerprint, read_snapshot
+from ...wan import Link, Network, emulated, unavailable_reason
+from ..base import Bench, Figures
+from ..declarations import CHAOS, ChaosScope
+from .chaos_faults import Fault, drawn_faults
+from .chaos_stage import ChaosStage, accuracy_error_pct, as_arguments, network, weights_file
+from .chaos_story import Story, story_of
+
+__all__ = ["BENCHMARK", "ChaosBench", "ChaosSize"]
+
+_PORT = 29_400
+_PATIENCE_S = 0.4
+_SNAPSHOT_S = 5.0
+_COPY_SHARE = 0.05
+#: How long processes may take to come, and to end, in seconds.
+_LOADS_S, _ENDS_S = 120.0, 60.0
+#: A link without a delay: cuts need a network of its own for each stage.
+_LINK = Link()
+
+
+@dataclass(frozen=True, slots=True)
+class ChaosSize:
+    """A run.
+
+    Attributes:
+        seed: of weights, data and faults.
+        stages: number of processes.
+        rule: ``cdni`` or ``local_loss``.
+        synthetic: whether stages have synthetic inputs.
+    """
+
+    seed: int
+    stages: int
+    rule: str
+    synthetic: bool
+
+
+class ChaosBench(Bench[ChaosScope, ChaosSize, str]):
+    """A fully connected network on MNIST; every stage has at most a share of a core."""
+
+    declared = CHAOS
+
+    def check(self, scope: ChaosScope) -> None:
+        if (reason := unavailable_reason()) is not None:
+            raise ConfigError(reason)
+        for stages in scope.stages:
+            if not 2 <= stages <= scope.layers:
+                raise ConfigError(
+                    f"--stages {stages} of {scope.layers} layers: expected 2 to {scope.layers}, with a layer in each"
+                )
+
+    def sizes(self, scope: ChaosScope) -> Iterable[ChaosSize]:
+        for seed in scope.seeds:
+            for stages in scope.stages:
+                for rule in scope.rules:
+                    yield ChaosSize(seed, stages, rule, scope.synthetic)
+
+    def cases(self, scope: ChaosScope, size: ChaosSize) -> Sequence[str]:
+        return ("with_faults", "without_faults")
+
+    def cell(self, scope: ChaosScope, size: ChaosSize, case: str) -> Mapping[str, Any]:
+        return {
+            "width": scope.width,
+            "layers": scope.layers,
+            "batch_size": scope.batch_size,
+            "stages": size.stages,
+            "threads": 1,
+            "rule": size.rule,
+            "synthetic_inputs": size.synthetic,
+            "seconds": scope.seconds,
+            "period_ms": scope.period_ms,
+        }
+
+    def config(self, scope: ChaosScope, size: ChaosSize, case: str) -> Mapping[str, Any]:
+        how = {
+            "data": scope.data,
+            "patience_s": _PATIENCE_S,
+            "snapshot_s": _SNAPSHOT_S,
+            "copy_share": _COPY_SHARE,
+        }
+        if case != "with_faults":
+            return how
+        faults = drawn_faults(size.seed, size.stages, scope.seconds)
+        return {**how, "faults": [asdict(fault) for fault in faults]}
+
+    def label(self, scope: ChaosScope, size: ChaosSize) -> str:
+        return f"{size.stages} stages, {size.rule}, faults for {scope.seconds:g} s, seed {size.seed}"
+
+    def measure(self, scope: ChaosScope, size: ChaosSize, cases: Sequence[str]) -> Iterator[Figures]:
+        faults = drawn_faults(size.seed, size.stages, scope.seconds)
+        hit = _lived(scope, size, faults, until=None)
+        until = max(1, hit.steps_of(size.stages - 1))
+        calm = _lived(scope, size, [], until=until)
+        pace = calm.steps_per_s()
+        for story, happened in ((hit, faults), (calm, [])):
+            metrics = story.figures(happened, pace) | {"test_error_pct": story.error_pct}
+            yield Figures(metrics, story.failure, curve=story.timeline())
+
+
+def _lived(scope: ChaosScope, size: ChaosSize, faults: Sequence[Fault], until: int | None) -> Story:
+    """Let stages train while faults happen to them; return what became of them.
+
+    Args:
+        scope: what to run.
+        size: the run.
+        faults: what happens, by time.
+        until: number of the batch before which they end; None to end after the time of the scope.
+    """
+    with tempfile.TemporaryDirectory() as folder, emulated(_LINK, size.stages + 1) as net:
+        settings = ChaosStage(
+            stage=0,
+            stages=size.stages,
+            store=f"{net.hosts[-1]}:{_PORT}",
+            folder=folder,
+            data=scope.data,
+            data_dir=scope.data_dir,
+            width=scope.width,
+            layers=scope.layers,
+            batch_size=scope.batch_size,
+            seed=size.seed,
+            rule=size.rule,
+            synthetic=size.synthetic,
+            until=1 << 40 if until is None else until,
+            period_s=scope.period_ms * 1e-3,
+            snapshot_s=_SNAPSHOT_S,
+            patience_s=_PATIENCE_S,
+            copy_share=_COPY_SHARE,
+        )
+        with _Stages(net, settings) as stages:
+            stages.suffer(faults, None if until is not None else scope.seconds)
+            failure = stages.end(hurry=until is None)
+        story = story_of(Path(folder), size.stages, stages.began_at, failure)
+        story.error_pct = _error_pct(settings) if failure is None else None
+        return story
+
+
+def _error_pct(settings: ChaosStage) -> float:
+    """Return the test error of the network of all stages' last weights."""
+    net = network(
+        settings.layers,
+        settings.width,
+        settings.stages,
+        settings.seed,
+        settings.rule,
+        synthetic=settings.synthetic,
+    )
+    forms = Fingerprint.tensor_forms(net)
+    whole = fully_connected((1, 28, 28), 10, settings.layers, settings.width)
+    weights = whole.state_dict()
+    for stage in range(settings.stages):
+        owner = Fingerprint(
+            {"benchmark": "chaos", "seed": settings.seed, "rule": settings.rule},
+            None,
+            forms,
+            stage,
+            settings.stages,
+        )
+        _, state = read_snapshot(weights_file(settings.folder, stage), owner, "cpu")
+        own = set(state["trainer"]["owned"])
+        weights |= {
+            name.removeprefix("model."): t
+            for name, t in state["net"].items()
+            if name in own and name.startswith("model.")
+        }
+    whole.load_state_dict(weights)
+    return accuracy_error_pct(whole, settings.data, settings.data_dir)
+
+
+class _Stages:
+    """The processes of a run, each in a network of its own.
+
+    Attributes:
+        began_at: when all had begun to train, as `time.time` says.
+    """
+
+    def __init__(self, net: Network, settings: ChaosStage) -> None:
+        self._net = net
+        self._settings = settings
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._store: subprocess.Popen[bytes] | None = None
+        self.began_at = 0.0
+
+    def __enter__(self) -> _Stages:
+        host, port = self._settings.store.split(":")
+        command = [sys.executable, "-m", "synthgrad", "store", "--host", host, "--port", port]
+        self._store = subprocess.Popen(
+            self._net.command(self._settings.stages, command), stdout=subprocess.PIPE, start_new_session=True
+        )
+        assert self._store.stdout is not None
+        self._store.stdout.readline()  # it listens
+        for stage in range(self._settings.stages):
+            self._start(stage)
+        until = time.monotonic() + _LOADS_S
+        while not all(self._has_begun(stage) for stage in range(self._settings.stages)):
+            if time.monotonic() > until or any(p.poll() is not None for p in self._processes.values()):
+                break
+            time.sleep(0.1)
+        self.began_at = time.time()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in [*self._processes.values(), *([] if self._store is None else [self._store])]:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+    def suffer(self, faults: Sequence[Fault], seconds: float | None) -> None:
+        """Let faults happen, each at its time; and wait for the time to be over."""
+        for fault in faults:
+            _sleep_until(self.began_at + fault.begin_s)
+            if fault.kind == "killed":
+                self._processes[fault.stage].kill()
+                self._processes[fault.stage].wait()
+                self._start(fault.stage, rejoins=True)
+            elif fault.kind == "frozen":
+                os.kill(self._processes[fault.stage].pid, signal.SIGSTOP)
+                _sleep_until(self.began_at + fault.end_s)
+                os.kill(self._processes[fault.stage].pid, signal.SIGCONT)
+            else:
+                self._net.cut(fault.stage, fault.stage + 1)
+                _sleep_until(self.began_at + fault.end_s)
+                self._net.mend(fault.stage, fault.stage + 1)
+        if seconds is not None:
+            _sleep_until(self.began_at + seconds)
+
+    def end(self, *, hurry: bool) -> str | None:
+        """Have all save and end; return what went wrong, or None."""
+        if hurry:
+            for process in self._processes.values():
+                process.send_signal(signal.SIGTERM)
+        for stage, process in self._processes.items():
+            try:
+                status = process.wait(_ENDS_S if hurry else None)
+            except subprocess.TimeoutExpired:
+                return f"stage {stage} has not ended within {_ENDS_S:g} s"
+            if status:
+                return f"stage {stage} ended with status {status}: {self._last_words(stage)}"
+        return None
+
+    def _start(self, stage: int, *, rejoins: bool = False) -> None:
+        settings = replace(self._settings, stage=stage, rejoins=rejoins)
+        said = (Path(self._settings.folder) / f"stage{stage}.stderr").open("ab")
+        environment = {
+            **os.environ,
+            "GLOO_SOCKET_IFNAME": self._net.interface,
+            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+        }
+        with said:
+            self._processes[stage] = subprocess.Popen(
+                self._net.command(stage, as_arguments(settings)),
+                stderr=said,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def _has_begun(self, stage: int) -> bool:
+        return any(
+            "steps" in json.loads(line)
+            for path in Path(self._settings.folder).glob(f"stage{stage}.*.jsonl")
+            for line in path.read_text().splitlines()
+        )
+
+    def _last_words(self, stage: int) -> str:
+        lines = (Path(self._settings.folder) / f"stage{stage}.stderr").read_text().strip().splitlines()
+        return lines[-1][:200] if lines else "without a word"
+
+
+def _sleep_until(moment: float) -> None:
+    time.sleep(max(0.0, moment - time.time()))
+
+
+BENCHMARK = ChaosBench()

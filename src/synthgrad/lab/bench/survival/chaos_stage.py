@@ -1,0 +1,247 @@
+"""A stage of ``bench chaos``: it trains at a steady pace, goes on without its neighbours, and writes down what it does.
+
+It writes, a line of JSON each: when it came, where it began, every so often how many steps it has made, and its end.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ....core import Decoupled, decouple
+from ....engines import Stages
+from ....engines.stages import ElasticGloo
+from ....rules import LocalLoss, SyntheticGradient, SyntheticInput
+from ...tasks import fully_connected, load
+from ...training.machine import configure_process
+from ...training.snapshot_file import DamagedSnapshotError, Fingerprint, read_snapshot, write_snapshot
+
+__all__ = ["ChaosStage", "accuracy_error_pct", "as_arguments", "network", "weights_file"]
+
+CLASSES = 10
+_LR = 3e-4
+#: The time between two lines about steps, in seconds.
+_TELL_S = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChaosStage:
+    """What a process trains, and how.
+
+    Attributes:
+        stage, stages: its place.
+        store: address of what outlives the stages.
+        folder: where it writes.
+        data, data_dir: the data set, and the directory of its files.
+        width, layers, batch_size, seed: of the network and the data.
+        rule: ``cdni`` or ``local_loss``.
+        synthetic: whether stages have synthetic inputs.
+        until: number of the batch before which it ends.
+        period_s: the least time of a step, in seconds.
+        snapshot_s: the time between two snapshots, in seconds.
+        patience_s: see `Stages`.
+        settle_steps: see `Stages`.
+        copy_share: see `Stages`.
+        rejoins: whether it takes the place of a process that was there before.
+    """
+
+    stage: int
+    stages: int
+    store: str
+    folder: str
+    data: str
+    data_dir: str | None
+    width: int
+    layers: int
+    batch_size: int
+    seed: int
+    rule: str
+    synthetic: bool
+    until: int
+    period_s: float
+    snapshot_s: float
+    patience_s: float
+    settle_steps: int = 0
+    copy_share: float = 0.0
+    rejoins: bool = False
+
+
+def network(layers: int, width: int, stages: int, seed: int, rule: str, *, synthetic: bool) -> Decoupled:
+    """Return the network of all processes, cut into stages of as many layers each, later ones have one more."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = fully_connected((1, 28, 28), CLASSES, layers, width)
+        names = [name for name, _ in model.named_children()]
+        cuts = [names[layers * (k + 1) // stages - 1] for k in range(stages - 1)]
+        made = LocalLoss(CLASSES) if rule == "local_loss" else SyntheticGradient(context=CLASSES)
+        example = torch.zeros(2, 1, 28, 28)
+        return decouple(model, cuts, made, example, inputs=SyntheticInput() if synthetic else None)
+
+
+def digits_by_number(
+    data: str, data_dir: str | None, batch_size: int, seed: int
+) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """Return a function that returns the batch of a number: every process finds the same one, whenever it comes."""
+    images = load(data, None if data_dir is None else Path(data_dir)).train
+    per_epoch = len(images) // batch_size
+    orders: dict[int, Tensor] = {}
+
+    def batch(number: int) -> tuple[Tensor, Tensor]:
+        epoch, k = divmod(number, per_epoch)
+        if epoch not in orders:
+            orders.clear()
+            orders[epoch] = torch.randperm(
+                len(images), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+            )
+        ids = orders[epoch][k * batch_size : (k + 1) * batch_size]
+        return images.x[ids], images.y[ids]
+
+    return batch
+
+
+def weights_file(folder: str | Path, stage: int) -> Path:
+    """Return the file of a stage's snapshot."""
+    return Path(folder) / f"stage{stage}"
+
+
+def main(settings: ChaosStage) -> None:
+    """Train until the end."""
+    configure_process(1)
+    say = _Writer(settings)
+    say(came=time.time())
+    net = network(
+        settings.layers,
+        settings.width,
+        settings.stages,
+        settings.seed,
+        settings.rule,
+        synthetic=settings.synthetic,
+    )
+    batch = digits_by_number(settings.data, settings.data_dir, settings.batch_size, settings.seed)
+    trainer = Stages(
+        net,
+        partial(F.cross_entropy, reduction="none"),
+        partial(torch.optim.Adam, lr=_LR, fused=True),
+        transport=ElasticGloo(settings.stage, settings.stages, settings.store),
+        on_loss="continue",
+        patience_s=settings.patience_s,
+        settle_steps=settings.settle_steps,
+        copy_share=settings.copy_share,
+        timeout_s=600.0,
+        seed=settings.seed,
+    )
+    saves = _Saves(settings, net, trainer)
+    if settings.rejoins:
+        say(snapshot=saves.load(), recovered=trainer.recover())
+    gives_input = settings.stage == 0 or settings.synthetic
+    asked: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    told_at, due = time.time(), time.perf_counter()
+    for count in itertools.count():
+        number = next(trainer.turns(settings.until), None)
+        if number is None or asked:
+            break
+        if not count:
+            say(begins=number)
+        x, y = batch(number)
+        trainer.step(x if gives_input else None, y)
+        if time.time() - told_at >= _TELL_S:
+            told_at = time.time()
+            say(steps=count + 1, number=number, **_facts(trainer))
+        saves.now_and_then()
+        # The pace is that of a clock: who was kept waiting does not catch up.
+        due = max(due + settings.period_s, time.perf_counter())
+        time.sleep(max(0.0, due - time.perf_counter()))
+    saves.save()
+    say(ended=time.time(), busy_s=trainer.busy_s, **_facts(trainer))
+    trainer.close()
+
+
+def _facts(trainer: Stages) -> dict[str, int]:
+    names = ("num_alone", "num_given_up", "num_skipped", "num_synthetic")
+    return {name: getattr(trainer, name) for name in names}
+
+
+class _Writer:
+    """Writes lines into the file of this process, and when."""
+
+    def __init__(self, settings: ChaosStage) -> None:
+        folder = Path(settings.folder)
+        life = len(list(folder.glob(f"stage{settings.stage}.*.jsonl"))) + 1
+        self._file = (folder / f"stage{settings.stage}.{life}.jsonl").open("w", encoding="utf-8")
+
+    def __call__(self, **words: Any) -> None:
+        self._file.write(json.dumps({"at": time.time(), **words}) + "\n")
+        self._file.flush()
+
+
+class _Saves:
+    """Saves what another process needs to take the place of this one."""
+
+    def __init__(self, settings: ChaosStage, net: Decoupled, trainer: Stages) -> None:
+        self._settings = settings
+        self._net = net
+        self._trainer = trainer
+        self._saved_at = time.perf_counter()
+        self._owner = Fingerprint(
+            {"benchmark": "chaos", "seed": settings.seed, "rule": settings.rule},
+            None,
+            Fingerprint.tensor_forms(net),
+            settings.stage,
+            settings.stages,
+        )
+
+    def now_and_then(self) -> None:
+        if time.perf_counter() - self._saved_at >= self._settings.snapshot_s:
+            self.save()
+
+    def save(self) -> None:
+        self._saved_at = time.perf_counter()
+        state = {"net": self._net.state_dict(), "trainer": self._trainer.state_dict()}
+        write_snapshot(weights_file(self._settings.folder, self._settings.stage), self._owner, {}, state)
+
+    def load(self) -> bool:
+        """Load the last snapshot; return whether there was one."""
+        path = weights_file(self._settings.folder, self._settings.stage)
+        if not path.exists():
+            return False
+        try:
+            _, state = read_snapshot(path, self._owner, "cpu")
+        except DamagedSnapshotError:
+            return False
+        self._net.load_state_dict(state["net"])
+        self._trainer.load_state_dict(state["trainer"])
+        return True
+
+
+def accuracy_error_pct(net: nn.Module, data: str, data_dir: str | None) -> float:
+    """Return the error of a network on the test set, in percent."""
+    images = load(data, None if data_dir is None else Path(data_dir)).test
+    net.eval()
+    with torch.no_grad():
+        wrong = sum(
+            int((net(x).argmax(1) != y).sum())
+            for x, y in zip(images.x.split(1000), images.y.split(1000), strict=True)
+        )
+    return 100.0 * wrong / len(images)
+
+
+def as_arguments(settings: ChaosStage) -> list[str]:
+    """Return the command of a process."""
+    return [sys.executable, "-m", __name__, json.dumps(asdict(settings))]
+
+
+if __name__ == "__main__":
+    main(ChaosStage(**json.loads(sys.argv[1])))

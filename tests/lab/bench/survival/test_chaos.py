@@ -1,0 +1,136 @@
+"""``bench chaos``: which faults are drawn, what is read from what stages write, and a short run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from synthgrad.core import ConfigError
+from synthgrad.lab.bench.base import choose
+from synthgrad.lab.bench.declarations import CHAOS
+from synthgrad.lab.bench.survival import chaos
+from synthgrad.lab.bench.survival.chaos import ChaosBench
+from synthgrad.lab.bench.survival.chaos_faults import KINDS, Fault, drawn_faults
+from synthgrad.lab.bench.survival.chaos_stage import digits_by_number, network
+from synthgrad.lab.bench.survival.chaos_story import story_of
+from synthgrad.lab.wan import unavailable_reason
+from tests.lab.cli.helpers import call, records_in
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_faults_come_every_twenty_to_thirty_seconds(seed: int) -> None:
+    found = drawn_faults(seed, 4, 900.0)
+    assert found == drawn_faults(seed, 4, 900.0)
+    assert found != drawn_faults(seed + 1, 4, 900.0)
+    apart = [b.begin_s - a.begin_s for a, b in zip(found, found[1:], strict=False)]
+    assert all(20 <= seconds <= 30 for seconds in apart)
+    assert {fault.kind for fault in found} == set(KINDS)
+    for fault in found:
+        lasts_s = fault.end_s - fault.begin_s
+        assert lasts_s == 0 if fault.kind == "killed" else 5 <= lasts_s <= 20
+        assert fault.end_s < fault.next_s <= 900
+        assert 0 <= fault.stage < (3 if fault.kind == "cut" else 4)
+
+
+def test_a_cut_link_is_nobodys_own_fault() -> None:
+    assert not Fault("cut", 1, 0.0, 5.0, 20.0).concerns(1)
+    assert Fault("killed", 1, 0.0, 0.0, 20.0).concerns(1)
+    assert not Fault("killed", 1, 0.0, 0.0, 20.0).concerns(2)
+
+
+def written(folder: Path, stage: int, life: int, *lines: dict[str, Any]) -> None:
+    path = folder / f"stage{stage}.{life}.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def steps(begin: float, end: float, rate: float, first: int = 0) -> list[dict[str, Any]]:
+    times = [begin + k for k in range(int(end - begin) + 1)]
+    return [{"at": at, "steps": first + round((at - begin) * rate), "num_alone": 7} for at in times]
+
+
+def test_the_pace_of_who_was_not_hit_is_held_against_that_without_faults(tmp_path: Path) -> None:
+    """Stage 0 makes 10 steps a second, and 5 from 20 to 30 s, while stage 1 is dead until 24 s."""
+    fast, slow, again = steps(0, 20, 10), steps(20, 30, 5, first=200), steps(30, 40, 10, first=250)
+    written(tmp_path, 0, 1, {"at": 0.0, "came": 0.0}, *fast, *slow[1:], *again[1:])
+    written(tmp_path, 1, 1, {"at": 0.0, "came": 0.0}, *steps(0, 20, 10))
+    back = [{"at": 22.0, "came": 22.0}, {"at": 24.0, "begins": 220}]
+    written(tmp_path, 1, 2, *back, *steps(25, 40, 10))
+    story = story_of(tmp_path, 2, 0.0, None)
+    fault = Fault("killed", 1, 20.0, 20.0, 30.0)
+    found = story.figures([fault], [10.0, 10.0])
+    assert found["survivors_pace_ratio_min"] == found["survivors_pace_ratio_median"] == 0.5
+    assert (found["return_s_median"], found["return_s_max"], found["num_never_back"]) == (2.0, 2.0, 0)
+    assert (found["num_faults"], found["num_killed"], found["num_cut"]) == (1, 1, 0)
+    assert found["steps_last"] == found["steps_stage1"] == 200 + 150
+    assert (found["num_alone_stage0"], found["num_alone_stage1"]) == (7, 14)
+    paces = {p["elapsed_s"]: (p["steps_per_s_stage0"], p["steps_per_s_stage1"]) for p in story.timeline()}
+    assert paces[10.0] == (10.0, 10.0)
+    assert paces[24.0] == (5.0, 0.0)
+    assert paces[38.0] == (10.0, 10.0)
+    assert story.steps_per_s()[0] == pytest.approx(350 / 40, abs=0.3)
+
+
+def test_one_that_never_came_back_is_counted(tmp_path: Path) -> None:
+    written(tmp_path, 0, 1, {"at": 0.0, "came": 0.0}, *steps(0, 20, 10))
+    written(tmp_path, 0, 2, {"at": 22.0, "came": 22.0})
+    found = story_of(tmp_path, 1, 0.0, None).figures([], [10.0])
+    assert found["num_never_back"] == 1
+    assert "return_s_median" not in found
+    assert found["steps_last"] == 200
+
+
+def test_lines_say_what_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chaos, "unavailable_reason", lambda: None)
+    (setting,) = ChaosBench().settings(choose(CHAOS, "quick", seeds=(3,)))
+    hit, calm = setting.lines
+    assert (hit.method, calm.method) == ("with_faults", "without_faults")
+    assert hit.cell["stages"] == 4
+    drawn = drawn_faults(3, 4, 900.0)
+    assert [f["begin_s"] for f in hit.config["faults"]] == [f.begin_s for f in drawn]
+    assert "faults" not in calm.config
+
+
+def test_more_stages_than_layers_and_a_machine_without_links_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(chaos, "unavailable_reason", lambda: None)
+    with pytest.raises(ConfigError, match="--stages 9 of 8 layers"):
+        ChaosBench().settings(choose(CHAOS, "smoke", stages=(9,)))
+    monkeypatch.setattr(chaos, "unavailable_reason", lambda: "an emulated link needs root")
+    with pytest.raises(ConfigError, match="needs root"):
+        ChaosBench().settings(choose(CHAOS, "smoke"))
+
+
+def test_every_process_finds_the_same_batch_whenever_it_comes() -> None:
+    one, other = (digits_by_number("mnist-10k", None, 64, seed=2) for _ in range(2))
+    for number in (0, 1, 200, 5):
+        x, y = one(number)
+        again_x, again_y = other(number)
+        assert (x == again_x).all()
+        assert (y == again_y).all()
+    assert not (one(0)[1] == one(1)[1]).all()
+
+
+@pytest.mark.parametrize(("layers", "stages", "cuts"), [(8, 4, 3), (9, 4, 3), (3, 3, 2)])
+def test_the_network_has_a_layer_or_more_in_each_stage(layers: int, stages: int, cuts: int) -> None:
+    net = network(layers, 8, stages, 0, "local_loss", synthetic=False)
+    assert len(net.interfaces) == cuts
+    assert all(module.parameters for module in net.graph.modules)
+
+
+@pytest.mark.slow(reason="stages train for a minute while one is killed, frozen or cut off")
+@pytest.mark.skipif(unavailable_reason() is not None, reason="links cannot be emulated here")
+def test_stages_survive_what_happens_to_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("bench", "chaos", "--tier", "smoke", "--out", tmp_path) == 0
+    hit, calm = records_in(tmp_path)
+    assert (hit["status"], calm["status"]) == ("ok", "ok")
+    assert hit["metrics"]["num_faults"] >= 1
+    assert hit["metrics"]["num_never_back"] == 0
+    assert hit["metrics"]["survivors_pace_ratio_median"] > 0.5
+    assert hit["metrics"]["steps_last"] > 500
+    assert hit["metrics"]["test_error_pct"] < 60
+    assert hit["curve"]
+    assert "survivors' pace" in " ".join(capsys.readouterr().out.split())
