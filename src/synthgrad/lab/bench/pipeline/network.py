@@ -122,7 +122,7 @@ class _Digits:
 
     def rule(self, name: str) -> tuple[Rule, str]:
         table = SyntheticGradient(context=CLASSES, learned_table=True)
-        return table if name == "cdni" else _rule(name, CLASSES), "mean"
+        return table if name == "cdni" else _rule(name, CLASSES, self.size.width), "mean"
 
     def arithmetic(self) -> AbstractContextManager[Any]:
         return _in_precision(self.size.precision)
@@ -159,18 +159,18 @@ class _Tokens:
 
     def rule(self, name: str) -> tuple[Rule, str]:
         head = heads.token_head(1 if name == "interlocked" else 0)
-        return _rule(name, _VOCABULARY, head), "tokens"
+        return _rule(name, _VOCABULARY, self.size.width, head), "tokens"
 
     def arithmetic(self) -> AbstractContextManager[Any]:
         return _in_precision(self.size.precision)
 
 
-def _rule(name: str, classes: int, head: heads.HeadFactory | None = None) -> Rule:
-    """Return a rule by its name in a case; ``head`` is that of rules with a local loss."""
+def _rule(name: str, classes: int, width: int, head: heads.HeadFactory | None = None) -> Rule:
+    """Return a rule by its name in a case; ``head`` is that of rules with a local loss, ``width`` that of messages."""
     if name == "cdni":
         return SyntheticGradient(context=classes)
     if name == "low_rank":
-        return SyntheticGradient(context=classes, model=class_means(rank=RANK))
+        return SyntheticGradient(context=classes, model=class_means(rank=min(RANK, width)))
     if name == "delayed":
         return TrueGradient()
     if name == "interlocked":
