@@ -137,6 +137,6 @@ def shortened(words: Sequence[str]) -> list[str]:
         extra = extra | {"--unroll": "4"}  # has to divide the horizon of 8
     if "--link" in words:
         extra = extra | {"--link": FAST_LINK}
-    if "--model" in words:
+    if "--model" in words or words[:2] == ["bench", "codecs"]:  # which has no so narrow ones
         extra = {option: value for option, value in extra.items() if option != "--width"}
     return [w for o, v in extra.items() if o in known for w in ([o] if v is None else [o, v])]
