@@ -16,7 +16,7 @@ from synthgrad.core import ConfigError, StageError
 from synthgrad.engines import Stages
 from synthgrad.engines.stages.transport.elastic_memory import Cut, ElasticMemory, ElasticWorld
 from synthgrad.engines.stages.transport.world import Link, World
-from synthgrad.rules import TrueGradient
+from synthgrad.rules import LateCorrection, TrueGradient
 from tests.engines.stages import programs
 
 STEP_S = 1 / 64
@@ -273,6 +273,21 @@ def test_answers_of_one_that_has_come_back_are_not_learned_from_at_once() -> Non
     at_once, later, never = (stories[1].weights for stories in found)
     assert any(not torch.equal(a, b) for a, b in zip(at_once.values(), later.values(), strict=True))
     assert any(not torch.equal(a, b) for a, b in zip(later.values(), never.values(), strict=True))
+
+
+def test_corrections_that_will_not_come_are_given_up_and_nobody_below_waits_for_them() -> None:
+    lives = [*everybody(), Life(2, begin_s=2.0)]
+    lives[2].dies_at = 10
+    stories = lived(lives, 200, net=lambda: three(LateCorrection(LocalLoss(programs.CLASSES))), window=2)
+    raised(stories)
+    lowest, middle, back = stories[0], stories[1], stories[3]
+    assert lowest.numbers == middle.numbers == list(range(200))
+    assert middle.facts["num_alone"] > 60
+    assert middle.facts["num_given_up"] > 0
+    assert lowest.facts["num_alone"] == lowest.facts["num_given_up"] == 0
+    assert back.numbers == list(range(back.numbers[0], 200))
+    gaps = [b - a for a, b in zip(lowest.times_s, lowest.times_s[1:], strict=False)]
+    assert max(gaps) <= 2 * STEP_S
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])

@@ -334,7 +334,7 @@ def test_disk_that_is_full_at_the_end(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("train", ["train", "compare, run, bench, plan, report, list"]),
+        ("train", ["train", "compare, run, bench, plan, store, report, list"]),
         ("--nonsense", ["--nonsense"]),
         ("run", ["NAME"]),
         ("run nothing", ["nothing", "budgets", "dni_search"]),
