@@ -211,6 +211,7 @@ class _Stages:
         )
         assert self._store.stdout is not None
         self._store.stdout.readline()  # it listens
+        self._store.stdout.close()
         for stage in range(self._settings.stages):
             self._start(stage)
         until = time.monotonic() + _LOADS_S
