@@ -119,11 +119,11 @@ def _read(store: Store, stage: int) -> dict[str, Any] | None:
 
 
 class _Seen:
-    """What was read of another stage last, and when it has changed."""
+    """What was read of another stage last, when that was, and when it had changed."""
 
     def __init__(self) -> None:
         self.words: dict[str, Any] = {"life": 0, "beat": -1, "step": 0, "ended": False, "lost": {}}
-        self.at = time.monotonic()
+        self.at = self.read_at = time.monotonic()
 
 
 class StoreMembership:
@@ -147,7 +147,6 @@ class StoreMembership:
         self._seen = {other: _Seen() for other in others}
         self._lock = threading.Lock()
         self._bell = threading.Event()
-        self._read_at = time.monotonic()
         self._stopped = False
         self.problem: str | None = None
         self._thread = threading.Thread(target=self._run, name="synthgrad members", daemon=True)
@@ -167,7 +166,7 @@ class StoreMembership:
         with self._lock:
             seen = self._seen[stage]
             # As long as the store cannot be read, nobody is known to be silent.
-            words, silent_s = seen.words, max(0.0, self._read_at - seen.at)
+            words, silent_s = seen.words, seen.read_at - seen.at
         return Member(words["life"], words["step"], words["ended"], silent_s)
 
     def sides(self, neighbour: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -220,10 +219,11 @@ class StoreMembership:
         for other, seen in self._seen.items():
             found = _read(store, other)
             with self._lock:
-                self._read_at = time.monotonic()
+                # Both at once: after a time without the store nobody is silent before he was read again.
+                seen.read_at = time.monotonic()
                 if found is None:  # it has not come, or not yet to this store
-                    seen.at = self._read_at
+                    seen.at = seen.read_at
                     continue
                 if (found["life"], found["beat"]) != (seen.words["life"], seen.words["beat"]):
-                    seen.at = self._read_at
+                    seen.at = seen.read_at
                 seen.words = found
