@@ -306,6 +306,32 @@ def test_a_neighbour_keeps_the_state_of_who_has_died(stage: int) -> None:
     assert back.numbers[0] >= 100
 
 
+@pytest.mark.parametrize("dies_at", [290, 450])
+def test_a_state_that_was_given_back_is_not_taken_for_a_neighbours(dies_at: int) -> None:
+    """Stage 1 is given its own state by stage 2, whose state it keeps; then stage 2 dies, soon after it or later."""
+    lives = [*everybody(), Life(1, begin_s=4.0), Life(2, begin_s=8.0)]
+    lives[1].dies_at, lives[2].dies_at = 100, dies_at
+    stories = lived(lives, 700, copy_share=0.5)
+    raised(stories)
+    dead, back = stories[2], stories[4]
+    assert stories[3].recovered is not None
+    assert back.recovered is not None
+    assert 256 < back.recovered <= dies_at
+    then, now = dead.history[back.recovered], back.history[back.recovered]
+    assert all(torch.equal(then[name], value) for name, value in now.items())
+
+
+def test_a_process_whose_place_was_taken_while_it_was_frozen_ends_with_a_sentence() -> None:
+    lives = [*everybody(), Life(1, begin_s=2.0)]
+    lives[1] = Life(1, freezes_at=20, seconds=4.0)
+    stories = lived(lives, 400)
+    assert isinstance(stories[1].error, StageError)
+    assert "another process has taken the place of stage 1" in str(stories[1].error)
+    raised([stories[0], *stories[2:]])
+    assert stories[0].numbers == list(range(400))
+    assert stories[3].numbers == list(range(stories[3].numbers[0], 400))
+
+
 def test_without_copies_there_is_none_and_nobody_waits_for_it() -> None:
     lives = [*everybody(), Life(1, begin_s=2.0)]
     lives[1].dies_at = 10
@@ -351,6 +377,7 @@ def test_a_place_is_not_taken_while_its_stage_lives() -> None:
         ({"net": lambda: three(TrueGradient())}, "without whose message"),
         ({"patience_s": 0.0}, "patience_s=0.0"),
         ({"settle_steps": -1}, "settle_steps"),
+        ({"accumulate": 2}, "accumulate=2"),
         ({"copy_share": 1.5}, "copy_share=1.5"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

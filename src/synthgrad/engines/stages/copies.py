@@ -78,14 +78,14 @@ class SentCopy:
         if self._data is None:
             return
         size = max(_LEAST_BYTES, math.ceil(self._share * num_bytes))
-        _send(outgoing, self._step, self._data, self._sent, size)
+        _send(outgoing, ParcelKind.STATE, self._step, self._data, self._sent, size)
         self._sent += size
         if self._sent >= len(self._data):
             self._data = None
 
 
 class KeptCopy:
-    """The state of a neighbour, as far as it has come.
+    """A state that comes in parts, as far as it has come: of a neighbour, or this stage's own, given back.
 
     Attributes:
         step: the number of steps after which it was as it is; None as long as there is none.
@@ -127,12 +127,12 @@ class KeptCopy:
     def give(self, outgoing: Outgoing) -> None:
         """Send all of it to whoever has taken the neighbour's place; or that there is none."""
         if self.data is None or self.step is None:
-            outgoing.send(ParcelKind.STATE, 0)
+            outgoing.send(ParcelKind.RETURNED, 0)
             return
         for offset in range(0, len(self.data), _PART_BYTES):
-            _send(outgoing, self.step, self.data, offset, _PART_BYTES)
+            _send(outgoing, ParcelKind.RETURNED, self.step, self.data, offset, _PART_BYTES)
 
 
-def _send(outgoing: Outgoing, step: int, data: Tensor, offset: int, size: int) -> None:
+def _send(outgoing: Outgoing, kind: ParcelKind, step: int, data: Tensor, offset: int, size: int) -> None:
     part = data[offset : offset + size]
-    outgoing.send_last(ParcelKind.STATE, step, part, busy_us=offset, checksum=len(data))
+    outgoing.send_last(kind, step, part, busy_us=offset, checksum=len(data))

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from ...core import ConfigError, Rule
+from ...core import ConfigError, Rule, StageError
 from .connect import agreed_facts, travelling_slots
 from .coordinator import greeting
 from .copies import COPY_SLOT, KeptCopy
-from .elastic_links import POLL_S, ElasticAbove, ElasticBelow, PatientInbox
+from .elastic_links import POLL_S, Copies, ElasticAbove, ElasticBelow, PatientInbox
 from .layout import RankLayout
 from .links import AboveLink, BelowLink
 from .settings import StageSettings
@@ -69,6 +69,11 @@ class ElasticLinks:
     def guarded(self, forget: Callable[[], None] = lambda: None) -> Generator[None]:
         """Return a context that disconnects this stage if something fails; the others go on without it."""
         try:
+            if self.membership.is_replaced:
+                raise StageError(
+                    f"another process has taken the place of stage {self.layout.stage} while this one was frozen or cut off; end "
+                    "this one: the other goes on"
+                )
             yield
         except BaseException as error:
             forget()
@@ -265,15 +270,15 @@ def connect_elastic(
         back: Sequence[ParcelSlot],
         name: str,
         patience_s: float | None,
-        kept: KeptCopy,
+        copies: Copies,
     ) -> tuple[Outgoing, Incoming, PatientInbox]:
         incoming = Incoming(line, [*back, COPY_SLOT], device, name)
-        inbox = PatientInbox(incoming, crossing, clock, patience_s, kept)
+        inbox = PatientInbox(incoming, crossing, clock, patience_s, copies)
         return Outgoing(line.sender(), [*out, COPY_SLOT]), incoming, inbox
 
-    def kept_of(link: ElasticAbove | ElasticBelow | None) -> KeptCopy:
+    def copies_of(link: ElasticAbove | ElasticBelow | None) -> Copies:
         assert link is not None, "a line is made for a link that there is"
-        return link.copies.kept
+        return link.copies
 
     k = layout.stage
     if not layout.is_first:
@@ -286,7 +291,7 @@ def connect_elastic(
             link = BelowLink(
                 # Without synthetic inputs there is nothing to do but to wait.
                 *ends(
-                    made.line, from_below, down, up, name, patience_s if synthetic else None, kept_of(below)
+                    made.line, from_below, down, up, name, patience_s if synthetic else None, copies_of(below)
                 ),
                 wanted=rules[k - 1].listens or rules[k - 1].corrects,
                 observe_prob=settings.observe_prob,
@@ -315,7 +320,7 @@ def connect_elastic(
 
         def make_above(made: MadeLine) -> AboveLink:
             name = f"the link from stage {k + 1} back to stage {k}"
-            inbox_of = ends(made.line, to_above, up_above, down_above, name, patience_s, kept_of(above))
+            inbox_of = ends(made.line, to_above, up_above, down_above, name, patience_s, copies_of(above))
             link = AboveLink(*inbox_of)
             link.incoming.receiver.start()
             return link

@@ -32,7 +32,7 @@ from .transport.elastic import Crossing, MadeLine
 from .window import Window
 from .wire import Incoming, Outgoing, Parcel, ParcelKind
 
-__all__ = ["POLL_S", "ElasticAbove", "ElasticBelow", "PatientInbox"]
+__all__ = ["POLL_S", "Copies", "ElasticAbove", "ElasticBelow", "PatientInbox"]
 
 #: The time between two looks for a parcel or a line, in seconds. A power of two, so that virtual times stay exact.
 POLL_S = 1 / 64
@@ -42,15 +42,49 @@ _MOST_HELD = 256
 
 
 class LinkLost(Exception):
-    """The neighbour is gone."""
-
-
-class LinkEnded(LinkLost):
-    """The neighbour has ended in order, and will not come back."""
+    """The neighbour is gone, or has ended."""
 
 
 #: What says that a neighbour is gone.
 _LOST = (LinkLost, BrokenLine)
+
+
+class Copies:
+    """Copies of states between this stage and one neighbour.
+
+    Args:
+        life: returns which process the neighbour is.
+        share: of the bytes of what is sent to it that go to copies of this stage's state; 0 for none.
+
+    Attributes:
+        sent: of this stage.
+        kept: of the neighbour.
+        returned: of this stage, as the neighbour has kept it for the process that was here before.
+    """
+
+    def __init__(self, life: Callable[[], int], share: float) -> None:
+        self._life = life
+        self._given_to = 1
+        self.sent = SentCopy(share)
+        self.kept = KeptCopy()
+        self.returned = KeptCopy()
+
+    def take(self, parcel: Parcel) -> bool:
+        """Take a part of a state; return whether the parcel was one."""
+        if parcel.kind is ParcelKind.STATE:
+            self.kept.add(parcel)
+        elif parcel.kind is ParcelKind.RETURNED:
+            self.returned.add(parcel)
+        else:
+            return False
+        return True
+
+    def begin(self, outgoing: Outgoing) -> None:
+        """Give the neighbour its copy, if it is another process than before; there is a new line to it."""
+        self.sent.forget()
+        if (life := self._life()) > self._given_to:
+            self._given_to = life
+            self.kept.give(outgoing)
 
 
 class PatientInbox(Inbox):
@@ -61,7 +95,7 @@ class PatientInbox(Inbox):
         crossing: where the line was made.
         clock: the clock of this process.
         patience_s: how long to wait for a parcel; None for as long as the line stands.
-        kept: takes the parts of the neighbour's state that come between other parcels.
+        copies: takes the parts of states that come between other parcels.
     """
 
     def __init__(
@@ -70,13 +104,13 @@ class PatientInbox(Inbox):
         crossing: Crossing,
         clock: Clock,
         patience_s: float | None,
-        kept: KeptCopy,
+        copies: Copies,
     ) -> None:
         self._incoming = incoming
         self._crossing = crossing
         self._clock = clock
         self._patience_s = patience_s
-        self._copy = kept
+        self._copies = copies
         self._kept: deque[Parcel] = deque()
         self.waited_s = 0.0
 
@@ -109,7 +143,7 @@ class PatientInbox(Inbox):
 
     def _refuse_end(self, parcel: Parcel, doing: str) -> Parcel:
         if parcel.kind is ParcelKind.END:
-            raise LinkEnded
+            raise LinkLost
         return parcel
 
     def unexpected_error(self, parcel: Parcel, wanted: str) -> StageError:
@@ -120,39 +154,13 @@ class PatientInbox(Inbox):
 
     def _get(self, timeout_s: float | None) -> Parcel | None:
         try:
-            while (parcel := self._incoming.get(timeout_s)) is not None and parcel.kind is ParcelKind.STATE:
-                self._copy.add(parcel)
+            while (parcel := self._incoming.get(timeout_s)) is not None and self._copies.take(parcel):
+                pass
             return parcel
         except StageError:
             raise
         except Exception as error:
             raise LinkLost from error
-
-
-class _Copies:
-    """Copies of states between this stage and one neighbour.
-
-    Args:
-        life: returns which process the neighbour is.
-        share: of the bytes of what is sent to it that go to copies of this stage's state; 0 for none.
-
-    Attributes:
-        sent: of this stage.
-        kept: of the neighbour.
-    """
-
-    def __init__(self, life: Callable[[], int], share: float) -> None:
-        self._life = life
-        self._given_to = 1
-        self.sent = SentCopy(share)
-        self.kept = KeptCopy()
-
-    def begin(self, outgoing: Outgoing) -> None:
-        """Give the neighbour its copy, if it is another process than before; there is a new line to it."""
-        self.sent.forget()
-        if (life := self._life()) > self._given_to:
-            self._given_to = life
-            self.kept.give(outgoing)
 
 
 class ElasticAbove:
@@ -184,7 +192,7 @@ class ElasticAbove:
         life: Callable[[], int],
         share: float = 0.0,
     ) -> None:
-        self.copies = _Copies(life, share)
+        self.copies = Copies(life, share)
         self._crossing = crossing
         self._make = make
         self._window = window
@@ -262,7 +270,7 @@ class ElasticAbove:
         except _LOST:
             self._lose()
             return None
-        return self.copies.kept
+        return self.copies.returned
 
     def look(self) -> None:
         """Find out whether the stage above is still there."""
@@ -347,7 +355,7 @@ class ElasticBelow:
         *,
         sends_output_error: bool = False,
     ) -> None:
-        self.copies = _Copies(life, share)
+        self.copies = Copies(life, share)
         self._crossing = crossing
         self._make = make
         self._has_ended = has_ended
@@ -493,7 +501,7 @@ class ElasticBelow:
     def fetch(self) -> KeptCopy | None:
         """Return what the stage below keeps of this one, as far as it has come; None as long as nobody is there."""
         self._peeked()
-        return None if self._link is None else self.copies.kept
+        return None if self._link is None else self.copies.returned
 
     def _peeked(self) -> Parcel | None:
         try:

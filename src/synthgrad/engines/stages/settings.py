@@ -312,6 +312,11 @@ def check_continues(
     unfit += ["deterministic=True"] if settings.deterministic else []
     unfit += [f"replicas={replicas}"] if replicas > 1 else []
     unfit += [f"tied_lag={settings.tied_lag}"] if settings.tied_lag is not None else []
+    if settings.accumulate not in (None, 1):
+        raise ConfigError(
+            f"on_loss='continue' with accumulate={settings.accumulate}: where batches are skipped, an update would be made of more "
+            "or fewer of them than its mean is taken over; leave accumulate out, and give larger batches"
+        )
     if unfit:
         raise ConfigError(
             f"on_loss='continue' together with {unfit[0]}, which needs all stages; leave it out"

@@ -45,7 +45,8 @@ class ParcelKind(IntEnum):
     PREDICT = 3  # upwards: an activation to run forward only
     END = 4  # both ways: nothing will follow; its step is the number of batches that the sender has processed
     MARK = 5  # both ways: what was sent before it belongs to the state that is being saved
-    STATE = 6  # both ways: a part of a stage's state, for a process that takes its place
+    STATE = 6  # both ways: a part of the sender's state, for a process that takes its place
+    RETURNED = 7  # both ways: a part of the receiver's state, given back; without tensors, that there is none
 
 
 @dataclass(frozen=True, slots=True)

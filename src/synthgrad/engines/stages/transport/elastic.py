@@ -56,6 +56,11 @@ class Membership(Protocol):
         """Why nothing is known of the others at present; None if something is."""
         ...
 
+    @property
+    def is_replaced(self) -> bool:
+        """Whether another process has taken the place of this one, while it was frozen or cut off."""
+        ...
+
     def announce(self, step: int) -> None:
         """Tell the others how many steps this process has made."""
         ...

@@ -218,7 +218,7 @@ class ElasticGloo:
         self._address = store
         self._session = session
         self._members: StoreMembership | None = None
-        self._whole = open_store(store)
+        open_store(store)  # says at once if nobody is there
 
     def _part(self) -> Store:
         """Return the part of the store that belongs to the session, over a connection of its own."""

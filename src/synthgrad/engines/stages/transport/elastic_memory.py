@@ -104,6 +104,11 @@ class _Members:
         self._thread = thread
         self._own = shared.places[stage]
         self.life = self._own.life
+        self._stage = stage
+
+    @property
+    def is_replaced(self) -> bool:
+        return self._shared.places[self._stage].life > self.life
 
     def announce(self, step: int) -> None:
         self._own.step = step
@@ -186,7 +191,7 @@ class ElasticMemory:
         self.rank = stage
         self.world_size = len(shared.places)
         self.clock = MemoryClock(shared.world.time, thread)
-        self._has_joined = False
+        self._place = _Place()  # that of this process, once it has joined
 
     def join(self, greeting: str, facts: Mapping[str, Any]) -> _Members:
         """See `ElasticTransport.join`."""
@@ -195,10 +200,9 @@ class ElasticMemory:
         for name, value in card.items():
             if theirs.get(name) != value:
                 raise ConfigError(f"stage {self.rank} and the process that came first differ in {name}")
-        if not place.is_dead and not place.has_ended:
+        if not place.is_dead and not place.has_ended and place.frozen_at is None:
             raise ConfigError(f"stage {self.rank} is alive, at step {place.step}")
-        self._shared.places[self.rank] = _Place(place.life + 1, is_dead=False)
-        self._has_joined = True
+        self._place = self._shared.places[self.rank] = _Place(place.life + 1, is_dead=False)
         return _Members(self._shared, self._thread, self.rank)
 
     def crossing(self, neighbour: int, device: torch.device, patience_s: float) -> _Crossing:
@@ -207,12 +211,10 @@ class ElasticMemory:
 
     def die(self) -> None:
         """End this process without a word."""
-        if self._has_joined:
-            self._shared.places[self.rank].is_dead = True
+        self._place.is_dead = True
 
     def freeze(self, seconds: float) -> None:
         """Do nothing for a while, and give no sign of life."""
-        place = self._shared.places[self.rank]
-        place.frozen_at = self.clock.now()
+        self._place.frozen_at = self.clock.now()
         self.clock.sleep(seconds)
-        place.frozen_at = None
+        self._place.frozen_at = None

@@ -108,7 +108,9 @@ def take_place(store: Store, stage: int, card: Mapping[str, Any]) -> int:
                     f"stage {stage} is alive, at step {now['step']}: its place can be taken when it has ended; give this "
                     "process another stage, or end that one first"
                 )
-        return int(store.add(f"life/{stage}", 1))
+        life, last = int(store.add(f"life/{stage}", 1)), 0 if first is None else int(first["life"])
+        # Another store than the one that counted the lives before begins anew.
+        return life if life > last else int(store.add(f"life/{stage}", last - life + 1))
     except _WhatStoreRaises as error:
         raise StageError(f"the store does not answer: {str(error).splitlines()[0]}") from error
 
@@ -137,6 +139,7 @@ class StoreMembership:
 
     Attributes:
         problem: why the store could not be reached last; None if it could.
+        is_replaced: whether another process has taken the place of this one; then this one writes no more.
     """
 
     def __init__(self, connect: Callable[[], Store], stage: int, life: int, others: Sequence[int]) -> None:
@@ -149,6 +152,7 @@ class StoreMembership:
         self._bell = threading.Event()
         self._stopped = False
         self.problem: str | None = None
+        self.is_replaced = False
         self._thread = threading.Thread(target=self._run, name="synthgrad members", daemon=True)
         self._thread.start()
 
@@ -212,6 +216,10 @@ class StoreMembership:
 
     def _exchange(self, store: Store) -> None:
         self._store = store
+        here = _read(store, self._stage)
+        if here is not None and here["life"] > self._own["life"]:
+            self.is_replaced = True
+            return
         with self._lock:
             self._own["beat"] += 1
             words = json.dumps(self._own)
