@@ -162,12 +162,7 @@ class StageLinks:
         Raises:
             ConfigError: if it is the state of another stage.
         """
-        theirs, of = state["stage"]
-        if (theirs, of) != (self.layout.stage, self.layout.num_stages):
-            raise ConfigError(
-                f"stage {self.layout.stage} of {self.layout.num_stages} was given the state of stage {theirs} of {of}: "
-                "every process must load what it has saved"
-            )
+        self.layout.check_saved(*state["stage"])
         for name, link in (("above", self.above), ("below", self.below)):
             if link is not None:
                 link.load_state_dict(state[name], self.device)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ...core import ConfigError, Rule, StageError
+from ...core import Rule, StageError
 from .connect import agreed_facts, travelling_slots
 from .coordinator import greeting
 from .copies import COPY_SLOT, KeptCopy
@@ -187,12 +187,7 @@ class ElasticLinks:
         Raises:
             ConfigError: if it is the state of another stage.
         """
-        theirs, of = state["stage"]
-        if (theirs, of) != (self.layout.stage, self.layout.num_stages):
-            raise ConfigError(
-                f"stage {self.layout.stage} of {self.layout.num_stages} was given the state of stage {theirs} of {of}: "
-                "every process must load what it has saved"
-            )
+        self.layout.check_saved(*state["stage"])
         self.window.load_state_dict(state["window"])
 
     def _disconnect(self) -> None:

@@ -40,6 +40,18 @@ class RankLayout:
             )
         return cls(rank // num_replicas, num_stages, rank % num_replicas, num_replicas)
 
+    def check_saved(self, stage: int, num_stages: int) -> None:
+        """Refuse a state that another stage has saved.
+
+        Raises:
+            ConfigError: naming both.
+        """
+        if (stage, num_stages) != (self.stage, self.num_stages):
+            raise ConfigError(
+                f"stage {self.stage} of {self.num_stages} was given the state of stage {stage} of {num_stages}: every process "
+                "must load what it has saved"
+            )
+
     def rank(self, stage: int) -> int:
         """Return the rank of another stage of the same replica."""
         return stage * self.num_replicas + self.replica

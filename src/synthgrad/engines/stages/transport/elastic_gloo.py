@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -14,8 +13,8 @@ from torch._C._distributed_c10d import PrefixStore, Store
 from ....core import ConfigError, StageError
 from .base import PeerStatus, WaitLimit
 from .elastic import MadeLine, Member, epoch_of
-from .gloo import GlooLine
-from .gloo_group import GlooDirection, GlooGroup, gloo_device
+from .gloo import GlooLine, make_line
+from .gloo_group import gloo_device
 from .members import StoreMembership, open_store, take_place
 from .process_group import WallClock
 
@@ -29,8 +28,6 @@ _POLL_S = 0.02
 
 #: How long a process waits for the thread that makes lines when it ends, in seconds.
 _PARTING_S = 2.0
-
-_PINGS = 5
 
 
 class _Given(Exception):
@@ -166,15 +163,10 @@ class GlooCrossing:
         try:
             store = self._connect()
             peers = _StorePeers(PrefixStore(f"link/{self._lower}/{epoch}", store))
-            device = gloo_device(store)
-            made: list[GlooDirection] = []
-            for way in ("up", "down"):
-                group = GlooGroup(way, peers, (self._lower, self._upper), self._own, device, limit)
-                made.append(GlooDirection(group, self._neighbour, is_lower=self._neighbour == self._lower))
-            is_lower = self._own == self._lower
-            out, back = made if is_lower else made[::-1]
-            line = GlooLine(out, back, max(self._patience_s, _POLL_S))
-            round_trip_s = self._measured(line, is_lower)
+            ends = (self._lower, self._upper)
+            patience_s = max(self._patience_s, _POLL_S)
+            line = make_line("", peers, ends, self._own, gloo_device(store), limit, patience_s)
+            round_trip_s = line.round_trip_s(is_lower=self._own == self._lower)
         except (_Given, StageError, RuntimeError, OSError) as error:
             if line is not None:
                 line.close()
@@ -183,14 +175,6 @@ class GlooCrossing:
             return
         with self._lock:
             self._ready = MadeLine(line, round_trip_s), line, epoch
-
-    @staticmethod
-    def _measured(line: GlooLine, is_lower: bool) -> float:
-        if not is_lower:
-            for _ in range(_PINGS + 1):
-                line.pong()
-            return 0.0
-        return statistics.median([line.ping() for _ in range(_PINGS + 1)][1:])
 
 
 class ElasticGloo:

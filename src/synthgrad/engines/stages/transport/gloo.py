@@ -27,7 +27,7 @@ from .gloo_group import GlooDirection, GlooGroup, gloo_device
 from .process_group import GroupLine, GroupLines, ProcessGroupTransport, wait_for_work
 from .timeout import call_with_timeout
 
-__all__ = ["GlooLine", "GlooTransport"]
+__all__ = ["GlooLine", "GlooTransport", "make_line"]
 
 _CPU = torch.device("cpu")
 
@@ -122,6 +122,36 @@ class GlooLine(GroupLine):
         return _GlooReceiver(self._incoming, length, check, name)
 
 
+def make_line(
+    what: str,
+    peers: Peers,
+    ends: tuple[int, int],
+    rank: int,
+    device: Any,
+    limit: WaitLimit,
+    timeout_s: float,
+) -> GlooLine:
+    """Return a line between two ranks. Blocks until both have called it.
+
+    Args:
+        what: what lines between the same two are told apart by; empty for the usual one.
+        peers: through which they find each other.
+        ends: the lower rank, and the upper one.
+        rank: the rank of this process.
+        device: see `gloo_device`.
+        limit: the limit of the wait for the other.
+        timeout_s: how long a send may wait until the other accepts it, in seconds.
+    """
+    lower, upper = ends
+    peer = upper if rank == lower else lower
+    made: list[GlooDirection] = []
+    for way in ("up", "down"):
+        group = GlooGroup(f"{what}{lower} {way} {upper}", peers, ends, rank, device, limit)
+        made.append(GlooDirection(group, peer, is_lower=peer == lower))
+    out, back = made if rank == lower else made[::-1]
+    return GlooLine(out, back, timeout_s)
+
+
 class GlooTransport(ProcessGroupTransport):
     """The transport of processes that communicate over gloo, whatever device they compute on."""
 
@@ -136,15 +166,8 @@ class GlooTransport(ProcessGroupTransport):
         peers, shared = self._peers_and_device()
 
         def line(lower: int, upper: int, what: str = "") -> GlooLine:
-            peer = upper if self.rank == lower else lower
-            lines.announce_wait(peer)
-            made: list[GlooDirection] = []
-            for way in ("up", "down"):
-                name = f"{what}{lower} {way} {upper}"
-                group = GlooGroup(name, peers, (lower, upper), self.rank, shared, limit)
-                made.append(GlooDirection(group, peer, is_lower=peer == lower))
-            out, back = made if self.rank == lower else made[::-1]
-            return GlooLine(out, back, limit.timeout_s)
+            lines.announce_wait(upper if self.rank == lower else lower)
+            return make_line(what, peers, (lower, upper), self.rank, shared, limit, limit.timeout_s)
 
         if not layout.is_first:
             lines.below = line(layout.rank(layout.stage - 1), self.rank)

@@ -110,6 +110,15 @@ class GroupLine(ABC):
         self._wait(self._back.receive(ball, 0))
         self._wait(self._out.send(ball, 0))
 
+    def round_trip_s(self, *, is_lower: bool) -> float:
+        """Return the median of some pings, in seconds; 0 in the upper rank, which answers them. Blocks; both must call it."""
+        if not is_lower:
+            for _ in range(_PINGS + 1):
+                self.pong()
+            return 0.0
+        # The first ping also makes the connection, so it is not counted.
+        return statistics.median([self.ping() for _ in range(_PINGS + 1)][1:])
+
     def close(self) -> None:
         """End all waits, and release threads and groups."""
         receiver = self._receiver
@@ -193,14 +202,11 @@ class GroupLines:
     def _measured(self) -> float:
         if self.below is not None:
             self.announce_wait(self.below.peer)
-            for _ in range(_PINGS + 1):
-                self.below.pong()
+            self.below.round_trip_s(is_lower=False)
         if self.above is None:
             return 0.0
         self.announce_wait(self.above.peer)
-        above = self.above
-        # The first ping also makes the connection, so it is not counted.
-        return statistics.median([above.ping() for _ in range(_PINGS + 1)][1:])
+        return self.above.round_trip_s(is_lower=True)
 
     def _within_limit(self, call: Callable[[], _T]) -> _T:
         try:

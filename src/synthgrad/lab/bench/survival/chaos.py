@@ -21,12 +21,12 @@ from typing import Any
 
 from ....core import ConfigError
 from ...tasks import fully_connected
-from ...training.snapshot_file import Fingerprint, read_snapshot
+from ...training.snapshot_file import read_snapshot
 from ...wan import Link, Network, emulated, unavailable_reason
 from ..base import Bench, Figures
 from ..declarations import CHAOS, ChaosScope
 from .chaos_faults import Fault, drawn_faults
-from .chaos_stage import ChaosStage, accuracy_error_pct, as_arguments, network, weights_file
+from .chaos_stage import ChaosStage, accuracy_error_pct, as_arguments, network_of, owner_of, weights_file
 from .chaos_story import Story, story_of
 
 __all__ = ["BENCHMARK", "ChaosBench", "ChaosSize"]
@@ -159,25 +159,11 @@ def _lived(scope: ChaosScope, size: ChaosSize, faults: Sequence[Fault], until: i
 
 def _error_pct(settings: ChaosStage) -> float:
     """Return the test error of the network of all stages' last weights."""
-    net = network(
-        settings.layers,
-        settings.width,
-        settings.stages,
-        settings.seed,
-        settings.rule,
-        synthetic=settings.synthetic,
-    )
-    forms = Fingerprint.tensor_forms(net)
+    net = network_of(settings)
     whole = fully_connected((1, 28, 28), 10, settings.layers, settings.width)
     weights = whole.state_dict()
     for stage in range(settings.stages):
-        owner = Fingerprint(
-            {"benchmark": "chaos", "seed": settings.seed, "rule": settings.rule},
-            None,
-            forms,
-            stage,
-            settings.stages,
-        )
+        owner = owner_of(settings, net, stage)
         _, state = read_snapshot(weights_file(settings.folder, stage), owner, "cpu")
         own = set(state["trainer"]["owned"])
         weights |= {

@@ -28,7 +28,15 @@ from ...tasks import fully_connected, load
 from ...training.machine import configure_process
 from ...training.snapshot_file import DamagedSnapshotError, Fingerprint, read_snapshot, write_snapshot
 
-__all__ = ["ChaosStage", "accuracy_error_pct", "as_arguments", "network", "weights_file"]
+__all__ = [
+    "ChaosStage",
+    "accuracy_error_pct",
+    "as_arguments",
+    "network",
+    "network_of",
+    "owner_of",
+    "weights_file",
+]
 
 CLASSES = 10
 _LR = 3e-4
@@ -78,6 +86,18 @@ class ChaosStage:
     rejoins: bool = False
 
 
+def network_of(settings: ChaosStage) -> Decoupled:
+    """Return the network of a run; the same in every process."""
+    s = settings
+    return network(s.layers, s.width, s.stages, s.seed, s.rule, synthetic=s.synthetic)
+
+
+def owner_of(settings: ChaosStage, net: Decoupled, stage: int) -> Fingerprint:
+    """Return what the snapshots of a stage are known by."""
+    run = {"benchmark": "chaos", "seed": settings.seed, "rule": settings.rule}
+    return Fingerprint(run, None, Fingerprint.tensor_forms(net), stage, settings.stages)
+
+
 def network(layers: int, width: int, stages: int, seed: int, rule: str, *, synthetic: bool) -> Decoupled:
     """Return the network of all processes, cut into stages of as many layers each, later ones have one more."""
     with torch.random.fork_rng():
@@ -121,14 +141,7 @@ def main(settings: ChaosStage) -> None:
     configure_process(1)
     say = _Writer(settings)
     say(came=time.time())
-    net = network(
-        settings.layers,
-        settings.width,
-        settings.stages,
-        settings.seed,
-        settings.rule,
-        synthetic=settings.synthetic,
-    )
+    net = network_of(settings)
     batch = digits_by_number(settings.data, settings.data_dir, settings.batch_size, settings.seed)
     trainer = Stages(
         net,
@@ -195,13 +208,7 @@ class _Saves:
         self._net = net
         self._trainer = trainer
         self._saved_at = time.perf_counter()
-        self._owner = Fingerprint(
-            {"benchmark": "chaos", "seed": settings.seed, "rule": settings.rule},
-            None,
-            Fingerprint.tensor_forms(net),
-            settings.stage,
-            settings.stages,
-        )
+        self._owner = owner_of(settings, net, settings.stage)
 
     def now_and_then(self) -> None:
         if time.perf_counter() - self._saved_at >= self._settings.snapshot_s:
