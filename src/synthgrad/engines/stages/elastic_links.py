@@ -163,7 +163,67 @@ class PatientInbox(Inbox):
             raise LinkLost from error
 
 
-class ElasticAbove:
+class _ElasticLink:
+    """What the links to both neighbours have in common.
+
+    Args:
+        crossing: where the lines to the neighbour are made.
+        copies: of states.
+    """
+
+    def __init__(self, crossing: Crossing, copies: Copies) -> None:
+        self.copies = copies
+        self._crossing = crossing
+        self._next: MadeLine | None = None
+        self._past_waited_s = 0.0
+        self._past_sent_bytes = 0
+
+    @property
+    def _present(self) -> AboveLink | BelowLink | None:
+        """The link of the line that there is; None if there is none."""
+        raise NotImplementedError
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the neighbour is there at present."""
+        return self._present is not None
+
+    @property
+    def waited_s(self) -> float:
+        """The time spent waiting over all lines so far, in seconds."""
+        return self._past_waited_s + (0.0 if self._present is None else self._present.waited_s)
+
+    @property
+    def sent_bytes(self) -> int:
+        """The number of bytes that were sent so far."""
+        return self._past_sent_bytes + (0 if self._present is None else self._present.outgoing.sent_bytes)
+
+    def comes(self) -> bool:
+        """Return whether there is a line to the neighbour by now."""
+        if self._present is None:
+            self._next = self._next or self._crossing.made()
+        return self._present is not None or self._next is not None
+
+    def end(self, num_batches: int) -> None:
+        """Tell the neighbour that nothing will follow."""
+        if self._present is not None:
+            try:
+                self._present.outgoing.send(ParcelKind.END, num_batches)
+                self._present.outgoing.sender.flush()
+            except _LOST:
+                self._lose()
+
+    def _lose(self) -> None:
+        """Find that the neighbour is gone."""
+        raise NotImplementedError
+
+    def _remember(self, link: AboveLink | BelowLink) -> None:
+        """Count what a link that is gone has waited and sent."""
+        self._past_waited_s += link.waited_s
+        self._past_sent_bytes += link.outgoing.sent_bytes
+
+
+class ElasticAbove(_ElasticLink):
     """The link to the stage above, which may be gone.
 
     Args:
@@ -178,7 +238,6 @@ class ElasticAbove:
         copies: of states.
         on_loss: called whenever there is nobody who would answer; gives up what is under way, and returns how many batches
             that is.
-        num_lost: how often the neighbour was found to be gone.
         num_given_up: batches that it had been sent, and did not answer.
         num_alone: batches that nobody above has received.
     """
@@ -192,34 +251,20 @@ class ElasticAbove:
         life: Callable[[], int],
         share: float = 0.0,
     ) -> None:
-        self.copies = Copies(life, share)
-        self._crossing = crossing
+        super().__init__(crossing, Copies(life, share))
         self._make = make
         self._window = window
         self._settle = settle
         self._link: AboveLink | None = None
-        self._next: MadeLine | None = None
         self._sent = -1
         self._settled_at = 0
-        self._past = _Totals()
         self._has_begun = False
         self.on_loss: Callable[[], int] = lambda: 0
-        self.num_lost = self.num_alone = self.num_given_up = 0
+        self.num_alone = self.num_given_up = 0
 
     @property
-    def is_there(self) -> bool:
-        """Whether there is a stage above at present."""
-        return self._link is not None
-
-    @property
-    def waited_s(self) -> float:
-        """See `AboveLink.waited_s`."""
-        return self._past.waited_s + (0.0 if self._link is None else self._link.waited_s)
-
-    @property
-    def sent_bytes(self) -> int:
-        """The number of bytes that were sent so far."""
-        return self._past.sent_bytes + (0 if self._link is None else self._link.outgoing.sent_bytes)
+    def _present(self) -> AboveLink | None:
+        return self._link
 
     def send(
         self, kind: ParcelKind, step: int, h: Tensor, target: Tensor | None, *args: Any, **more: Any
@@ -277,25 +322,10 @@ class ElasticAbove:
         if self._link is not None and self._crossing.is_void():
             self._lose()
 
-    def end(self, num_batches: int) -> None:
-        """Tell the stage above that nothing will follow."""
-        if self._link is not None:
-            try:
-                self._link.outgoing.send(ParcelKind.END, num_batches)
-                self._link.outgoing.sender.flush()
-            except _LOST:
-                self._lose()
-
     def _settled(self, answer: Answer) -> Answer:
         if answer.step >= self._settled_at:
             return answer
         return replace(answer, gradient=None, loss=None, output_error=None)
-
-    def comes(self) -> bool:
-        """Return whether there is a line to the stage above by now."""
-        if self._link is None:
-            self._next = self._next or self._crossing.made()
-        return self._link is not None or self._next is not None
 
     def _renew(self, step: int) -> None:
         if self._link is not None or not self.comes():
@@ -313,14 +343,13 @@ class ElasticAbove:
 
     def _lose(self) -> None:
         assert self._link is not None
-        self._past.add(self._link)
+        self._remember(self._link)
         self._link = None
-        self.num_lost += 1
         self._crossing.give_up()
         self.num_given_up += self.on_loss()
 
 
-class ElasticBelow:
+class ElasticBelow(_ElasticLink):
     """The link to the stage below, which may be gone.
 
     Args:
@@ -338,7 +367,6 @@ class ElasticBelow:
     Attributes:
         copies: of states.
         on_loss: called when it was found to be gone; gives up what it has not sent.
-        num_lost: how often that was.
     """
 
     def __init__(
@@ -355,8 +383,7 @@ class ElasticBelow:
         *,
         sends_output_error: bool = False,
     ) -> None:
-        self.copies = Copies(life, share)
-        self._crossing = crossing
+        super().__init__(crossing, Copies(life, share))
         self._make = make
         self._has_ended = has_ended
         self._problem = problem
@@ -365,35 +392,20 @@ class ElasticBelow:
         self._name = name
         self.sends_output_error = sends_output_error
         self._link: BelowLink | None = None
-        self._past = _Totals()
-        self._waited_s = 0.0
-        self._next: MadeLine | None = None
         # What has come over this line and waits for its answer; and answers to what has not come yet.
         self._due: deque[int] = deque()
         self._held: dict[int, tuple[tuple[Any, ...], float]] = {}
         self._answered = -1
         self.on_loss: Callable[[], None] = lambda: None
-        self.num_lost = 0
 
     @property
-    def is_there(self) -> bool:
-        """Whether there is a stage below at present."""
-        return self._link is not None
+    def _present(self) -> BelowLink | None:
+        return self._link
 
     @property
     def window(self) -> int:
         """The window of the stage below, as it was last sent."""
         return 0 if self._link is None else self._link.window
-
-    @property
-    def waited_s(self) -> float:
-        """See `BelowLink.waited_s`; also the time in which it was gone."""
-        return self._waited_s + self._past.waited_s + (0.0 if self._link is None else self._link.waited_s)
-
-    @property
-    def sent_bytes(self) -> int:
-        """The number of bytes that were sent so far."""
-        return self._past.sent_bytes + (0 if self._link is None else self._link.outgoing.sent_bytes)
 
     def next_number(self) -> int | None:
         """Return the number of the next batch that comes; None if none will. Waits for it.
@@ -417,7 +429,7 @@ class ElasticBelow:
                     )
                 self._clock.sleep(POLL_S)
         finally:
-            self._waited_s += self._clock.now() - start
+            self._past_waited_s += self._clock.now() - start
 
     def receive(self, kind: ParcelKind, step: int) -> Activation:
         """Return the activation of a batch; see `BelowLink.receive`. Older ones are answered, and dropped."""
@@ -474,15 +486,6 @@ class ElasticBelow:
             del self._held[min(self._held)]
         self._send_answers()
 
-    def end(self, num_batches: int) -> None:
-        """Tell the stage below that nothing will follow."""
-        if self._link is not None:
-            try:
-                self._link.outgoing.send(ParcelKind.END, num_batches)
-                self._link.outgoing.sender.flush()
-            except _LOST:
-                self._lose()
-
     def _send_answers(self) -> None:
         """Answer what has come, up to the newest batch of this stage: what it has not trained on by a header alone."""
         if self._link is None:
@@ -518,12 +521,6 @@ class ElasticBelow:
             return None
         return parcel
 
-    def comes(self) -> bool:
-        """Return whether there is a line to the stage below by now."""
-        if self._link is None:
-            self._next = self._next or self._crossing.made()
-        return self._link is not None or self._next is not None
-
     def _renew(self) -> None:
         if self._link is None and self.comes():
             made, self._next = self._next, None
@@ -536,22 +533,9 @@ class ElasticBelow:
 
     def _lose(self) -> None:
         assert self._link is not None
-        self._past.add(self._link)
+        self._remember(self._link)
         self._link = None
         self._due.clear()
         self._held.clear()
-        self.num_lost += 1
         self._crossing.give_up()
         self.on_loss()
-
-
-class _Totals:
-    """What links that are gone have waited and sent."""
-
-    def __init__(self) -> None:
-        self.waited_s = 0.0
-        self.sent_bytes = 0
-
-    def add(self, link: AboveLink | BelowLink) -> None:
-        self.waited_s += link.waited_s
-        self.sent_bytes += link.outgoing.sent_bytes
