@@ -12,7 +12,7 @@ DEMO = $(if $(wildcard $(VENV)/.installed),$(VENV)/.installed,$(VENV)/.demo)
 WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-all lint types tables docs clean
+.PHONY: demo test test-rest test-all lint types tables docs clean
 
 # Only what the comparison needs, in an environment of its own unless there is one; one thread, because two programs on
 # a busy machine that share its cores measure each other.
@@ -22,6 +22,10 @@ demo: $(DEMO)
 
 test: $(VENV)/.installed
 	$(PYTEST) -m "not slow and not documents"
+
+# What the short suite without data has left out.
+test-rest: $(VENV)/.installed
+	$(PYTEST) -m "slow or documents or data"
 
 test-all: $(VENV)/.installed
 	$(PYTEST)

@@ -33,7 +33,7 @@ LANGUAGES = {"python", "shell", "text", "diff"}  # tests/lab/test_worked_example
 ELSEWHERE = {
     "make demo": "its command, `synthgrad compare`, is a line of these pages too; every step of CI uses its environment",
     "make test": "the step 'tests, the short suite without data' of .ci/run",
-    "make test-all": "the step 'tests, all' of .ci/run",
+    "make test-all": "two steps of .ci/run, 'tests, the short suite without data' and 'tests, the rest', which together are all",
     "make docs": "the step 'documents' of .ci/run",
     "make tables": "the step 'documents agree with the records' of .ci/run, as a check",
     "make lint types": "the steps 'lint' and 'types' of .ci/run",
@@ -43,7 +43,7 @@ ELSEWHERE = {
     'pip install ".[lab]"': "the step 'wheel' of .ci/run installs what this builds, with the extra",
     'pip install ".[tensorboard]"': "the step 'environment' of .ci/run: the extra is part of [test]",
     "tensorboard --logdir runs/watched/tensorboard": "a server; tests/lab/training/test_tensorboard.py reads what it shows",
-    "python -m pytest tests/engines/test_contract.py": "the step 'tests, all' of .ci/run",
+    "python -m pytest tests/engines/test_contract.py": "the step 'tests, the short suite without data' of .ci/run",
 }
 
 

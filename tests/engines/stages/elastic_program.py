@@ -36,7 +36,7 @@ def main(stage: int, store: str, until: int, step_s: float = 0.02) -> None:
         partial(torch.optim.SGD, lr=0.05),
         transport=ElasticGloo(stage, 3, store),
         on_loss="continue",
-        patience_s=0.6,
+        patience_s=1.5,
         timeout_s=60.0,
     )
     say(came=time.time())

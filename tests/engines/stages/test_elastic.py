@@ -171,6 +171,18 @@ def test_without_a_fault_weights_are_those_of_stages_that_stop(rule: Any) -> Non
             assert all(torch.equal(story.weights[name], t) for name, t in other.items())
 
 
+@pytest.mark.parametrize("late", [0, 1, 2])
+@pytest.mark.parametrize("inputs", [None, SyntheticInput()])
+def test_at_the_beginning_all_wait_for_the_one_that_comes_last(late: int, inputs: Any) -> None:
+    lives = everybody()
+    lives[late].begin_s = 10 * PATIENCE_S
+    stories = lived(lives, 30, net=lambda: three(inputs=inputs))
+    raised(stories)
+    for story in stories:
+        assert story.numbers == list(range(30))
+        assert [story.facts[name] for name in ("num_alone", "num_given_up", "num_skipped")] == [0, 0, 0]
+
+
 @pytest.mark.parametrize("stage", [1, 2])
 def test_without_the_stage_above_a_stage_goes_on(stage: int) -> None:
     """It dies at batch 10; another process takes its place a second later, and begins where the others are."""

@@ -110,7 +110,7 @@ def test_a_stage_that_freezes_is_gone_until_it_thaws(three: list[Process]) -> No
     below, _, above = three
     above.read(50)
     os.kill(above.process.pid, signal.SIGSTOP)
-    time.sleep(3.0)
+    time.sleep(5.0)
     os.kill(above.process.pid, signal.SIGCONT)
     for one in three:
         one.read()

@@ -18,17 +18,12 @@ import torch
 from synthgrad.core import DataError
 from synthgrad.lab.tasks import cifar
 from synthgrad.lab.tasks.cifar import FOLDER, OFFICIAL_MD5, load_cifar10, parse_batch
+from tests.real_data import data_folder, needs_data
 
 pytestmark = pytest.mark.usefixtures("offline")
 
 PATH = Path("data_batch_1")
 ARCHIVE = "cifar-10-python.tar.gz"
-REAL = os.environ.get("SYNTHGRAD_DATA")
-
-needs_real = pytest.mark.skipif(
-    not REAL or not (Path(REAL) / FOLDER).is_dir(),
-    reason=f"needs SYNTHGRAD_DATA to name a folder that holds {FOLDER}/ (expand_cifar10.py writes it)",
-)
 
 
 def _batch(seed: int = 0, n: int = 10) -> dict[bytes, Any]:
@@ -242,12 +237,11 @@ def test_missing_archive_without_network_says_what_goes_where(tmp_path: Path) ->
     assert "no network in tests" in str(caught.value)
 
 
-@needs_real
+@needs_data(FOLDER)
 def test_real_batches() -> None:
-    assert REAL is not None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # copies made from JPEGs are accepted with a warning
-        data = load_cifar10(Path(REAL))
+        data = load_cifar10(data_folder())
     assert torch.bincount(data.train.y).tolist() == [5000] * 10
     assert torch.bincount(data.test.y).tolist() == [1000] * 10
     assert data.train.x.shape == (50_000, 3, 32, 32)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import struct
 import warnings
 from collections.abc import Callable
@@ -20,16 +19,11 @@ import torch
 from synthgrad.core import ConfigError, DataError
 from synthgrad.lab.tasks import DATASETS, LabelledData, load, mnist
 from synthgrad.lab.tasks.mnist import load_mnist, load_mnist_10k
+from tests.real_data import data_folder, needs_data
 
 pytestmark = pytest.mark.usefixtures("offline")
 
-OFFICIAL = os.environ.get("SYNTHGRAD_DATA")
 NAMES = tuple(mnist.SHA256)
-
-needs_official = pytest.mark.skipif(
-    not OFFICIAL or not (Path(OFFICIAL) / "mnist").is_dir(),
-    reason="needs SYNTHGRAD_DATA to name a folder that holds the official mnist/*-ubyte.gz",
-)
 
 
 def _idx(array: np.ndarray) -> bytes:
@@ -121,10 +115,9 @@ def test_embedded_with_another_sum_is_refused(monkeypatch: pytest.MonkeyPatch) -
         load_mnist_10k()
 
 
-@needs_official
+@needs_data("mnist")
 def test_embedded_images_are_official_training_images(arrays: dict[str, np.ndarray]) -> None:
-    assert OFFICIAL is not None
-    raw = gzip.decompress((Path(OFFICIAL) / "mnist/train-images-idx3-ubyte.gz").read_bytes())
+    raw = gzip.decompress((data_folder() / "mnist/train-images-idx3-ubyte.gz").read_bytes())
     official = np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 28, 28)
     np.testing.assert_array_equal(official[arrays["train_index"]], arrays["train_x"])
     np.testing.assert_array_equal(official[arrays["test_index"]], arrays["test_x"])
@@ -133,10 +126,9 @@ def test_embedded_images_are_official_training_images(arrays: dict[str, np.ndarr
 # The standard files
 
 
-@needs_official
+@needs_data("mnist")
 def test_official_files_load_without_a_warning() -> None:
-    assert OFFICIAL is not None
-    data = load_mnist(Path(OFFICIAL))
+    data = load_mnist(data_folder())
     assert data.train.x.shape == (60_000, 1, 28, 28)
     assert data.test.x.shape == (10_000, 1, 28, 28)
     # As many of each digit as the official test set is known to have.

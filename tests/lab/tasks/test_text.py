@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,11 @@ import torch
 from synthgrad.core import ConfigError, DataError
 from synthgrad.lab.tasks import DATASETS, TEXTS, Text, load_text, text
 from synthgrad.lab.tasks.text import MIN_CHARACTERS, SHA256
+from tests.real_data import data_folder, needs_data
 
 pytestmark = pytest.mark.usefixtures("offline")
 
-OFFICIAL = os.environ.get("SYNTHGRAD_DATA")
 PTB = tuple(name for name in SHA256 if "ptb" in name)
-
-needs_files = pytest.mark.skipif(
-    not OFFICIAL or not all((Path(OFFICIAL) / name).is_file() for name in SHA256),
-    reason="needs SYNTHGRAD_DATA to name a folder that holds text/ptb.*.txt and text/tinyshakespeare.txt",
-)
 
 
 def _letters(data: Text, part: torch.Tensor) -> str:
@@ -53,25 +47,23 @@ def _file(folder: Path, content: str | bytes, name: str = "mine.txt") -> Path:
 # The usual files
 
 
-@needs_files
+@needs_data(*SHA256)
 def test_ptb_is_the_files_as_they_are() -> None:
-    assert OFFICIAL is not None
-    data = load_text("ptb", Path(OFFICIAL))  # a warning would be an error
+    data = load_text("ptb", data_folder())  # a warning would be an error
     assert (len(data.train), len(data.valid), len(data.test)) == (5_101_618, 399_782, 449_945)
     assert (len(data.alphabet), data.classes, data.unknown, data.train.dtype) == (50, 51, 50, torch.uint8)
     for part, name in ((data.valid, PTB[1]), (data.test, PTB[2])):
-        raw = (Path(OFFICIAL) / name).read_bytes().decode("utf-8")
+        raw = (data_folder() / name).read_bytes().decode("utf-8")
         assert _letters(data, part) == raw
         assert "<unk>" in raw
-    assert _letters(data, data.train[:200_000]) == (Path(OFFICIAL) / PTB[0]).read_bytes()[:200_000].decode()
+    assert _letters(data, data.train[:200_000]) == (data_folder() / PTB[0]).read_bytes()[:200_000].decode()
     assert "\n" in data.alphabet
 
 
-@needs_files
+@needs_data(*SHA256)
 def test_shakespeare_is_the_file_cut_in_order() -> None:
-    assert OFFICIAL is not None
-    data = load_text("shakespeare", Path(OFFICIAL))
-    raw = (Path(OFFICIAL) / "text/tinyshakespeare.txt").read_text(encoding="utf-8")
+    data = load_text("shakespeare", data_folder())
+    raw = (data_folder() / "text/tinyshakespeare.txt").read_text(encoding="utf-8")
     assert _letters(data, torch.cat([data.train, data.valid, data.test])) == raw
     assert (len(data.train), len(data.valid), len(data.test)) == (1_003_854, 55_770, 55_770)
     assert (len(data.alphabet), data.sha256) == (65, SHA256["text/tinyshakespeare.txt"])

@@ -20,14 +20,9 @@ from synthgrad.core import ConfigError, DataError
 from synthgrad.lab.tasks import TOKENS, TokenText, load_text, load_tokens, tokens
 from synthgrad.lab.tasks.text import MIN_CHARACTERS, Source
 from synthgrad.lab.tasks.tokens import tokenize
+from tests.real_data import data_folder, needs_data
 
 pytestmark = pytest.mark.usefixtures("offline")
-
-OFFICIAL = os.environ.get("SYNTHGRAD_DATA")
-needs_files = pytest.mark.skipif(
-    not OFFICIAL or not (Path(OFFICIAL) / "text/tinyshakespeare.txt").is_file(),
-    reason="needs SYNTHGRAD_DATA to name a folder that holds text/tinyshakespeare.txt",
-)
 
 EVERY = [("characters", None), ("bytes", None), ("bpe", 256), ("bpe", 600)]
 ODD = (
@@ -101,10 +96,9 @@ def test_odd_texts_of_a_file_come_back(kind: str, tmp_path: Path) -> None:
     assert (text.name, text.sha256) == ("odd.txt.gz", hashlib.sha256(content.encode()).hexdigest())
 
 
-@needs_files
+@needs_data("text/tinyshakespeare.txt")
 def test_a_whole_text_comes_back() -> None:
-    assert OFFICIAL is not None
-    folder = Path(OFFICIAL)
+    folder = data_folder()
     text = load_tokens("shakespeare", folder, "bpe", 1024)
     known = load_text("shakespeare", folder)
     for part, numbers in ((known.valid, text.valid), (known.test, text.test)):

@@ -95,24 +95,36 @@ class ElasticLinks:
             StageError: if the stage below is gone for too long.
         """
         first, self.has_begun = not self.has_begun, True
-        if first and self.above is not None:
-            self._await(self.above, self.layout.stage + 1)
-        if first and self.below is not None and synthetic:
-            self._await(self.below, self.layout.stage - 1)
+        if first:
+            self._await_neighbours()
         if self.below is None or synthetic:
             return max(step, self._step_of_others()) if first else step
         return self.below.next_number()
 
-    def _await(self, link: ElasticAbove | ElasticBelow, stage: int) -> None:
-        """Wait until a neighbour is there for the first time: who goes on alone, has been with it before."""
-        start = self.clock.now()
-        while not link.comes():
-            waited, member = self.clock.now() - start, self.membership.member(stage)
+    def _await_neighbours(self) -> None:
+        """Wait for the neighbours for the first time: who goes on alone, has been with them before.
+
+        And until each says that all stages on its side are there: so a pipeline begins with batch 0 everywhere.
+        """
+        start, k = self.clock.now(), self.layout.stage
+
+        def has_met(link: ElasticAbove | ElasticBelow | None, stage: int) -> bool:
+            if link is None:
+                return True
+            them, is_above = self.membership.member(stage), stage > k
+            if link.comes() and them.met[0 if is_above else 1]:
+                return True
             # At the beginning of a run all come at about the same time. Later a neighbour may be dead.
-            is_later = max(member.life, self.membership.life) > 1 or member.silent_s > self.patience_s
-            if waited > (self.patience_s if member.life and is_later else self.timeout_s):
-                return
-            self.clock.sleep(POLL_S)
+            is_later = max(them.life, self.membership.life) > 1 or them.silent_s > self.patience_s
+            patience_s = self.patience_s if them.life and is_later else self.timeout_s
+            return self.clock.now() - start > patience_s
+
+        met = False, False
+        while not all(met):
+            met = has_met(self.above, k + 1), has_met(self.below, k - 1)
+            self.membership.meet(*met)
+            if not all(met):
+                self.clock.sleep(POLL_S)
 
     def _step_of_others(self) -> int:
         """Return the number of the batch that follows those of the neighbours, where a process comes late."""

@@ -33,12 +33,14 @@ class Member:
     Attributes:
         life: which process it is: 1 for the first, one more for each that has taken its place; 0 if none has come.
         step: the number of steps that it has made.
+        met: whether it has met all stages above it, and all below, or does not wait for them any more.
         has_ended: whether it has ended in order.
         silent_s: the time since its last sign of life, in seconds, as far as this process can tell.
     """
 
     life: int = 0
     step: int = 0
+    met: tuple[bool, bool] = (False, False)
     has_ended: bool = False
     silent_s: float = 0.0
 
@@ -59,6 +61,10 @@ class Membership(Protocol):
     @property
     def is_replaced(self) -> bool:
         """Whether another process has taken the place of this one, while it was frozen or cut off."""
+        ...
+
+    def meet(self, above: bool, below: bool) -> None:
+        """Tell the others whether this process has met all stages above it, and all below; see `Member`."""
         ...
 
     def announce(self, step: int) -> None:

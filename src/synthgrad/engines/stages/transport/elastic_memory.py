@@ -40,6 +40,7 @@ class _Place:
 
     life: int = 0
     step: int = 0
+    met: tuple[bool, bool] = (False, False)
     has_ended: bool = False
     is_dead: bool = True
     frozen_at: float | None = None
@@ -110,6 +111,9 @@ class _Members:
     def is_replaced(self) -> bool:
         return self._shared.places[self._stage].life > self.life
 
+    def meet(self, above: bool, below: bool) -> None:
+        self._own.met = above, below
+
     def announce(self, step: int) -> None:
         self._own.step = step
 
@@ -117,7 +121,7 @@ class _Members:
         place = self._shared.places[stage]
         now = self._shared.world.time.now(self._thread)
         silent_s = 0.0 if place.frozen_at is None else now - place.frozen_at
-        return Member(place.life, place.step, place.has_ended, silent_s)
+        return Member(place.life, place.step, place.met, place.has_ended, silent_s)
 
     def leave(self) -> None:
         self._own.has_ended = True

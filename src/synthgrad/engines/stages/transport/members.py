@@ -2,7 +2,7 @@
 
 ::
 
-    member/2   {"life": 1, "beat": 417, "step": 5031, "ended": false, "lost": {"1": 0, "3": 2}}
+    member/2   {"life": 1, "beat": 417, "step": 5031, "met": [true, true], "ended": false, "lost": {"1": 0, "3": 2}}
 
 Who has not changed what it writes for a while is dead, frozen or cut off. The store is a process of its own, see
 `serve_store`; while it cannot be reached, everybody goes on with the lines that there are.
@@ -120,11 +120,15 @@ def _read(store: Store, stage: int) -> dict[str, Any] | None:
     return json.loads(store.get(key)) if store.check([key]) else None
 
 
+def _words(life: int, beat: int) -> dict[str, Any]:
+    return {"life": life, "beat": beat, "step": 0, "met": [False, False], "ended": False, "lost": {}}
+
+
 class _Seen:
     """What was read of another stage last, when that was, and when it had changed."""
 
     def __init__(self) -> None:
-        self.words: dict[str, Any] = {"life": 0, "beat": -1, "step": 0, "ended": False, "lost": {}}
+        self.words = _words(life=0, beat=-1)
         self.at = self.read_at = time.monotonic()
 
 
@@ -146,7 +150,7 @@ class StoreMembership:
         self._connect = connect
         self._store: Store | None = connect()
         self._stage = stage
-        self._own: dict[str, Any] = {"life": life, "beat": 0, "step": 0, "ended": False, "lost": {}}
+        self._own = _words(life, beat=0)
         self._seen = {other: _Seen() for other in others}
         self._lock = threading.Lock()
         self._bell = threading.Event()
@@ -161,6 +165,12 @@ class StoreMembership:
         """See `Membership.life`."""
         return self._own["life"]
 
+    def meet(self, above: bool, below: bool) -> None:
+        """See `Membership.meet`."""
+        if self._own["met"] != [above, below]:
+            self._own["met"] = [above, below]
+            self._bell.set()
+
     def announce(self, step: int) -> None:
         """See `Membership.announce`."""
         self._own["step"] = step
@@ -171,7 +181,8 @@ class StoreMembership:
             seen = self._seen[stage]
             # As long as the store cannot be read, nobody is known to be silent.
             words, silent_s = seen.words, seen.read_at - seen.at
-        return Member(words["life"], words["step"], words["ended"], silent_s)
+        above, below = words["met"]
+        return Member(words["life"], words["step"], (above, below), words["ended"], silent_s)
 
     def sides(self, neighbour: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Return life and lost lines of this process and of a neighbour, of the link between them."""
