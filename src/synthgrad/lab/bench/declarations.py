@@ -540,11 +540,56 @@ CHAOS = Declaration(
     cpu_only=True,
 )
 
+ABSENT = ("none", "lower", "middle", "upper")
+_ABSENCE_RULES = ("cdni", "dni", "local_loss")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbsenceScope(Scope):
+    """Parameters of ``bench absence``."""
+
+    methods: tuple[str, ...] = methods(ABSENT, help="The stage that is dead for the middle third of the run.")
+    rules: tuple[str, ...] = option(
+        _ABSENCE_RULES,
+        help="Rules at the ends of stages.",
+        listed=True,
+        choices=_ABSENCE_RULES,
+    )
+    inputs: tuple[str, ...] = option(
+        ("real", "synthetic"),
+        help="What a stage does without the one below: wait for real inputs, or train on synthetic ones.",
+        listed=True,
+        choices=("real", "synthetic"),
+    )
+    stages: int = 4
+    width: int = 128
+    layers: int = 8
+    batch_size: int = 64
+    data: str = "mnist"
+    rounds: int = rounds("Steps that a stage can make in the time of a run.")
+
+
+ABSENCE = Declaration(
+    "absence",
+    "one stage is dead for a third of a run: what the others learn without it, by rule",
+    "survival.absence",
+    by_tier(
+        AbsenceScope,
+        rounds=[96, 3_000, 9_000],
+        width=[16, 128, 512],
+        data=["mnist-10k", "mnist", "mnist"],
+        rules=[("cdni",), _ABSENCE_RULES, _ABSENCE_RULES],
+        inputs=[("synthetic",), ("real", "synthetic"), ("real", "synthetic")],
+    ),
+    examples=("", "--seeds 0,1,2", "--rules cdni --inputs synthetic --methods upper"),
+    cpu_only=True,
+)
+
 #: The benchmarks by name, in the order of lists.
 BENCHMARKS: Mapping[str, Declaration] = {
     each.name: each
     for each in (
         *(STEP, MEMORY, UNROLL, LAYER_PARALLEL, PIPELINE, CODECS, GPT, TOKEN_HEAD, PLAN, NETWORKS_BENCH),
-        *(KILLS, DAMAGE, FAULTS_BENCH, CHAOS),
+        *(KILLS, DAMAGE, FAULTS_BENCH, CHAOS, ABSENCE),
     )
 }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..records import Record
+from .absence import absence_groups
 from .benches import bench_label, without_rivals
 from .chaos import chaos_groups
 from .plans import plan_groups
@@ -83,6 +84,12 @@ _OVER = {
     "layers": ("layers", "{:g} layers"),
 }
 
+#: Benchmarks that have plots of their own.
+_GROUPS: Mapping[str, Callable[[Sequence[Record]], list[Group]]] = {
+    "absence": absence_groups,
+    "chaos": chaos_groups,
+}
+
 #: A row of the table by its label, and whether it is compiled.
 _Rows = dict[tuple[str, bool], list[Record]]
 
@@ -96,8 +103,8 @@ def bench_plot_groups(name: str, records: Sequence[Record]) -> list[Group]:
     """
     if name.startswith("plan of "):
         return plan_groups(name.removeprefix("plan of "), records)
-    if name == "chaos":
-        return chaos_groups(records)
+    if (groups := _GROUPS.get(name)) is not None:
+        return groups(records)
     found: list[Group] = []
     records = without_rivals(name, records)
     over, panels = _panels(records)

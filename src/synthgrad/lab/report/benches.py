@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from ..records import Record
+from .absence import absence_sheet
 from .chaos import chaos_sheet
 from .frame import figures, groups
 from .labels import is_bench
@@ -505,4 +506,5 @@ _GATHERED: Mapping[str, Callable[[Sequence[Record]], Sheet]] = {
     "kills": _kills_sheet,
     "damage": _damage_sheet,
     "chaos": chaos_sheet,
+    "absence": absence_sheet,
 }

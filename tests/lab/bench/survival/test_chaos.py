@@ -14,8 +14,8 @@ from synthgrad.lab.bench.declarations import CHAOS
 from synthgrad.lab.bench.survival import chaos
 from synthgrad.lab.bench.survival.chaos import ChaosBench
 from synthgrad.lab.bench.survival.chaos_faults import KINDS, Fault, drawn_faults
-from synthgrad.lab.bench.survival.chaos_stage import digits_by_number, network
 from synthgrad.lab.bench.survival.chaos_story import story_of
+from synthgrad.lab.bench.survival.digits import digits_by_number, network
 from synthgrad.lab.wan import unavailable_reason
 from tests.lab.cli.helpers import call, records_in
 

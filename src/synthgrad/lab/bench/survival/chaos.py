@@ -26,8 +26,9 @@ from ...wan import Link, Network, emulated, unavailable_reason
 from ..base import Bench, Figures
 from ..declarations import CHAOS, ChaosScope
 from .chaos_faults import Fault, drawn_faults
-from .chaos_stage import ChaosStage, accuracy_error_pct, as_arguments, network_of, owner_of, weights_file
+from .chaos_stage import ChaosStage, as_arguments, network_of, owner_of, weights_file
 from .chaos_story import Story, story_of
+from .digits import accuracy_error_pct
 
 __all__ = ["BENCHMARK", "ChaosBench", "ChaosSize"]
 

@@ -10,35 +10,29 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ....core import Decoupled, decouple
+from ....core import Decoupled
 from ....engines import Stages
 from ....engines.stages import ElasticGloo
-from ....rules import LocalLoss, SyntheticGradient, SyntheticInput
-from ...tasks import fully_connected, load
 from ...training.machine import configure_process
 from ...training.snapshot_file import DamagedSnapshotError, Fingerprint, read_snapshot, write_snapshot
+from .digits import digits_by_number, network
 
 __all__ = [
     "ChaosStage",
-    "accuracy_error_pct",
     "as_arguments",
-    "network",
     "network_of",
     "owner_of",
     "weights_file",
 ]
 
-CLASSES = 10
 _LR = 3e-4
 #: The time between two lines about steps, in seconds.
 _TELL_S = 0.25
@@ -96,39 +90,6 @@ def owner_of(settings: ChaosStage, net: Decoupled, stage: int) -> Fingerprint:
     """Return what the snapshots of a stage are known by."""
     run = {"benchmark": "chaos", "seed": settings.seed, "rule": settings.rule}
     return Fingerprint(run, None, Fingerprint.tensor_forms(net), stage, settings.stages)
-
-
-def network(layers: int, width: int, stages: int, seed: int, rule: str, *, synthetic: bool) -> Decoupled:
-    """Return the network of all processes, cut into stages of as many layers each, later ones have one more."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = fully_connected((1, 28, 28), CLASSES, layers, width)
-        names = [name for name, _ in model.named_children()]
-        cuts = [names[layers * (k + 1) // stages - 1] for k in range(stages - 1)]
-        made = LocalLoss(CLASSES) if rule == "local_loss" else SyntheticGradient(context=CLASSES)
-        example = torch.zeros(2, 1, 28, 28)
-        return decouple(model, cuts, made, example, inputs=SyntheticInput() if synthetic else None)
-
-
-def digits_by_number(
-    data: str, data_dir: str | None, batch_size: int, seed: int
-) -> Callable[[int], tuple[Tensor, Tensor]]:
-    """Return a function that returns the batch of a number: every process finds the same one, whenever it comes."""
-    images = load(data, None if data_dir is None else Path(data_dir)).train
-    per_epoch = len(images) // batch_size
-    orders: dict[int, Tensor] = {}
-
-    def batch(number: int) -> tuple[Tensor, Tensor]:
-        epoch, k = divmod(number, per_epoch)
-        if epoch not in orders:
-            orders.clear()
-            orders[epoch] = torch.randperm(
-                len(images), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-            )
-        ids = orders[epoch][k * batch_size : (k + 1) * batch_size]
-        return images.x[ids], images.y[ids]
-
-    return batch
 
 
 def weights_file(folder: str | Path, stage: int) -> Path:
@@ -231,18 +192,6 @@ class _Saves:
         self._net.load_state_dict(state["net"])
         self._trainer.load_state_dict(state["trainer"])
         return True
-
-
-def accuracy_error_pct(net: nn.Module, data: str, data_dir: str | None) -> float:
-    """Return the error of a network on the test set, in percent."""
-    images = load(data, None if data_dir is None else Path(data_dir)).test
-    net.eval()
-    with torch.no_grad():
-        wrong = sum(
-            int((net(x).argmax(1) != y).sum())
-            for x, y in zip(images.x.split(1000), images.y.split(1000), strict=True)
-        )
-    return 100.0 * wrong / len(images)
 
 
 def as_arguments(settings: ChaosStage) -> list[str]:

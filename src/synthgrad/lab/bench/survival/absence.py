@@ -1,0 +1,213 @@
+"""``bench absence``: one stage is dead for the middle third of a run; what the network learns meanwhile, and in the end.
+
+Stages are threads in virtual time, in which each step takes as long as another, so a run is the same every time and needs no
+quiet machine. An observer measures the test error of all stages' weights at regular times: of a stage that is dead those that
+it had last. The process that takes its place begins with these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ....core import ConfigError
+from ....engines import Stages
+from ....engines.stages.transport.elastic_memory import ElasticMemory, ElasticWorld
+from ....engines.stages.transport.world import Link, World
+from ...tasks import fully_connected
+from ..base import Bench, Figures
+from ..declarations import ABSENCE, AbsenceScope
+from .digits import accuracy_error_pct, digits_by_number, network
+
+__all__ = ["BENCHMARK", "AbsenceBench", "AbsenceSize"]
+
+#: The time of a step in virtual time, in seconds: a power of two, so that times stay exact.
+_STEP_S = 1 / 64
+#: Times at which the error is measured; a third of them while the stage is dead.
+_POINTS = 24
+_LR = 3e-4
+_PATIENCE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class AbsenceSize:
+    """What is compared.
+
+    Attributes:
+        seed: of weights and data.
+        rule: ``cdni``, ``dni`` or ``local_loss``.
+        synthetic: whether stages have synthetic inputs.
+    """
+
+    seed: int
+    rule: str
+    synthetic: bool
+
+
+class AbsenceBench(Bench[AbsenceScope, AbsenceSize, str]):
+    """A fully connected network on MNIST; methods are the stage that is dead, or none."""
+
+    declared = ABSENCE
+
+    def check(self, scope: AbsenceScope) -> None:
+        if not 3 <= scope.stages <= scope.layers:
+            raise ConfigError(
+                f"--stages {scope.stages} of {scope.layers} layers: expected 3 to {scope.layers}, so that one is in the middle"
+            )
+
+    def sizes(self, scope: AbsenceScope) -> Iterable[AbsenceSize]:
+        for seed in scope.seeds:
+            for rule in scope.rules:
+                for inputs in scope.inputs:
+                    yield AbsenceSize(seed, rule, inputs == "synthetic")
+
+    def cases(self, scope: AbsenceScope, size: AbsenceSize) -> Sequence[str]:
+        return scope.methods
+
+    def cell(self, scope: AbsenceScope, size: AbsenceSize, case: str) -> Mapping[str, Any]:
+        return {
+            "width": scope.width,
+            "layers": scope.layers,
+            "batch_size": scope.batch_size,
+            "stages": scope.stages,
+            "rule": size.rule,
+            "synthetic_inputs": size.synthetic,
+        }
+
+    def config(self, scope: AbsenceScope, size: AbsenceSize, case: str) -> Mapping[str, Any]:
+        return {"data": scope.data, "lr": _LR}
+
+    def label(self, scope: AbsenceScope, size: AbsenceSize) -> str:
+        return f"{size.rule}{', synthetic inputs' if size.synthetic else ''}, seed {size.seed}"
+
+    def measure(self, scope: AbsenceScope, size: AbsenceSize, cases: Sequence[str]) -> Iterator[Figures]:
+        for case in cases:
+            yield _Run(scope, size, _stage_of(case, scope.stages)).figures()
+
+
+def _stage_of(case: str, stages: int) -> int | None:
+    return {"none": None, "lower": 0, "middle": stages // 2, "upper": stages - 1}[case]
+
+
+@dataclass(slots=True)
+class _Place:
+    """What a stage is at present, and what it has done.
+
+    Attributes:
+        net: the weights of its process, or of the last one.
+        owned: names of those that are its own.
+        state: what its process had when it died.
+        steps: that its processes have made.
+        facts: figures of its engines, summed.
+    """
+
+    net: nn.Module
+    owned: frozenset[str]
+    state: Mapping[str, Any] | None
+    steps: int
+    facts: dict[str, int]
+
+
+class _Run:
+    """One run.
+
+    Args:
+        scope: what is measured.
+        size: the run.
+        absent: the stage that is dead for a third of it; None for none.
+    """
+
+    def __init__(self, scope: AbsenceScope, size: AbsenceSize, absent: int | None) -> None:
+        self._scope = scope
+        self._size = size
+        self._absent = absent
+        self._end_s = scope.rounds * _STEP_S
+        self._batch = digits_by_number(scope.data, scope.data_dir, scope.batch_size, size.seed)
+        self._places: dict[int, _Place] = {}
+        self._curve: list[dict[str, float]] = []
+
+    def figures(self) -> Figures:
+        """Train; return the errors on the way, and the steps of every stage."""
+        lives = [(stage, 0.0) for stage in range(self._scope.stages)]
+        if self._absent is not None:
+            lives.append((self._absent, 2 * self._end_s / 3))
+        world = World(len(lives) + 1, Link())
+        shared = ElasticWorld(world, self._scope.stages)
+        threads = [partial(self._live, shared, k, *life) for k, life in enumerate(lives)]
+        world.time.run([*threads, partial(self._observe, world, len(lives))])
+        at = {round(point["share_of_run"] * 3, 6): point["test_error_pct"] for point in self._curve}
+        found: dict[str, Any] = {
+            "error_before_pct": at[1.0],
+            "error_alone_pct": at[2.0],
+            "test_error_pct": at[3.0],
+        }
+        for stage, place in sorted(self._places.items()):
+            found[f"steps_stage{stage}"] = place.steps
+            found |= {f"{name}_stage{stage}": count for name, count in place.facts.items()}
+        return Figures(found, curve=self._curve)
+
+    def _live(self, shared: ElasticWorld, thread: int, stage: int, begin_s: float) -> None:
+        """Be a process of a stage, from a moment on, until the run ends or its time has come."""
+        transport = ElasticMemory(shared, thread, stage)
+        transport.clock.sleep(begin_s)
+        scope, size = self._scope, self._size
+        net = network(scope.layers, scope.width, scope.stages, size.seed, size.rule, synthetic=size.synthetic)
+        trainer = Stages(
+            net,
+            partial(F.cross_entropy, reduction="none"),
+            partial(torch.optim.Adam, lr=_LR, fused=True),
+            transport=transport,
+            on_loss="continue",
+            patience_s=_PATIENCE_S,
+            timeout_s=2 * self._end_s,
+            seed=size.seed,
+        )
+        before = self._places.get(stage)
+        if before is not None and before.state is not None:
+            net.load_state_dict(before.state["net"])
+            trainer.load_state_dict(before.state["trainer"])
+        owned = frozenset(trainer.state_dict()["owned"])
+        place = _Place(net, owned, None, *((0, {}) if before is None else (before.steps, before.facts)))
+        self._places[stage] = place
+        dies_s = self._end_s / 3 if stage == self._absent and before is None else float("inf")
+        gives_input = stage == 0 or size.synthetic
+        for number in trainer.turns(1 << 40):
+            if transport.clock.now() >= dies_s:
+                place.state = {"net": net.state_dict(), "trainer": trainer.state_dict()}
+                transport.die()
+                break
+            if transport.clock.now() >= self._end_s:
+                break
+            transport.clock.sleep(_STEP_S)
+            x, y = self._batch(number)
+            trainer.step(x if gives_input else None, y)
+            place.steps += 1
+        for name in ("num_alone", "num_synthetic"):
+            place.facts[name] = place.facts.get(name, 0) + getattr(trainer, name)
+        if place.state is None:
+            trainer.close()
+
+    def _observe(self, world: World, thread: int) -> None:
+        """Measure the error of all stages' weights at regular times."""
+        whole = fully_connected((1, 28, 28), 10, self._scope.layers, self._scope.width)
+        for k in range(1, _POINTS + 1):
+            world.time.sleep(thread, self._end_s / _POINTS)
+            weights = whole.state_dict()
+            for place in self._places.values():
+                weights |= {
+                    name.removeprefix("model."): t
+                    for name, t in place.net.state_dict().items()
+                    if name in place.owned and name.startswith("model.")
+                }
+            whole.load_state_dict(weights)
+            error = accuracy_error_pct(whole, self._scope.data, self._scope.data_dir)
+            self._curve.append({"share_of_run": k / _POINTS, "test_error_pct": error})
+
+
+BENCHMARK = AbsenceBench()
