@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from synthgrad.lab.report.absence import absence_groups, absence_sheet
+from synthgrad.lab.report.words import DASH
 from tests.lab.report.helpers import typed
 
 
@@ -59,5 +60,5 @@ def test_odd_records_are_shown_as_far_as_they_go() -> None:
         0, "sideways", 1.0, metrics={}, curve=[{"share_of_run": "much"}], status="failed", error="it fell"
     )
     sheet = absence_sheet(list(typed([odd])))
-    assert sheet.rows[0][4:] == ("–", "–", "–", "–")
+    assert sheet.rows[0][4:] == (DASH,) * 4
     assert absence_groups(list(typed([odd]))) == []
