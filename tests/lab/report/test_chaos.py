@@ -19,7 +19,7 @@ def run(method: str, **changes: Any) -> dict[str, Any]:
         "metrics": {
             **{"num_killed": 3, "num_frozen": 2, "num_cut": 1, "steps_last": 43210, "test_error_pct": 2.34},
             **{"survivors_pace_ratio_median": 0.9912, "survivors_pace_ratio_min": 0.951},
-            **{"return_s_median": 2.345, "return_s_max": 4.01},
+            **{"return_s_median": 2.345, "return_s_max": 4.01, "kept_ratio": 0.9876},
         },
         "curve": [{"elapsed_s": 2.0, "steps_per_s_stage0": 48.0, "steps_per_s_stage1": 0.0}],
         "config": {"faults": [{"kind": "frozen", "stage": 1, "begin_s": 12.0, "end_s": 20.0}]},
@@ -40,7 +40,7 @@ def test_a_row_says_what_happened_and_what_became_of_it() -> None:
     (row,) = sheet.rows
     assert row == (
         *("with faults", "2", "cdni", "0", "3 + 2 + 1", "0.991 ×", "0.951 ×", "2.3 s", "4.0 s"),
-        *("43,210", "2.34 %"),
+        *("43,210", "0.988 ×", "2.34 %"),
     )
 
 

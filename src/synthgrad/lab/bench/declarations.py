@@ -512,7 +512,10 @@ class ChaosScope(Scope):
     """Parameters of ``bench chaos``."""
 
     stages: tuple[int, ...] = option(help="Processes of a run.", kind=int, listed=True, least=2)
-    methods: tuple[str, ...] = ("stages",)
+    methods: tuple[str, ...] = methods(
+        ("stages", "1f1b_restarts"),
+        help="Stages that go on, with and without faults; 1F1B that torchrun starts again.",
+    )
     rules: tuple[str, ...] = option(
         ("cdni",), help="Rules at the ends of stages.", listed=True, choices=("cdni", "local_loss")
     )

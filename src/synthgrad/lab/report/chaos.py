@@ -54,6 +54,7 @@ _COLUMNS: Sequence[Column[Record]] = (
     Column("back after, median", lambda r: _seconds(r, "return_s_median")),
     Column("longest", lambda r: _seconds(r, "return_s_max")),
     Column("steps of the last stage", lambda r: _number(r, "steps_last")),
+    Column("of those without faults", lambda r: _ratio(r, "kept_ratio")),
     Column("test error", lambda r: _percent(r, "test_error_pct")),
 )
 
@@ -103,7 +104,8 @@ def chaos_groups(records: Sequence[Record]) -> list[Group]:
     ]
     plots = [
         Plot(
-            f"{text(one.record.cell.get('rule'), 30)}, seed {text(one.record.seed, 10)}",
+            f"{text(one.record.method, 30).replace('_', ' ')}, {text(one.record.cell.get('rule'), 30)}, "
+            f"seed {text(one.record.seed, 10)}",
             "time (s)",
             "steps per second",
             tuple(one.lines()),

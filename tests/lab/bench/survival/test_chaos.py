@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from synthgrad.core import ConfigError
 from synthgrad.lab.bench.base import choose
@@ -14,7 +15,8 @@ from synthgrad.lab.bench.declarations import CHAOS
 from synthgrad.lab.bench.survival import chaos
 from synthgrad.lab.bench.survival.chaos import ChaosBench
 from synthgrad.lab.bench.survival.chaos_faults import KINDS, Fault, drawn_faults
-from synthgrad.lab.bench.survival.chaos_story import story_of
+from synthgrad.lab.bench.survival.chaos_restarts import last_weights
+from synthgrad.lab.bench.survival.chaos_story import pid_of, story_of
 from synthgrad.lab.bench.survival.digits import digits_by_number, network
 from synthgrad.lab.wan import unavailable_reason
 from tests.lab.cli.helpers import call, records_in
@@ -46,9 +48,12 @@ def written(folder: Path, stage: int, life: int, *lines: dict[str, Any]) -> None
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def steps(begin: float, end: float, rate: float, first: int = 0) -> list[dict[str, Any]]:
+def steps(begin: float, end: float, rate: float, first: int = 0, before: int = 200) -> list[dict[str, Any]]:
     times = [begin + k for k in range(int(end - begin) + 1)]
-    return [{"at": at, "steps": first + round((at - begin) * rate), "num_alone": 7} for at in times]
+    made = {at: first + round((at - begin) * rate) for at in times}
+    return [
+        {"at": at, "steps": count, "number": count + before, "num_alone": 7} for at, count in made.items()
+    ]
 
 
 def test_the_pace_of_who_was_not_hit_is_held_against_that_without_faults(tmp_path: Path) -> None:
@@ -65,12 +70,25 @@ def test_the_pace_of_who_was_not_hit_is_held_against_that_without_faults(tmp_pat
     assert (found["return_s_median"], found["return_s_max"], found["num_never_back"]) == (2.0, 2.0, 0)
     assert (found["num_faults"], found["num_killed"], found["num_cut"]) == (1, 1, 0)
     assert found["steps_last"] == found["steps_stage1"] == 200 + 150
+    assert story.figures([fault], [10.0, 10.0], lasted_s=50.0)["kept_ratio"] == 350 / 500
     assert (found["num_alone_stage0"], found["num_alone_stage1"]) == (7, 14)
     paces = {p["elapsed_s"]: (p["steps_per_s_stage0"], p["steps_per_s_stage1"]) for p in story.timeline()}
     assert paces[10.0] == (10.0, 10.0)
     assert paces[24.0] == (5.0, 0.0)
     assert paces[38.0] == (10.0, 10.0)
     assert story.steps_per_s()[0] == pytest.approx(350 / 40, abs=0.3)
+
+
+def test_what_was_done_twice_counts_once(tmp_path: Path) -> None:
+    """It dies at step 100, and begins again at 60."""
+    written(tmp_path, 0, 1, {"at": 0.0, "came": 0.0, "pid": 11}, *steps(0, 10, 10, before=-1))
+    assert pid_of(tmp_path, 0) == 11
+    written(tmp_path, 0, 2, {"at": 12.0, "came": 12.0, "pid": 12}, *steps(12, 20, 10, before=59))
+    found = story_of(tmp_path, 1, 0.0, None).figures([], [10.0], lasted_s=20.0)
+    assert found["steps_last"] == 180
+    assert found["kept_ratio"] == 140 / 200
+    assert pid_of(tmp_path, 0) == 12
+    assert pid_of(tmp_path, 1) is None
 
 
 def test_one_that_never_came_back_is_counted(tmp_path: Path) -> None:
@@ -85,8 +103,10 @@ def test_one_that_never_came_back_is_counted(tmp_path: Path) -> None:
 def test_lines_say_what_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chaos, "unavailable_reason", lambda: None)
     (setting,) = ChaosBench().settings(choose(CHAOS, "quick", seeds=(3,)))
-    hit, calm = setting.lines
-    assert (hit.method, calm.method) == ("with_faults", "without_faults")
+    hit, calm, peer = setting.lines
+    assert [r.method for r in setting.lines] == ["with_faults", "without_faults", "1f1b_restarts"]
+    assert (hit.cell["rule"], peer.cell["rule"], peer.cell["synthetic_inputs"]) == ("cdni", "backprop", False)
+    assert peer.config["faults"] == hit.config["faults"]
     assert hit.cell["stages"] == 4
     drawn = drawn_faults(3, 4, 900.0)
     assert [f["begin_s"] for f in hit.config["faults"]] == [f.begin_s for f in drawn]
@@ -125,8 +145,9 @@ def test_the_network_has_a_layer_or_more_in_each_stage(layers: int, stages: int,
 @pytest.mark.skipif(unavailable_reason() is not None, reason="links cannot be emulated here")
 def test_stages_survive_what_happens_to_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("bench", "chaos", "--tier", "smoke", "--out", tmp_path) == 0
-    hit, calm = records_in(tmp_path)
-    assert (hit["status"], calm["status"]) == ("ok", "ok")
+    hit, calm, peer = records_in(tmp_path)
+    assert (hit["status"], calm["status"], peer["status"]) == ("ok", "ok", "ok")
+    assert peer["metrics"]["steps_last"] > 100
     assert hit["metrics"]["num_faults"] >= 1
     assert hit["metrics"]["num_never_back"] == 0
     assert hit["metrics"]["survivors_pace_ratio_median"] > 0.5
@@ -134,3 +155,12 @@ def test_stages_survive_what_happens_to_them(tmp_path: Path, capsys: pytest.Capt
     assert hit["metrics"]["test_error_pct"] < 60
     assert hit["curve"]
     assert "survivors' pace" in " ".join(capsys.readouterr().out.split())
+
+
+def test_ranks_begin_again_at_the_last_step_that_all_have_saved(tmp_path: Path) -> None:
+    for rank, saved in enumerate([(250, 500), (250, 500, 750)]):
+        for step in saved:
+            torch.save({"model": {f"weight{rank}": torch.tensor(step)}}, tmp_path / f"rank{rank}.{step}.pt")
+    found = last_weights(tmp_path, 2)
+    assert found == {"weight0": torch.tensor(500), "weight1": torch.tensor(500)}
+    assert last_weights(tmp_path, 3) is None

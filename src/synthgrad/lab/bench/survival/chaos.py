@@ -1,8 +1,9 @@
 """``bench chaos``: stages are killed, frozen and cut off every half minute, and the others go on.
 
 Two lines are held against each other: a run with faults, which lasts a time, and one without, which has as many steps of the
-last stage. Every stage has a pace of its own, so that one that is dead makes no other faster. Each stage is a process in a
-network of its own, and the store is another. Faults are drawn by a seed.
+last stage. Beside them stands 1F1B under the same faults, which torchrun starts again from snapshots. Every stage has a pace of
+its own, so that one that is dead makes no other faster. Each stage is a process in a network of its own, and the store is
+another. Faults are drawn by a seed.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from torch import Tensor
 
 from ....core import ConfigError
 from ...tasks import fully_connected
@@ -26,8 +30,9 @@ from ...wan import Link, Network, emulated, unavailable_reason
 from ..base import Bench, Figures
 from ..declarations import CHAOS, ChaosScope
 from .chaos_faults import Fault, drawn_faults
+from .chaos_restarts import agent_arguments, last_weights
 from .chaos_stage import ChaosStage, as_arguments, network_of, owner_of, weights_file
-from .chaos_story import Story, story_of
+from .chaos_story import Story, pid_of, story_of
 from .digits import accuracy_error_pct
 
 __all__ = ["BENCHMARK", "ChaosBench", "ChaosSize"]
@@ -80,7 +85,8 @@ class ChaosBench(Bench[ChaosScope, ChaosSize, str]):
                     yield ChaosSize(seed, stages, rule, scope.synthetic)
 
     def cases(self, scope: ChaosScope, size: ChaosSize) -> Sequence[str]:
-        return ("with_faults", "without_faults")
+        own = ("with_faults", "without_faults") if "stages" in scope.methods else ()
+        return (*own, *(("1f1b_restarts",) if "1f1b_restarts" in scope.methods else ()))
 
     def cell(self, scope: ChaosScope, size: ChaosSize, case: str) -> Mapping[str, Any]:
         return {
@@ -89,8 +95,8 @@ class ChaosBench(Bench[ChaosScope, ChaosSize, str]):
             "batch_size": scope.batch_size,
             "stages": size.stages,
             "threads": 1,
-            "rule": size.rule,
-            "synthetic_inputs": size.synthetic,
+            "rule": "backprop" if case == "1f1b_restarts" else size.rule,
+            "synthetic_inputs": size.synthetic and case != "1f1b_restarts",
             "seconds": scope.seconds,
             "period_ms": scope.period_ms,
         }
@@ -102,7 +108,7 @@ class ChaosBench(Bench[ChaosScope, ChaosSize, str]):
             "snapshot_s": _SNAPSHOT_S,
             "copy_share": _COPY_SHARE,
         }
-        if case != "with_faults":
+        if case == "without_faults":
             return how
         faults = drawn_faults(size.seed, size.stages, scope.seconds)
         return {**how, "faults": [asdict(fault) for fault in faults]}
@@ -112,21 +118,35 @@ class ChaosBench(Bench[ChaosScope, ChaosSize, str]):
 
     def measure(self, scope: ChaosScope, size: ChaosSize, cases: Sequence[str]) -> Iterator[Figures]:
         faults = drawn_faults(size.seed, size.stages, scope.seconds)
-        hit = _lived(scope, size, faults, until=None)
-        until = max(1, hit.steps_of(size.stages - 1))
-        calm = _lived(scope, size, [], until=until)
-        pace = calm.steps_per_s()
-        for story, happened in ((hit, faults), (calm, [])):
-            metrics = story.figures(happened, pace) | {"test_error_pct": story.error_pct}
-            yield Figures(metrics, story.failure, curve=story.timeline())
+        if "with_faults" in cases:
+            hit = _lived(scope, size, _Stages, faults, until=None)
+            calm = _lived(scope, size, _Stages, [], until=max(1, hit.steps_of(size.stages - 1)))
+            pace = calm.steps_per_s()
+            yield _figures(hit, faults, pace, scope.seconds)
+            yield _figures(calm, [], pace)
+        if "1f1b_restarts" in cases:
+            story = _lived(scope, size, _Restarts, faults, until=None)
+            # Its pace without faults is that before the first one.
+            pace = story.steps_per_s(faults[0].begin_s if faults else None)
+            yield _figures(story, faults, pace, scope.seconds)
 
 
-def _lived(scope: ChaosScope, size: ChaosSize, faults: Sequence[Fault], until: int | None) -> Story:
+def _figures(
+    story: Story, faults: Sequence[Fault], pace: Sequence[float], lasted_s: float | None = None
+) -> Figures:
+    metrics = story.figures(faults, pace, lasted_s) | {"test_error_pct": story.error_pct}
+    return Figures(metrics, story.failure, curve=story.timeline())
+
+
+def _lived(
+    scope: ChaosScope, size: ChaosSize, kind: type[_Stages], faults: Sequence[Fault], until: int | None
+) -> Story:
     """Let stages train while faults happen to them; return what became of them.
 
     Args:
         scope: what to run.
         size: the run.
+        kind: what trains.
         faults: what happens, by time.
         until: number of the batch before which they end; None to end after the time of the scope.
     """
@@ -150,30 +170,15 @@ def _lived(scope: ChaosScope, size: ChaosSize, faults: Sequence[Fault], until: i
             patience_s=_PATIENCE_S,
             copy_share=_COPY_SHARE,
         )
-        with _Stages(net, settings) as stages:
+        with kind(net, settings) as stages:
             stages.suffer(faults, None if until is not None else scope.seconds)
             failure = stages.end(hurry=until is None)
         story = story_of(Path(folder), size.stages, stages.began_at, failure)
-        story.error_pct = _error_pct(settings) if failure is None else None
+        if failure is None:
+            whole = fully_connected((1, 28, 28), 10, settings.layers, settings.width)
+            whole.load_state_dict(whole.state_dict() | stages.weights())
+            story.error_pct = accuracy_error_pct(whole, settings.data, settings.data_dir)
         return story
-
-
-def _error_pct(settings: ChaosStage) -> float:
-    """Return the test error of the network of all stages' last weights."""
-    net = network_of(settings)
-    whole = fully_connected((1, 28, 28), 10, settings.layers, settings.width)
-    weights = whole.state_dict()
-    for stage in range(settings.stages):
-        owner = owner_of(settings, net, stage)
-        _, state = read_snapshot(weights_file(settings.folder, stage), owner, "cpu")
-        own = set(state["trainer"]["owned"])
-        weights |= {
-            name.removeprefix("model."): t
-            for name, t in state["net"].items()
-            if name in own and name.startswith("model.")
-        }
-    whole.load_state_dict(weights)
-    return accuracy_error_pct(whole, settings.data, settings.data_dir)
 
 
 class _Stages:
@@ -181,7 +186,10 @@ class _Stages:
 
     Attributes:
         began_at: when all had begun to train, as `time.time` says.
+        surroundings: variables of the environment of what is started.
     """
+
+    surroundings: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, net: Network, settings: ChaosStage) -> None:
         self._net = net
@@ -193,9 +201,13 @@ class _Stages:
     def __enter__(self) -> _Stages:
         host, port = self._settings.store.split(":")
         command = [sys.executable, "-m", "synthgrad", "store", "--host", host, "--port", port]
-        self._store = subprocess.Popen(
-            self._net.command(self._settings.stages, command), stdout=subprocess.PIPE, start_new_session=True
-        )
+        with (Path(self._settings.folder) / "store.stderr").open("ab") as said:
+            self._store = subprocess.Popen(
+                self._net.command(self._settings.stages, command),
+                stdout=subprocess.PIPE,
+                stderr=said,
+                start_new_session=True,
+            )
         assert self._store.stdout is not None
         self._store.stdout.readline()  # it listens
         self._store.stdout.close()
@@ -220,19 +232,33 @@ class _Stages:
         for fault in faults:
             _sleep_until(self.began_at + fault.begin_s)
             if fault.kind == "killed":
-                self._processes[fault.stage].kill()
-                self._processes[fault.stage].wait()
-                self._start(fault.stage, rejoins=True)
+                self._kill(fault.stage)
             elif fault.kind == "frozen":
-                os.kill(self._processes[fault.stage].pid, signal.SIGSTOP)
+                frozen = self._pid(fault.stage)
+                self._signal(frozen, signal.SIGSTOP)
                 _sleep_until(self.began_at + fault.end_s)
-                os.kill(self._processes[fault.stage].pid, signal.SIGCONT)
+                self._signal(frozen, signal.SIGCONT)
             else:
                 self._net.cut(fault.stage, fault.stage + 1)
                 _sleep_until(self.began_at + fault.end_s)
                 self._net.mend(fault.stage, fault.stage + 1)
         if seconds is not None:
             _sleep_until(self.began_at + seconds)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the last weights of all stages, after the end."""
+        settings, net = self._settings, network_of(self._settings)
+        weights: dict[str, Tensor] = {}
+        for stage in range(settings.stages):
+            owner = owner_of(settings, net, stage)
+            _, state = read_snapshot(weights_file(settings.folder, stage), owner, "cpu")
+            own = set(state["trainer"]["owned"])
+            weights |= {
+                name.removeprefix("model."): t
+                for name, t in state["net"].items()
+                if name in own and name.startswith("model.")
+            }
+        return weights
 
     def end(self, *, hurry: bool) -> str | None:
         """Have all save and end; return what went wrong, or None."""
@@ -248,6 +274,27 @@ class _Stages:
                 return f"stage {stage} ended with status {status}: {self._last_words(stage)}"
         return None
 
+    def _pid(self, stage: int) -> int | None:
+        """Return the number of the process that trains a stage; None if there is none at present."""
+        return self._processes[stage].pid
+
+    def _kill(self, stage: int) -> None:
+        """Kill the process of a stage, and let another take its place."""
+        self._processes[stage].kill()
+        self._processes[stage].wait()
+        self._start(stage, rejoins=True)
+
+    @staticmethod
+    def _signal(pid: int | None, number: signal.Signals) -> None:
+        """Send a signal to a process, if it is still there."""
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def _command(self, settings: ChaosStage) -> list[str]:
+        """Return the command of a stage."""
+        return as_arguments(settings)
+
     def _start(self, stage: int, *, rejoins: bool = False) -> None:
         settings = replace(self._settings, stage=stage, rejoins=rejoins)
         said = (Path(self._settings.folder) / f"stage{stage}.stderr").open("ab")
@@ -255,10 +302,11 @@ class _Stages:
             **os.environ,
             "GLOO_SOCKET_IFNAME": self._net.interface,
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+            **self.surroundings,
         }
         with said:
             self._processes[stage] = subprocess.Popen(
-                self._net.command(stage, as_arguments(settings)),
+                self._net.command(stage, self._command(settings)),
                 stderr=said,
                 env=environment,
                 start_new_session=True,
@@ -274,6 +322,36 @@ class _Stages:
     def _last_words(self, stage: int) -> str:
         lines = (Path(self._settings.folder) / f"stage{stage}.stderr").read_text().strip().splitlines()
         return lines[-1][:200] if lines else "without a word"
+
+
+class _Restarts(_Stages):
+    """Stages of 1F1B, each with an agent of torchrun, which starts all again when one dies."""
+
+    # Agents do not restart in step, and workers that met in the agents' store would find addresses of the dead there.
+    surroundings: ClassVar[Mapping[str, str]] = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+
+    def weights(self) -> dict[str, Tensor]:
+        return last_weights(self._settings.folder, self._settings.stages) or {}
+
+    def end(self, *, hurry: bool) -> str | None:
+        # What was trained since the last snapshot is left out: five seconds at most.
+        for process in self._processes.values():
+            process.terminate()
+        for process in self._processes.values():
+            try:
+                process.wait(_ENDS_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        return None
+
+    def _command(self, settings: ChaosStage) -> list[str]:
+        return agent_arguments(settings, self._net.hosts[settings.stage])
+
+    def _pid(self, stage: int) -> int | None:
+        return pid_of(self._settings.folder, stage)
+
+    def _kill(self, stage: int) -> None:
+        self._signal(self._pid(stage), signal.SIGKILL)
 
 
 def _sleep_until(moment: float) -> None:

@@ -13,7 +13,6 @@ import time
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -23,9 +22,11 @@ from ....engines import Stages
 from ....engines.stages import ElasticGloo
 from ...training.machine import configure_process
 from ...training.snapshot_file import DamagedSnapshotError, Fingerprint, read_snapshot, write_snapshot
+from .chaos_story import Writer
 from .digits import digits_by_number, network
 
 __all__ = [
+    "LR",
     "ChaosStage",
     "as_arguments",
     "network_of",
@@ -33,9 +34,7 @@ __all__ = [
     "weights_file",
 ]
 
-_LR = 3e-4
-#: The time between two lines about steps, in seconds.
-_TELL_S = 0.25
+LR = 3e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,14 +99,14 @@ def weights_file(folder: str | Path, stage: int) -> Path:
 def main(settings: ChaosStage) -> None:
     """Train until the end."""
     configure_process(1)
-    say = _Writer(settings)
+    say = Writer(settings.folder, settings.stage)
     say(came=time.time())
     net = network_of(settings)
     batch = digits_by_number(settings.data, settings.data_dir, settings.batch_size, settings.seed)
     trainer = Stages(
         net,
         partial(F.cross_entropy, reduction="none"),
-        partial(torch.optim.Adam, lr=_LR, fused=True),
+        partial(torch.optim.Adam, lr=LR, fused=True),
         transport=ElasticGloo(settings.stage, settings.stages, settings.store),
         on_loss="continue",
         patience_s=settings.patience_s,
@@ -122,7 +121,7 @@ def main(settings: ChaosStage) -> None:
     gives_input = settings.stage == 0 or settings.synthetic
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
-    told_at, due = time.time(), time.perf_counter()
+    due = time.perf_counter()
     for count in itertools.count():
         number = next(trainer.turns(settings.until), None)
         if number is None or asked:
@@ -131,9 +130,7 @@ def main(settings: ChaosStage) -> None:
             say(begins=number)
         x, y = batch(number)
         trainer.step(x if gives_input else None, y)
-        if time.time() - told_at >= _TELL_S:
-            told_at = time.time()
-            say(steps=count + 1, number=number, **_facts(trainer))
+        say.now_and_then(steps=count + 1, number=number, **_facts(trainer))
         saves.now_and_then()
         # The pace is that of a clock: who was kept waiting does not catch up.
         due = max(due + settings.period_s, time.perf_counter())
@@ -146,19 +143,6 @@ def main(settings: ChaosStage) -> None:
 def _facts(trainer: Stages) -> dict[str, int]:
     names = ("num_alone", "num_given_up", "num_skipped", "num_synthetic")
     return {name: getattr(trainer, name) for name in names}
-
-
-class _Writer:
-    """Writes lines into the file of this process, and when."""
-
-    def __init__(self, settings: ChaosStage) -> None:
-        folder = Path(settings.folder)
-        life = len(list(folder.glob(f"stage{settings.stage}.*.jsonl"))) + 1
-        self._file = (folder / f"stage{settings.stage}.{life}.jsonl").open("w", encoding="utf-8")
-
-    def __call__(self, **words: Any) -> None:
-        self._file.write(json.dumps({"at": time.time(), **words}) + "\n")
-        self._file.flush()
 
 
 class _Saves:

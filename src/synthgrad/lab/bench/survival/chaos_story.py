@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -12,10 +13,48 @@ from typing import Any
 
 from .chaos_faults import KINDS, Fault
 
-__all__ = ["Life", "Story", "story_of"]
+__all__ = ["Life", "Story", "Writer", "pid_of", "story_of"]
 
 #: The time of a point of the timeline, in seconds.
 _BIN_S = 2.0
+#: The time between two lines about steps, in seconds.
+_TELL_S = 0.25
+
+
+class Writer:
+    """Writes down what a process of a stage does, a line of JSON each, and when.
+
+    Args:
+        folder: where it writes.
+        stage: its stage.
+    """
+
+    def __init__(self, folder: str | Path, stage: int) -> None:
+        life = len(_files(folder, stage)) + 1
+        self._file = (Path(folder) / f"stage{stage}.{life}.jsonl").open("w", encoding="utf-8")
+        self._told_at = time.time()
+
+    def __call__(self, **words: Any) -> None:
+        """Write a line."""
+        self._file.write(json.dumps({"at": time.time(), **words}) + "\n")
+        self._file.flush()
+
+    def now_and_then(self, **words: Any) -> None:
+        """Write a line if the last one of these was a while ago."""
+        if time.time() - self._told_at >= _TELL_S:
+            self._told_at = time.time()
+            self(**words)
+
+
+def _files(folder: str | Path, stage: int) -> list[Path]:
+    return sorted(Path(folder).glob(f"stage{stage}.*.jsonl"), key=lambda p: int(p.name.split(".")[1]))
+
+
+def pid_of(folder: str | Path, stage: int) -> int | None:
+    """Return the number of the newest process of a stage, if it has written that down; None for none."""
+    files = _files(folder, stage)
+    words = files[-1].read_text(encoding="utf-8").splitlines() if files else []
+    return json.loads(words[0]).get("pid") if words else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +66,14 @@ class Life:
         began_s: when it had its first batch; None if it never had.
         steps: by time, how many steps it had made.
         facts: its last figures.
+        last: number of its last batch; None if it never had one.
     """
 
     came_s: float
     began_s: float | None
     steps: Sequence[tuple[float, int]]
     facts: dict[str, Any]
+    last: int | None = None
 
     @property
     def num_steps(self) -> int:
@@ -58,19 +99,22 @@ class Story:
         """Return how many steps the processes of a stage have made together."""
         return sum(life.num_steps for life in self.lives[stage])
 
-    def steps_per_s(self) -> list[float]:
-        """Return the pace of each stage, the beginning and the end left out."""
+    def steps_per_s(self, until_s: float | None = None) -> list[float]:
+        """Return the pace of each stage until a moment, the beginning left out."""
         return [
-            _pace([point for life in stage for point in life.steps], 2.0, float("inf")) or 0.0
+            _pace([point for life in stage for point in life.steps], 2.0, until_s or float("inf")) or 0.0
             for stage in self.lives
         ]
 
-    def figures(self, faults: Sequence[Fault], pace: Sequence[float]) -> dict[str, Any]:
+    def figures(
+        self, faults: Sequence[Fault], pace: Sequence[float], lasted_s: float | None = None
+    ) -> dict[str, Any]:
         """Return the metrics of the run.
 
         Args:
             faults: what has happened.
             pace: steps per second of each stage without faults.
+            lasted_s: how long the run was, in seconds; None to see that from its steps.
         """
         found: dict[str, Any] = {"num_faults": len(faults)}
         for kind in KINDS:
@@ -88,7 +132,13 @@ class Story:
         found["num_never_back"] = len(again) - len(returns)
         if returns:
             found |= {"return_s_median": median(returns), "return_s_max": max(returns)}
-        found["steps_last"] = self.steps_of(len(self.lives) - 1)
+        top = len(self.lives) - 1
+        found["steps_last"] = self.steps_of(top)
+        # What was done twice, from a snapshot on, counts once.
+        kept = min(self.steps_of(top), 1 + max((life.last or 0 for life in self.lives[top]), default=0))
+        lasted_s = lasted_s or max((life.steps[-1][0] for life in self.lives[top] if life.steps), default=0.0)
+        if lasted_s > 0 and pace[top]:
+            found["kept_ratio"] = kept / (pace[top] * lasted_s)
         for stage, lives in enumerate(self.lives):
             found[f"steps_stage{stage}"] = self.steps_of(stage)
             found[f"steps_per_s_stage{stage}"] = pace[stage]
@@ -139,8 +189,7 @@ def story_of(folder: Path, stages: int, began_at: float, failure: str | None) ->
     """Read what the processes of a run have written."""
     lives: list[list[Life]] = []
     for stage in range(stages):
-        paths = sorted(folder.glob(f"stage{stage}.*.jsonl"), key=lambda p: int(p.name.split(".")[1]))
-        lives.append([_read(path, began_at) for path in paths])
+        lives.append([_read(path, began_at) for path in _files(folder, stage)])
     return Story(lives, failure)
 
 
@@ -153,4 +202,5 @@ def _read(path: Path, began_at: float) -> Life:
     for line in lines:
         facts |= {name: line[name] for name in names if name in line}
     begun = next((line["at"] - began_at for line in lines if "begins" in line), None)
-    return Life(came - began_at, begun, steps, facts)
+    last = next((line["number"] for line in reversed(lines) if "number" in line), None)
+    return Life(came - began_at, begun, steps, facts, last)

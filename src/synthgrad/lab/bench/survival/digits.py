@@ -13,7 +13,7 @@ from ....core import Decoupled, Rule, decouple
 from ....rules import LocalLoss, SyntheticGradient, SyntheticInput
 from ...tasks import fully_connected, load
 
-__all__ = ["accuracy_error_pct", "digits_by_number", "network"]
+__all__ = ["accuracy_error_pct", "digits_by_number", "network", "plain_network"]
 
 _CLASSES = 10
 _RULES: Mapping[str, Callable[[], Rule]] = {
@@ -23,13 +23,18 @@ _RULES: Mapping[str, Callable[[], Rule]] = {
 }
 
 
+def plain_network(layers: int, width: int, stages: int, seed: int) -> tuple[nn.Sequential, list[str]]:
+    """Return the network without interfaces, and the name of the last layer of each stage but the last."""
+    torch.manual_seed(seed)
+    model = fully_connected((1, 28, 28), _CLASSES, layers, width)
+    names = [name for name, _ in model.named_children()]
+    return model, [names[layers * (k + 1) // stages - 1] for k in range(stages - 1)]
+
+
 def network(layers: int, width: int, stages: int, seed: int, rule: str, *, synthetic: bool) -> Decoupled:
     """Return the network of all processes, cut into stages of as many layers each, later ones have one more."""
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = fully_connected((1, 28, 28), _CLASSES, layers, width)
-        names = [name for name, _ in model.named_children()]
-        cuts = [names[layers * (k + 1) // stages - 1] for k in range(stages - 1)]
+        model, cuts = plain_network(layers, width, stages, seed)
         made = _RULES[rule]()
         example = torch.zeros(2, 1, 28, 28)
         return decouple(model, cuts, made, example, inputs=SyntheticInput() if synthetic else None)
