@@ -39,9 +39,16 @@ def test_a_row_says_what_happened_and_what_became_of_it() -> None:
     sheet = chaos_sheet(records(run("with_faults")))
     (row,) = sheet.rows
     assert row == (
-        *("with faults", "2", "cdni", "0", "3 + 2 + 1", "0.991 ×", "0.951 ×", "2.3 s", "4.0 s"),
+        *("with faults", "fcn", "2", "cdni", "0", "3 + 2 + 1", "0.991 ×", "0.951 ×", "2.3 s", "4.0 s"),
         *("43,210", "0.988 ×", "2.34 %"),
     )
+
+
+def test_a_language_model_has_bits() -> None:
+    told = run("with_faults", cell={"arch": "gpt", "stages": 4}, metrics={"val_bits_per_char": 2.34567})
+    sheet = chaos_sheet(records(told))
+    found = dict(zip((column.heading for column in sheet.columns), sheet.rows[0], strict=True))
+    assert (found["network"], found["validation, bits per character"]) == ("gpt", "2.346")
 
 
 def test_the_timeline_has_a_line_for_each_stage_and_a_mark_for_each_fault() -> None:

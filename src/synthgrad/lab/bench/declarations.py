@@ -519,6 +519,9 @@ class ChaosScope(Scope):
     rules: tuple[str, ...] = option(
         ("cdni",), help="Rules at the ends of stages.", listed=True, choices=("cdni", "local_loss")
     )
+    arch: str = option(
+        "fcn", help="Network: fully connected, or a GPT.", choices=("fcn", "gpt"), default="fcn"
+    )
     synthetic: bool = True
     width: int = 128
     layers: int = 8
@@ -528,18 +531,33 @@ class ChaosScope(Scope):
     rounds: int = 1
 
 
+_CHAOS_FCN = by_tier(
+    ChaosScope,
+    stages=[(3,), (4,), (4,)],
+    seconds=[30.0, 900.0, 900.0],
+    width=[16, 128, 512],
+    data=["mnist-10k", "mnist", "mnist"],
+)
+_CHAOS_GPT = by_tier(
+    ChaosScope,
+    arch="gpt",
+    stages=[(2,), (4,), (4,)],
+    seconds=[30.0, 900.0, 900.0],
+    rules=("local_loss",),
+    synthetic=False,
+    width=[16, 128, 256],
+    layers=[2, 4, 8],
+    batch_size=[8, 32, 32],
+    period_ms=[40.0, 200.0, 800.0],
+    data=["shakespeare-50k", "shakespeare", "shakespeare"],
+)
 CHAOS = Declaration(
     "chaos",
     "stages are killed, frozen and cut off, and the others go on: pace, time to return, and error",
     "survival.chaos",
-    by_tier(
-        ChaosScope,
-        stages=[(3,), (4,), (4,)],
-        seconds=[30.0, 900.0, 900.0],
-        width=[16, 128, 512],
-        data=["mnist-10k", "mnist", "mnist"],
-    ),
-    examples=("", "--stages 3"),
+    _CHAOS_FCN,
+    networks={"fcn": _CHAOS_FCN, "gpt": _CHAOS_GPT},
+    examples=("", "--stages 3", "--arch gpt --methods stages"),
     cpu_only=True,
 )
 

@@ -38,6 +38,15 @@ def _percent(record: Record, name: str) -> str:
     return DASH if value is None else f"{value:.2f} %"
 
 
+def _bits(record: Record, name: str) -> str:
+    value = record.metrics.number(name)
+    return DASH if value is None else f"{value:.3f}"
+
+
+def _network(record: Record) -> str:
+    return text(record.cell.get("arch", "fcn"), 10)
+
+
 def _faults(record: Record) -> str:
     found = [record.metrics.number(f"num_{kind}") for kind in _MARKERS]
     return DASH if None in found else " + ".join(f"{count:.0f}" for count in found if count is not None)
@@ -45,6 +54,7 @@ def _faults(record: Record) -> str:
 
 _COLUMNS: Sequence[Column[Record]] = (
     Column("run", lambda r: text(r.method, 30).replace("_", " "), key=True),
+    Column("network", _network, key=True),
     Column("stages", lambda r: text(r.cell.get("stages"), 10), key=True),
     Column("rule", lambda r: text(r.cell.get("rule"), 30), key=True),
     Column("seed", lambda r: text(r.seed, 10), key=True),
@@ -55,7 +65,8 @@ _COLUMNS: Sequence[Column[Record]] = (
     Column("longest", lambda r: _seconds(r, "return_s_max")),
     Column("steps of the last stage", lambda r: _number(r, "steps_last")),
     Column("of those without faults", lambda r: _ratio(r, "kept_ratio")),
-    Column("test error", lambda r: _percent(r, "test_error_pct")),
+    Column("test error", lambda r: _percent(r, "test_error_pct"), optional=True),
+    Column("validation, bits per character", lambda r: _bits(r, "val_bits_per_char"), optional=True),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from synthgrad.lab.bench.survival.chaos import ChaosBench
 from synthgrad.lab.bench.survival.chaos_faults import KINDS, Fault, drawn_faults
 from synthgrad.lab.bench.survival.chaos_restarts import last_weights
 from synthgrad.lab.bench.survival.chaos_story import pid_of, story_of
-from synthgrad.lab.bench.survival.digits import digits_by_number, network
+from synthgrad.lab.bench.survival.work import Work, work_of
 from synthgrad.lab.wan import unavailable_reason
 from tests.lab.cli.helpers import call, records_in
 
@@ -124,21 +125,45 @@ def test_more_stages_than_layers_and_a_machine_without_links_are_refused(
         ChaosBench().settings(choose(CHAOS, "smoke"))
 
 
-def test_every_process_finds_the_same_batch_whenever_it_comes() -> None:
-    one, other = (digits_by_number("mnist-10k", None, 64, seed=2) for _ in range(2))
+def digits(layers: int = 8) -> Work:
+    return work_of("fcn", "mnist-10k", None, width=8, layers=layers, batch_size=64, seed=2)
+
+
+def plays(layers: int = 4) -> Work:
+    return work_of("gpt", "shakespeare-50k", None, width=8, layers=layers, batch_size=64, seed=2)
+
+
+@pytest.mark.parametrize("make", [digits, plays])
+def test_every_process_finds_the_same_batch_and_the_same_weights(make: Callable[[], Work]) -> None:
+    one, other = make().batches(), make().batches()
     for number in (0, 1, 200, 5):
         x, y = one(number)
         again_x, again_y = other(number)
         assert (x == again_x).all()
         assert (y == again_y).all()
     assert not (one(0)[1] == one(1)[1]).all()
+    models = make().model(), make().model()
+    for p, again in zip(*(m.parameters() for m in models), strict=True):
+        assert (p == again).all()
 
 
-@pytest.mark.parametrize(("layers", "stages", "cuts"), [(8, 4, 3), (9, 4, 3), (3, 3, 2)])
-def test_the_network_has_a_layer_or_more_in_each_stage(layers: int, stages: int, cuts: int) -> None:
-    net = network(layers, 8, stages, 0, "local_loss", synthetic=False)
-    assert len(net.interfaces) == cuts
+@pytest.mark.parametrize(
+    ("work", "stages"), [(digits(8), 4), (digits(9), 4), (digits(3), 3), (plays(4), 4), (plays(5), 3)]
+)
+def test_the_network_has_a_layer_or_more_in_each_stage(work: Work, stages: int) -> None:
+    net = work.decoupled(stages, "local_loss", synthetic=False)
+    assert len(net.interfaces) == stages - 1
     assert all(module.parameters for module in net.graph.modules)
+    given, hidden, output = work.example(3)
+    names = [name for name, _ in work.model().named_children()]
+    for name, module in work.model().named_children():
+        given = module(given)
+        assert given.shape == (output if name == names[-1] else hidden).shape
+
+
+@pytest.mark.parametrize(("work", "chance"), [(digits(3), 90.0), (plays(1), 6.0)])
+def test_an_untrained_network_is_about_as_good_as_chance(work: Work, chance: float) -> None:
+    assert work.error(work.model()) == pytest.approx(chance, rel=0.15)
 
 
 @pytest.mark.slow(reason="stages train for a minute while one is killed, frozen or cut off")
@@ -155,6 +180,17 @@ def test_stages_survive_what_happens_to_them(tmp_path: Path, capsys: pytest.Capt
     assert hit["metrics"]["test_error_pct"] < 60
     assert hit["curve"]
     assert "survivors' pace" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.slow(reason="stages of a GPT train for a minute while one is killed, frozen or cut off")
+@pytest.mark.skipif(unavailable_reason() is not None, reason="links cannot be emulated here")
+def test_a_language_model_survives_too(tmp_path: Path) -> None:
+    arguments = ("--arch", "gpt", "--tier", "smoke", "--methods", "stages", "--out", tmp_path)
+    assert call("bench", "chaos", *arguments) == 0
+    hit, calm = records_in(tmp_path)
+    assert (hit["status"], calm["status"]) == ("ok", "ok")
+    assert hit["cell"]["arch"] == "gpt"
+    assert 3.0 < hit["metrics"]["val_bits_per_char"] < 6.0
 
 
 def test_ranks_begin_again_at_the_last_step_that_all_have_saved(tmp_path: Path) -> None:

@@ -12,18 +12,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
-from torch.nn import functional as F
 
 from ....core import ConfigError
 from ....engines import Stages
 from ....engines.stages.transport.elastic_memory import ElasticMemory, ElasticWorld
 from ....engines.stages.transport.world import Link, World
-from ...tasks import fully_connected
 from ..base import Bench, Figures
 from ..declarations import ABSENCE, AbsenceScope
-from .digits import accuracy_error_pct, digits_by_number, network
+from .work import work_of
 
 __all__ = ["BENCHMARK", "AbsenceBench", "AbsenceSize"]
 
@@ -31,7 +28,6 @@ __all__ = ["BENCHMARK", "AbsenceBench", "AbsenceSize"]
 _STEP_S = 1 / 64
 #: Times at which the error is measured; a third of them while the stage is dead.
 _POINTS = 24
-_LR = 3e-4
 _PATIENCE_S = 0.5
 
 
@@ -81,7 +77,7 @@ class AbsenceBench(Bench[AbsenceScope, AbsenceSize, str]):
         }
 
     def config(self, scope: AbsenceScope, size: AbsenceSize, case: str) -> Mapping[str, Any]:
-        return {"data": scope.data, "lr": _LR}
+        return {"data": scope.data, "lr": 3e-4}
 
     def label(self, scope: AbsenceScope, size: AbsenceSize) -> str:
         return f"{size.rule}{', synthetic inputs' if size.synthetic else ''}, seed {size.seed}"
@@ -128,7 +124,16 @@ class _Run:
         self._size = size
         self._absent = absent
         self._end_s = scope.rounds * _STEP_S
-        self._batch = digits_by_number(scope.data, scope.data_dir, scope.batch_size, size.seed)
+        self._work = work_of(
+            "fcn",
+            scope.data,
+            scope.data_dir,
+            width=scope.width,
+            layers=scope.layers,
+            batch_size=scope.batch_size,
+            seed=size.seed,
+        )
+        self._batch = self._work.batches()
         self._places: dict[int, _Place] = {}
         self._curve: list[dict[str, float]] = []
 
@@ -157,11 +162,11 @@ class _Run:
         transport = ElasticMemory(shared, thread, stage)
         transport.clock.sleep(begin_s)
         scope, size = self._scope, self._size
-        net = network(scope.layers, scope.width, scope.stages, size.seed, size.rule, synthetic=size.synthetic)
+        net = self._work.decoupled(scope.stages, size.rule, synthetic=size.synthetic)
         trainer = Stages(
             net,
-            partial(F.cross_entropy, reduction="none"),
-            partial(torch.optim.Adam, lr=_LR, fused=True),
+            self._work.criterion,
+            self._work.optimizer(net),
             transport=transport,
             on_loss="continue",
             patience_s=_PATIENCE_S,
@@ -195,7 +200,7 @@ class _Run:
 
     def _observe(self, world: World, thread: int) -> None:
         """Measure the error of all stages' weights at regular times."""
-        whole = fully_connected((1, 28, 28), 10, self._scope.layers, self._scope.width)
+        whole = self._work.model()
         for k in range(1, _POINTS + 1):
             world.time.sleep(thread, self._end_s / _POINTS)
             weights = whole.state_dict()
@@ -206,7 +211,7 @@ class _Run:
                     if name in place.owned and name.startswith("model.")
                 }
             whole.load_state_dict(weights)
-            error = accuracy_error_pct(whole, self._scope.data, self._scope.data_dir)
+            error = self._work.error(whole)
             self._curve.append({"share_of_run": k / _POINTS, "test_error_pct": error})
 
 

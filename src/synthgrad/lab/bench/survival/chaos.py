@@ -24,16 +24,14 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ....core import ConfigError
-from ...tasks import fully_connected
 from ...training.snapshot_file import read_snapshot
 from ...wan import Link, Network, emulated, unavailable_reason
 from ..base import Bench, Figures
 from ..declarations import CHAOS, ChaosScope
 from .chaos_faults import Fault, drawn_faults
 from .chaos_restarts import agent_arguments, last_weights
-from .chaos_stage import ChaosStage, as_arguments, network_of, owner_of, weights_file
+from .chaos_stage import ChaosStage, as_arguments, network_of, owner_of, weights_file, what
 from .chaos_story import Story, pid_of, story_of
-from .digits import accuracy_error_pct
 
 __all__ = ["BENCHMARK", "ChaosBench", "ChaosSize"]
 
@@ -65,7 +63,7 @@ class ChaosSize:
 
 
 class ChaosBench(Bench[ChaosScope, ChaosSize, str]):
-    """A fully connected network on MNIST; every stage has at most a share of a core."""
+    """A fully connected network on MNIST, or a GPT on a text; every stage has at most a share of a core."""
 
     declared = CHAOS
 
@@ -89,7 +87,9 @@ class ChaosBench(Bench[ChaosScope, ChaosSize, str]):
         return (*own, *(("1f1b_restarts",) if "1f1b_restarts" in scope.methods else ()))
 
     def cell(self, scope: ChaosScope, size: ChaosSize, case: str) -> Mapping[str, Any]:
+        arch = {"arch": scope.arch} if scope.arch != "fcn" else {}
         return {
+            **arch,
             "width": scope.width,
             "layers": scope.layers,
             "batch_size": scope.batch_size,
@@ -134,7 +134,7 @@ class ChaosBench(Bench[ChaosScope, ChaosSize, str]):
 def _figures(
     story: Story, faults: Sequence[Fault], pace: Sequence[float], lasted_s: float | None = None
 ) -> Figures:
-    metrics = story.figures(faults, pace, lasted_s) | {"test_error_pct": story.error_pct}
+    metrics = {**story.figures(faults, pace, lasted_s), **story.error}
     return Figures(metrics, story.failure, curve=story.timeline())
 
 
@@ -156,6 +156,7 @@ def _lived(
             stages=size.stages,
             store=f"{net.hosts[-1]}:{_PORT}",
             folder=folder,
+            arch=scope.arch,
             data=scope.data,
             data_dir=scope.data_dir,
             width=scope.width,
@@ -175,9 +176,10 @@ def _lived(
             failure = stages.end(hurry=until is None)
         story = story_of(Path(folder), size.stages, stages.began_at, failure)
         if failure is None:
-            whole = fully_connected((1, 28, 28), 10, settings.layers, settings.width)
+            work = what(settings)
+            whole = work.model()
             whole.load_state_dict(whole.state_dict() | stages.weights())
-            story.error_pct = accuracy_error_pct(whole, settings.data, settings.data_dir)
+            story.error = {work.metric: work.error(whole)}
         return story
 
 

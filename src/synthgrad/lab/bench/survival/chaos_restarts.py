@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -20,12 +21,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B
-from torch.nn import functional as F
 
 from ...training.machine import configure_process
-from .chaos_stage import LR, ChaosStage
+from .chaos_stage import ChaosStage, what
 from .chaos_story import Writer
-from .digits import digits_by_number, plain_network
+from .work import Work
 
 __all__ = ["agent_arguments", "last_weights"]
 
@@ -62,19 +62,17 @@ class _Trained:
 
     Attributes:
         module: its part of the network.
-        optimizer: of its weights.
+        optimizers: of its weights.
     """
 
     module: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizers: Sequence[torch.optim.Optimizer]
 
     def save(self, folder: str | Path, stage: int, step: int) -> None:
         """Save both, and forget what is older than the last two."""
         path = _file(folder, stage, step)
-        torch.save(
-            {"model": self.module.state_dict(), "optimizer": self.optimizer.state_dict()},
-            path.with_suffix(".new"),
-        )
+        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
+        torch.save({"model": self.module.state_dict(), "optimizers": optimizers}, path.with_suffix(".new"))
         path.with_suffix(".new").replace(path)
         for old in sorted(_saved(folder, stage))[:-_KEPT]:
             _file(folder, stage, old).unlink()
@@ -88,7 +86,8 @@ class _Trained:
             return 0
         state = _loaded(folder, stage, max(common))
         self.module.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         return max(common)
 
 
@@ -112,14 +111,15 @@ def main(settings: ChaosStage) -> None:
     settings = replace(settings, stage=stage)
     say = Writer(settings.folder, stage)
     say(came=time.time(), pid=os.getpid())
-    model, cuts = plain_network(settings.layers, settings.width, stages, settings.seed)
+    work = what(settings)
+    model, cuts = work.model(), work.cuts(stages)
     names = [name for name, _ in model.named_children()]
     ends = [0, *(names.index(cut) + 1 for cut in cuts), len(names)]
     own = names[ends[stage] : ends[stage + 1]]
     module = nn.Sequential(OrderedDict((name, model.get_submodule(name)) for name in own))
-    trained = _Trained(module, torch.optim.Adam(module.parameters(), lr=LR, fused=True))
-    batch = digits_by_number(settings.data, settings.data_dir, settings.batch_size, settings.seed)
-    schedule = _schedule(module, settings)
+    made = work.optimizer(model)([*module.parameters()])
+    trained = _Trained(module, [o for o in (made if isinstance(made, Sequence) else [made]) if o is not None])
+    batch, schedule = work.batches(), _schedule(module, work, settings)
     first = trained.resume(settings.folder, stage)
     snapshot_steps = max(1, round(settings.snapshot_s / settings.period_s))
     due = time.perf_counter()
@@ -129,11 +129,12 @@ def main(settings: ChaosStage) -> None:
         if number == first:
             say(begins=number)
         x, y = batch(number)
-        trained.optimizer.zero_grad()
+        module.zero_grad()
         schedule.step(
             *((x,) if stage == 0 else ()), target=y if stage == stages - 1 else None, return_outputs=False
         )
-        trained.optimizer.step()
+        for optimizer in trained.optimizers:
+            optimizer.step()
         say.now_and_then(steps=number - first + 1, number=number)
         if (number + 1) % snapshot_steps == 0:
             trained.save(settings.folder, stage, number + 1)
@@ -142,19 +143,18 @@ def main(settings: ChaosStage) -> None:
     dist.destroy_process_group()
 
 
-def _schedule(module: nn.Module, settings: ChaosStage) -> Any:
-    rows = settings.batch_size // _MICROBATCHES
-    image, hidden = torch.zeros(rows, 1, 28, 28), torch.zeros(rows, settings.width)
+def _schedule(module: nn.Module, work: Work, settings: ChaosStage) -> Any:
+    given, hidden, output = work.example(settings.batch_size // _MICROBATCHES)
     is_last = settings.stage == settings.stages - 1
     stage = PipelineStage(
         module,
         settings.stage,
         settings.stages,
         torch.device("cpu"),
-        input_args=image if settings.stage == 0 else hidden.clone().requires_grad_(),
-        output_args=torch.zeros(rows, 10) if is_last else hidden.clone().requires_grad_(),
+        input_args=given if settings.stage == 0 else hidden.clone().requires_grad_(),
+        output_args=output if is_last else hidden.clone().requires_grad_(),
     )
-    return Schedule1F1B(stage, _MICROBATCHES, F.cross_entropy)
+    return Schedule1F1B(stage, _MICROBATCHES, work.criterion)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,7 @@ import signal
 import sys
 import time
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
-
-import torch
-from torch.nn import functional as F
 
 from ....core import Decoupled
 from ....engines import Stages
@@ -23,18 +19,16 @@ from ....engines.stages import ElasticGloo
 from ...training.machine import configure_process
 from ...training.snapshot_file import DamagedSnapshotError, Fingerprint, read_snapshot, write_snapshot
 from .chaos_story import Writer
-from .digits import digits_by_number, network
+from .work import Work, work_of
 
 __all__ = [
-    "LR",
     "ChaosStage",
     "as_arguments",
     "network_of",
     "owner_of",
     "weights_file",
+    "what",
 ]
-
-LR = 3e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +39,7 @@ class ChaosStage:
         stage, stages: its place.
         store: address of what outlives the stages.
         folder: where it writes.
+        arch: ``fcn`` or ``gpt``.
         data, data_dir: the data set, and the directory of its files.
         width, layers, batch_size, seed: of the network and the data.
         rule: ``cdni`` or ``local_loss``.
@@ -62,6 +57,7 @@ class ChaosStage:
     stages: int
     store: str
     folder: str
+    arch: str
     data: str
     data_dir: str | None
     width: int
@@ -79,15 +75,28 @@ class ChaosStage:
     rejoins: bool = False
 
 
+def what(settings: ChaosStage) -> Work:
+    """Return what a run trains."""
+    s = settings
+    return work_of(
+        s.arch,
+        s.data,
+        s.data_dir,
+        width=s.width,
+        layers=s.layers,
+        batch_size=s.batch_size,
+        seed=s.seed,
+    )
+
+
 def network_of(settings: ChaosStage) -> Decoupled:
     """Return the network of a run; the same in every process."""
-    s = settings
-    return network(s.layers, s.width, s.stages, s.seed, s.rule, synthetic=s.synthetic)
+    return what(settings).decoupled(settings.stages, settings.rule, synthetic=settings.synthetic)
 
 
 def owner_of(settings: ChaosStage, net: Decoupled, stage: int) -> Fingerprint:
     """Return what the snapshots of a stage are known by."""
-    run = {"benchmark": "chaos", "seed": settings.seed, "rule": settings.rule}
+    run = {"benchmark": "chaos", "arch": settings.arch, "seed": settings.seed, "rule": settings.rule}
     return Fingerprint(run, None, Fingerprint.tensor_forms(net), stage, settings.stages)
 
 
@@ -102,11 +111,12 @@ def main(settings: ChaosStage) -> None:
     say = Writer(settings.folder, settings.stage)
     say(came=time.time())
     net = network_of(settings)
-    batch = digits_by_number(settings.data, settings.data_dir, settings.batch_size, settings.seed)
+    work = what(settings)
+    batch = work.batches()
     trainer = Stages(
         net,
-        partial(F.cross_entropy, reduction="none"),
-        partial(torch.optim.Adam, lr=LR, fused=True),
+        work.criterion,
+        work.optimizer(net),
         transport=ElasticGloo(settings.stage, settings.stages, settings.store),
         on_loss="continue",
         patience_s=settings.patience_s,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -88,12 +88,12 @@ class Story:
     Attributes:
         lives: the processes of every stage, one after the other.
         failure: what went wrong; None for nothing.
-        error_pct: test error of the weights at the end, in percent.
+        error: of the weights at the end, by the name of its metric.
     """
 
     lives: Sequence[Sequence[Life]]
     failure: str | None = None
-    error_pct: float | None = field(default=None)
+    error: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def steps_of(self, stage: int) -> int:
         """Return how many steps the processes of a stage have made together."""
