@@ -15,7 +15,7 @@ RESULTS = Path(__file__).parents[3] / "results"
 #: Folders that the package's own declarations made, with the experiment and the number of runs. Other folders are of
 #: settings that were changed since.
 EXPERIMENTS = {
-    "cdni_defaults/2026-11-30-intel-xeon-2-cores": ("cdni_defaults", 60),
+    "cdni_defaults/2026-11-30-intel-xeon-2-cores": ("cdni_defaults", 90),
     "cdni_search/2026-11-30-intel-xeon-2-cores": ("cdni_search", 80),
     "charlm/2026-11-28-amd-epyc-2-cores": ("charlm", 18),
     "charlm_times/2026-11-28-amd-epyc-2-cores": ("charlm", 9),
