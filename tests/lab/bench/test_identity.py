@@ -19,6 +19,7 @@ from synthgrad.lab.bench import base
 from synthgrad.lab.bench.base import Bench
 from synthgrad.lab.bench.networks import bench as networks
 from synthgrad.lab.bench.pipeline import bench as pipeline
+from synthgrad.lab.bench.survival import chaos
 from synthgrad.lab.records import FILE, Record, identity, read
 from tests.lab.cli.helpers import call
 
@@ -34,7 +35,8 @@ VERSION = "1"
 def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Declare the same lines on every machine: with MNIST and a link, and with the libraries of one version."""
     monkeypatch.setattr(networks, "_version", lambda library: VERSION)
-    monkeypatch.setattr(pipeline, "unavailable_reason", lambda: None)
+    for module in (pipeline, chaos):
+        monkeypatch.setattr(module, "unavailable_reason", lambda: None)
     monkeypatch.setattr(pipeline, "load", lambda *args: None)
     monkeypatch.setattr("synthgrad.lab.bench.layer_parallel.load", lambda *args: None)
 

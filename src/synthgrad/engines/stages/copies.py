@@ -7,14 +7,14 @@
     stage k   ◄────── the copy, all of it ───────  stage k + 1   as soon as there is a line to the one that has come
 
 Parts are small beside the activations, so that they take a small share of the link. A stage is copied to the one above, the
-last one to the one below.
+last one to the one below. Where no copy is left, the new process may ask its neighbours for their own weights.
 """
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor
 from ...core import StageError
 from .wire import Outgoing, Parcel, ParcelKind, ParcelSlot
 
-__all__ = ["COPY_SLOT", "KeptCopy", "SentCopy", "loaded_state", "saved_state"]
+__all__ = ["COPY_SLOT", "KeptCopy", "SentCopy", "loaded_state", "saved_state", "send_whole", "take_average"]
 
 #: The slot of a part: bytes, as many as there are.
 COPY_SLOT = ParcelSlot((), torch.uint8)
@@ -46,6 +46,27 @@ def loaded_state(data: Tensor) -> dict[str, Any]:
     """Return the state that `saved_state` was given; no code in it is run."""
     found: dict[str, Any] = torch.load(io.BytesIO(data.numpy().tobytes()), weights_only=True)
     return found
+
+
+@torch.no_grad()
+def take_average(own: Sequence[Tensor], near: Sequence[KeptCopy]) -> int | None:
+    """Set weights to the average of those of neighbours that have the same shapes; return the least number of their steps.
+
+    Counts, and what else is not floating-point, are those of the first. None if no neighbour has the same shapes.
+    """
+    fitting: list[tuple[int, list[Tensor]]] = []
+    for copy in near:
+        assert copy.data is not None, "they have come"
+        assert copy.step is not None, "they have come"
+        weights = loaded_state(copy.data)["weights"]
+        if [t.shape for t in weights] == [t.shape for t in own]:
+            fitting.append((copy.step, weights))
+    if not fitting:
+        return None
+    for k, t in enumerate(own):
+        theirs = [weights[k].to(t) for _, weights in fitting]
+        t.copy_(torch.stack(theirs).mean(0) if t.is_floating_point() else theirs[0])
+    return min(step for step, _ in fitting)
 
 
 class SentCopy:
@@ -100,6 +121,11 @@ class KeptCopy:
         self._coming: Tensor | None = None
         self._next = 0
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is here, or will not come."""
+        return self.data is not None or self.nothing_came
+
     def add(self, parcel: Parcel) -> None:
         """Take a part that has come.
 
@@ -128,9 +154,14 @@ class KeptCopy:
         """Send all of it to whoever has taken the neighbour's place; or that there is none."""
         if self.data is None or self.step is None:
             outgoing.send(ParcelKind.RETURNED, 0)
-            return
-        for offset in range(0, len(self.data), _PART_BYTES):
-            _send(outgoing, ParcelKind.RETURNED, self.step, self.data, offset, _PART_BYTES)
+        else:
+            send_whole(outgoing, ParcelKind.RETURNED, self.step, self.data)
+
+
+def send_whole(outgoing: Outgoing, kind: ParcelKind, step: int, data: Tensor) -> None:
+    """Send all parts of a state or of weights, as they were after so many steps."""
+    for offset in range(0, len(data), _PART_BYTES):
+        _send(outgoing, kind, step, data, offset, _PART_BYTES)
 
 
 def _send(outgoing: Outgoing, kind: ParcelKind, step: int, data: Tensor, offset: int, size: int) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...core import Rule, StageError
 from .connect import agreed_facts, travelling_slots
@@ -24,6 +25,9 @@ from .window import Window
 from .wire import Incoming, Outgoing, ParcelSlot
 
 __all__ = ["ElasticLinks", "connect_elastic"]
+
+#: How far a stage that has lost time goes beyond what it knows of the one above, which goes on meanwhile, in batches.
+_AHEAD = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +102,19 @@ class ElasticLinks:
         if first:
             self._await_neighbours()
         if self.below is None or synthetic:
-            return max(step, self._step_of_others()) if first else step
+            return self._not_behind(max(step, self._step_of_others()) if first else step)
         return self.below.next_number()
+
+    def _not_behind(self, step: int) -> int:
+        """Return the number itself, or a later one if the stage above has passed it: this stage has lost time.
+
+        Whoever is above and in touch, has trained on what this stage has sent. It will find this stage a little ahead, and
+        follow.
+        """
+        if self.above is None:
+            return step
+        passed = self.membership.member(self.layout.stage + 1).step
+        return step if passed <= step else passed + _AHEAD
 
     def _await_neighbours(self) -> None:
         """Wait for the neighbours for the first time: who goes on alone, has been with them before.
@@ -149,6 +164,23 @@ class ElasticLinks:
                 return None
             self.clock.sleep(POLL_S)
         return None
+
+    def weights_of_neighbours(self, timeout_s: float) -> list[KeptCopy]:
+        """Ask the neighbours for their weights; return what has come in time."""
+        start, near = self.clock.now(), [link for link in (self.below, self.above) if link is not None]
+        while any(not link.copies.weights.has_ended for link in near):
+            if self.clock.now() - start > timeout_s:
+                break
+            for link in near:
+                link.ask()
+            self.clock.sleep(POLL_S)
+        return [link.copies.weights for link in near if link.copies.weights.data is not None]
+
+    def offer(self, own_weights: Callable[[], tuple[int, Tensor]]) -> None:
+        """Say what is sent to a neighbour that asks for the weights of this stage."""
+        for link in (self.below, self.above):
+            if link is not None:
+                link.copies.own_weights = own_weights
 
     def close(self, num_batches: int) -> None:
         """Tell the neighbours that nothing will follow, and disconnect.
@@ -288,6 +320,8 @@ def connect_elastic(
         return link.copies
 
     k = layout.stage
+    # A neighbour that keeps this stage waiting may wait for another itself: who is further from that, has more patience. One
+    # that gives no sign of life at all is gone after the patience alone.
     if not layout.is_first:
         from_below = transport.crossing(k - 1, device, patience_s)
         made_at.append(from_below)
@@ -298,7 +332,13 @@ def connect_elastic(
             link = BelowLink(
                 # Without synthetic inputs there is nothing to do but to wait.
                 *ends(
-                    made.line, from_below, down, up, name, patience_s if synthetic else None, copies_of(below)
+                    made.line,
+                    from_below,
+                    down,
+                    up,
+                    name,
+                    patience_s * k if synthetic else None,
+                    copies_of(below),
                 ),
                 wanted=rules[k - 1].listens or rules[k - 1].corrects,
                 observe_prob=settings.observe_prob,
@@ -327,7 +367,8 @@ def connect_elastic(
 
         def make_above(made: MadeLine) -> AboveLink:
             name = f"the link from stage {k + 1} back to stage {k}"
-            inbox_of = ends(made.line, to_above, up_above, down_above, name, patience_s, copies_of(above))
+            up_to_s = patience_s * (layout.num_stages - 1 - k)
+            inbox_of = ends(made.line, to_above, up_above, down_above, name, up_to_s, copies_of(above))
             link = AboveLink(*inbox_of)
             link.incoming.receiver.start()
             return link

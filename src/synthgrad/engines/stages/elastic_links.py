@@ -24,7 +24,7 @@ from typing import Any
 from torch import Tensor
 
 from ...core import StageError
-from .copies import KeptCopy, SentCopy
+from .copies import KeptCopy, SentCopy, send_whole
 from .inbox import Inbox
 from .links import AboveLink, Activation, Answer, BelowLink
 from .transport import BrokenLine, Clock
@@ -60,6 +60,8 @@ class Copies:
         sent: of this stage.
         kept: of the neighbour.
         returned: of this stage, as the neighbour has kept it for the process that was here before.
+        weights: of the neighbour, once it was asked for them.
+        own_weights: returns the steps that this stage has made, and its weights as bytes.
     """
 
     def __init__(self, life: Callable[[], int], share: float) -> None:
@@ -68,20 +70,46 @@ class Copies:
         self.sent = SentCopy(share)
         self.kept = KeptCopy()
         self.returned = KeptCopy()
+        self.weights = KeptCopy()
+        self.own_weights: Callable[[], tuple[int, Tensor]] | None = None
+        self._outgoing: Outgoing | None = None
+        self._has_asked = False
 
     def take(self, parcel: Parcel) -> bool:
-        """Take a part of a state; return whether the parcel was one."""
-        if parcel.kind is ParcelKind.STATE:
-            self.kept.add(parcel)
-        elif parcel.kind is ParcelKind.RETURNED:
-            self.returned.add(parcel)
+        """Take a part of a state or of weights, or send one's own; return whether the parcel was about these."""
+        parts = {
+            ParcelKind.STATE: self.kept,
+            ParcelKind.RETURNED: self.returned,
+            ParcelKind.WEIGHTS: self.weights,
+        }
+        if parcel.kind in parts:
+            parts[parcel.kind].add(parcel)
+        elif parcel.kind is ParcelKind.ASKED:
+            self._give_weights()
         else:
             return False
         return True
 
+    def _give_weights(self) -> None:
+        """Send the neighbour the weights of this stage; or that they are as fresh as its own."""
+        if self.own_weights is None or self._outgoing is None:
+            return
+        step, data = self.own_weights()
+        if step:
+            send_whole(self._outgoing, ParcelKind.WEIGHTS, step, data)
+        else:
+            self._outgoing.send(ParcelKind.WEIGHTS, 0)
+
+    def ask(self) -> None:
+        """Ask the neighbour for its weights, once for each line."""
+        if self._outgoing is not None and not self._has_asked:
+            self._has_asked = True
+            self._outgoing.send(ParcelKind.ASKED, 0)
+
     def begin(self, outgoing: Outgoing) -> None:
         """Give the neighbour its copy, if it is another process than before; there is a new line to it."""
         self.sent.forget()
+        self._outgoing, self._has_asked = outgoing, False
         if (life := self._life()) > self._given_to:
             self._given_to = life
             self.kept.give(outgoing)
@@ -126,6 +154,15 @@ class PatientInbox(Inbox):
                 return None
             self._kept.append(self._refuse_end(parcel, ""))
         return self._kept[0]
+
+    def look_behind(self) -> None:
+        """Receive all that has come, and keep it for later: there may be a part of a state behind an activation.
+
+        Raises:
+            LinkLost: if the neighbour is gone.
+        """
+        while (parcel := self._get(None)) is not None:
+            self._kept.append(self._refuse_end(parcel, ""))
 
     def _wait(self) -> Parcel:
         start = self._clock.now()
@@ -203,6 +240,21 @@ class _ElasticLink:
         if self._present is None:
             self._next = self._next or self._crossing.made()
         return self._present is not None or self._next is not None
+
+    def ask(self) -> None:
+        """Ask the neighbour for its weights, if it is there, and receive them as far as they have come."""
+        if self.fetch() is None or self._present is None:
+            return
+        try:
+            self.copies.ask()
+            assert isinstance(self._present.inbox, PatientInbox)
+            self._present.inbox.look_behind()
+        except _LOST:
+            self._lose()
+
+    def fetch(self) -> KeptCopy | None:
+        """Return what the neighbour keeps of this stage, as far as it has come; None as long as nobody is there."""
+        raise NotImplementedError
 
     def end(self, num_batches: int) -> None:
         """Tell the neighbour that nothing will follow."""

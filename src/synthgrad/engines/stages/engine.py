@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ...core import ConfigError, Decoupled, Guard, Instruments, Monitor, Timeline
+from ...core import ConfigError, Decoupled, Guard, Instruments, Monitor, StageError, Timeline
 from ...core.modes import evaluating
 from ..base import (
     Criterion,
@@ -38,7 +38,7 @@ from ..watch import GradientWatch, check_loss_once
 from .assemble import optimizers_by_name
 from .clip import Clip
 from .coordinator import Coordinator
-from .copies import loaded_state, saved_state
+from .copies import loaded_state, saved_state, take_average
 from .elastic import ElasticLinks
 from .figures import StageFigures
 from .gather import Gather
@@ -302,6 +302,8 @@ class Stages(StageFigures):
         self._passes = 0
         self._num_skipped = 0
         self._busy_s = 0.0
+        if isinstance(self._links, ElasticLinks):
+            self._links.offer(self._own_weights)
 
     @property
     def optimizer(self) -> Optimizer | None:
@@ -368,27 +370,52 @@ class Stages(StageFigures):
             sent.take(self._step, saved_state(self._whole_state()))
         return record
 
-    def recover(self, timeout_s: float = 10.0) -> int | None:
+    def recover(self, timeout_s: float = 10.0, *, average: bool = False) -> int | None:
         """Load the copy of this stage that a neighbour keeps, if it is newer than what this process has loaded.
 
         To be called before the first turn, in a process that takes the place of another. Waits until a neighbour is there.
 
         Args:
             timeout_s: how long to wait for it, in seconds.
+            average: whether to begin with the average of the neighbours' weights, where there is no copy and nothing was loaded
+                (as CheckFree does, arXiv:2506.15461, which weighs them). Optimizer and rule begin anew.
 
         Returns:
-            After how many steps the state was as it is now; None if there was no newer copy.
+            After how many steps the state was as it is now, of an average the least of the neighbours; None if there was no
+            newer copy.
+
+        Raises:
+            StageError: if there is no copy, and no neighbour has weights of the same shapes.
         """
         if not isinstance(self._links, ElasticLinks) or self._links.membership.life == 1:
             return None
         with self._guarded():
             found = self._links.fetched(timeout_s)
-        if found is None or found.data is None or found.step is None or found.step <= self._step:
+        if (
+            found is not None
+            and found.data is not None
+            and found.step is not None
+            and found.step > self._step
+        ):
+            state = loaded_state(found.data)
+            self.net.load_state_dict(state["net"], strict=False)
+            self.load_state_dict(state["trainer"])
+            return found.step
+        if not average or self._step:
             return None
-        state = loaded_state(found.data)
-        self.net.load_state_dict(state["net"], strict=False)
-        self.load_state_dict(state["trainer"])
-        return found.step
+        with self._guarded():
+            near = self._links.weights_of_neighbours(timeout_s)
+            step = take_average([*self.module.state_dict().values()], near)
+            if step is None:
+                raise StageError(
+                    f"stage {self.layout.stage}: nobody keeps a copy of it, and no neighbour has weights of the same shapes; load "
+                    "a snapshot, or leave out average=True to begin with fresh weights"
+                )
+        return step
+
+    def _own_weights(self) -> tuple[int, Tensor]:
+        """Return the steps made, and the weights of this stage in order, as bytes."""
+        return self._step, saved_state({"weights": [*self.module.state_dict().values()]})
 
     def _whole_state(self) -> dict[str, Any]:
         """Return the weights of this stage, and what else its engine needs."""
@@ -411,15 +438,20 @@ class Stages(StageFigures):
         Raises:
             StageError: if the stage below has been gone for longer than ``timeout_s``.
         """
-        synthetic = self._stage.late is not None
+        late = self._stage.late
         while True:
             with self._guarded():
-                number = self._links.next_number(self._step, synthetic=synthetic)
+                number = self._links.next_number(self._step, synthetic=late is not None)
+            if late is not None and number is not None:
+                # The stage below is further: this one has lost time.
+                number = max(number, late.early_number or 0)
             if number is None or number >= until:
                 return
             if number > self._step:
                 self._num_skipped += number - self._step
                 self._step = number
+                if late is not None:
+                    late.skip()
             yield self._step
 
     def _update(self) -> bool:
@@ -527,6 +559,8 @@ class Stages(StageFigures):
             optimizer.load_state_dict(saved)
         self._step, self._passes = int(state["step"]), int(state["passes"])
         self._stage.load_state_dict(state["module"])
+        if isinstance(self._links, ElasticLinks) and self._stage.late is not None:
+            self._stage.late.give_up()  # what was under way then will not come
         if "updates" in state:  # states of earlier versions have none
             self._updates.load_state_dict(state["updates"])
         if self._ties is not None:

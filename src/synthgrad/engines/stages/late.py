@@ -96,6 +96,15 @@ class LateInput:
         self._missing.clear()
         self._early = None
 
+    @property
+    def early_number(self) -> int | None:
+        """The number of an activation that this stage has not reached yet; None if there is none."""
+        return None if self._early is None else self._early[0]
+
+    def skip(self) -> None:
+        """Go on at a later batch: what is missing of earlier ones is not waited for."""
+        self._missing.clear()
+
     def _next(self, step: int) -> tuple[int, Tensor, int] | None:
         """Return the next activation up to that of this step, if it is here, or if too many are missing."""
         early, self._early = self._early, None

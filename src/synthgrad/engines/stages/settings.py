@@ -325,7 +325,8 @@ def check_continues(
         if interface.rule.waits:
             raise ConfigError(
                 f"on_loss='continue' with the rule at interface '{name}', {type(interface.rule).__name__}, without whose message "
-                "the module below learns nothing: take a rule that gives credit at once, such as SyntheticGradient or LocalLoss"
+                "the module below learns nothing: take a rule that gives credit at once, such as SyntheticGradient or LocalLoss; "
+                "or LateCorrection around one, which learns from the message too, as long as there is somebody to send it"
             )
 
 

@@ -47,6 +47,8 @@ class ParcelKind(IntEnum):
     MARK = 5  # both ways: what was sent before it belongs to the state that is being saved
     STATE = 6  # both ways: a part of the sender's state, for a process that takes its place
     RETURNED = 7  # both ways: a part of the receiver's state, given back; without tensors, that there is none
+    ASKED = 8  # both ways: the receiver is to send its weights
+    WEIGHTS = 9  # both ways: a part of the sender's weights, for a neighbour that has asked
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -128,6 +129,7 @@ def main(settings: ChaosStage) -> None:
     saves = _Saves(settings, net, trainer)
     if settings.rejoins:
         say(snapshot=saves.load(), recovered=trainer.recover())
+    counted = _facts(trainer)  # by the process that was here before
     gives_input = settings.stage == 0 or settings.synthetic
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
@@ -140,19 +142,19 @@ def main(settings: ChaosStage) -> None:
             say(begins=number)
         x, y = batch(number)
         trainer.step(x if gives_input else None, y)
-        say.now_and_then(steps=count + 1, number=number, **_facts(trainer))
+        say.now_and_then(steps=count + 1, number=number, **_facts(trainer, counted))
         saves.now_and_then()
         # The pace is that of a clock: who was kept waiting does not catch up.
         due = max(due + settings.period_s, time.perf_counter())
         time.sleep(max(0.0, due - time.perf_counter()))
     saves.save()
-    say(ended=time.time(), busy_s=trainer.busy_s, **_facts(trainer))
+    say(ended=time.time(), busy_s=trainer.busy_s, **_facts(trainer, counted))
     trainer.close()
 
 
-def _facts(trainer: Stages) -> dict[str, int]:
+def _facts(trainer: Stages, before: Mapping[str, int] | None = None) -> dict[str, int]:
     names = ("num_alone", "num_given_up", "num_skipped", "num_synthetic")
-    return {name: getattr(trainer, name) for name in names}
+    return {name: getattr(trainer, name) - (before or {}).get(name, 0) for name in names}
 
 
 class _Saves:
