@@ -39,10 +39,10 @@ def test_a_row_has_the_median_of_seeds() -> None:
     )
     upper, none = absence_sheet(records).rows
     assert upper == (
-        *("cdni", "synthetic", "the highest", "3", "20.00 %", "18.00 %", "3.00 %"),
+        *("cdni", "synthetic inputs", "the highest dead", "3", "20.00 %", "18.00 %", "3.00 %"),
         "3,000, 2,000, 2,990",
     )
-    assert none[2:4] == ("none", "1")
+    assert none[2:4] == ("nobody dead", "1")
 
 
 def test_a_panel_for_each_rule_has_a_line_for_each_stage() -> None:
@@ -50,7 +50,7 @@ def test_a_panel_for_each_rule_has_a_line_for_each_stage() -> None:
     records = list(typed([run(0, "upper", 2.0), run(1, "upper", 4.0), run(0, "none", 1.0), waits]))
     (group,) = absence_groups(records)
     first, second = group.plots
-    assert [line.name for line in first.lines] == ["the highest", "none"]
+    assert [line.name for line in first.lines] == ["the highest dead", "nobody dead"]
     assert first.lines[0].points == ((50.0, 13.0, 0.0, 0.0), (100.0, 3.0, 0.0, 0.0))
     assert (first.title, second.title) == ("cdni, synthetic inputs", "cdni, waits for inputs")
 

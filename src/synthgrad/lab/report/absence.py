@@ -14,10 +14,10 @@ from .words import DASH, text
 __all__ = ["absence_groups", "absence_sheet"]
 
 _ABSENT: Mapping[str, str] = {
-    "none": "none",
-    "lower": "the lowest",
-    "middle": "one in the middle",
-    "upper": "the highest",
+    "none": "nobody dead",
+    "lower": "the lowest dead",
+    "middle": "one in the middle dead",
+    "upper": "the highest dead",
 }
 _MOST_PLOTS = 12
 
@@ -50,7 +50,7 @@ class _Runs:
 def _gathered(records: Iterable[Record]) -> list[_Runs]:
     found: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
-        inputs = "synthetic" if record.cell.get("synthetic_inputs") else "waits"
+        inputs = "synthetic inputs" if record.cell.get("synthetic_inputs") else "waits for inputs"
         key = (text(record.cell.get("rule"), 30), inputs, text(record.method, 30))
         found.setdefault(key, []).append(record)
     return [_Runs(absent, rule, inputs, runs) for (rule, inputs, absent), runs in found.items()]
@@ -108,7 +108,7 @@ def absence_groups(records: Sequence[Record]) -> list[Group]:
             lines.append(Line(_ABSENT.get(runs.absent, runs.absent), points, len(lines)))
     plots = [
         Plot(
-            f"{rule}, {'synthetic inputs' if inputs == 'synthetic' else 'waits for inputs'}",
+            f"{rule}, {inputs}",
             "share of the run (%)",
             "test error (%)",
             tuple(lines),
