@@ -138,12 +138,12 @@ def _repeats_itself(place: Place) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{0: 16}, {0: -16}, {1: 0}, {1: 9}, {3: -5}, {4: 9}, {4: -1}, {4: 1}, {8: 7}, {9: 1 << 40}],
+    [{0: 16}, {0: -16}, {1: 0}, {1: 10}, {3: -5}, {4: 9}, {4: -1}, {4: 1}, {8: 7}, {9: 1 << 40}],
     ids=[
         "size",
         "no size",
         "kind 0",
-        "kind 9",
+        "kind 10",
         "rows",
         "slots",
         "no slots",

@@ -115,7 +115,9 @@ def median_of(points: pd.DataFrame, place: Axis, height: Axis, data: Axis) -> tu
         )
         ends = [float(column.dropna().index[-1]) for _, column in whole.items()]
         sides.append(shown.dropna().loc[: min(ends)].median(axis=1))
-    return flat(zip(*sides, strict=True))
+    # A damaged record may have an end for one axis and another for the other.
+    both = pd.concat(sides, axis=1, join="inner")
+    return flat(both.itertuples(index=False, name=None))
 
 
 def flat(pairs: Iterable[tuple[Any, Any]]) -> tuple[Point, ...]:
