@@ -128,8 +128,9 @@ class Stages(StageFigures):
             ``"continue"``: it goes on with the credit of its rule, without an upper neighbour, and on synthetic inputs, if it
             has them, without a lower one, for which it else waits up to ``timeout_s``; until the neighbour is back, or another
             process has taken its place. Needs an `ElasticGloo` as transport, and the numbers of batches from `turns`.
-        patience_s: how long a stage that continues waits for a neighbour before it takes it for gone, in seconds. It then waits
-            no more for it, until it is back.
+        patience_s: how long a stage that continues waits for a neighbour without a sign of life before it takes it for gone, in
+            seconds. It then waits no more for it, until it is back. For a neighbour that lives, which may wait for another
+            itself, stage k of K waits up to K − 1 − k times as long if it is above, up to k times if it is below.
         settle_steps: the number of answers that are not learned from when the stage above has come back.
         copy_share: how many bytes for copies of this stage's state may go along with what it sends up, as a share of that. The
             stage above keeps the last copy in memory (of the last stage the one below), for `recover`. 0 for no copies.

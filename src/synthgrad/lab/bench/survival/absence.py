@@ -15,12 +15,11 @@ from typing import Any
 from torch import nn
 
 from ....core import ConfigError
-from ....engines import Stages
 from ....engines.stages.transport.elastic_memory import ElasticMemory, ElasticWorld
 from ....engines.stages.transport.world import Link, World
 from ..base import Bench, Figures
 from ..declarations import ABSENCE, AbsenceScope
-from .work import work_of
+from .work import Work, work_of
 
 __all__ = ["BENCHMARK", "AbsenceBench", "AbsenceSize"]
 
@@ -77,7 +76,7 @@ class AbsenceBench(Bench[AbsenceScope, AbsenceSize, str]):
         }
 
     def config(self, scope: AbsenceScope, size: AbsenceSize, case: str) -> Mapping[str, Any]:
-        return {"data": scope.data, "lr": 3e-4}
+        return {"data": scope.data, "lr": _work(scope, size.seed).lr}
 
     def label(self, scope: AbsenceScope, size: AbsenceSize) -> str:
         return f"{size.rule}{', synthetic inputs' if size.synthetic else ''}, seed {size.seed}"
@@ -85,6 +84,18 @@ class AbsenceBench(Bench[AbsenceScope, AbsenceSize, str]):
     def measure(self, scope: AbsenceScope, size: AbsenceSize, cases: Sequence[str]) -> Iterator[Figures]:
         for case in cases:
             yield _Run(scope, size, _stage_of(case, scope.stages)).figures()
+
+
+def _work(scope: AbsenceScope, seed: int) -> Work:
+    return work_of(
+        "fcn",
+        scope.data,
+        scope.data_dir,
+        width=scope.width,
+        layers=scope.layers,
+        batch_size=scope.batch_size,
+        seed=seed,
+    )
 
 
 def _stage_of(case: str, stages: int) -> int | None:
@@ -124,15 +135,7 @@ class _Run:
         self._size = size
         self._absent = absent
         self._end_s = scope.rounds * _STEP_S
-        self._work = work_of(
-            "fcn",
-            scope.data,
-            scope.data_dir,
-            width=scope.width,
-            layers=scope.layers,
-            batch_size=scope.batch_size,
-            seed=size.seed,
-        )
+        self._work = _work(scope, size.seed)
         self._batch = self._work.batches()
         self._places: dict[int, _Place] = {}
         self._curve: list[dict[str, float]] = []
@@ -163,16 +166,7 @@ class _Run:
         transport.clock.sleep(begin_s)
         scope, size = self._scope, self._size
         net = self._work.decoupled(scope.stages, size.rule, synthetic=size.synthetic)
-        trainer = Stages(
-            net,
-            self._work.criterion,
-            self._work.optimizer(net),
-            transport=transport,
-            on_loss="continue",
-            patience_s=_PATIENCE_S,
-            timeout_s=2 * self._end_s,
-            seed=size.seed,
-        )
+        trainer = self._work.trainer(net, transport, patience_s=_PATIENCE_S, timeout_s=2 * self._end_s)
         before = self._places.get(stage)
         if before is not None and before.state is not None:
             net.load_state_dict(before.state["net"])
@@ -205,11 +199,7 @@ class _Run:
             world.time.sleep(thread, self._end_s / _POINTS)
             weights = whole.state_dict()
             for place in self._places.values():
-                weights |= {
-                    name.removeprefix("model."): t
-                    for name, t in place.net.state_dict().items()
-                    if name in place.owned and name.startswith("model.")
-                }
+                weights |= self._work.weights_of(place.net.state_dict(), place.owned)
             whole.load_state_dict(weights)
             error = self._work.error(whole)
             self._curve.append({"share_of_run": k / _POINTS, "test_error_pct": error})

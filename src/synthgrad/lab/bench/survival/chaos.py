@@ -29,8 +29,8 @@ from ...wan import Link, Network, emulated, unavailable_reason
 from ..base import Bench, Figures
 from ..declarations import CHAOS, ChaosScope
 from .chaos_faults import Fault, drawn_faults
-from .chaos_restarts import agent_arguments, last_weights
-from .chaos_stage import ChaosStage, as_arguments, network_of, owner_of, weights_file, what
+from .chaos_restarts import MICROBATCHES, agent_arguments, last_weights
+from .chaos_stage import ChaosStage, as_arguments, network_of, owner_of, weights_file, work_for
 from .chaos_story import Story, pid_of, story_of
 
 __all__ = ["BENCHMARK", "ChaosBench", "ChaosSize"]
@@ -102,12 +102,17 @@ class ChaosBench(Bench[ChaosScope, ChaosSize, str]):
         }
 
     def config(self, scope: ChaosScope, size: ChaosSize, case: str) -> Mapping[str, Any]:
-        how = {
+        work = work_for(_settings(scope, size))
+        how: dict[str, Any] = {
             "data": scope.data,
-            "patience_s": _PATIENCE_S,
+            "optimizer": work.optimizer_name,
+            "lr": work.lr,
             "snapshot_s": _SNAPSHOT_S,
-            "copy_share": _COPY_SHARE,
         }
+        if case == "1f1b_restarts":
+            how["microbatches"] = MICROBATCHES
+        else:
+            how |= {"patience_s": _PATIENCE_S, "copy_share": _COPY_SHARE}
         if case == "without_faults":
             return how
         faults = drawn_faults(size.seed, size.stages, scope.seconds)
@@ -151,36 +156,46 @@ def _lived(
         until: number of the batch before which they end; None to end after the time of the scope.
     """
     with tempfile.TemporaryDirectory() as folder, emulated(_LINK, size.stages + 1) as net:
-        settings = ChaosStage(
-            stage=0,
-            stages=size.stages,
+        settings = replace(
+            _settings(scope, size),
             store=f"{net.hosts[-1]}:{_PORT}",
             folder=folder,
-            arch=scope.arch,
-            data=scope.data,
-            data_dir=scope.data_dir,
-            width=scope.width,
-            layers=scope.layers,
-            batch_size=scope.batch_size,
-            seed=size.seed,
-            rule=size.rule,
-            synthetic=size.synthetic,
             until=1 << 40 if until is None else until,
-            period_s=scope.period_ms * 1e-3,
-            snapshot_s=_SNAPSHOT_S,
-            patience_s=_PATIENCE_S,
-            copy_share=_COPY_SHARE,
         )
         with kind(net, settings) as stages:
             stages.suffer(faults, None if until is not None else scope.seconds)
             failure = stages.end(hurry=until is None)
         story = story_of(Path(folder), size.stages, stages.began_at, failure)
         if failure is None:
-            work = what(settings)
+            work = work_for(settings)
             whole = work.model()
             whole.load_state_dict(whole.state_dict() | stages.weights())
             story.error = {work.metric: work.error(whole)}
         return story
+
+
+def _settings(scope: ChaosScope, size: ChaosSize) -> ChaosStage:
+    """Return what the first stage of a run trains, without a place to be."""
+    return ChaosStage(
+        stage=0,
+        stages=size.stages,
+        store="",
+        folder="",
+        arch=scope.arch,
+        data=scope.data,
+        data_dir=scope.data_dir,
+        width=scope.width,
+        layers=scope.layers,
+        batch_size=scope.batch_size,
+        seed=size.seed,
+        rule=size.rule,
+        synthetic=size.synthetic,
+        until=0,
+        period_s=scope.period_ms * 1e-3,
+        snapshot_s=_SNAPSHOT_S,
+        patience_s=_PATIENCE_S,
+        copy_share=_COPY_SHARE,
+    )
 
 
 class _Stages:
@@ -255,11 +270,7 @@ class _Stages:
             owner = owner_of(settings, net, stage)
             _, state = read_snapshot(weights_file(settings.folder, stage), owner, "cpu")
             own = set(state["trainer"]["owned"])
-            weights |= {
-                name.removeprefix("model."): t
-                for name, t in state["net"].items()
-                if name in own and name.startswith("model.")
-            }
+            weights |= work_for(settings).weights_of(state["net"], own)
         return weights
 
     def end(self, *, hurry: bool) -> str | None:
@@ -333,10 +344,15 @@ class _Restarts(_Stages):
     surroundings: ClassVar[Mapping[str, str]] = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
     def weights(self) -> dict[str, Tensor]:
-        return last_weights(self._settings.folder, self._settings.stages) or {}
+        found = last_weights(self._settings.folder, self._settings.stages)
+        assert found is not None, "end has looked"
+        return found
 
     def end(self, *, hurry: bool) -> str | None:
         # What was trained since the last snapshot is left out: five seconds at most.
+        for stage, process in self._processes.items():
+            if (status := process.poll()) is not None:
+                return f"the agent of stage {stage} ended with status {status}: {self._last_words(stage)}"
         for process in self._processes.values():
             process.terminate()
         for process in self._processes.values():
@@ -344,13 +360,21 @@ class _Restarts(_Stages):
                 process.wait(_ENDS_S)
             except subprocess.TimeoutExpired:
                 process.kill()
+        if last_weights(self._settings.folder, self._settings.stages) is None:
+            return "1F1B has not come to its first snapshot"
         return None
 
     def _command(self, settings: ChaosStage) -> list[str]:
         return agent_arguments(settings, self._net.hosts[settings.stage])
 
     def _pid(self, stage: int) -> int | None:
-        return pid_of(self._settings.folder, stage)
+        pid = pid_of(self._settings.folder, stage)
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return None
+        # A number may be that of another program by now.
+        return pid if self._settings.folder.encode() in command else None
 
     def _kill(self, stage: int) -> None:
         self._signal(self._pid(stage), signal.SIGKILL)

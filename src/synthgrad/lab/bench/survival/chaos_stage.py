@@ -28,7 +28,7 @@ __all__ = [
     "network_of",
     "owner_of",
     "weights_file",
-    "what",
+    "work_for",
 ]
 
 
@@ -76,7 +76,7 @@ class ChaosStage:
     rejoins: bool = False
 
 
-def what(settings: ChaosStage) -> Work:
+def work_for(settings: ChaosStage) -> Work:
     """Return what a run trains."""
     s = settings
     return work_of(
@@ -92,7 +92,7 @@ def what(settings: ChaosStage) -> Work:
 
 def network_of(settings: ChaosStage) -> Decoupled:
     """Return the network of a run; the same in every process."""
-    return what(settings).decoupled(settings.stages, settings.rule, synthetic=settings.synthetic)
+    return work_for(settings).decoupled(settings.stages, settings.rule, synthetic=settings.synthetic)
 
 
 def owner_of(settings: ChaosStage, net: Decoupled, stage: int) -> Fingerprint:
@@ -112,19 +112,15 @@ def main(settings: ChaosStage) -> None:
     say = Writer(settings.folder, settings.stage)
     say(came=time.time())
     net = network_of(settings)
-    work = what(settings)
+    work = work_for(settings)
     batch = work.batches()
-    trainer = Stages(
+    trainer = work.trainer(
         net,
-        work.criterion,
-        work.optimizer(net),
-        transport=ElasticGloo(settings.stage, settings.stages, settings.store),
-        on_loss="continue",
+        ElasticGloo(settings.stage, settings.stages, settings.store),
         patience_s=settings.patience_s,
         settle_steps=settings.settle_steps,
         copy_share=settings.copy_share,
         timeout_s=600.0,
-        seed=settings.seed,
     )
     saves = _Saves(settings, net, trainer)
     if settings.rejoins:

@@ -6,7 +6,7 @@ Every process makes the same network and finds the same batch for a number, when
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -18,9 +18,10 @@ from torch.nn import functional as F
 
 from ....core import Decoupled, Rule, decouple
 from ....core.units import Reduction
-from ....engines import OptimizerFactory
+from ....engines import OptimizerFactory, Stages
+from ....engines.stages.transport.elastic import ElasticTransport
 from ....rules import LocalLoss, SyntheticGradient, SyntheticInput, heads
-from ...tasks import TokenText, TokenWindows, fully_connected, load, load_tokens, token_loss
+from ...tasks import LabelledData, TokenText, TokenWindows, fully_connected, load, load_tokens, token_loss
 from ...tasks.gpt import gpt, gpt_cuts
 from ...training.optimizers import optimizer_factory
 
@@ -28,8 +29,6 @@ __all__ = ["Work", "work_of"]
 
 _CLASSES = 10
 _HEADS, _CONTEXT = 4, 64
-_LR = 3e-4
-_GPT_LR = 1e-3
 #: Tokens of the validation part that a language model is tested on.
 _MOST_VALID = 1 << 16
 
@@ -53,6 +52,11 @@ class Work(ABC):
 
     #: What `error` measures, as records name it.
     metric: ClassVar[str] = ""
+    #: The optimizer by name, and its learning rate.
+    optimizer_name: ClassVar[str] = ""
+    lr: ClassVar[float] = 0.0
+    #: What makes the head of a local loss; None for a linear one.
+    head: ClassVar[heads.HeadFactory | None] = None
     #: How the loss of a batch comes from its examples; see `Stages`.
     reduction: ClassVar[Reduction] = "mean"
 
@@ -64,9 +68,10 @@ class Work(ABC):
     def cuts(self, stages: int) -> list[str]:
         """Return the name of the last layer of each stage but the last."""
 
+    @property
     @abstractmethod
-    def rule(self, name: str) -> Rule:
-        """Return a rule for the end of a stage."""
+    def classes(self) -> int:
+        """The number of outputs."""
 
     @abstractmethod
     def example(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -80,9 +85,9 @@ class Work(ABC):
     def criterion(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the loss of a batch, a mean."""
 
-    @abstractmethod
     def optimizer(self, net: nn.Module) -> OptimizerFactory:
         """Return what makes the optimizers of some parameters of a network."""
+        return optimizer_factory(self.optimizer_name, self.lr, net)
 
     @abstractmethod
     def error(self, model: nn.Module) -> float:
@@ -97,18 +102,52 @@ class Work(ABC):
             return decouple(
                 model,
                 self.cuts(stages),
-                self.rule(rule),
+                self._rule(rule),
                 example,
                 inputs=inputs,
                 reduction=self.reduction,
             )
+
+    def _rule(self, name: str) -> Rule:
+        made: Mapping[str, Callable[[], Rule]] = {
+            "cdni": partial(SyntheticGradient, context=self.classes),
+            "dni": SyntheticGradient,
+            "local_loss": partial(LocalLoss, self.classes, self.head),
+        }
+        return made[name]()
+
+    def trainer(self, net: Decoupled, transport: ElasticTransport, **how: Any) -> Stages:
+        """Return a stage that goes on without the others; ``how`` are settings of `Stages`."""
+        return Stages(
+            net,
+            self.criterion,
+            self.optimizer(net),
+            transport=transport,
+            on_loss="continue",
+            seed=self.seed,
+            **how,
+        )
+
+    @staticmethod
+    def weights_of(state: Mapping[str, Tensor], owned: Collection[str]) -> dict[str, Tensor]:
+        """Return the weights of the model, by their names in it, that a stage owns, of the state of its decoupled network."""
+        return {
+            name.removeprefix("model."): t
+            for name, t in state.items()
+            if name in owned and name.startswith("model.")
+        }
 
 
 class _Digits(Work):
     """A fully connected network on MNIST."""
 
     metric = "test_error_pct"
+    optimizer_name, lr = "adam", 3e-4
     reduction = "mean"
+
+    @property
+    def classes(self) -> int:
+        return _CLASSES
 
     def model(self) -> nn.Sequential:
         torch.manual_seed(self.seed)
@@ -118,19 +157,11 @@ class _Digits(Work):
         names = [f"layer{k + 1}" for k in range(self.layers)]
         return [names[self.layers * (k + 1) // stages - 1] for k in range(stages - 1)]
 
-    def rule(self, name: str) -> Rule:
-        made: Mapping[str, Callable[[], Rule]] = {
-            "cdni": partial(SyntheticGradient, context=_CLASSES),
-            "dni": SyntheticGradient,
-            "local_loss": partial(LocalLoss, _CLASSES),
-        }
-        return made[name]()
-
     def example(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
         return torch.zeros(rows, 1, 28, 28), torch.zeros(rows, self.width), torch.zeros(rows, _CLASSES)
 
     def batches(self) -> Callable[[int], tuple[Tensor, Tensor]]:
-        images = load(self.data, None if self.data_dir is None else Path(self.data_dir)).train
+        images = _images_of(self.data, self.data_dir).train
         per_epoch = len(images) // self.batch_size
         orders: dict[int, Tensor] = {}
 
@@ -148,11 +179,8 @@ class _Digits(Work):
     def criterion(self, output: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(output, target)
 
-    def optimizer(self, net: nn.Module) -> OptimizerFactory:
-        return optimizer_factory("adam", _LR, net)
-
     def error(self, model: nn.Module) -> float:
-        images = load(self.data, None if self.data_dir is None else Path(self.data_dir)).test
+        images = _images_of(self.data, self.data_dir).test
         model.eval()
         with torch.no_grad():
             wrong = sum(
@@ -166,7 +194,13 @@ class _Tokens(Work):
     """A GPT on the characters of a text."""
 
     metric = "val_bits_per_char"
+    optimizer_name, lr = "adamw", 1e-3
+    head = staticmethod(heads.token_head(0))
     reduction = "tokens"
+
+    @property
+    def classes(self) -> int:
+        return self._text.vocabulary
 
     @property
     def _text(self) -> TokenText:
@@ -180,15 +214,6 @@ class _Tokens(Work):
 
     def cuts(self, stages: int) -> list[str]:
         return gpt_cuts(self.layers, stages)
-
-    def rule(self, name: str) -> Rule:
-        vocabulary = self._text.vocabulary
-        made: Mapping[str, Callable[[], Rule]] = {
-            "cdni": partial(SyntheticGradient, context=vocabulary),
-            "dni": SyntheticGradient,
-            "local_loss": partial(LocalLoss, vocabulary, heads.token_head(0)),
-        }
-        return made[name]()
 
     def example(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
         ids = torch.zeros(rows, _CONTEXT, dtype=torch.int64)
@@ -204,12 +229,14 @@ class _Tokens(Work):
     def criterion(self, output: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(output.flatten(0, 1), target.flatten())
 
-    def optimizer(self, net: nn.Module) -> OptimizerFactory:
-        return optimizer_factory("adamw", _GPT_LR, net)
-
     def error(self, model: nn.Module) -> float:
         found: Any = token_loss(model, self._text, self._text.valid[:_MOST_VALID], _CONTEXT)
         return found.bits_per_char
+
+
+@cache
+def _images_of(data: str, data_dir: str | None) -> LabelledData:
+    return load(data, None if data_dir is None else Path(data_dir))
 
 
 @cache
