@@ -80,6 +80,18 @@ def test_the_pace_of_who_was_not_hit_is_held_against_that_without_faults(tmp_pat
     assert story.steps_per_s()[0] == pytest.approx(350 / 40, abs=0.3)
 
 
+def test_a_time_without_a_word_counts(tmp_path: Path) -> None:
+    """All die at 20 s, when stage 1 is killed, and are back from 28 s on, until 30 s."""
+    for stage in range(2):
+        written(tmp_path, stage, 1, {"at": 0.0, "came": 0.0}, *steps(0, 20, 10))
+        written(
+            tmp_path, stage, 2, {"at": 27.0, "came": 27.0}, {"at": 28.0, "steps": 0}, *steps(28, 30, 10)[1:]
+        )
+    fault = Fault("killed", 1, 20.0, 20.0, 30.0)
+    found = story_of(tmp_path, 2, 0.0, None).figures([fault], [10.0, 10.0])
+    assert found["survivors_pace_ratio_min"] == pytest.approx(0.2)
+
+
 def test_what_was_done_twice_counts_once(tmp_path: Path) -> None:
     """It dies at step 100, and begins again at 60."""
     written(tmp_path, 0, 1, {"at": 0.0, "came": 0.0, "pid": 11}, *steps(0, 10, 10, before=-1))

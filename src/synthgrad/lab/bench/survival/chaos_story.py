@@ -159,11 +159,19 @@ class Story:
             found.append(point)
         return found
 
-    @staticmethod
-    def _ratio(lives: Sequence[Life], fault: Fault, pace: float) -> float | None:
-        """Return how fast a stage was from a fault to the next one, over its pace without faults."""
-        own = _pace([point for life in lives for point in life.steps], fault.begin_s, fault.next_s)
-        return None if own is None or not pace else own / pace
+    def _ratio(self, lives: Sequence[Life], fault: Fault, pace: float) -> float | None:
+        """Return how many steps a stage made from a fault to the next one, over those of its pace without faults.
+
+        A time in which it has written nothing counts like any other.
+        """
+        ended_s = max(
+            (life.steps[-1][0] for stage in self.lives for life in stage if life.steps), default=0.0
+        )
+        lasted_s = min(fault.next_s, ended_s) - fault.begin_s
+        if lasted_s <= 0 or not pace:
+            return None
+        made = sum(_made(life.steps, fault.begin_s, fault.begin_s + lasted_s) for life in lives)
+        return made / (pace * lasted_s)
 
 
 def _made(points: Sequence[tuple[float, int]], begin_s: float, end_s: float) -> float:
