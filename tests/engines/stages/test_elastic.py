@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from synthgrad import LocalLoss, SyntheticGradient, SyntheticInput, decouple
 from synthgrad.core import ConfigError, StageError
 from synthgrad.engines import Stages
+from synthgrad.engines.stages.copies import KeptCopy, saved_state, take_average
 from synthgrad.engines.stages.transport.elastic_memory import Cut, ElasticMemory, ElasticWorld
 from synthgrad.engines.stages.transport.world import Link, World
 from synthgrad.rules import LateCorrection, TrueGradient
@@ -443,9 +444,7 @@ def test_an_average_of_other_shapes_is_refused() -> None:
     lives[1].dies_at = 10
     stories = lived(lives, 100, average=True, timeout_s=3.0)
     assert isinstance(stories[3].error, StageError)
-    assert "nobody keeps a copy of it, and no neighbour has weights of the same shapes" in str(
-        stories[3].error
-    )
+    assert "nobody keeps a copy of it, and no neighbour is made alike" in str(stories[3].error)
 
 
 def test_copies_take_their_share_of_the_bytes() -> None:
@@ -493,3 +492,20 @@ def test_what_needs_all_stages_is_refused(how: dict[str, Any], says: str) -> Non
     for story in lived(everybody(), 3, **how):
         assert isinstance(story.error, ConfigError)
         assert says in str(story.error)
+
+
+def test_weights_of_the_same_shapes_and_other_names_are_not_averaged() -> None:
+    def kept(weights: dict[str, Tensor]) -> KeptCopy:
+        copy = KeptCopy()
+        copy.data, copy.step = saved_state(weights), 7
+        return copy
+
+    ours = {"layer3.scale": torch.zeros(2), "layer3.shift": torch.zeros(2)}
+    other = kept({"layer1.shift": torch.ones(2), "layer1.scale": torch.full((2,), 5.0)})
+    assert take_average(ours, [other]) is None
+    alike = kept({"layer1.scale": torch.ones(2), "layer1.shift": torch.full((2,), 5.0)})
+    assert take_average(ours, [other, alike]) == 7
+    assert ours["layer3.scale"].tolist() == [1.0, 1.0]
+    assert ours["layer3.shift"].tolist() == [5.0, 5.0]
+    half = kept({"layer1.scale": torch.ones(2).half(), "layer1.shift": torch.ones(2).half()})
+    assert take_average(ours, [half]) is None

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,24 +50,29 @@ def loaded_state(data: Tensor) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def take_average(own: Sequence[Tensor], near: Sequence[KeptCopy]) -> int | None:
-    """Set weights to the average of those of neighbours that have the same shapes; return the least number of their steps.
+def take_average(own: Mapping[str, Tensor], near: Sequence[KeptCopy]) -> int | None:
+    """Set weights to the average of those of neighbours that are alike; return the least number of their steps.
 
-    Counts, and what else is not floating-point, are those of the first. None if no neighbour has the same shapes.
+    Alike are weights of the same names, but for the numbers in them, with the same shapes and dtypes, in the same order. Counts,
+    and what else is not floating-point, are those of the first. None if no neighbour is alike.
     """
     fitting: list[tuple[int, list[Tensor]]] = []
     for copy in near:
         assert copy.data is not None, "they have come"
         assert copy.step is not None, "they have come"
-        weights = loaded_state(copy.data)["weights"]
-        if [t.shape for t in weights] == [t.shape for t in own]:
-            fitting.append((copy.step, weights))
+        weights = loaded_state(copy.data)
+        if _form(weights) == _form(own):
+            fitting.append((copy.step, [*weights.values()]))
     if not fitting:
         return None
-    for k, t in enumerate(own):
+    for k, t in enumerate(own.values()):
         theirs = [weights[k].to(t) for _, weights in fitting]
         t.copy_(torch.stack(theirs).mean(0) if t.is_floating_point() else theirs[0])
     return min(step for step, _ in fitting)
+
+
+def _form(weights: Mapping[str, Tensor]) -> list[tuple[str, torch.Size, torch.dtype]]:
+    return [(re.sub(r"\d+", "#", name), t.shape, t.dtype) for name, t in weights.items()]
 
 
 class SentCopy:

@@ -386,7 +386,7 @@ class Stages(StageFigures):
             newer copy.
 
         Raises:
-            StageError: if there is no copy, and no neighbour has weights of the same shapes.
+            StageError: if an average is wanted, and no neighbour has weights of the same names, but for numbers, and shapes.
         """
         if not isinstance(self._links, ElasticLinks) or self._links.membership.life == 1:
             return None
@@ -406,17 +406,17 @@ class Stages(StageFigures):
             return None
         with self._guarded():
             near = self._links.weights_of_neighbours(timeout_s)
-            step = take_average([*self.module.state_dict().values()], near)
+            step = take_average(self.module.state_dict(), near)
             if step is None:
                 raise StageError(
-                    f"stage {self.layout.stage}: nobody keeps a copy of it, and no neighbour has weights of the same shapes; load "
+                    f"stage {self.layout.stage}: nobody keeps a copy of it, and no neighbour is made alike (the same names and shapes); load "
                     "a snapshot, or leave out average=True to begin with fresh weights"
                 )
         return step
 
     def _own_weights(self) -> tuple[int, Tensor]:
-        """Return the steps made, and the weights of this stage in order, as bytes."""
-        return self._step, saved_state({"weights": [*self.module.state_dict().values()]})
+        """Return the steps made, and the weights of this stage, as bytes."""
+        return self._step, saved_state(self.module.state_dict())
 
     def _whole_state(self) -> dict[str, Any]:
         """Return the weights of this stage, and what else its engine needs."""
