@@ -44,6 +44,7 @@ SHORTER = {
     "compare": {"--steps": "2", "--width": "16"},
     "bench": {"--layers": "3", "--width": "16", "--batch-size": "32"},
     "bench pipeline": {"--layers": "5", "--batch-size": "8"},
+    "bench absence": {"--rounds": "24"},
 }
 #: A link that nobody waits for long: pipelines are timed over ten round trips and more.
 FAST_LINK = "rtt_ms=1,mbit_s=1000"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from synthgrad.engines.stages.transport import (
     outcomes_in_memory,
     run_in_memory,
 )
+from synthgrad.engines.stages.transport.virtual import VirtualTime
 
 CPU = torch.device("cpu")
 
@@ -297,6 +299,21 @@ def test_the_rank_that_failed_is_the_one_whose_error_is_raised() -> None:
         assert "rank 1 has ended" in str(found[k].error)
     with pytest.raises(KeyError, match="mine"):
         run_in_memory(3, program)
+
+
+def test_a_function_that_raises_does_not_keep_the_others_waiting() -> None:
+    time, ends = VirtualTime(3), []
+
+    def sleep(rank: int) -> None:
+        time.sleep(rank, 1.0)
+        if rank == 1:
+            raise ValueError("rank 1 fails")
+        time.sleep(rank, 1.0)
+        ends.append((rank, time.now(rank)))
+
+    with pytest.raises(ValueError, match="rank 1 fails"):
+        time.run([partial(sleep, rank) for rank in range(3)])
+    assert ends == [(0, 2.0), (2, 2.0)]
 
 
 def test_an_interrupt_ends_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from synthgrad.core import ConfigError
 from synthgrad.lab.bench.base import Figures, choose
 from synthgrad.lab.bench.declarations import ABSENCE
 from synthgrad.lab.bench.survival.absence import AbsenceBench, AbsenceSize
+from synthgrad.lab.bench.survival.work import Work
 
 STEPS = 48
 
@@ -48,6 +49,22 @@ def test_with_synthetic_inputs_those_above_go_on() -> None:
     assert alone(lower, "num_synthetic") == about_all(0, STEPS / 3, 0)
 
 
+@pytest.mark.parametrize("case", ["none", "lower", "middle", "upper"])
+def test_the_shortest_run_ends(case: str) -> None:
+    scope = choose(ABSENCE, "smoke", rounds=24, width=8, batch_size=16)
+    (found,) = AbsenceBench().measure(scope, AbsenceSize(0, "cdni", True), [case])
+    assert all(found.metrics[f"steps_stage{stage}"] >= 8 for stage in range(scope.stages))
+
+
+def test_an_error_of_a_stage_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise ValueError("no weights to be had")
+
+    monkeypatch.setattr(Work, "weights_of", fail)
+    with pytest.raises(ValueError, match="no weights to be had"):
+        measured("none")
+
+
 def about_all(*numbers: float) -> list[Any]:
     return [about(number) for number in numbers]
 
@@ -68,6 +85,8 @@ def test_a_run_without_a_middle_is_refused() -> None:
         AbsenceBench().settings(choose(ABSENCE, "smoke", stages=9))
     with pytest.raises(ConfigError, match="so that one is in the middle"):
         AbsenceBench().settings(choose(ABSENCE, "smoke", stages=2))
+    with pytest.raises(ConfigError, match="--rounds 23: expected 24 or more: a stage has to begin before it"):
+        AbsenceBench().settings(choose(ABSENCE, "smoke", rounds=23))
     with pytest.raises(ConfigError, match="method 'top' is unknown"):
         AbsenceBench().settings(choose(ABSENCE, "smoke", methods=("top",)))
 

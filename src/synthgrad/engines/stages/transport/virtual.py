@@ -78,12 +78,16 @@ class VirtualTime:
         self._before = _ThreadState()
         self._turns = [_VirtualThread(self._before) for _ in range(num_ranks)]
         self._stopped = False
+        self._raised: list[BaseException] = []
 
     def run(self, functions: list[Callable[[], Any]]) -> None:
-        """Run the functions, by rank, until all have ended. Blocks. They may not raise.
+        """Run the functions, by rank, until all have ended. Blocks.
 
         Random numbers and settings start in each function with their present values, and are restored at the
         end.
+
+        Raises:
+            BaseException: the first that a function has raised, once the others have ended without it.
         """
         threads = [
             threading.Thread(target=self._serve, args=(rank, f), name=f"synthgrad rank {rank}", daemon=True)
@@ -103,6 +107,8 @@ class VirtualTime:
             for thread in threads:
                 thread.join(5.0)
             self._before.restore()
+        if self._raised:
+            raise self._raised[0]
 
     def now(self, rank: int) -> float:
         """Return the time of a rank, in seconds."""
@@ -138,8 +144,11 @@ class VirtualTime:
     def _serve(self, rank: int, function: Callable[[], Any]) -> None:
         turn = self._turns[rank]
         self._acquire_baton(turn)
-        self._go_on(turn)
-        function()
+        try:
+            self._go_on(turn)
+            function()
+        except BaseException as error:  # is raised by `run`: here it would leave the others waiting for ever
+            self._raised.append(error)
         turn.is_over = True
         turn.what = "has ended"
         self._hand_over()

@@ -55,6 +55,10 @@ class AbsenceBench(Bench[AbsenceScope, AbsenceSize, str]):
             raise ConfigError(
                 f"--stages {scope.stages} of {scope.layers} layers: expected 3 to {scope.layers}, so that one is in the middle"
             )
+        if scope.rounds < _POINTS:
+            raise ConfigError(
+                f"--rounds {scope.rounds}: expected {_POINTS} or more: a stage has to begin before it dies, at a third of the run"
+            )
 
     def sizes(self, scope: AbsenceScope) -> Iterable[AbsenceSize]:
         for seed in scope.seeds:
