@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ SMOKE: Any = CODECS.tiers["smoke"]
 
 def test_the_command_measures_every_codec(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("bench", "codecs", "--tier", "smoke", "--quiet", "--out", tmp_path) == 0
-    assert "worth it below" in " ".join(capsys.readouterr().out.split())
+    assert "worth it" in " ".join(capsys.readouterr().out.split())
     found = {r["method"]: r for r in records_in(tmp_path)}
     assert tuple(found) == CODEC_NAMES
     metrics = {name: r["metrics"] for name, r in found.items()}
@@ -46,6 +47,17 @@ def test_the_command_measures_every_codec(tmp_path: Path, capsys: pytest.Capture
     saved, m = 8 * 32 * (256 - 66), metrics["8_bits"]
     both_s = (m["encode_ms_median"] + m["decode_ms_median"]) * 1e-3
     assert m["worth_below_mbit_s"] == pytest.approx(saved / both_s / 1e6)
+    # Of a half's sixteen bits, eight say which order of magnitude: about two and a half bits of news.
+    assert 0.7 < metrics["bfloat16"]["deflated_bytes_per_token"] / 128 < 0.9
+    assert 0.9 < metrics["8_bits"]["deflated_bytes_per_token"] / 66 < 1.05
+    saved, m = 8 * 32 * (128 - metrics["bfloat16"]["deflated_bytes_per_token"]), metrics["bfloat16"]
+    both_s = (m["deflate_ms_median"] + m["inflate_ms_median"]) * 1e-3
+    assert m["deflating_worth_below_mbit_s"] == pytest.approx(saved / both_s / 1e6)
+
+
+def test_who_inflates_has_what_was_deflated() -> None:
+    data = codec_named("bfloat16").encode(torch.randn(64, 64)).view(torch.uint8).numpy().tobytes()
+    assert zlib.decompress(bench._deflated(data), -15) == data
 
 
 def test_a_codec_that_fails_costs_its_line_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -312,6 +312,18 @@ _COLUMNS: Mapping[str, Sequence[BenchColumn]] = {
         Column("encode, µs per kB", lambda r: _rounded(r.metrics.number("encode_us_per_kilobyte"))),
         Column("decode, µs per kB", lambda r: _rounded(r.metrics.number("decode_us_per_kilobyte"))),
         Column("worth it below", lambda r: _rate(r.metrics.number("worth_below_mbit_s"))),
+        Column(
+            "bytes per token, deflated",
+            lambda r: _rounded(r.metrics.number("deflated_bytes_per_token")),
+            late=True,
+            optional=True,
+        ),
+        Column(
+            "deflating worth it below",
+            lambda r: _rate(r.metrics.number("deflating_worth_below_mbit_s")),
+            late=True,
+            optional=True,
+        ),
     ),
     "gpt": (
         *(_METHOD, _LAYERS),
