@@ -281,6 +281,7 @@ _COLUMNS: Mapping[str, Sequence[BenchColumn]] = {
             late=True,
             optional=True,
         ),
+        Column("cut after", lambda r: str(r.metrics.get("cuts") or DASH), late=True, optional=True),
         _figure("sent", "sent_bytes_per_step", late=True),
         _figure("the link alone", "link_alone_ms", late=True, optional=True),
         Column(

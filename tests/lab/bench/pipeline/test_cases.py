@@ -11,12 +11,14 @@ from synthgrad.core import ConfigError
 from synthgrad.core.errors import DataError
 from synthgrad.lab.bench.base import choose
 from synthgrad.lab.bench.declarations import PIPELINE
-from synthgrad.lab.bench.pipeline import bench
+from synthgrad.lab.bench.pipeline import bench, division
 from synthgrad.lab.bench.pipeline.bench import PipelineBench
 from synthgrad.lab.bench.pipeline.cases import DEFAULT, METHODS, SCHEDULES, Case, cases_of
+from synthgrad.lab.bench.pipeline.division import planned_names, split_names
 from synthgrad.lab.bench.pipeline.learn import goal_of
-from synthgrad.lab.bench.pipeline.network import Size, split_names, workload_of
+from synthgrad.lab.bench.pipeline.network import Size, workload_of
 from synthgrad.lab.bench.pipeline.peers import owners_of
+from synthgrad.planner import CostTable, ModuleCost, StageCost
 
 SMOKE: Any = PIPELINE.tiers["smoke"]
 
@@ -95,6 +97,45 @@ def test_parts_hold_every_layer_once(layers: int, parts: int, sizes: list[int]) 
     found = split_names(model, parts)
     assert [len(names) for names in found] == sizes
     assert sum(found, []) == [name for name, _ in model.named_children()]
+
+
+@pytest.mark.parametrize(("with_rule", "cut"), [(False, "layer2"), (True, "layer1")])
+def test_planned_parts_are_even_with_what_the_rule_costs(
+    with_rule: bool, cut: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = workload_of(Size(8, 5, 4, 2, 1, 0, cuts="planned"))
+    model = work.model()
+
+    def profiled(model: object, example: object, *, rule: object, candidates: list[str], **more: Any) -> Any:
+        assert candidates == ["layer1", "layer2", "layer3", "layer4"]
+        credit_s = 0.0 if rule is None else 5.0
+        costs = [StageCost(forward_s=1.0, backward_s=1.0, credit_s=credit_s)] * 4 + [StageCost(0.25, 0.25)]
+        rows = [ModuleCost(name, cost) for name, cost in zip([*candidates, "output"], costs, strict=True)]
+        return CostTable(tuple(rows), batch_size=4)
+
+    monkeypatch.setattr(division, "profile_model", profiled)
+    found = planned_names(work, model, 2, work.rule("cdni")[0] if with_rule else None)
+    assert sum(found, []) == [name for name, _ in model.named_children()]
+    assert found[0][-1] == cut
+
+
+@pytest.mark.parametrize("arch", ["fcn", "gpt"])
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_a_planned_division_is_measured(arch: str, optimizer: str) -> None:
+    size = Size(8, 4, 4, 2, 1, 0, arch, heads=2, context=4, optimizer=optimizer, cuts="planned")
+    work = workload_of(size)
+    model = work.model()
+    for rule in (None, work.rule("cdni")[0], work.rule("local_loss")[0]):
+        found = planned_names(work, model, 2, rule)
+        assert len(found) == 2
+        assert sum(found, []) == [name for name, _ in model.named_children()]
+
+
+def test_planned_cuts_stand_in_the_cell() -> None:
+    (setting,) = PipelineBench().settings(replace(SMOKE, cuts="planned", methods=("stages",)))
+    assert setting.lines[-1].cell["cuts"] == "planned"
+    (setting,) = PipelineBench().settings(replace(SMOKE, methods=("stages",)))
+    assert "cuts" not in setting.lines[-1].cell
 
 
 def test_what_is_slow_and_unequal_stands_in_the_cell() -> None:

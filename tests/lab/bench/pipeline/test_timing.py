@@ -68,7 +68,7 @@ def facts(case: Case, steps: int) -> dict[str, Any]:
     found: dict[str, Any] = {"sent_bytes": 40 * steps}
     if case.is_ours:
         found |= {"waited_s": 2e-3 * steps, "busy_s": 1e-3 * steps, "window": 7, "round_trip_s": 0.05}
-        found["snapshot_s"] = 0.06
+        found |= {"snapshot_s": 0.06, "cuts": "layer4"}
     return found
 
 
@@ -119,6 +119,7 @@ def test_bytes_are_of_all_processes_and_memory_is_of_each() -> None:
     assert metrics[BACKPROP]["sent_bytes_per_step"] == 40
     assert (metrics[FAST]["peak_bytes"], metrics[FAST]["peak_bytes_stage0"]) == (2000, 1000)
     assert metrics[OURS]["window_steps"] == 7
+    assert metrics[OURS]["cuts"] == "layer4"
     assert metrics[OURS]["waited_ms_stage1"] == pytest.approx(2.0)
     assert metrics[OURS]["snapshot_ms"] == pytest.approx(60)
     assert metrics[OURS]["throughput_ratio_saved_every_minute"] == pytest.approx(60 / 60.06)

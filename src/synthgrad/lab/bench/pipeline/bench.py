@@ -132,6 +132,7 @@ class PipelineBench(Bench[PipelineScope, PipelineSize, Case]):
                 arch=scope.arch,
                 precision=scope.precision,
                 optimizer=scope.optimizer,
+                cuts=scope.cuts,
                 slow=tuple(slow.get(k, 1.0) for k in range(stages)) if slow else (),
                 **of_gpt,
             )
@@ -156,6 +157,7 @@ class PipelineBench(Bench[PipelineScope, PipelineSize, Case]):
         unusual = {} if made.precision == "float32" else {"precision": made.precision}
         unusual |= {} if made.optimizer == "adam" else {"optimizer": made.optimizer}
         unusual |= {"slow": [*made.slow]} if made.slow else {}
+        unusual |= {"cuts": made.cuts} if made.cuts != "equal" else {}
         return {
             **of_gpt,
             **unusual,

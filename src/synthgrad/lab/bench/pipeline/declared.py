@@ -35,6 +35,12 @@ class PipelineScope(Scope):
         metavar="STAGE:FACTOR,…",
         default="none",
     )
+    cuts: str = option(
+        "equal",
+        help="Divide the network into as many layers for each process, or where the planner cuts after measuring them.",
+        choices=("equal", "planned"),
+        default="equal",
+    )
     learn: bool = option(
         False, help="Also train to an accuracy, and time that; fully connected networks only.", kind=bool
     )

@@ -20,7 +20,7 @@ from ...training.optimizers import optimizer_factory
 from ..batches import CLASSES, Batches, digits
 from .cases import RANK
 
-__all__ = ["Size", "Workload", "optimizers_of", "split_names", "workload_of"]
+__all__ = ["Size", "Workload", "optimizers_of", "workload_of"]
 
 _VOCABULARY = 65  # characters of Shakespeare's plays
 _NUM_BATCHES = 16
@@ -40,6 +40,7 @@ class Size:
         heads, context: of a GPT.
         precision: ``float32``, or ``bfloat16`` under autocast.
         optimizer: name of the optimizer that all methods have.
+        cuts: ``equal`` for as many layers in each process, ``planned`` for where the planner cuts.
         slow: how many times as long our stages take, by sleeping: a factor for each; none if all are as fast as they are.
     """
 
@@ -54,6 +55,7 @@ class Size:
     context: int = 64
     precision: str = "float32"
     optimizer: str = "adam"
+    cuts: str = "equal"
     slow: tuple[float, ...] = ()
 
 
@@ -191,17 +193,3 @@ def _token_loss(scores: Tensor, targets: Tensor) -> Tensor:
 def _in_precision(precision: str) -> AbstractContextManager[Any]:
     """Return autocast for the steps of a method; the weights that it casts are cast once a step."""
     return nullcontext() if precision == "float32" else torch.autocast("cpu", torch.bfloat16)
-
-
-def split_names(model: nn.Sequential, parts: int) -> list[list[str]]:
-    """Return the names of the layers or blocks of each part: as many in each, later ones have one more.
-
-    The output layer is of the last part, the embedding of a GPT of the first.
-    """
-    names = [name for name, _ in model.named_children()]
-    first = 1 if names[0] == "embedding" else 0
-    hidden = len(names) - 1 - first
-    ends = [first + hidden * (k + 1) // parts for k in range(parts)]
-    found = [names[a:b] for a, b in zip([0, *ends], ends, strict=False)]
-    found[-1].append(names[-1])
-    return found

@@ -16,7 +16,8 @@ from ....core import decouple
 from ....engines.stages import Stages
 from ...training.snapshot_file import Fingerprint, write_snapshot
 from .cases import CORRECTED_LATE, LOW_RANK_ROWS, RANK, Case
-from .network import Workload, optimizers_of, split_names
+from .division import division
+from .network import Workload, optimizers_of
 from .slow import Slowdown
 from .wires import codec_of
 
@@ -44,10 +45,10 @@ class DecoupledStages:
     def __init__(self, case: Case, work: Workload, lr: float, timeout_s: float) -> None:
         assert case.observe_prob is not None
         model, size = work.model(), work.size
-        cuts = [names[-1] for names in split_names(model, size.stages)[:-1]]
         rule, reduction = work.rule(case.rule)
+        self._cuts = [names[-1] for names in division(work, model, size.stages, rule)[:-1]]
         with work.arithmetic():
-            net = decouple(model, cuts, rule, torch.zeros_like(work.example(2)), reduction=reduction)  # pyright: ignore[reportArgumentType]
+            net = decouple(model, self._cuts, rule, torch.zeros_like(work.example(2)), reduction=reduction)  # pyright: ignore[reportArgumentType]
         self._stages = Stages(
             net,
             work.criterion(),
@@ -104,6 +105,7 @@ class DecoupledStages:
             "window": stages.window,
             "round_trip_s": stages.round_trip_s,
             "snapshot_s": self._snapshot_s,
+            "cuts": ", ".join(self._cuts),
         }
 
     def _save(self) -> float:

@@ -23,7 +23,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ....core.modes import evaluating
 from .cases import Case
-from .network import Size, Workload, optimizers_of, split_names
+from .division import division
+from .network import Size, Workload, optimizers_of
 from .program import forward_through
 from .wires import Wired, codec_of, on_wire
 
@@ -160,7 +161,7 @@ class PipelineSchedule:
         layers = dict(model.named_children())
         self._modules: dict[int, nn.Module] = {
             k: nn.Sequential(*(layers[name] for name in names))
-            for k, names in enumerate(split_names(model, count))
+            for k, names in enumerate(division(work, model, count))
             if self._owners[k] == rank
         }
         rows = size.batch_size // case.microbatches

@@ -236,6 +236,7 @@ def _stages(timings: _Timings) -> dict[str, Any]:
     if "window" not in timings.turns[-1][0]["after"]:
         return {}
     found: dict[str, Any] = {
+        "cuts": timings.turns[-1][0]["after"]["cuts"],
         "window_steps": timings.turns[-1][0]["after"]["window"],
         "round_trip_ms": 1e3 * timings.turns[-1][0]["after"]["round_trip_s"],
     }
