@@ -43,9 +43,11 @@ def saved_state(state: Mapping[str, Any]) -> Tensor:
     return torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8).clone()
 
 
-def loaded_state(data: Tensor) -> dict[str, Any]:
-    """Return the state that `saved_state` was given; no code in it is run."""
-    found: dict[str, Any] = torch.load(io.BytesIO(data.numpy().tobytes()), weights_only=True)
+def loaded_state(data: Tensor, device: torch.device) -> dict[str, Any]:
+    """Return the state that `saved_state` was given, on a device of this machine; no code in it is run."""
+    found: dict[str, Any] = torch.load(
+        io.BytesIO(data.numpy().tobytes()), map_location=device, weights_only=True
+    )
     return found
 
 
@@ -60,7 +62,7 @@ def take_average(own: Mapping[str, Tensor], near: Sequence[KeptCopy]) -> int | N
     for copy in near:
         assert copy.data is not None, "they have come"
         assert copy.step is not None, "they have come"
-        weights = loaded_state(copy.data)
+        weights = loaded_state(copy.data, torch.device("cpu"))
         if _form(weights) == _form(own):
             fitting.append((copy.step, [*weights.values()]))
     if not fitting:

@@ -398,7 +398,9 @@ class Stages(StageFigures):
             and found.step is not None
             and found.step > self._step
         ):
-            state = loaded_state(found.data)
+            # The process that was here before may have had another device.
+            own = next(iter(self.module.state_dict().values()), torch.empty(0))
+            state = loaded_state(found.data, own.device)
             self.net.load_state_dict(state["net"], strict=False)
             self.load_state_dict(state["trainer"])
             return found.step
