@@ -39,10 +39,25 @@ def test_a_row_has_the_median_of_seeds() -> None:
     )
     upper, none = absence_sheet(records).rows
     assert upper == (
-        *("cdni", "synthetic inputs", "the highest dead", "3", "20.00 %", "18.00 %", "3.00 %"),
+        *("cdni", "synthetic inputs", "the highest dead", "3", "20.00 %", "18.00 %", "3.00 %", "3.00 %"),
         "3,000, 2,000, 2,990",
     )
     assert none[2:4] == ("nobody dead", "1")
+
+
+def test_how_it_comes_back_makes_another_row() -> None:
+    usual = run(0, "upper", 2.0)
+    curve = [{"share_of_run": k / 24, "test_error_pct": 30.0 - k} for k in range(1, 25)]
+    cell = {**usual["cell"], "settle_steps": 100, "begins": "fresh"}
+    sheet = absence_sheet(list(typed([usual, run(0, "upper", 6.0, cell=cell, curve=curve)])))
+    k, soon = sheet.headings.index("it comes back"), sheet.headings.index("soon after that")
+    assert [row[k] for row in sheet.rows] == [DASH, "with fresh weights, 100 answers not learned from"]
+    assert sheet.rows[1][soon] == "13.00 %"
+    (group,) = absence_groups(list(typed([usual, run(0, "upper", 6.0, cell=cell)])))
+    assert [plot.title for plot in group.plots] == [
+        "cdni, synthetic inputs",
+        "cdni, synthetic inputs, with fresh weights, 100 answers not learned from",
+    ]
 
 
 def test_a_panel_for_each_rule_has_a_line_for_each_stage() -> None:
@@ -60,5 +75,5 @@ def test_odd_records_are_shown_as_far_as_they_go() -> None:
         0, "sideways", 1.0, metrics={}, curve=[{"share_of_run": "much"}], status="failed", error="it fell"
     )
     sheet = absence_sheet(list(typed([odd])))
-    assert sheet.rows[0][4:] == (DASH,) * 4
+    assert sheet.rows[0][4:] == (DASH,) * 5
     assert absence_groups(list(typed([odd]))) == []

@@ -582,6 +582,17 @@ class AbsenceScope(Scope):
         listed=True,
         choices=("real", "synthetic"),
     )
+    settle: int = option(
+        0,
+        help="Answers of a stage that has come back from which the one below does not learn.",
+        kind=int,
+        metavar="N",
+        least=0,
+        default="0",
+    )
+    fresh: bool = option(
+        False, help="Let the process that takes the place begin with fresh weights.", kind=bool
+    )
     stages: int = 4
     width: int = 128
     layers: int = 8
@@ -602,7 +613,12 @@ ABSENCE = Declaration(
         rules=[("cdni",), _ABSENCE_RULES, _ABSENCE_RULES],
         inputs=[("synthetic",), ("real", "synthetic"), ("real", "synthetic")],
     ),
-    examples=("", "--seeds 0,1,2", "--rules cdni --inputs synthetic --methods upper"),
+    examples=(
+        "",
+        "--seeds 0,1,2",
+        "--rules cdni --inputs synthetic --methods upper",
+        "--rules cdni --methods upper --fresh --settle 100",
+    ),
     cpu_only=True,
 )
 

@@ -29,12 +29,18 @@ class _Runs:
     absent: str
     rule: str
     inputs: str
+    back: str
     records: Sequence[Record]
 
     def metric(self, name: str) -> float | None:
         """Return the median of a metric over seeds; None where no run has it."""
         found = [value for r in self.records if (value := r.metrics.number(name)) is not None]
         return median(found) if found else None
+
+    def after(self) -> str:
+        """Return the first error that was measured after the stage has come back."""
+        found = [error for share, error, *_ in self.course() if share > 100 * (2 / 3) + 1e-6]
+        return f"{found[0]:.2f} %" if found else DASH
 
     def course(self) -> tuple[Point, ...]:
         """Return the median error over seeds, by the share of the run."""
@@ -48,12 +54,25 @@ class _Runs:
 
 
 def _gathered(records: Iterable[Record]) -> list[_Runs]:
-    found: dict[tuple[str, str, str], list[Record]] = {}
+    found: dict[tuple[str, str, str, str], list[Record]] = {}
     for record in records:
         inputs = "synthetic inputs" if record.cell.get("synthetic_inputs") else "waits for inputs"
-        key = (text(record.cell.get("rule"), 30), inputs, text(record.method, 30))
+        key = (text(record.cell.get("rule"), 30), inputs, text(record.method, 30), _back(record))
         found.setdefault(key, []).append(record)
-    return [_Runs(absent, rule, inputs, runs) for (rule, inputs, absent), runs in found.items()]
+    return [_Runs(absent, rule, inputs, back, runs) for (rule, inputs, absent, back), runs in found.items()]
+
+
+def _back(record: Record) -> str:
+    """Return how a stage comes back, in words; nothing if it is as usual."""
+    ignored = record.cell.number("settle_steps")
+    return ", ".join(
+        words
+        for words in (
+            "with fresh weights" if record.cell.get("begins") == "fresh" else "",
+            f"{ignored:,.0f} answers not learned from" if ignored else "",
+        )
+        if words
+    )
 
 
 def _percent(name: str, heading: str) -> Column[_Runs]:
@@ -78,9 +97,11 @@ _COLUMNS: Sequence[Column[_Runs]] = (
     Column("rule", lambda r: r.rule, key=True),
     Column("without the stage below", lambda r: r.inputs, key=True),
     Column("stage that is dead", lambda r: _ABSENT.get(r.absent, r.absent), key=True),
+    Column("it comes back", lambda r: r.back or DASH, key=True, optional=True),
     Column("seeds", lambda r: str(len(r.records))),
     _percent("error_before_pct", "error when it dies"),
     _percent("error_alone_pct", "when it comes back"),
+    Column("soon after that", lambda r: r.after()),
     _percent("test_error_pct", "at the end"),
     Column("steps of each stage", _steps),
 )
@@ -101,20 +122,21 @@ def absence_sheet(records: Sequence[Record]) -> Sheet:
 
 def absence_groups(records: Sequence[Record]) -> list[Group]:
     """Return the course of the error: a panel for each rule, a line for each stage that is dead."""
-    panels: dict[tuple[str, str], list[Line]] = {}
+    panels: dict[str, list[Line]] = {}
     for runs in _gathered(records):
         if points := runs.course():
-            lines = panels.setdefault((runs.rule, runs.inputs), [])
+            title = ", ".join(words for words in (runs.rule, runs.inputs, runs.back) if words)
+            lines = panels.setdefault(title, [])
             lines.append(Line(_ABSENT.get(runs.absent, runs.absent), points, len(lines)))
     plots = [
         Plot(
-            f"{rule}, {inputs}",
+            title,
             "share of the run (%)",
             "test error (%)",
             tuple(lines),
             log_y=None,
         )
-        for (rule, inputs), lines in list(panels.items())[:_MOST_PLOTS]
+        for title, lines in list(panels.items())[:_MOST_PLOTS]
     ]
     note = (
         "Lines are named by the stage that is dead from one third to two thirds of the run; median over seeds. Its weights of "

@@ -49,6 +49,26 @@ def test_with_synthetic_inputs_those_above_go_on() -> None:
     assert alone(lower, "num_synthetic") == about_all(0, STEPS / 3, 0)
 
 
+def test_a_stage_may_come_back_with_fresh_weights_and_be_ignored_for_a_while() -> None:
+    changes: dict[str, Any] = {"rounds": STEPS, "stages": 3, "layers": 3, "width": 8, "batch_size": 16}
+    usual, fresh, ignored = (
+        next(AbsenceBench().measure(scope, AbsenceSize(0, "cdni", False), ["upper"])).curve
+        for scope in (
+            choose(ABSENCE, "smoke", **changes),
+            choose(ABSENCE, "smoke", fresh=True, **changes),
+            choose(ABSENCE, "smoke", settle=1000, **changes),
+        )
+    )
+    assert usual[:15] == fresh[:15] == ignored[:15], "until then all are one run"
+    assert usual[15:] != fresh[15:]
+    assert usual[16:] != ignored[16:]
+    (setting,) = AbsenceBench().settings(choose(ABSENCE, "smoke", fresh=True, settle=5, methods=("upper",)))
+    cell = setting.lines[0].cell
+    assert (cell["settle_steps"], cell["begins"]) == (5, "fresh")
+    (setting,) = AbsenceBench().settings(choose(ABSENCE, "smoke", methods=("upper",)))
+    assert not {"settle_steps", "begins"} & {*setting.lines[0].cell}
+
+
 @pytest.mark.parametrize("case", ["none", "lower", "middle", "upper"])
 def test_the_shortest_run_ends(case: str) -> None:
     scope = choose(ABSENCE, "smoke", rounds=24, width=8, batch_size=16)

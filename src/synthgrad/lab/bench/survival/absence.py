@@ -2,7 +2,7 @@
 
 Stages are threads in virtual time, in which each step takes as long as another, so a run is the same every time and needs no
 quiet machine. An observer measures the test error of all stages' weights at regular times: of a stage that is dead those that
-it had last. The process that takes its place begins with these.
+it had last. The process that takes its place begins with these, or with fresh ones.
 """
 
 from __future__ import annotations
@@ -77,6 +77,8 @@ class AbsenceBench(Bench[AbsenceScope, AbsenceSize, str]):
             "stages": scope.stages,
             "rule": size.rule,
             "synthetic_inputs": size.synthetic,
+            **({"settle_steps": scope.settle} if scope.settle else {}),
+            **({"begins": "fresh"} if scope.fresh else {}),
         }
 
     def config(self, scope: AbsenceScope, size: AbsenceSize, case: str) -> Mapping[str, Any]:
@@ -170,9 +172,15 @@ class _Run:
         transport.clock.sleep(begin_s)
         scope, size = self._scope, self._size
         net = self._work.decoupled(scope.stages, size.rule, synthetic=size.synthetic)
-        trainer = self._work.trainer(net, transport, patience_s=_PATIENCE_S, timeout_s=2 * self._end_s)
+        trainer = self._work.trainer(
+            net,
+            transport,
+            patience_s=_PATIENCE_S,
+            timeout_s=2 * self._end_s,
+            settle_steps=scope.settle,
+        )
         before = self._places.get(stage)
-        if before is not None and before.state is not None:
+        if before is not None and before.state is not None and not scope.fresh:
             net.load_state_dict(before.state["net"])
             trainer.load_state_dict(before.state["trainer"])
         owned = frozenset(trainer.state_dict()["owned"])
