@@ -51,12 +51,12 @@ def test_how_it_comes_back_makes_another_row() -> None:
     cell = {**usual["cell"], "settle_steps": 100, "begins": "fresh"}
     sheet = absence_sheet(list(typed([usual, run(0, "upper", 6.0, cell=cell, curve=curve)])))
     k, soon = sheet.headings.index("it comes back"), sheet.headings.index("soon after that")
-    assert [row[k] for row in sheet.rows] == [DASH, "with fresh weights, 100 answers not learned from"]
+    assert [row[k] for row in sheet.rows] == [DASH, "with fresh weights, its first 100 answers ignored"]
     assert sheet.rows[1][soon] == "13.00 %"
     (group,) = absence_groups(list(typed([usual, run(0, "upper", 6.0, cell=cell)])))
     assert [plot.title for plot in group.plots] == [
         "cdni, synthetic inputs",
-        "cdni, synthetic inputs, with fresh weights, 100 answers not learned from",
+        "cdni, synthetic inputs, with fresh weights, its first 100 answers ignored",
     ]
 
 

@@ -69,7 +69,7 @@ def _back(record: Record) -> str:
         words
         for words in (
             "with fresh weights" if record.cell.get("begins") == "fresh" else "",
-            f"{ignored:,.0f} answers not learned from" if ignored else "",
+            f"its first {ignored:,.0f} answers ignored" if ignored else "",
         )
         if words
     )
