@@ -1,6 +1,7 @@
 """Rules: what credit the module below an interface gets. One file each."""
 
 from . import heads, models
+from .difference_target import DifferenceTarget
 from .future_gradient import FutureGradient
 from .hand_over import HandOver
 from .head_gradient import HeadGradient
@@ -17,6 +18,7 @@ from .synthetic_input import SyntheticInput, convolutional_input, dense_input
 from .true_gradient import TrueGradient
 
 __all__ = [
+    "DifferenceTarget",
     "FutureGradient",
     "HandOver",
     "HeadGradient",

@@ -35,7 +35,9 @@ def test_hidden_layer_is_linear_batchnorm_relu() -> None:
 @pytest.mark.parametrize(
     ("norm", "kind"), [("batch", nn.BatchNorm1d), ("layer", nn.LayerNorm), ("none", None)]
 )
-@pytest.mark.parametrize(("activation", "function"), [("relu", nn.ReLU), ("gelu", nn.GELU)])
+@pytest.mark.parametrize(
+    ("activation", "function"), [("relu", nn.ReLU), ("gelu", nn.GELU), ("tanh", nn.Tanh)]
+)
 def test_norm_and_activation_of_hidden_layers(
     norm: str, kind: type[nn.Module] | None, activation: str, function: type[nn.Module]
 ) -> None:

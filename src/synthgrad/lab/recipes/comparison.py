@@ -56,6 +56,7 @@ _OF_SCHEDULE = frozenset(options_of(Schedule))
 _OF_TIER = (
     *("arch", "layers", "width", "at", "engine", "compiled", "precision", "model"),
     *("heads", "context", "tokens", "vocabulary", "tied", "modules", "normalisation", "activation"),
+    "answers",
     "label_rate",  # 0 repeats the runs of version 0.1, which belong to the tier
 )
 _VOCABULARY = 512

@@ -161,7 +161,7 @@ class Cell(Part):
     unroll, horizon, period, segments = _Number(), _Number(), _Number(), _Number()
     threads, stages, microbatches, rounds = _Number(), _Number(), _Number(), _Number()
     rtt_ms, mbit_s, link, wire_dtype, window = _Number(), _Number(), _Text(), _Text(), _Text()
-    normalisation, activation = _Text(), _Text()
+    normalisation, activation, answers = _Text(), _Text(), _Text()
     network, library, loop, signal, input = _Text(), _Text(), _Text(), _Text(), _Text()
     rank, moment, fault = _Value(), _Value(), _Value()
 

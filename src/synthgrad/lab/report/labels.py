@@ -208,7 +208,8 @@ def network_words(record: Record, *, always: bool = False) -> str:
     norm = {"layer": "LayerNorm", "none": "no norm"}.get(cell.normalisation or "", "")
     kind = [norm or "BatchNorm", text(cell.activation or "relu", 12)]
     layers = " ".join(kind) if norm or cell.activation or always else ""
-    return ", ".join(part for part in (f"{text(cell.arch, 60)} {size}".strip(), layers) if part)
+    answers = {"targets": "targets sent down", "feedback": "random feedback"}.get(cell.answers or "", "")
+    return ", ".join(part for part in (f"{text(cell.arch, 60)} {size}".strip(), layers, answers) if part)
 
 
 def _recurrent_words(record: Record, lengths: Mapping[str, str]) -> list[str]:

@@ -18,7 +18,11 @@ NORM_MODULES: dict[str, Callable[[int], nn.Module] | None] = {
     "none": None,
 }
 #: Activations by name.
-ACTIVATION_MODULES: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
+ACTIVATION_MODULES: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "tanh": nn.Tanh,
+}
 
 
 def fully_connected(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ...core import ConfigError, propose_cuts
+from ...rules import DifferenceTarget
 from ..tasks import LabelledData, convolutional, cut_names, fully_connected
+from ..tasks.networks import ACTIVATION_MODULES
 from ..tasks.own_data import import_attribute
 from .payloads import FeedForward
 
@@ -25,7 +27,17 @@ def build_model(payload: FeedForward, data: LabelledData) -> nn.Module:
     sizes = data.train.x.shape[1:], data.classes, payload.layers, payload.width
     if payload.arch == "cnn":
         return convolutional(*sizes)
-    return fully_connected(*sizes, norm=payload.normalisation, activation=payload.activation)
+    model = fully_connected(*sizes, norm=payload.normalisation, activation=payload.activation)
+    if payload.answers != "gradients":
+        _answer_with_targets(model, payload.width, payload.activation, learns=payload.answers == "targets")
+    return model
+
+
+def _answer_with_targets(model: nn.Sequential, width: int, activation: str, *, learns: bool) -> None:
+    """Put every hidden layer but the first into a `DifferenceTarget`; the layers have the weights that they would have."""
+    for name in [name for name, _ in model.named_children()][1:-1]:
+        inverse = nn.Sequential(nn.Linear(width, width), ACTIVATION_MODULES[activation]())
+        model.set_submodule(name, DifferenceTarget(model.get_submodule(name), inverse, learns=learns))
 
 
 def cuts_of(payload: FeedForward, model: nn.Module, example: Tensor) -> list[str]:

@@ -15,6 +15,7 @@ from .settings import BoundarySettings, EdgeSettings, RuleSettings, Settings, re
 
 __all__ = [
     "ACTIVATIONS",
+    "ANSWERS",
     "ARCHS",
     "ENGINES",
     "NORMS",
@@ -31,7 +32,9 @@ __all__ = [
 ARCHS = ("fcn", "cnn", "gpt")
 #: Normalisations and activations of a fully connected network.
 NORMS = ("batch", "layer", "none")
-ACTIVATIONS = ("relu", "gelu")
+ACTIVATIONS = ("relu", "gelu", "tanh")
+#: What the hidden layers of a fully connected network send down.
+ANSWERS = ("gradients", "targets", "feedback")
 ENGINES = ("in-process", "layer-parallel", "plain", "stages")
 _GPT_ENGINES = ("in-process", "plain", "stages")
 
@@ -143,6 +146,8 @@ class FeedForward(Payload):
         augment: whether training images are flipped and shifted at random.
         normalisation: of a fully connected layer, one of `NORMS`.
         activation: of a fully connected layer, one of `ACTIVATIONS`.
+        answers: what a hidden layer sends to the one below, one of `ANSWERS`: gradients, differences to targets that an
+            inverse finds, which learns, or what one does that never learns.
     """
 
     task = "feed_forward"
@@ -221,9 +226,19 @@ class FeedForward(Payload):
         changed=True,
         option=Option("Activation in a fully connected network.", choices=ACTIVATIONS, default="relu"),
     )
+    answers: str = cell_field(
+        "gradients",
+        changed=True,
+        option=Option(
+            "What a hidden layer sends down: gradients; targets, by an inverse that learns (difference target propagation); or "
+            "feedback, by one that does not.",
+            choices=ANSWERS,
+            default="gradients",
+        ),
+    )
 
     def __post_init__(self) -> None:
-        for name, known in (("normalisation", NORMS), ("activation", ACTIVATIONS)):
+        for name, known in (("normalisation", NORMS), ("activation", ACTIVATIONS), ("answers", ANSWERS)):
             value = getattr(self, name)
             if value not in known:
                 refuse(f"{name} '{value}' is unknown; accepted: {', '.join(known)}")
@@ -232,6 +247,16 @@ class FeedForward(Payload):
                     f"{name} '{value}' with network '{self.arch}': only the fully connected network has a choice; leave it "
                     "out, or use --arch fcn"
                 )
+        if self.answers != ANSWERS[0] and self.normalisation == "batch":
+            refuse(
+                f"answers '{self.answers}' with BatchNorm: the layers below an inverse run a second time, which would change "
+                "running statistics; use --norm layer or --norm none"
+            )
+        if self.answers != ANSWERS[0] and (self.engine == "layer-parallel" or self.compiled):
+            refuse(
+                f"answers '{self.answers}' with {'--compile' if self.compiled else 'engine layer-parallel'}: no graph has them; "
+                "use --engine in-process, stages or plain, without --compile"
+            )
         if not 0 < self.update_prob <= 1:
             refuse(f"update probability {self.update_prob}: expected a number over 0 and up to 1")
         if self.engine not in ENGINES:
