@@ -151,7 +151,7 @@ def test_norm_and_activation_are_recorded_where_they_are_not_the_papers() -> Non
     assert other.payload.cell().items() >= {"normalisation": "layer", "activation": "gelu"}.items()
     for wrong in (
         {"normalisation": "group"},
-        {"activation": "tanh"},
+        {"activation": "swish"},
         {"arch": "cnn", "normalisation": "layer"},
     ):
         with pytest.raises(ConfigError, match="norm|activation"):
