@@ -99,6 +99,51 @@ def test_no_difference_sends_none() -> None:
     assert torch.isfinite(h.grad).all()
 
 
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_how_large_numbers_are_does_not_matter(size: float) -> None:
+    torch.manual_seed(6)
+    f, g = nn.Linear(4, 6), nn.Sequential(nn.Linear(6, 4), nn.Tanh())
+    answering = DifferenceTarget(f, g)
+    h, e = torch.randn(8, 4), torch.randn(8, 6)
+    found = []
+    for factor in (1.0, size):
+        leaf = h.clone().requires_grad_()
+        answering(leaf).backward(factor * e)
+        assert leaf.grad is not None
+        found.append(leaf.grad / factor)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
+
+
+def test_nothing_to_say_of_large_activations_is_nothing() -> None:
+    answering = DifferenceTarget(nn.Identity(), nn.Linear(3, 3))
+    h = torch.full((2, 3), 1e6, requires_grad=True)
+    answering(h).backward(torch.zeros(2, 3))
+    assert h.grad is not None
+    assert h.grad.tolist() == [[0.0] * 3] * 2
+
+
+def test_one_number_alone_has_no_noise() -> None:
+    g = nn.Linear(1, 1)
+    h = torch.ones(1, 1, requires_grad=True)
+    DifferenceTarget(nn.Linear(1, 1), g)(h).sum().backward()
+    assert g.weight.grad is not None
+    assert torch.isfinite(g.weight.grad).all()
+
+
+def test_under_autocast_and_not_twice() -> None:
+    answering = DifferenceTarget(nn.Linear(4, 6), nn.Linear(6, 4))
+    h = torch.randn(8, 4, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = answering(h)
+    assert y.dtype == torch.bfloat16
+    y.float().sum().backward()
+    assert h.grad is not None
+    assert h.grad.dtype == torch.float32
+    (down,) = torch.autograd.grad(answering(h).square().sum(), h, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        down.sum().backward()
+
+
 def test_rules_get_targets_and_the_engine_reads_nothing() -> None:
     """With the true message as rule, cut after every layer: the gradients of the uncut network, per parameter."""
     torch.manual_seed(4)
@@ -130,8 +175,14 @@ def test_rules_get_targets_and_the_engine_reads_nothing() -> None:
 
 
 def test_what_cannot_be_run_twice_is_refused() -> None:
-    with pytest.raises(ConfigError, match="1: a BatchNorm1d with running statistics"):
+    with pytest.raises(ConfigError, match="module.1: a BatchNorm1d with running statistics"):
         DifferenceTarget(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), nn.Linear(3, 3))
+    with pytest.raises(ConfigError, match="inverse.0: a BatchNorm1d with running statistics"):
+        DifferenceTarget(nn.Linear(3, 3), nn.Sequential(nn.BatchNorm1d(3)))
+    with pytest.raises(
+        ConfigError, match="inverse.1: a Dropout; two runs would leave out different features"
+    ):
+        DifferenceTarget(nn.Linear(3, 3), nn.Sequential(nn.Linear(3, 3), nn.Dropout()))
     with pytest.raises(ConfigError, match="noise=-1: expected a share"):
         DifferenceTarget(nn.Linear(3, 3), nn.Linear(3, 3), noise=-1)
     with pytest.raises(ConfigError, match="step=0: expected a share"):

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 
 from ..core import ConfigError
 
@@ -17,8 +19,7 @@ __all__ = ["DifferenceTarget"]
 class DifferenceTarget(nn.Module):
     """A module ``f`` whose message down is the difference to a target, which an approximate inverse ``g`` finds.
 
-    Difference target propagation (Lee, Zhang, Fischer and Bengio 2015, *Difference Target Propagation*, equations 7, 14 and
-    15)::
+    Difference target propagation (Lee, Zhang, Fischer and Bengio 2015, *Difference Target Propagation*)::
 
         forward     y = f(h)
         from above  e = y − t_y, the difference to its own target
@@ -34,17 +35,21 @@ class DifferenceTarget(nn.Module):
     ``e`` is stretched to ``step`` times the size of ``y``, over the batch, and the answer is shrunk again. If ``g`` is linear, that
     changes nothing, and its message is ``e`` through the matrix of ``g``: with that of ``f``, transposed, backpropagation.
 
+    The gradient of ``g`` is that of its own loss, whatever comes from above: a gradient scaler divides it, and updates of several
+    batches add it up. An engine that runs a module backward twice for a batch has ``g`` learn twice.
+
     Args:
         module: ``f``: takes one tensor ``(B, ...)``, returns one. It runs a second time, without gradients, so it may hold no
             running statistics.
-        inverse: ``g``: takes what ``f`` returns, returns the shape that ``f`` takes.
+        inverse: ``g``: takes what ``f`` returns, returns the shape that ``f`` takes. It runs twice for one difference, so it may
+            hold neither running statistics nor dropout.
         noise: standard deviation of ``ε``, as a share of that of ``h`` over the batch; 0 for none.
         step: root mean square of the stretched ``e``, as a share of that of ``y``.
         learns: whether ``g`` learns. If not, it is what it was at first: its message carries the error along random
             directions, as in feedback alignment.
 
     Raises:
-        ConfigError: if ``module`` holds running statistics, or a number is out of its range.
+        ConfigError: if ``module`` or ``inverse`` holds what it may not, or a number is out of its range.
 
     >>> f, g = nn.Linear(3, 4, bias=False), nn.Linear(4, 3, bias=False)
     >>> answering = DifferenceTarget(f, g)
@@ -68,12 +73,19 @@ class DifferenceTarget(nn.Module):
             raise ConfigError(f"noise={noise!r}: expected a share of the standard deviation of h, 0 or more")
         if not step > 0:
             raise ConfigError(f"step={step!r}: expected a share of the size of y, over 0")
-        for name, part in module.named_modules():
-            if getattr(part, "running_mean", None) is not None:
-                raise ConfigError(
-                    f"{name or 'module'}: a {type(part).__name__} with running statistics, which a second run without "
-                    "gradients would change; give it track_running_stats=False, or take LayerNorm"
-                )
+        for owner, held in (("module", module), ("inverse", inverse)):
+            for name, part in held.named_modules():
+                where = f"{owner}.{name}" if name else owner
+                if getattr(part, "running_mean", None) is not None:
+                    raise ConfigError(
+                        f"{where}: a {type(part).__name__} with running statistics, which a second run would change; give it "
+                        "track_running_stats=False, or take LayerNorm"
+                    )
+                if held is inverse and isinstance(part, _DropoutNd):
+                    raise ConfigError(
+                        f"{where}: a {type(part).__name__}; two runs would leave out different features, and their difference "
+                        "would mean nothing; leave it out"
+                    )
         self.module = module
         self.inverse = inverse
         self.noise = noise
@@ -94,18 +106,19 @@ class DifferenceTarget(nn.Module):
 
     def message(self, y: Tensor, e: Tensor) -> Tensor:
         """Return ``h − t_h`` for ``e = y − t_y``: what is sent down, in the units of ``e``."""
-        size = e.square().mean().sqrt()
-        stretch = self.step * y.square().mean().sqrt() / size.clamp_min(torch.finfo(e.dtype).tiny)
-        stretch = torch.where(stretch > 0, stretch, 1.0)  # nothing but zeros in y
-        with torch.no_grad():
-            return (self.inverse(y) - self.inverse(y - stretch * e)) / stretch
+        largest = e.abs().max()
+        unit = e / torch.where(largest > 0, largest, 1.0)  # squares of small gradients would be 0
+        size = unit.square().mean().sqrt()
+        wanted = self.step * y.square().mean().sqrt()
+        stretch = torch.where((size > 0) & (wanted > 0), wanted / size, 1.0)
+        return (self.inverse(y) - self.inverse(y - stretch * unit)) * (largest / stretch)
 
     def gradients(self, h: Tensor, learned: Sequence[Tensor]) -> Sequence[Tensor | None]:
         """Return the gradient of the loss of ``g`` with respect to its parameters."""
         if not learned:
             return ()
         with torch.no_grad():
-            near = h + self.noise * h.std() * torch.randn_like(h) if self.noise else h
+            near = h + self.noise * h.std(correction=0) * torch.randn_like(h) if self.noise else h
             y = self.module(near)
         with torch.enable_grad():
             loss = F.mse_loss(self.inverse(y), near)
@@ -119,11 +132,16 @@ class _Answer(torch.autograd.Function):
     def forward(ctx: Any, h: Tensor, y: Tensor, owner: DifferenceTarget, *learned: Tensor) -> Tensor:
         ctx.save_for_backward(h, y, *learned)
         ctx.owner = owner
+        device = h.device.type
+        ctx.autocast = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
         return y.view_as(y)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (e,) = grads
         h, y, *learned = ctx.saved_tensors
-        down = ctx.owner.message(y, e) if ctx.needs_input_grad[0] else None
-        return down, e, None, *ctx.owner.gradients(h, learned)
+        device, dtype, enabled = ctx.autocast  # what runs here runs in the precision of the forward pass
+        with torch.autocast(device, dtype, enabled=enabled):
+            down = ctx.owner.message(y, e).to(h.dtype) if ctx.needs_input_grad[0] else None
+            return down, e, None, *ctx.owner.gradients(h, learned)
