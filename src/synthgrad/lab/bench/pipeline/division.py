@@ -55,7 +55,10 @@ def split_names(model: nn.Sequential, parts: int) -> list[list[str]]:
 
 
 def planned_names(work: Workload, model: nn.Sequential, parts: int, rule: Rule | None) -> list[list[str]]:
-    """Return the names of the layers or blocks of each part, as even as the planner finds after measuring all of them."""
+    """Return the names of the layers or blocks of each part, as even as the planner finds after measuring all of them.
+
+    A rule counts as if it learned from every message and every row.
+    """
     names = [name for name, _ in model.named_children()]
     x, y = work.batches()[0]
     with work.arithmetic():
